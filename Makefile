@@ -1,0 +1,33 @@
+# make demo    a toy Food-11 through the whole pipeline, on a fresh machine too
+# make test    the tests
+# make readme  fill README.md's tables from results/
+# make clean   remove what demo and test have made, but not .venv
+PYTHON ?= python3
+EPOCHS ?= 12
+venv := .venv/bin/python
+toy := toy_food11
+
+.PHONY: demo test readme clean
+
+.venv/installed: requirements.txt tests/requirements.txt
+	@echo "setting up .venv (a few GB, some minutes)"
+	$(PYTHON) -m venv .venv
+	$(venv) -m pip install --quiet --requirement tests/requirements.txt
+	@touch $@
+
+demo: .venv/installed
+	rm -rf $(toy) runs/demo
+	$(venv) toy_food11.py $(toy)
+	$(venv) train_student.py $(toy) --size 64 --epochs $(EPOCHS) --ema 0.98 --cache none --out runs/demo
+	$(venv) quantize.py runs/demo/best.pt runs/demo/model.bin --data $(toy) --cache none
+	bash hw7_test.sh $(toy) runs/demo/prediction.csv --model runs/demo/model.bin
+	@$(venv) toy_food11.py $(toy) --score runs/demo/prediction.csv
+
+test: .venv/installed
+	$(venv) -m pytest -q tests
+
+readme: .venv/installed
+	$(venv) results/fill_readme.py
+
+clean:
+	rm -rf $(toy) runs/demo .pytest_cache __pycache__ tests/__pycache__

@@ -1,0 +1,97 @@
+"""Random views of whole uint8 batches, on the training device, with parameters drawn for every photo.
+
+The geometry (crop, flip, rotation) is one affine sampling, the colours (brightness, contrast,
+saturation, hue) and the normalisation are one 3x3 matrix and offset per photo: two passes over the
+pixels in all, so that augmenting costs a few per cent of a training step.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's and torchvision's grey conversion
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges that random views are drawn from.
+
+    scale: area of the crop as a fraction of the photo, uniform. ratio: aspect ratio of the crop
+    (log-uniform in [1/ratio, ratio]). flip: probability of a mirror image. degrees: rotation, uniform
+    in +-degrees; corners beyond the photo are reflected. brightness, contrast, saturation: factors,
+    uniform in [1 - x, 1 + x]. hue: shift in turns, uniform in +-hue.
+    """
+
+    scale: tuple = (0.35, 1.0)
+    ratio: float = 4 / 3
+    flip: float = 0.5
+    degrees: float = 15.0
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+    hue: float = 0.03
+
+    def draw(self, count, generator):
+        """Parameters for `count` views: (affine (count, 2, 3), colour (count, 3, 3), contrast (count,)).
+
+        Drawn on the CPU from `generator`, so that a GPU run sees the same views. The affine maps output to
+        input coordinates, both in [-1, 1] as in torch's affine_grid.
+        """
+        def uniform(low, high):
+            return low + (high - low) * torch.rand(count, generator=generator)
+
+        area, log_ratio = uniform(*self.scale), uniform(-math.log(self.ratio), math.log(self.ratio))
+        width = (area.sqrt() * (log_ratio / 2).exp()).clamp(max=1)  # half the crop's extent in [-1, 1] coordinates
+        height = (area.sqrt() * (-log_ratio / 2).exp()).clamp(max=1)
+        x, y = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
+        mirror = 1 - 2 * (torch.rand(count, generator=generator) < self.flip).float()
+        angle = uniform(-self.degrees, self.degrees) * math.pi / 180
+        cos, sin = angle.cos(), angle.sin()
+        affine = torch.stack([cos * width * mirror, -sin * height, x, sin * width * mirror, cos * height, y], 1).view(count, 2, 3)
+
+        brightness, contrast, saturation = (uniform(1 - x, 1 + x) for x in (self.brightness, self.contrast, self.saturation))
+        colour = saturation.view(-1, 1, 1) * _hue_matrix(uniform(-self.hue, self.hue)) + (1 - saturation).view(-1, 1, 1) * torch.tensor(LUMA).expand(3, 3)
+        return affine, colour * (brightness * contrast).view(-1, 1, 1), contrast
+
+    def __call__(self, photos, preprocessing, generator):
+        """uint8 (N, H, W, 3) -> normalised float32 (N, 3, H, W) views, channels last in memory."""
+        affine, colour, contrast = (values.to(photos.device) for values in self.draw(len(photos), generator))
+        images = photos.permute(0, 3, 1, 2).float()
+        views = F.grid_sample(images, _grid(affine, *images.shape[2:]), mode="bilinear", padding_mode="reflection", align_corners=False)
+
+        # contrast blends with the view's mean grey, taken after brightness and saturation
+        luma, mean, std = (torch.tensor(values, device=photos.device) for values in (LUMA, preprocessing.mean, preprocessing.std))
+        grey = (colour @ views.mean((2, 3)).unsqueeze(2)).squeeze(2) @ luma / contrast
+        offset = (grey * (1 - contrast)).view(-1, 1, 1) / (255 * std.view(3, 1)) - (mean / std).view(3, 1)
+        views = torch.baddbmm(offset, colour / (255 * std.view(3, 1)), views.flatten(2))
+        views = views.clamp_((-mean / std).view(3, 1), ((1 - mean) / std).view(3, 1))  # to [0, 1] before the normalisation
+        return views.view_as(images).contiguous(memory_format=torch.channels_last)
+
+
+def _grid(affine, height, width):
+    """torch's affine_grid(align_corners=False), which spends 3 times as long on a matrix product with 3 columns."""
+    x = (torch.arange(width, device=affine.device) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=affine.device) * 2 + 1) / height - 1
+    rows = affine[:, None, :, 1] * y.view(1, -1, 1) + affine[:, None, :, 2]
+    return torch.addcmul(rows[:, :, None], affine[:, None, None, :, 0], x.view(1, 1, -1, 1))
+
+
+def _hue_matrix(turns):
+    """(N, 3, 3) rotations of RGB about the grey axis in YIQ space by `turns` (N,) of a full circle."""
+    to_yiq = torch.tensor([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
+    angle = 2 * math.pi * turns
+    rotation = torch.zeros(len(turns), 3, 3)
+    rotation[:, 0, 0] = 1
+    rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
+    rotation[:, 1, 2], rotation[:, 2, 1] = -angle.sin(), angle.sin()
+    return torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+
+
+AUGMENTATIONS = {
+    "none": None,
+    "light": Augmentation(scale=(0.6, 1.0), degrees=0.0, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.0),
+    "standard": Augmentation(),
+    "strong": Augmentation(scale=(0.2, 1.0), degrees=20.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05),
+}

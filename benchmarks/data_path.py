@@ -1,0 +1,90 @@
+"""What the data path costs: an epoch over the photo cache against the same steps on one batch in memory.
+
+    python benchmarks/data_path.py --record results/data_path.json
+
+Both sides train for real; the difference is reading the memory-mapped cache, augmenting and normalising.
+They alternate in short rounds and the median ratio counts, so that a machine that slows down slows both.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+
+from augmentation import AUGMENTATIONS  # noqa: E402
+from command_line import number, parser, pick_device, run  # noqa: E402
+from dataset import PhotoSet  # noqa: E402
+from model_file import Description  # noqa: E402
+from models import build  # noqa: E402
+from preprocessing import Preprocessing  # noqa: E402
+from records import provenance, write_record  # noqa: E402
+from training import Run, Settings, keep_freed_memory, pick_precision  # noqa: E402
+
+
+def measure(name, photos, device, rounds, steps, size, batch_size):
+    """Seconds per step (in memory, over the cache) of every round, as two lists."""
+    settings = Settings(precision=pick_precision("auto", device), batch_size=batch_size, epochs=1)
+    preprocessing = Preprocessing(size=size)
+    description = Description.of(name, {"in_channels": 3}, [str(label) for label in range(11)], **preprocessing.to_dict())
+    run_state = Run(build(name, **description.arguments).train(), description, settings, 1_000_000, device)
+    augmentation = AUGMENTATIONS["standard"]
+    order = torch.randperm(len(photos)).split(batch_size)
+    images, labels = photos.batch(order[0], device)
+    fixed = augmentation(images, preprocessing, run_state.views)
+
+    def one_round(from_cache, start):
+        began = time.perf_counter()
+        for step in range(steps):
+            if from_cache:
+                batch, batch_labels = photos.batch(order[(start + step) % (len(order) - 1)], device)
+                run_state.train_step(augmentation(batch, preprocessing, run_state.views), batch_labels, lambda logits, labels, _: F.cross_entropy(logits, labels))
+            else:
+                run_state.train_step(fixed, labels, lambda logits, labels, _: F.cross_entropy(logits, labels))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / steps
+
+    one_round(True, 0), one_round(False, 0)  # warm-up
+    pairs = [(one_round(False, 0), one_round(True, index * steps)) for index in range(rounds)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def main(argv=None):
+    options = parser(__doc__)
+    options.add_argument("--size", type=number(int, 16), default=128, help="pixels")
+    options.add_argument("--batch-size", type=number(int, 2), default=64, help="photos per step")
+    options.add_argument("--photos", type=number(int, 128), default=9866, help="photos in the cache")
+    options.add_argument("--rounds", type=number(int, 1), default=15, help="alternating rounds")
+    options.add_argument("--steps", type=number(int, 1), default=8, help="steps per round")
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    options.add_argument("--record", type=Path, help="write a JSON record there")
+    options = options.parse_args(argv)
+    device = pick_device(options.device)
+    keep_freed_memory()
+    torch.manual_seed(0)
+
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (options.photos, options.size, options.size, 3)
+        np.save(Path(folder) / "photos.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+        photos = torch.from_numpy(np.load(Path(folder) / "photos.npy", mmap_mode="c"))
+        photos = PhotoSet(photos, torch.arange(options.photos), torch.randint(0, 11, (options.photos,)), (), "").to(device)
+        for name in ("student", "residual7"):
+            memory, cache = measure(name, photos, device, options.rounds, options.steps, options.size, options.batch_size)
+            ratio = statistics.median(with_cache / without for without, with_cache in zip(memory, cache))
+            results[name] = {"ratio": ratio, "seconds_per_step_in_memory": statistics.median(memory), "seconds_per_step_from_cache": statistics.median(cache)}
+            print(f"{name}: {ratio:.3f} times the steps on one batch ({1000 * statistics.median(memory):.0f} ms -> {1000 * statistics.median(cache):.0f} ms a step of {options.batch_size})")
+    if options.record:
+        write_record(options.record, {**provenance(device, 0), "size": options.size, "batch_size": options.batch_size, "photos": options.photos, "results": results})
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,65 @@
+"""What every script does the same way on the command line: user errors, devices, argument types."""
+
+import argparse
+import sys
+
+
+class UserError(ValueError):
+    """Something the caller can put right; its text is one sentence: what was found, where, what to do."""
+
+
+def run(main):
+    """Run a script's `main()` and exit with its status; a UserError is one line on stderr and status 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def parser(doc):
+    """An argument parser that shows a script's docstring as it stands and every default.
+
+    A flag must be written out: `--size` would otherwise also be what a mistyped `--si` means.
+    """
+    class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+        pass
+
+    return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+
+
+def pick_device(name):
+    """'auto', 'cpu', 'cuda' or 'cuda:1' as a `torch.device`; 'auto' takes a GPU when there is one."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is not a device; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name} was asked for, but torch sees no GPU here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name} was asked for, but there are only {torch.cuda.device_count()} GPUs; use cuda:0")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def number(kind, low, high=float("inf"), open_low=False):
+    """An argparse type: an int or float in [low, high], or in (low, high] with `open_low`."""
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
+        if not low <= value <= high or (open_low and value == low):
+            bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high != float("inf") else "")
+            raise argparse.ArgumentTypeError(f"{text} is out of range: it must be {bounds}")
+        return value
+
+    return convert

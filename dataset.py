@@ -1,0 +1,280 @@
+"""Photos from disk: the Food-11 layout, and a cache so that every photo is decoded once.
+
+    from dataset import list_labelled, load_photos
+    from preprocessing import Preprocessing
+    training = load_photos(list_labelled("food-11", "training"), Preprocessing(size=128))
+    training.photos                 # uint8 (N, 128, 128, 3), memory-mapped
+    training.labels                 # int64 (N,)
+
+Food-11: `training/` and `validation/` hold `<class>_<index>.jpg`, `testing/` holds `<id>.jpg`. A tree of
+one folder per class (`training/<class name>/*.jpg`) is read as well; class names then are the folders'.
+How one photo is decoded and resized is in preprocessing.py.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from command_line import UserError
+from preprocessing import DECODER_VERSION, DecodeReport, decode_stream
+
+FOOD11_CLASSES = ("Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat",
+                  "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit")
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+LITTER = {"thumbs.db", "desktop.ini"}  # what file managers leave behind; hidden files are passed over too
+
+
+# ---------------------------------------------------------------- listing
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Photo files with their labels (-1 = unlabelled), in a fixed order. `ids`: of testing photos."""
+
+    folder: Path
+    paths: tuple
+    labels: tuple
+    class_names: tuple
+    ids: tuple = ()
+
+    def fingerprint(self):
+        """A short hash of names and sizes: the same for every copy of the same data."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(f"{path.relative_to(self.folder).as_posix()} {path.stat().st_size}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def _entries(folder):
+    """Sorted visible entries of a folder, as (files, subfolders)."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in LITTER]
+    except FileNotFoundError:
+        raise UserError(f"there is no folder {folder}; check the data directory") from None
+    except NotADirectoryError:
+        raise UserError(f"{folder} is a file, not a folder of photos; check the data directory") from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}; check its permissions") from None
+    files = sorted(entry.name for entry in entries if not entry.is_dir())
+    folders = sorted(entry.name for entry in entries if entry.is_dir())
+    if not files and not folders:
+        raise UserError(f"{folder} is empty; put the photos there")
+    return files, folders
+
+
+def _number(text):
+    """A non-negative whole number in plain digits, or None."""
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _photo_stem(folder, name):
+    stem, suffix = os.path.splitext(name)
+    if suffix.lower() not in PHOTO_SUFFIXES:
+        raise UserError(f"{folder / name} is not a photo (its name should end in .jpg, .png, ...); move it elsewhere")
+    return stem
+
+
+def list_labelled(root, split, class_names=None):
+    """The photos of `root/split` with labels, in either layout.
+
+    class_names: of the training photos, so that validation gets the same labels; None for training itself.
+    Raises UserError for a wrong name, an unknown label, a missing or empty folder, two files with one id.
+    """
+    folder = Path(root) / split
+    files, folders = _entries(folder)
+    if files and folders:
+        raise UserError(f"{folder} holds both photos ({files[0]}) and folders ({folders[0]}); use either <class>_<index>.jpg files or one folder per class")
+    paths, labels = [], []
+    if folders:
+        names = tuple(class_names or folders)
+        if len(names) < 2:
+            raise UserError(f"{folder} has a single class folder ({folders[0]}); a classifier needs at least two")
+        for name in folders:
+            if name not in names:
+                raise UserError(f"{folder / name} is a class that the training photos do not have ({', '.join(names[:12])}); rename or remove it")
+            inside, deeper = _entries(folder / name)
+            if deeper:
+                raise UserError(f"{folder / name / deeper[0]} is a folder inside a class folder; put the photos directly into {folder / name}")
+            for file in inside:
+                _photo_stem(folder / name, file)
+                paths.append(folder / name / file)
+                labels.append(names.index(name))
+        return Listing(folder, tuple(paths), tuple(labels), names)
+
+    names = tuple(class_names or FOOD11_CLASSES)
+    found = {}
+    for file in files:
+        label, separator, index = _photo_stem(folder, file).partition("_")
+        label, index = _number(label), _number(index)
+        if label is None or index is None:
+            raise UserError(f"{folder / file} is not named <class>_<index>.jpg; rename it or move it elsewhere")
+        if label >= len(names):
+            raise UserError(f"{folder / file} has label {label}, but the classes are 0 to {len(names) - 1}; rename it or use one folder per class")
+        if (label, index) in found:
+            raise UserError(f"{folder / found[label, index]} and {folder / file} have the same class and index; rename one")
+        found[label, index] = file
+    ordered = sorted(found)
+    return Listing(folder, tuple(folder / found[key] for key in ordered), tuple(label for label, _ in ordered), names)
+
+
+def list_testing(folder, by_name=False):
+    """The unlabelled photos to predict, ascending by id. `folder` holds them itself or in `testing/`.
+
+    The id is the integer file stem; with `by_name` it is the file name and any name will do.
+    Raises UserError for a name that is no integer, two files with one id, a missing or empty folder.
+    """
+    folder = Path(folder)
+    if (folder / "testing").is_dir():
+        folder = folder / "testing"
+    files, folders = _entries(folder)
+    if not files:
+        raise UserError(f"{folder} holds no photos and no testing/ folder, only folders ({folders[0]}); name the folder that holds testing/")
+    found = {}
+    for file in files:
+        stem = _photo_stem(folder, file)
+        key = file if by_name else _number(stem)
+        if key is None:
+            raise UserError(f"{folder / file} is not named <id>.jpg with an integer id; rename it or predict with --ids names")
+        if key in found:
+            raise UserError(f"{folder / found[key]} and {folder / file} have the same id {key}; rename one")
+        found[key] = file
+    ids = tuple(sorted(found))
+    return Listing(folder, tuple(folder / found[key] for key in ids), (-1,) * len(ids), (), ids)
+
+
+# ---------------------------------------------------------------- the cache
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Decoded photos: `photos` uint8 (M, size, size, 3), of which `rows` (N,) are usable, with `labels` (N,)."""
+
+    photos: torch.Tensor
+    rows: torch.Tensor
+    labels: torch.Tensor
+    class_names: tuple
+    fingerprint: str
+
+    def __len__(self):
+        return len(self.rows)
+
+    def to(self, device):
+        """On a GPU with room for them, the photos live there; otherwise batches travel one by one."""
+        if device.type == "cuda" and self.photos.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
+            return PhotoSet(self.photos.to(device), self.rows.to(device), self.labels.to(device), self.class_names, self.fingerprint)
+        return self
+
+    def batch(self, positions, device):
+        """The photos and labels at `positions` (int64 tensor on the CPU), on `device`."""
+        positions = positions.to(self.rows.device)
+        return self.photos[self.rows[positions]].to(device), self.labels[positions].to(device)
+
+
+def default_cache():
+    """Where decoded photos are kept unless the caller says otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "food11-photos"
+
+
+def _fill(target, listing, preprocessing, report):
+    """Decode all photos, handing (rows, photos) to `target`."""
+    for rows, photos in decode_stream(listing.paths, preprocessing, report, label=f"decoding {listing.folder.name}"):
+        target(rows, photos)
+
+
+def _open_cache(place, count, size):
+    """The memory-mapped photos and the lists of bad rows, or None if the cache is missing or damaged."""
+    try:
+        notes = json.loads((place / "notes.json").read_text())
+        photos = np.load(place / "photos.npy", mmap_mode="c", allow_pickle=False)
+        if photos.shape != (count, size, size, 3) or photos.dtype != np.uint8:
+            return None
+        return photos, notes["truncated"], notes["unreadable"]
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+def _build_cache(cache, place, listing, preprocessing):
+    """Decode into a folder beside `place` and rename it: whoever is first wins, nobody sees half a cache."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for leftover in cache.glob(".building-*"):  # of runs that were killed
+        if time.time() - leftover.stat().st_mtime > 3600:
+            shutil.rmtree(leftover, ignore_errors=True)
+    building = Path(tempfile.mkdtemp(dir=cache, prefix=".building-"))
+    try:
+        report, size = DecodeReport(), preprocessing.size
+        with open(building / "photos.npy", "wb") as file:  # plain writes: a full disk is an OSError, in a memory map it kills
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(listing.paths), size, size, 3)})
+            start, step = file.tell(), size * size * 3
+
+            def write(rows, photos):
+                for row, photo in zip(rows, photos):
+                    file.seek(start + row * step)
+                    file.write(photo.tobytes())
+
+            _fill(write, listing, preprocessing, report)
+            file.truncate(start + len(listing.paths) * step)
+        (building / "notes.json").write_text(json.dumps({"truncated": sorted(report.truncated), "unreadable": sorted(report.unreadable)}))
+        with contextlib.suppress(OSError):
+            os.rename(building, place)
+        if _open_cache(place, len(listing.paths), size) is None:  # a damaged one stands there
+            shutil.rmtree(place, ignore_errors=True)
+            os.rename(building, place)
+        for stale in cache.glob(place.name.rsplit("-", 1)[0] + "-*"):
+            if stale != place:
+                shutil.rmtree(stale, ignore_errors=True)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def load_photos(listing, preprocessing, cache=None, log=None):
+    """Decoded photos of a listing, from the cache or decoded now.
+
+    cache: folder of the cache (None: the default one), or False to decode into memory. A cache that
+    cannot be written is passed over with a warning. A truncated photo counts as it is decoded, an
+    undecodable one is left out; both are reported through `log` (stderr by default).
+    Raises UserError if no photo can be decoded.
+    """
+    log = log or (lambda text: print(text, file=sys.stderr))
+    cached = None
+    if cache is not False:
+        cache = Path(cache) if cache else default_cache()
+        rule = f"{DECODER_VERSION} {preprocessing.size} {preprocessing.resize}"
+        digest = hashlib.sha256(rule.encode())
+        for path in listing.paths:
+            status = path.stat()
+            digest.update(f"{path.relative_to(listing.folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        source = hashlib.sha256(f"{listing.folder.resolve()} {rule}".encode()).hexdigest()[:12]
+        place = cache / f"{listing.folder.name}-{preprocessing.size}-{source}-{digest.hexdigest()[:16]}"
+        cached = _open_cache(place, len(listing.paths), preprocessing.size)
+        if cached is None:
+            try:
+                _build_cache(cache, place, listing, preprocessing)
+                cached = _open_cache(place, len(listing.paths), preprocessing.size)
+            except OSError as error:
+                log(f"warning: the photo cache {cache} cannot be written ({error.strerror or error}); decoding into memory")
+    if cached is None:
+        report = DecodeReport()
+        photos = np.zeros((len(listing.paths), preprocessing.size, preprocessing.size, 3), np.uint8)
+        _fill(lambda rows, decoded: photos.__setitem__(rows, decoded), listing, preprocessing, report)
+        cached = photos, sorted(report.truncated), sorted(report.unreadable)
+
+    photos, truncated, unreadable = cached
+    for rows, what in ((truncated, "truncated: decoded as far as they go"), (unreadable, "undecodable: left out")):
+        if rows:
+            log(f"warning: {len(rows)} of {len(photos)} photos in {listing.folder} are {what} (first: {listing.paths[rows[0]].name})")
+    left_out = set(unreadable)
+    rows = torch.tensor([row for row in range(len(photos)) if row not in left_out], dtype=torch.int64)
+    if not len(rows):
+        raise UserError(f"none of the {len(photos)} files in {listing.folder} can be decoded as a photo; check the data")
+    return PhotoSet(torch.from_numpy(photos), rows, torch.tensor(listing.labels, dtype=torch.int64)[rows], listing.class_names, listing.fingerprint())

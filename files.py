@@ -1,0 +1,85 @@
+"""Reading and writing files so that nothing is half-written and nothing from a file is ever executed."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from command_line import UserError
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """A temporary path beside `path` that replaces `path` when the block ends well, and vanishes otherwise.
+
+    The folder of `path` is created. Raises UserError where the place cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a file is to be written there; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place for the output") from None
+    try:
+        yield Path(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was changed there") from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path, text):
+    """Write `text` to `path` atomically, as UTF-8 with LF line ends."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_bytes(path, data):
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def check_output(path):
+    """Raise UserError now if `path` could not be written later; creates its folder."""
+    with contextlib.suppress(_Unused), atomic_path(path):
+        raise _Unused
+
+
+class _Unused(Exception):
+    pass
+
+
+def read_torch(path, what):
+    """What `torch.save` wrote to `path` (legacy or zip stream), read with `weights_only=True`.
+
+    what: how an error message calls the file. Raises UserError for a missing, damaged or foreign file.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no {what} at {path}; check the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise UserError(f"{path} may not be read; change its permissions") from None
+    except MemoryError:
+        raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
+    except Exception as error:  # torch.load raises a dozen types for bytes that are not its own
+        reason = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} is damaged or no {what} ({reason}); use a file that torch.save wrote without pickled code") from None

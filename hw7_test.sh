@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Predict the photos of <data directory>/testing with model.bin and write the Kaggle CSV:
+#     bash hw7_test.sh <data directory> <prediction csv> [options of inference.py]
+# Uses .venv beside this script or the python3 on the PATH, whichever has the packages (PYTHON=... names
+# another); if neither has, .venv is set up from requirements.txt first, which needs the network.
+set -euo pipefail
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+
+if [ $# -lt 2 ]; then
+    echo "usage: bash hw7_test.sh <data directory> <prediction csv> [options of inference.py]" >&2
+    exit 2
+fi
+
+usable() { # has what inference imports; looking is 50 times faster than importing torch
+    "$1" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ("torch", "numpy", "PIL", "tqdm"))))' 2>/dev/null
+}
+
+python=
+for candidate in ${PYTHON:+"$PYTHON"} "$here/.venv/bin/python" python3 python; do
+    if usable "$candidate"; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "no Python with torch was found: setting up $here/.venv from requirements.txt (a few GB, some minutes)" >&2
+    python3 -m venv "$here/.venv"
+    "$here/.venv/bin/python" -m pip install --quiet --requirement "$here/requirements.txt" >&2
+    python=$here/.venv/bin/python
+fi
+exec "$python" "$here/inference.py" "$@"

@@ -1,0 +1,105 @@
+"""Predict photos with a model file and write the Kaggle CSV.
+
+    python inference.py food-11 prediction.csv
+    python inference.py my-photos prediction.csv --ids names --top-k 3 probabilities.csv
+
+The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending. The model
+file says everything else: network, classes, preprocessing. Nothing is written unless every photo was read.
+"""
+
+import csv
+import io
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from command_line import UserError, number, parser, pick_device, run
+from dataset import list_testing
+from files import check_output, write_text
+from model_file import load_model
+from preprocessing import DecodeReport, decode_stream
+
+
+@torch.inference_mode()
+def predict(network, paths, preprocessing, device, batch_size):
+    """Class probabilities float32 (N, classes) on the CPU, in the order of `paths`, and the DecodeReport.
+
+    Rows of undecodable photos are NaN. Decoding goes on in other threads while the network runs.
+    """
+    network = network.to(device, memory_format=torch.channels_last)
+    report, probabilities = DecodeReport(), None
+    for rows, photos in decode_stream(paths, preprocessing, report, batch_size):
+        logits = network(preprocessing.normalise(torch.from_numpy(photos).to(device)))
+        if probabilities is None:
+            probabilities = torch.full((len(paths), logits.shape[1]), torch.nan)
+        probabilities[rows] = logits.float().softmax(1).cpu()
+    return probabilities, report
+
+
+def to_csv(header, rows):
+    """CSV text with LF line ends."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def top_k_table(ids, probabilities, class_names, k):
+    """CSV text: Id, then the k most probable classes, each with its probability."""
+    values, labels = probabilities.topk(min(k, len(class_names)), dim=1)
+    header = ["Id", *(column for rank in range(1, values.shape[1] + 1) for column in (f"class_{rank}", f"probability_{rank}"))]
+    rows = ([identity, *(cell for label, value in zip(row_labels, row_values) for cell in (class_names[label], f"{value:.6f}"))]
+            for identity, row_labels, row_values in zip(ids, labels.tolist(), values.tolist()))
+    return to_csv(header, rows)
+
+
+def main(argv=None):
+    started = time.perf_counter()
+    options = parser(__doc__)
+    options.add_argument("data", type=Path, help="root that holds testing/, or the folder of photos itself")
+    options.add_argument("output", type=Path, help="the CSV to write")
+    options.add_argument("--model", type=Path, default=Path(__file__).parent / "model.bin", help="model file or checkpoint")
+    options.add_argument("--ids", choices=("numbers", "names"), default="numbers", help="numbers: <id>.jpg as on Kaggle; names: any file name")
+    options.add_argument("--top-k", nargs=2, metavar=("K", "CSV"), help="also write the K most probable classes to a second file")
+    options.add_argument("--batch-size", type=number(int, 1), default=64, help="photos per forward pass")
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    options.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger model file")
+    options = options.parse_args(argv)
+
+    device = pick_device(options.device)
+    k, top_k_output = 0, None
+    if options.top_k:
+        k, top_k_output = options.top_k
+        if not k.isdigit() or int(k) < 1:
+            raise UserError(f"--top-k {k} is not a number of classes; write e.g. --top-k 3 probabilities.csv")
+        k, top_k_output = int(k), Path(top_k_output)
+        if top_k_output.resolve() == options.output.resolve():
+            raise UserError(f"--top-k would overwrite {options.output}; name a second file")
+    model = load_model(options.model, options.max_bytes)
+    network = model.build()
+    listing = list_testing(options.data, by_name=options.ids == "names")
+    for output in filter(None, (options.output, top_k_output)):
+        check_output(output)
+
+    loaded = time.perf_counter()
+    probabilities, report = predict(network, listing.paths, model.description.preprocessing, device, options.batch_size)
+    if report.unreadable:
+        row, reason = min(report.unreadable.items())
+        raise UserError(f"{len(report.unreadable)} of {len(listing.paths)} photos cannot be decoded, the first is {listing.paths[row]} ({reason}); nothing was written, replace or remove them")
+    if report.truncated:
+        print(f"warning: {len(report.truncated)} of {len(listing.paths)} photos are truncated and were decoded as far as they go "
+              f"(first: {listing.paths[min(report.truncated)].name})", file=sys.stderr)
+    write_text(options.output, to_csv(["Id", "label"], zip(listing.ids, probabilities.argmax(1).tolist())))
+    if top_k_output:
+        write_text(top_k_output, top_k_table(listing.ids, probabilities, model.description.class_names, k))
+    now = time.perf_counter()
+    print(f"{len(listing.paths):,} photos -> {options.output} ({model.description.architecture}, {device}, "
+          f"{loaded - started:.1f} s to load, {now - loaded:.1f} s to predict)")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,70 @@
+"""The command-line options that all training scripts share, and what follows from them."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from augmentation import AUGMENTATIONS
+from command_line import number, pick_device
+from dataset import list_labelled, load_photos
+from preprocessing import RESIZE_RULES, Preprocessing
+from training import Settings, pick_precision
+
+
+def add_cache(group):
+    """`--cache`, in every script that reads labelled photos."""
+    group.add_argument("--cache", metavar="DIR", help="where decoded photos are kept; 'none' decodes into memory (default: ~/.cache/food11-photos)")
+
+
+def cache_folder(options):
+    """The value of `--cache` as `load_photos` wants it."""
+    return False if options.cache == "none" else options.cache
+
+
+def add_training(parser, out, epochs):
+    """Data, optimisation and run options; `out` and `epochs` are the script's defaults."""
+    default = Settings()
+    group = parser.add_argument_group("data")
+    group.add_argument("data", type=Path, help="root that holds training/ and validation/")
+    group.add_argument("--size", type=number(int, 16, 4096), default=128, help="input size in pixels")
+    group.add_argument("--resize", choices=RESIZE_RULES, default="crop", help="shorter side to size and centre crop, both sides to size, or the course's centre crop without resizing")
+    group.add_argument("--augment", choices=AUGMENTATIONS, default=default.augment, help="strength of the random views")
+    add_cache(group)
+
+    group = parser.add_argument_group("optimisation")
+    group.add_argument("--epochs", type=number(int, 1), default=epochs, help="length of the cosine schedule")
+    group.add_argument("--batch-size", type=number(int, 2), default=default.batch_size, help="photos per step")
+    group.add_argument("--optimizer", choices=("adamw", "sgd"), default=default.optimizer, help="sgd: Nesterov momentum 0.9")
+    group.add_argument("--lr", type=number(float, 0, open_low=True), help="peak learning rate (default: 0.002 for adamw, 0.1 for sgd)")
+    group.add_argument("--weight-decay", type=number(float, 0), help="not applied to BN and biases (default: 0.05 for adamw, 0.0005 for sgd)")
+    group.add_argument("--label-smoothing", type=number(float, 0, 0.99), default=default.label_smoothing, help="probability spread over all classes")
+    group.add_argument("--ema", type=number(float, 0, 0.99999), default=default.ema, help="decay of the averaged weights per step, 0 = off")
+
+    group = parser.add_argument_group("run")
+    group.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints, log and record")
+    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: bf16 or fp16 where the hardware gains from it")
+    group.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
+    group.add_argument("--dry-run", action="store_true", help="two batches of everything, then exit without writing")
+
+
+def load(options):
+    """What the options ask for: (device, settings, preprocessing, training photos, validation photos)."""
+    device = pick_device(options.device)
+    sgd = options.optimizer == "sgd"
+    settings = Settings(
+        epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer,
+        lr=options.lr if options.lr is not None else 0.1 if sgd else 2e-3,
+        weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
+        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment,
+        precision=pick_precision(options.precision, device), seed=options.seed)
+    preprocessing = Preprocessing(size=options.size, resize=options.resize)
+    listing = list_labelled(options.data, "training")
+    validation = list_labelled(options.data, "validation", listing.class_names)
+    photos = [load_photos(part, preprocessing, cache_folder(options)) for part in (listing, validation)]
+    print(f"{len(photos[0]):,} training and {len(photos[1]):,} validation photos, {len(listing.class_names)} classes, {options.size} px, "
+          f"{settings.precision} on {device}", file=sys.stderr)
+    torch.manual_seed(options.seed)
+    return device, settings, preprocessing, *photos

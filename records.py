@@ -1,0 +1,49 @@
+"""Records: JSON files under which every published number can be found again and reproduced."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+from files import write_text
+
+
+def provenance(device, seed=None, data=None):
+    """Where a number comes from: command, seed, commit, data fingerprints, device and library versions.
+
+    device: a `torch.device`. data: name -> fingerprint of the photos that were read.
+    """
+    import numpy
+    import PIL
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, {torch.get_num_threads()} threads"
+    return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "seed": seed, "commit": _commit(),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "data": data or {}, "device": name,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__, "pillow": PIL.__version__}}
+
+
+def write_record(path, record):
+    """Write a record atomically as indented JSON."""
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def _commit():
+    """The commit of the scripts, with "+changes" if they differ from it; "unknown" outside a checkout."""
+    try:
+        described = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],
+                                   cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return described.stdout.strip() or "unknown"
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
