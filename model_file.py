@@ -44,10 +44,9 @@ class Description:
     training: dict = field(default_factory=dict)
 
     @classmethod
-    def of(cls, architecture, arguments, class_names, **preprocessing):
+    def of(cls, architecture, arguments, class_names, preprocessing, training=None):
         """A description whose `num_classes` follows from the class names."""
-        arguments = {**arguments, "num_classes": len(class_names)}
-        return cls(architecture, arguments, tuple(class_names), Preprocessing(**preprocessing))
+        return cls(architecture, {**arguments, "num_classes": len(class_names)}, tuple(class_names), preprocessing, training or {})
 
     def to_dict(self):
         """Plain values only, as they are stored in files."""

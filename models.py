@@ -5,9 +5,8 @@
     python models.py --max-bytes 500000               # which networks fit another limit
 
 `build(name, **arguments)` returns a freshly initialised network. A model file stores `name` and
-`arguments`, so whatever is built here can be rebuilt from the file alone. The recipes marked
-"course" and their parameter counts are those of NTU "Machine Learning 2020" homework 7 and of
-its students' reports; `residual11` is this project's own.
+`arguments`, so whatever is built here can be rebuilt from the file alone. The recipes and parameter
+counts are those of NTU "Machine Learning 2020" homework 7 and of its students' reports; `residual6` is this project's own.
 """
 
 import ast
@@ -259,9 +258,9 @@ ARCHITECTURES = {
         "convs": _SMALL_CONVS, "separable": (64, 64, 88, 88), "group_width": 8, "pool_after": (1, 3, 5, 7)}),
     "fer_cnn": Architecture(FaceCNN, 48, "2019 homework"),
     "fer_mobilenet": Architecture(FaceMobileNet, 48, "2019 homework"),
-    "residual7": Architecture(ResidualNet, 128, "ours", {
-        "stem": (16, 32), "widths": (32, 64, 64, 64, 96, 96, 96), "hidden": (64, 128, 192, 192, 288, 288, 288),
-        "pools": (0, 1, 0, 0, 1, 0, 0), "head": 256}),
+    "residual6": Architecture(ResidualNet, 128, "ours", {
+        "stem": (16, 32), "widths": (64, 64, 64, 104, 104, 104), "hidden": (96, 160, 160, 256, 304, 304),
+        "pools": (1, 0, 0, 1, 0, 0), "head": 256}),
 }
 
 
@@ -329,11 +328,12 @@ def load_teacher(path):
 def plan(name, **arguments):
     """One row of the planner: name, input size, parameters, MACs and model file bytes by bits per value."""
     from model_file import Description, encode, to_bytes
+    from preprocessing import Preprocessing
 
     network = build(name, **arguments)
     size = ARCHITECTURES[name].size
     classes = inspect.signature(ARCHITECTURES[name].network).parameters["num_classes"].default
-    description = Description.of(name, arguments, [f"class {i}" for i in range(arguments.get("num_classes", classes))], size=size)
+    description = Description.of(name, arguments, [f"class {i}" for i in range(arguments.get("num_classes", classes))], Preprocessing(size))
     return {"name": name, "input": size, "parameters": count_parameters(network), "macs": count_macs(name, **arguments),
             "bytes": {bits: len(to_bytes(encode(description, network.state_dict(), bits))) for bits in (32, 16, 8)}}
 

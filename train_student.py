@@ -17,7 +17,7 @@ from training import fit
 
 def main(argv=None):
     options = parser(__doc__)
-    options.add_argument("--network", choices=ARCHITECTURES, default="residual7", help="what to train; `python models.py` lists sizes")
+    options.add_argument("--network", choices=ARCHITECTURES, default="residual6", help="what to train; `python models.py` lists sizes")
     options.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
     add_training(options, out="runs/student", epochs=60)
     options = options.parse_args(argv)
@@ -25,7 +25,8 @@ def main(argv=None):
     arguments = {"in_channels": 3, **parse_arguments(options.set)}
     build(options.network, **arguments)  # a wrong --set is told before any photo is read
     device, settings, preprocessing, training, validation = load(options)
-    description = Description.of(options.network, arguments, training.class_names, **preprocessing.to_dict())
+    origin = {"script": "train_student.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint}
+    description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)
     record = fit(network, description, training, validation, settings, options.out, device, resume=options.resume, dry_run=options.dry_run)
     if not options.dry_run:

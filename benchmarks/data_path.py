@@ -32,7 +32,7 @@ def measure(name, photos, device, rounds, steps, size, batch_size):
     """Seconds per step (in memory, over the cache) of every round, as two lists."""
     settings = Settings(precision=pick_precision("auto", device), batch_size=batch_size, epochs=1)
     preprocessing = Preprocessing(size=size)
-    description = Description.of(name, {"in_channels": 3}, [str(label) for label in range(11)], **preprocessing.to_dict())
+    description = Description.of(name, {"in_channels": 3}, [str(label) for label in range(11)], preprocessing)
     run_state = Run(build(name, **description.arguments).train(), description, settings, 1_000_000, device)
     augmentation = AUGMENTATIONS["standard"]
     order = torch.randperm(len(photos)).split(batch_size)
@@ -76,7 +76,7 @@ def main(argv=None):
         np.save(Path(folder) / "photos.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
         photos = torch.from_numpy(np.load(Path(folder) / "photos.npy", mmap_mode="c"))
         photos = PhotoSet(photos, torch.arange(options.photos), torch.randint(0, 11, (options.photos,)), (), "").to(device)
-        for name in ("student", "residual7"):
+        for name in ("student", "residual6"):
             memory, cache = measure(name, photos, device, options.rounds, options.steps, options.size, options.batch_size)
             ratio = statistics.median(with_cache / without for without, with_cache in zip(memory, cache))
             results[name] = {"ratio": ratio, "seconds_per_step_in_memory": statistics.median(memory), "seconds_per_step_from_cache": statistics.median(cache)}

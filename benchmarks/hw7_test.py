@@ -1,0 +1,63 @@
+"""How long `hw7_test.sh` takes and where the time goes: start-up, decoding, network.
+
+    python benchmarks/hw7_test.py food-11 --record results/hw7_test.json
+
+The whole is timed as a grader runs it, the parts in this process one after another (in the whole,
+decoding and the network overlap). Also checks that two runs write the same bytes.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from command_line import UserError, parser, pick_device, run  # noqa: E402
+from dataset import list_testing  # noqa: E402
+from model_file import load_model  # noqa: E402
+from preprocessing import DecodeReport, decode_stream  # noqa: E402
+from records import provenance, write_record  # noqa: E402
+
+
+def timed(function):
+    """(seconds, result) of a call."""
+    began = time.perf_counter()
+    result = function()
+    return time.perf_counter() - began, result
+
+
+def main(argv=None):
+    options = parser(__doc__)
+    options.add_argument("data", type=Path, help="root that holds testing/")
+    options.add_argument("--record", type=Path, help="write a JSON record there")
+    options = options.parse_args(argv)
+
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder) / "first.csv", Path(folder) / "second.csv"]
+        wholes = [timed(lambda: subprocess.run(["bash", ROOT / "hw7_test.sh", options.data, output], check=True))[0] for output in outputs]
+        if outputs[0].read_bytes() != outputs[1].read_bytes():
+            raise UserError("two runs of hw7_test.sh wrote different files; find out why before publishing a time")
+    start_up = min(timed(lambda: subprocess.run([sys.executable, "-c", "import inference"], cwd=ROOT, check=True))[0] for _ in range(3))
+
+    load, model = timed(lambda: load_model(ROOT / "model.bin"))
+    preprocessing, network = model.description.preprocessing, model.build().to(memory_format=torch.channels_last)
+    listing = list_testing(options.data)
+    decode, batches = timed(lambda: [photos for _, photos in decode_stream(listing.paths, preprocessing, DecodeReport())])
+    with torch.inference_mode():
+        forward, _ = timed(lambda: [network(preprocessing.normalise(torch.from_numpy(photos))) for photos in batches])
+    seconds = {"in all (the slower of two runs)": max(wholes), "start-up: Python and imports": start_up, "reading and decoding model.bin": load,
+               "decoding the photos": decode, "the network": forward}
+    for name, value in seconds.items():
+        print(f"{value:6.2f} s  {name}")
+    if options.record:
+        write_record(options.record, {**provenance(pick_device("cpu"), data={"testing": listing.fingerprint()}), "photos": len(listing.paths), "seconds": seconds})
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
