@@ -1,6 +1,7 @@
 """What every script does the same way on the command line: user errors, devices, argument types."""
 
 import argparse
+import os
 import sys
 
 
@@ -29,6 +30,11 @@ def parser(doc):
         pass
 
     return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+
+
+def available_cores():
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pick_device(name):

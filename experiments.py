@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import UserError, number, parser, run
+from command_line import UserError, available_cores, number, parser, run
 
 HERE = Path(__file__).resolve().parent
 
@@ -77,7 +77,7 @@ def main(argv=None):
         raise UserError(f"name an experiment ({', '.join(EXPERIMENTS)}) and the data directory; --list describes them")
 
     experiment = EXPERIMENTS[options.experiment]
-    threads = max(1, (os.cpu_count() or 1) // options.workers)
+    threads = max(1, available_cores() // options.workers)
     with ThreadPoolExecutor(options.workers) as pool:
         jobs = [pool.submit(train, options.experiment, variant, seed, options.data, threads, options.runs)
                 for seed in experiment.seeds for variant in experiment.variants]

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 
-from command_line import UserError
+from command_line import UserError, available_cores
 
 RESIZE_RULES = ("crop", "squash", "course")
 DECODER_VERSION = 1  # raise it when decode_photo changes, so that no stale cache is used
@@ -118,8 +117,7 @@ def decode_stream(paths, preprocessing, report, batch_size=64, label="decoding")
             return row, None, str(error) or type(error).__name__
 
     failed = []
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(paths), desc=label, unit="photo", disable=None, leave=False) as bar:
+    with ThreadPoolExecutor(available_cores()) as pool, tqdm(total=len(paths), desc=label, unit="photo", disable=None, leave=False) as bar:
         waiting = collections.deque()
         for start in [*range(0, len(paths), batch_size), *[None] * 4]:  # four batches ahead of the consumer
             if start is not None:
