@@ -1,6 +1,7 @@
 """What every script does the same way on the command line: user errors, devices, argument types."""
 
 import argparse
+import math
 import os
 import sys
 
@@ -21,15 +22,21 @@ def run(main):
         sys.exit(130)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}; --help lists the options\n")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    pass
+
+
 def parser(doc):
-    """An argument parser that shows a script's docstring as it stands and every default.
+    """An argument parser that shows a script's docstring as it stands and every default; its errors are one line.
 
-    A flag must be written out: `--size` would otherwise also be what a mistyped `--si` means.
+    A flag must be written out: an abbreviation that works today would change its meaning with the next flag.
     """
-    class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-        pass
-
-    return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+    return _Parser(description=doc, formatter_class=_Formatter, allow_abbrev=False)
 
 
 def available_cores():
@@ -63,7 +70,7 @@ def number(kind, low, high=float("inf"), open_low=False):
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
-        if not low <= value <= high or (open_low and value == low):
+        if not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
             bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high != float("inf") else "")
             raise argparse.ArgumentTypeError(f"{text} is out of range: it must be {bounds}")
         return value

@@ -12,6 +12,7 @@ How one photo is decoded and resized is in preprocessing.py.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -51,8 +52,17 @@ class Listing:
         """A short hash of names and sizes: the same for every copy of the same data."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(f"{path.relative_to(self.folder).as_posix()} {path.stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{path.relative_to(self.folder).as_posix()} {_size_and_time(path)[0]}\n"))
         return digest.hexdigest()[:16]
+
+
+def _size_and_time(path):
+    """Bytes and modification time in ns; a dangling link has neither, and decoding will report it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def _entries(folder):
@@ -200,7 +210,7 @@ def _open_cache(place, count, size):
         if photos.shape != (count, size, size, 3) or photos.dtype != np.uint8:
             return None
         return photos, notes["truncated"], notes["unreadable"]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
 
@@ -208,8 +218,9 @@ def _build_cache(cache, place, listing, preprocessing):
     """Decode into a folder beside `place` and rename it: whoever is first wins, nobody sees half a cache."""
     cache.mkdir(parents=True, exist_ok=True)
     for leftover in cache.glob(".building-*"):  # of runs that were killed
-        if time.time() - leftover.stat().st_mtime > 3600:
-            shutil.rmtree(leftover, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process may be removing it too
+            if time.time() - leftover.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(leftover, ignore_errors=True)
     building = Path(tempfile.mkdtemp(dir=cache, prefix=".building-"))
     try:
         report, size = DecodeReport(), preprocessing.size
@@ -230,7 +241,7 @@ def _build_cache(cache, place, listing, preprocessing):
         if _open_cache(place, len(listing.paths), size) is None:  # a damaged one stands there
             shutil.rmtree(place, ignore_errors=True)
             os.rename(building, place)
-        for stale in cache.glob(place.name.rsplit("-", 1)[0] + "-*"):
+        for stale in cache.glob(glob.escape(place.name.rsplit("-", 1)[0]) + "-*"):
             if stale != place:
                 shutil.rmtree(stale, ignore_errors=True)
     finally:
@@ -252,9 +263,8 @@ def load_photos(listing, preprocessing, cache=None, log=None):
         rule = f"{DECODER_VERSION} {preprocessing.size} {preprocessing.resize}"
         digest = hashlib.sha256(rule.encode())
         for path in listing.paths:
-            status = path.stat()
-            digest.update(f"{path.relative_to(listing.folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
-        source = hashlib.sha256(f"{listing.folder.resolve()} {rule}".encode()).hexdigest()[:12]
+            digest.update(os.fsencode(f"{path.relative_to(listing.folder)} {_size_and_time(path)}\n"))
+        source = hashlib.sha256(os.fsencode(f"{listing.folder.resolve()} {rule}")).hexdigest()[:12]
         place = cache / f"{listing.folder.name}-{preprocessing.size}-{source}-{digest.hexdigest()[:16]}"
         cached = _open_cache(place, len(listing.paths), preprocessing.size)
         if cached is None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 from command_line import UserError
@@ -14,10 +15,12 @@ def atomic_path(path):
 
     The folder of `path` is created. Raises UserError where the place cannot be written.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, and a file is to be written there; name a file")
+    path = Path(os.path.realpath(path))  # through a symbolic link its target is written, not the link
     try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, and a file is to be written there; name a file")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is a device or pipe, which cannot be replaced by a file; name an ordinary file")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
@@ -45,7 +48,7 @@ def _umask():
 def write_text(path, text):
     """Write `text` to `path` atomically, as UTF-8 with LF line ends."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")  # file names need not be UTF-8
 
 
 def write_bytes(path, data):
@@ -60,6 +63,14 @@ def check_output(path):
         raise _Unused
 
 
+def check_distinct(*paths):
+    """Raise UserError if two of these files (None: not asked for) are the same one, so that none overwrites another."""
+    real = [os.path.realpath(path) for path in paths if path is not None]
+    for path in real:
+        if real.count(path) > 1:
+            raise UserError(f"{path} is named twice, and one file would overwrite the other; name different files")
+
+
 class _Unused(Exception):
     pass
 
@@ -71,13 +82,16 @@ def read_torch(path, what):
     """
     import torch
 
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no {what} at {path}; check the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise UserError(f"{path} may not be read; change its permissions") from None
+        if not Path(path).is_file():
+            raise UserError(f"there is no {what} at {path}; check the path")
+        with warnings.catch_warnings():  # of foreign pickles: the error below says what matters
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions") from None
     except MemoryError:
         raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
     except Exception as error:  # torch.load raises a dozen types for bytes that are not its own

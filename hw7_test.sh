@@ -4,7 +4,7 @@
 # Uses .venv beside this script or the python3 on the PATH, whichever has the packages (PYTHON=... names
 # another); if neither has, .venv is set up from requirements.txt first, which needs the network.
 set -euo pipefail
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
 if [ $# -lt 2 ]; then
     echo "usage: bash hw7_test.sh <data directory> <prediction csv> [options of inference.py]" >&2
@@ -15,6 +15,10 @@ usable() { # has what inference imports; looking is 50 times faster than importi
     "$1" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ("torch", "numpy", "PIL", "tqdm"))))' 2>/dev/null
 }
 
+if [ -n "${PYTHON:-}" ] && ! usable "$PYTHON"; then
+    echo "hw7_test.sh: error: PYTHON=$PYTHON does not run or lacks torch, numpy, pillow or tqdm; unset PYTHON or name another" >&2
+    exit 2
+fi
 python=
 for candidate in ${PYTHON:+"$PYTHON"} "$here/.venv/bin/python" python3 python; do
     if usable "$candidate"; then

@@ -9,6 +9,7 @@ file says everything else: network, classes, preprocessing. Nothing is written u
 
 import csv
 import io
+import re
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_testing
-from files import check_output, write_text
+from files import check_distinct, check_output, write_text
 from model_file import load_model
 from preprocessing import DecodeReport, decode_stream
 
@@ -73,11 +74,10 @@ def main(argv=None):
     k, top_k_output = 0, None
     if options.top_k:
         k, top_k_output = options.top_k
-        if not k.isdigit() or int(k) < 1:
+        if not re.fullmatch("[1-9][0-9]{0,5}", k):
             raise UserError(f"--top-k {k} is not a number of classes; write e.g. --top-k 3 probabilities.csv")
         k, top_k_output = int(k), Path(top_k_output)
-        if top_k_output.resolve() == options.output.resolve():
-            raise UserError(f"--top-k would overwrite {options.output}; name a second file")
+    check_distinct(options.model, options.output, top_k_output)
     model = load_model(options.model, options.max_bytes)
     network = model.build()
     listing = list_testing(options.data, by_name=options.ids == "names")

@@ -9,7 +9,8 @@ The file is a dict of plain values and two uint8 tensors:
     training             where the weights come from (free-form plain values)
     bits                 32, 16 or 8: what was asked of the encoder
     index                zlib-compressed JSON: [[tensor name, shape, storage], ...] in the order of `data`
-    data, crc32          the tensors' bytes one after another, little-endian, and a checksum of index + data
+    data                 the tensors' bytes one after another, little-endian
+    crc32                checksum of all of the above (see `checksum`)
 
 Storage of a tensor: "f4" and "f2" are IEEE floats, "i8" 64-bit integers, and "u1" is the course's
 8-bit scheme: minimum and maximum as two f4, then one code per element (see `quantize_minmax`).
@@ -57,24 +58,41 @@ class Description:
     def from_dict(cls, values, path):
         """The inverse of `to_dict`; raises UserError naming `path` if something is missing or of the wrong kind."""
         try:
-            description = cls(str(values["architecture"]), dict(values["arguments"]), tuple(map(str, values["class_names"])),
+            values = json.loads(json.dumps({key: values[key] for key in ("architecture", "arguments", "class_names", "preprocessing", "training")}))
+            description = cls(values["architecture"], dict(values["arguments"]), tuple(values["class_names"]),
                               Preprocessing(**values["preprocessing"]), dict(values["training"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} does not describe its network ({type(error).__name__}: {error}); make the file anew") from None
+            if not all(isinstance(name, str) for name in (description.architecture, *description.class_names)):
+                raise TypeError("names must be text")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:  # json: TypeError for what is not a plain value
+            raise UserError(f"{path} does not describe its network ({type(error).__name__}: {str(error)[:150]}); make the file anew") from None
         if description.arguments.get("num_classes") != len(description.class_names):
-            raise UserError(f"{path} names {len(description.class_names)} classes but its network has {description.arguments.get('num_classes')}; make the file anew")
+            raise UserError(f"{path} names {len(description.class_names)} classes, which is not what its network has; make the file anew")
         return description
 
     def build(self, state_dict, path="the model"):
         """The network in eval mode with these weights; UserError if they do not fit the architecture exactly."""
-        with torch.device("meta"):  # no memory and no initialisation before the shapes are known to agree
-            network = build(self.architecture, **self.arguments)
+        try:
+            with torch.device("meta"):  # no memory and no initialisation before the shapes are known to agree
+                network = build(self.architecture, **self.arguments)
+        except UserError as error:
+            raise UserError(f"{path} describes no network that can be built: {error}") from None
+        self.check_channels(network)
+        kinds = {name: tensor.dtype for name, tensor in network.state_dict().items()}
         try:
             network.load_state_dict(state_dict, assign=True)
         except RuntimeError as error:
             detail = " ".join(str(error).split("\n\t")[1:2]).strip()[:150]
             raise UserError(f"the weights in {path} do not fit {self.architecture} ({detail}); make the file anew") from None
+        for name, tensor in network.state_dict().items():
+            if tensor.dtype != kinds[name] or not torch.isfinite(tensor).all():
+                raise UserError(f"tensor {name} in {path} is not {kinds[name]} or not finite; make the file anew")
         return network.eval().requires_grad_(False)
+
+    def check_channels(self, network):
+        """UserError if the network does not take the channels that the preprocessing makes."""
+        channels = next(module.in_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+        if channels != len(self.preprocessing.mean):
+            raise UserError(f"{self.architecture} with {channels} input channel(s) cannot read RGB photos; build it with in_channels={len(self.preprocessing.mean)}")
 
 
 def quantize_minmax(values):
@@ -126,10 +144,19 @@ def encode(description, state_dict, bits=8, vectors=8):
         storage, stored = _store(name, tensor, bits, vectors)
         index.append([name, list(tensor.shape), storage])
         data += stored
-    index = zlib.compress(json.dumps(index, separators=(",", ":")).encode(), 9)
-    return {"format": MODEL_FORMAT, "version": VERSION, **description.to_dict(), "bits": bits,
-            "index": torch.frombuffer(bytearray(index), dtype=torch.uint8),
-            "data": torch.frombuffer(data, dtype=torch.uint8), "crc32": zlib.crc32(data, zlib.crc32(index))}
+    index = bytearray(zlib.compress(json.dumps(index, separators=(",", ":")).encode(), 9))
+    if not data:
+        raise UserError(f"there are no weights to encode for {description.architecture}; use a checkpoint of a training script")
+    content = {"format": MODEL_FORMAT, "version": VERSION, **description.to_dict(), "bits": bits,
+               "index": torch.frombuffer(index, dtype=torch.uint8), "data": torch.frombuffer(data, dtype=torch.uint8)}
+    return {**content, "crc32": checksum(content)}
+
+
+def checksum(content):
+    """CRC-32 over everything in a model file but the checksum itself."""
+    plain = {key: value for key, value in content.items() if key not in ("index", "data", "crc32")}
+    checksum = zlib.crc32(json.dumps(plain, sort_keys=True).encode())
+    return zlib.crc32(content["data"].numpy(), zlib.crc32(content["index"].numpy(), checksum))
 
 
 def to_bytes(content):
@@ -143,14 +170,17 @@ def decode(content, path="the model"):
     """The float32 `state_dict` in the content of a model file; UserError naming `path` if it is damaged."""
     damaged = UserError(f"{path} is damaged: its checksum or layout does not hold; copy or make it again")
     try:
-        index, data = content["index"].numpy().tobytes(), content["data"].numpy().tobytes()
-        if zlib.crc32(data, zlib.crc32(index)) != content["crc32"]:
+        if any(content[key].dtype != torch.uint8 or content[key].ndim != 1 or not content[key].is_contiguous() for key in ("index", "data")):
+            raise damaged  # not contiguous: a stride of 0 can claim any length
+        if checksum(content) != content["crc32"]:
             raise damaged
-        unpacker = zlib.decompressobj()
-        index = json.loads(unpacker.decompress(index, 1 << 24))  # 16 MB: far above any real index
+        index, data = (content[key].numpy().tobytes() for key in ("index", "data"))
+        index = json.loads(zlib.decompressobj().decompress(index, 1 << 24))  # 16 MB: far above any real index
         state, offset = {}, 0
         for name, shape, storage in index:
             count = math.prod(shape)
+            if not isinstance(name, str) or storage not in ("u1", "f2", "f4", "i8") or not 0 <= count <= len(data):
+                raise damaged
             if storage == "u1":
                 low, high = np.frombuffer(data, "<f4", 2, offset).astype(np.float64)
                 values = dequantize_minmax(low, high, np.frombuffer(data, np.uint8, count, offset + 8))
@@ -162,7 +192,7 @@ def decode(content, path="the model"):
             state[name] = torch.from_numpy(values.reshape(shape))
         if offset != len(data):
             raise damaged
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError, zlib.error) as error:
         raise (error if error is damaged else damaged) from None
     return state
 
@@ -191,11 +221,14 @@ def load_model(path, max_bytes=None):
         raise UserError(f"{path} has {path.stat().st_size:,} bytes and at most {max_bytes:,} are allowed; quantize it further or raise --max-bytes")
     content = read_torch(path, "model file")
     kind = content.get("format") if isinstance(content, dict) else None
-    if kind not in (MODEL_FORMAT, CHECKPOINT_FORMAT):
+    if not isinstance(kind, str) or kind not in (MODEL_FORMAT, CHECKPOINT_FORMAT):
         raise UserError(f"{path} was not written by this project (no model or checkpoint header); use model.bin or a checkpoint of the training scripts")
-    if content.get("version") != VERSION:
-        raise UserError(f"{path} has format version {content.get('version')} and this program reads version {VERSION}; use the matching release")
+    if repr(content.get("version")) != repr(VERSION):
+        raise UserError(f"{path} has format version {str(content.get('version'))[:20]} and this program reads version {VERSION}; use the matching release")
     description = Description.from_dict(content, path)
     if kind == MODEL_FORMAT:
         return Model(description, decode(content, path), content.get("bits"), path)
-    return Model(description, content["state_dict"], 32, path)
+    weights = content.get("state_dict")
+    if not isinstance(weights, dict) or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()):
+        raise UserError(f"{path} is a checkpoint without a state_dict; use best.pt of a training script")
+    return Model(description, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}, 32, path)

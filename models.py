@@ -152,6 +152,8 @@ class FaceMobileNet(Classifier):
     def __init__(self, widths=(32, 32, 64, 64, 100, 120, 480), strides=(1, 1, 1, 2, 2, 2),
                  dropouts=(0.1, 0.1, 0.1, 0.1, 0.2, 0.2, 0.0), num_classes=7, in_channels=1):
         super().__init__()
+        if not len(widths) == len(dropouts) == len(strides) + 1:
+            raise UserError(f"widths and dropouts must be equally long and strides one shorter, not {len(widths)}, {len(dropouts)} and {len(strides)}")
         layers = [nn.Conv2d(in_channels, widths[0], 3, 2, 1, bias=False), *norm_act(widths[0], nn.ReLU()), nn.Dropout(dropouts[0])]
         for before, after, stride, dropout in zip(widths, widths[1:], strides, dropouts[1:]):
             layers.append(flat(
@@ -274,13 +276,23 @@ def build(name, **arguments):
         raise UserError(f"there is no network {name!r}; choose one of {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[name]
     known = inspect.signature(architecture.network).parameters
-    for argument in arguments:
+    for argument, value in arguments.items():
         if argument not in known:
             raise UserError(f"{name} has no argument {argument!r}; it takes {', '.join(known)}")
+        if argument in ("num_classes", "in_channels") and (type(value) is not int or value < 1):
+            raise UserError(f"{name} cannot be built with {argument}={str(value)[:50]}: it must be a whole number above 0")
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if len(values) > 1000 or not all(isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 100_000 for one in values):
+            raise UserError(f"{name} cannot be built with this {argument}: it must be a number or list of at most 1000 numbers from 0 to 100,000")
     try:
-        return architecture.network(**{**architecture.arguments, **arguments})
+        network = architecture.network(**{**architecture.arguments, **arguments})
+    except UserError:
+        raise
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, IndexError) as error:
         raise UserError(f"{name} cannot be built with {arguments} ({error}); mend the arguments") from None
+    if not all(parameter.numel() for parameter in network.parameters()):
+        raise UserError(f"{name} cannot be built with {arguments}: a layer would be empty; mend the arguments")
+    return network
 
 
 def count_parameters(network):
@@ -309,10 +321,10 @@ def load_teacher(path):
     normalisation. Raises UserError if the file is anything else.
     """
     state = read_torch(path, "teacher file")
-    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
         raise UserError(f"{path} holds no plain state_dict; a teacher is the state_dict of torchvision's ResNet-18")
     state = {key.removeprefix("module."): value.float() if value.is_floating_point() else value for key, value in state.items()}
-    if "fc.weight" not in state or "conv1.weight" not in state or state["conv1.weight"].ndim != 4:
+    if any(name not in state or state[name].ndim != dimensions or 0 in state[name].shape for name, dimensions in (("conv1.weight", 4), ("fc.weight", 2))):
         raise UserError(f"{path} is not a ResNet-18: it has no conv1.weight and fc.weight; a teacher is the state_dict of torchvision's ResNet-18")
     teacher = build("resnet18", num_classes=len(state["fc.weight"]), in_channels=state["conv1.weight"].shape[1])
     try:
@@ -360,9 +372,9 @@ def main(argv=None):
     if arguments and not options.only:
         raise UserError("--set changes one network; name it with --only")
 
+    rows = [plan(name, **arguments) for name in ([options.only] if options.only else ARCHITECTURES)]
     print(f"{'network':15}{'input':>6}{'parameters':>13}{'MACs':>16}{'bytes, 32 bits':>16}{'16 bits':>13}{'8 bits':>13}   * = fits in {options.max_bytes:,}")
-    for name in [options.only] if options.only else ARCHITECTURES:
-        row = plan(name, **arguments)
+    for row in rows:
         sizes = "".join(f"{size:>{width},}{'*' if size <= options.max_bytes else ' '}" for size, width in zip(row["bytes"].values(), (15, 12, 12)))
         print(f"{row['name']:15}{row['input']:>6}{row['parameters']:>13,}{row['macs']:>16,}{sizes}")
     return 0

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
@@ -30,14 +31,17 @@ class Preprocessing:
     std: tuple = (0.229, 0.224, 0.225)
 
     def __post_init__(self):
-        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
-        object.__setattr__(self, "std", tuple(map(float, self.std)))
+        try:
+            for name in ("mean", "std"):
+                object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        except (TypeError, ValueError, OverflowError):
+            raise UserError("mean and std need three numbers each; mend the preprocessing") from None
         if type(self.size) is not int or not 16 <= self.size <= 4096:
             raise UserError(f"an input size of {self.size} pixels cannot be used; choose 16 to 4096")
         if self.resize not in RESIZE_RULES:
             raise UserError(f"there is no resize rule {self.resize!r}; choose one of {', '.join(RESIZE_RULES)}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
-            raise UserError("mean and std need three values each, std above 0; mend the preprocessing")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
+            raise UserError("mean and std need three finite values each, std above 0; mend the preprocessing")
 
     def to_dict(self):
         """Plain values, as they are stored in files."""
@@ -82,7 +86,7 @@ def decode_photo(path, preprocessing):
         padded.paste(image, (left, top))
         left, top = round((padded.width - size) / 2), round((padded.height - size) / 2)
         image = padded.crop((left, top, left + size, top + size))
-    return np.asarray(image)
+    return np.array(image)
 
 
 @dataclass
@@ -125,12 +129,13 @@ def decode_stream(paths, preprocessing, report, batch_size=64, label="decoding")
             if waiting and (len(waiting) > 4 or start is None):
                 results = [future.result() for future in waiting.popleft()]
                 bar.update(len(results))
-                failed += [row for row, photo, _ in results if photo is None]
+                failed += [(row, reason) for row, photo, reason in results if photo is None]
                 decoded = [(row, photo) for row, photo, _ in results if photo is not None]
                 if decoded:
                     yield [row for row, _ in decoded], np.stack([photo for _, photo in decoded])
     with _accept_truncated():
-        for row, photo, reason in map(attempt, failed):
+        for row, reason in failed:
+            _, photo, _ = attempt(row)
             if photo is None:
                 report.unreadable[row] = reason
             else:

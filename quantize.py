@@ -14,7 +14,7 @@ import torch
 
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_labelled, load_photos
-from files import check_output, write_bytes
+from files import check_distinct, check_output, write_bytes
 from model_file import decode, encode, load_model, to_bytes
 from options import add_cache, cache_folder
 from records import provenance, write_record
@@ -40,9 +40,8 @@ def what_fits(model, max_bytes):
     return f"even 8 bits make {smallest:,}, so take a network with about {math.floor(100 * max_bytes / smallest)} % of the parameters (`python models.py` lists sizes)"
 
 
-def accuracies(model, decoded, options):
+def accuracies(model, decoded, options, device):
     """Validation accuracy of the float weights and of the decoded file: (before, after, photos, fingerprint)."""
-    device = pick_device(options.device)
     preprocessing, names = model.description.preprocessing, model.description.class_names
     photos = load_photos(list_labelled(options.data, "validation", names), preprocessing, cache_folder(options)).to(device)
     results = []
@@ -65,7 +64,12 @@ def main(argv=None):
     options.add_argument("--record", type=Path, help="also write a JSON record there")
     options = options.parse_args(argv)
 
+    if options.vectors != 8 and options.bits != 8:
+        raise UserError(f"--vectors {options.vectors} goes with --bits 8 and not with --bits {options.bits}; leave one of them out")
+    check_distinct(options.checkpoint, options.output, options.record)
+    device = pick_device(options.device)
     model = load_model(options.checkpoint)
+    model.build()  # weights that do not fit their architecture are told now
     for output in filter(None, (options.output, options.record)):
         check_output(output)
     content = encode(model.description, model.state_dict, options.bits, options.vectors)
@@ -81,12 +85,12 @@ def main(argv=None):
     print(f"worst error {error:.3g} in {tensor}")
     fingerprints = {}
     if options.data:
-        before, after, photos, fingerprints["validation"] = accuracies(model, decoded, options)
+        before, after, photos, fingerprints["validation"] = accuracies(model, decoded, options, device)
         summary |= {"validation_accuracy_before": before, "validation_accuracy_after": after, "validation_photos": photos}
         print(f"validation accuracy {before:.4f} -> {after:.4f} on {photos:,} photos")
     write_bytes(options.output, packed)
     if options.record:
-        write_record(options.record, {**provenance(pick_device(options.device), data=fingerprints), "model": model.description.to_dict(), **summary})
+        write_record(options.record, {**provenance(device, data=fingerprints), "model": model.description.to_dict(), **summary})
     print(f"wrote {options.output}")
     return 0
 

@@ -28,6 +28,7 @@ def main(argv=None):
     origin = {"script": "train_student.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)
+    description.check_channels(network)
     record = fit(network, description, training, validation, settings, options.out, device, resume=options.resume, dry_run=options.dry_run)
     if not options.dry_run:
         best = record["best"]

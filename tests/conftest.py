@@ -1,0 +1,95 @@
+"""What the tests share: the project on sys.path, a toy data set and a small model file (both read-only), and ways to call a script."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """Root of a toy Food-11: 44 training, 22 validation and 15 testing pictures."""
+    from toy_food11 import draw_data
+
+    root = tmp_path_factory.mktemp("toy") / "food-11"
+    draw_data(root, training=44, validation=22, testing=15)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_network(toy):
+    """(Description, network in eval mode): a narrow student at 32 px with random weights whose answers differ from photo to photo."""
+    import torch
+
+    from dataset import FOOD11_CLASSES, list_testing, load_photos
+    from model_file import Description
+    from models import build
+    from preprocessing import Preprocessing
+
+    description = Description.of("student", {"widths": (8,) * 8, "hidden": 16, "in_channels": 3}, FOOD11_CLASSES, Preprocessing(32))
+    photos = load_photos(list_testing(toy), description.preprocessing, cache=False).photos
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        network = build("student", **description.arguments)
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.kaiming_normal_(parameter)  # PyTorch's own initialisation shrinks activations to float16's subnormals
+        for _ in range(50):  # BN statistics of photos, as after a training
+            network(description.preprocessing.normalise(photos))
+        network.eval().fc[-1].bias -= network(description.preprocessing.normalise(photos)).mean(0)  # no class is everyone's favourite
+    return description, network.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def small_model(small_network, tmp_path_factory):
+    """The small network as an 8-bit model.bin."""
+    from model_file import encode, to_bytes
+
+    description, network = small_network
+    path = tmp_path_factory.mktemp("model") / "model.bin"
+    path.write_bytes(to_bytes(encode(description, network.state_dict())))
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """run_script(name, *args, cwd=None) runs a script of the project in a process of its own; returns the CompletedProcess."""
+    def start(name, *args, cwd=None):
+        return subprocess.run([sys.executable, ROOT / name, *map(str, args)], cwd=cwd, capture_output=True, text=True, check=False)
+
+    return start
+
+
+@pytest.fixture
+def call(capsys):
+    """call(name, *args) is run_script in this process, seconds faster; where the script would show a traceback, its exception comes out."""
+    def start(name, *args):
+        from command_line import run
+
+        main = importlib.import_module(name.removesuffix(".py")).main
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run(lambda: main(list(map(str, args))))
+        stdout, stderr = capsys.readouterr()
+        return SimpleNamespace(returncode=ended.value.code or 0, stdout=stdout, stderr=stderr)
+
+    return start
+
+
+@pytest.fixture
+def refused(call):
+    """refused(name, *args) asserts that the script ends with status 2 and one sentence on stderr, and returns that sentence."""
+    def start(name, *args):
+        done = call(name, *args)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done
+        return done.stderr
+
+    return start

@@ -1,0 +1,242 @@
+"""Writing and reading files, and what every script does alike on its command line."""
+
+import argparse
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from command_line import UserError, number, pick_device, run
+from files import atomic_path, check_output, read_torch, write_bytes, write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("models", "train_student", "quantize", "inference", "toy_food11")
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_a_file_is_replaced_when_the_block_ends_well(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old" and temporary.parent == path.parent
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_exception_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(error), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_an_exception_leaves_no_new_file(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "out.txt"):
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_a_user_error_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(UserError, match=f"cannot write {path}: No space left"), atomic_path(path):
+        Path("/dev/full").write_bytes(b"x")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["out.txt"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_follow_the_umask(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "out.txt", "x")
+        assert os.umask(mask) == mask  # and it is as it was
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out.txt").stat().st_mode) == mode
+
+
+def test_folders_are_created_and_text_is_utf8_with_lf(tmp_path):
+    path = tmp_path / "a b" / "ü" / "餐.csv"
+    write_text(path, "Id,label\n0,é\n")
+    assert path.read_bytes() == "Id,label\n0,é\n".encode()
+    write_bytes(path, b"\r\n\0")
+    assert path.read_bytes() == b"\r\n\0"
+
+
+@pytest.mark.parametrize("write", [check_output, lambda path: write_text(path, "x"), lambda path: write_bytes(path, b"x")])
+def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path, write):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "file" / "out.txt", tmp_path / "file" / "deeper" / "out.txt", Path("/proc/nothing/out.txt")):
+        with pytest.raises(UserError, match=re.escape(str(path))):
+            write(path)
+    assert (tmp_path / "file").read_text() == "x" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_name_that_is_too_long_is_a_user_error(tmp_path):
+    for use in (check_output, lambda path: read_torch(path, "checkpoint")):
+        with pytest.raises(UserError):
+            use(tmp_path / ("n" * 300))
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_check_output_writes_nothing(tmp_path, exists):
+    path = tmp_path / "new folder" / "out.txt"
+    if exists:
+        write_text(path, "old")
+    check_output(path)
+    assert os.listdir(path.parent) == (["out.txt"] if exists else [])
+    assert not exists or path.read_text() == "old"
+
+
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    """As root, an output of /dev/stdout or /dev/null would otherwise cost the machine its device."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # so that a writer need not wait for one
+    try:
+        write_text(path, "x")
+    except UserError:
+        pass  # refusing it is fine, and so is writing into it
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_read_torch_reads_both_streams(tmp_path, zipped):
+    torch.save({"a": torch.arange(3), "b": [1, "x"]}, tmp_path / "file.pt", _use_new_zipfile_serialization=zipped)
+    content = read_torch(tmp_path / "file.pt", "checkpoint")
+    assert torch.equal(content["a"], torch.arange(3)) and content["b"] == [1, "x"]
+
+
+@pytest.mark.parametrize("name", ["absent.pt", "folder", "file/below.pt"])
+def test_read_torch_says_what_is_missing(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="there is no teacher file at .*check the path"):
+        read_torch(tmp_path / name, "teacher file")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + bytes(50),
+    bytes(1000), b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."])
+def test_read_torch_refuses_what_torch_did_not_write_in_one_line(tmp_path, content):
+    path = tmp_path / "file.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged or no checkpoint") as error:
+        read_torch(path, "checkpoint")
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_a_user_error_is_status_2_and_one_line(capsys, monkeypatch):
+    def main():
+        raise UserError("the file is green; paint it red")
+
+    monkeypatch.setattr(sys, "argv", ["/some/where/script.py"])
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 2 and capsys.readouterr() == ("", "script.py: error: the file is green; paint it red\n")
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, OSError, AssertionError])
+def test_a_programming_error_keeps_its_traceback(error):
+    def main():
+        raise error("a bug")
+
+    with pytest.raises(error, match="a bug"):
+        run(main)
+
+
+def test_an_interruption_is_status_130(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 130 and "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_the_status_of_main_is_the_scripts(status):
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: status)
+    assert ended.value.code == status
+
+
+@pytest.mark.parametrize(("convert", "text", "value"), [
+    (number(int, 1), "1", 1), (number(int, 1, 5), "5", 5), (number(float, 0, 1), "0", 0.0), (number(float, 0, 1), "1", 1.0),
+    (number(float, 0, open_low=True), "1e-9", 1e-9), (number(int, -3), "-3", -3)])
+def test_numbers_within_the_bounds_are_taken(convert, text, value):
+    assert convert(text) == value and type(convert(text)) is type(value)
+
+
+@pytest.mark.parametrize(("convert", "text"), [
+    (number(int, 1), "0"), (number(int, 1, 5), "6"), (number(int, 1), "1.5"), (number(int, 1), ""), (number(int, 1), "x"),
+    (number(int, 1), "9" * 5000),
+    (number(float, 0, 1), "1.0001"), (number(float, 0, 1), "-0.1"), (number(float, 0, 1), "nan"), (number(float, 0), "nan"),
+    (number(float, 0, open_low=True), "0"), (number(float, 0), "a")])
+def test_numbers_outside_the_bounds_are_refused(convert, text):
+    with pytest.raises(argparse.ArgumentTypeError, match="out of range|is not a"):
+        convert(text)
+
+
+def test_infinity_is_no_value_for_a_flag():
+    with pytest.raises(argparse.ArgumentTypeError):
+        number(float, 0)("inf")
+
+
+def test_a_device_is_checked(monkeypatch):
+    assert pick_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == torch.device("cpu")
+    for name in ("cuda", "cuda:1", "gpu", "", "meta", "cpu:x"):
+        with pytest.raises(UserError, match="--device"):
+            pick_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto") == torch.device("cuda") and pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="only 2 GPUs"):
+        pick_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_shows_an_example_and_the_defaults(call, name):
+    done = call(name, "--help")
+    assert done.returncode == 0 and f"python {name}.py" in done.stdout and "default:" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_unknown_and_abbreviated_flags_are_errors(call, name):
+    for flag in ("--no-such-flag", "--hel"):
+        done = call(name, flag)
+        assert done.returncode == 2 and "error:" in done.stderr
+
+
+def test_importing_a_script_parses_no_arguments_and_seeds_nothing():
+    program = ("import sys, torch\nbefore = torch.random.get_rng_state()\nsys.argv = ['x', '--help', '--no-such-flag']\n"
+               f"import {', '.join(SCRIPTS)}\nassert torch.equal(before, torch.random.get_rng_state())\n"
+               "assert not torch.cuda.is_initialized()\nprint('imported')")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("imported\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("name", ["models", "toy_food11"])  # the others run as programs in their own tests
+def test_a_script_runs_as_a_program(run_script, tmp_path, name):
+    done = run_script(f"{name}.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: {name}.py"), done.stderr
+    assert os.listdir(tmp_path) == []

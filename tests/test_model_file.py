@@ -1,0 +1,548 @@
+"""model.bin: the 8-bit scheme, round trips, and files that are damaged, foreign or hostile."""
+
+import copy
+import io
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from command_line import UserError
+from dataset import FOOD11_CLASSES
+from model_file import (
+    Description,
+    checksum,
+    decode,
+    dequantize_minmax,
+    encode,
+    load_model,
+    quantize_minmax,
+    to_bytes,
+)
+from models import ARCHITECTURES, build
+from preprocessing import Preprocessing
+
+ROOT = Path(__file__).resolve().parent.parent
+PLAIN = Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32))  # for tensors that belong to no network
+
+
+def reopened(content):
+    """`content` as it comes out of a file."""
+    return torch.load(io.BytesIO(to_bytes(content)), weights_only=True)
+
+
+def round_trip(state, *encoding):
+    return decode(reopened(encode(PLAIN, state, *encoding)))
+
+
+def same_tensors(before, after):
+    return list(before) == list(after) and all(
+        before[name].dtype == after[name].dtype and before[name].shape == after[name].shape and torch.equal(before[name], after[name])
+        for name in before)
+
+
+@pytest.fixture
+def content(small_model):
+    return torch.load(small_model, weights_only=True)
+
+
+@pytest.fixture
+def refused_file(tmp_path):
+    """refused_file(content, match=None) asserts that loading a file with this content and building its network is a UserError."""
+    def check(content, match=None):
+        path = tmp_path / "hostile.bin"
+        path.write_bytes(content if isinstance(content, bytes) else to_bytes(content))
+        with pytest.raises(UserError, match=match):
+            load_model(path).build()
+    return check
+
+
+def with_index(content, index, data=None):
+    """`content` with another index (and data), and the checksum of these."""
+    content = dict(content)
+    packed = index if isinstance(index, bytes) else zlib.compress(json.dumps(index).encode())
+    data = content["data"].numpy().tobytes() if data is None else data
+    content["index"], content["data"] = (torch.frombuffer(bytearray(part), dtype=torch.uint8) for part in (packed, data))
+    return signed(content)
+
+
+def signed(content):
+    """`content` with its checksum made right, as an attacker would; as it is where it has none."""
+    try:
+        return {**content, "crc32": checksum(content)}
+    except (TypeError, AttributeError):
+        return content
+
+
+def index_of(content):
+    return json.loads(zlib.decompress(content["index"].numpy().tobytes()))
+
+
+# ---------------------------------------------------------------- the 8-bit scheme
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_quantize_is_the_courses_formula_bit_for_bit(dtype):
+    generator = np.random.default_rng(0)
+    for scale in (1e-30, 1e-3, 1, 1e30):
+        values = (generator.standard_normal((7, 5, 3, 3)) * scale).astype(dtype)
+        low, high, codes = quantize_minmax(values)
+        wide = values.astype(np.float64)
+        expected = np.round((wide - wide.min()) / (wide.max() - wide.min()) * 255).astype(np.uint8)
+        assert (low, high) == (wide.min(), wide.max()) and codes.dtype == np.uint8 and codes.shape == values.shape
+        assert np.array_equal(codes, expected) and codes.min() == 0 and codes.max() == 255
+
+
+def test_quantize_known_codes():
+    low, high, codes = quantize_minmax(np.array([-1.0, 0.0, 0.5, 4.1]))
+    assert (low, high, codes.tolist()) == (-1.0, 4.1, [0, 50, 75, 255])
+    assert dequantize_minmax(low, high, codes) == pytest.approx([-1, 0, 0.5, 4.1], abs=1e-6)
+
+
+def test_decoded_values_are_within_half_a_step():
+    values = np.random.default_rng(1).uniform(-3, 5, 10_000)
+    low, high, codes = quantize_minmax(values)
+    decoded = dequantize_minmax(low, high, codes)
+    assert decoded.dtype == np.float32
+    assert np.abs(decoded - values).max() <= (high - low) / 510 + 1e-6  # 1e-6: float32 of a value near 5
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, 1e-38, 3e38])
+@pytest.mark.parametrize("shape", [(1,), (6,), (2, 3), ()])
+def test_a_constant_tensor_is_exact(value, shape):
+    values = np.full(shape, value, np.float32)
+    assert np.array_equal(dequantize_minmax(*quantize_minmax(values)), values)
+
+
+@pytest.mark.parametrize("values", [[], [np.nan], [1.0, np.inf], [-np.inf, 2.0]])
+def test_quantize_refuses_empty_nan_and_infinity(values):
+    with pytest.raises(ValueError, match="finite, non-empty"):
+        quantize_minmax(np.array(values))
+
+
+# ---------------------------------------------------------------- round trips
+
+
+@pytest.fixture
+def state():
+    generator = torch.Generator().manual_seed(0)
+    return {"conv.weight": torch.randn(6, 4, 3, 3, generator=generator), "bn.weight": torch.rand(6, generator=generator),
+            "bn.num_batches_tracked": torch.tensor(2**53 + 1), "scalar": torch.tensor(0.1), "one": torch.tensor([[-0.7]]),
+            "empty": torch.empty(0, 3), "same": torch.full((3, 2), 0.3), "fc.bias": torch.randn(5, generator=generator)}
+
+
+def test_32_bits_are_exact(state):
+    assert same_tensors(state, round_trip(state, 32))
+
+
+def test_16_bits_equal_half(state):
+    expected = {name: value.half().float() if value.is_floating_point() else value for name, value in state.items()}
+    assert same_tensors(expected, round_trip(state, 16))
+
+
+def reference_8_bits(tensor):
+    if not tensor.is_floating_point() or not tensor.numel():
+        return tensor
+    wide = tensor.double()
+    low, high = wide.min(), wide.max()
+    return (low + torch.round((wide - low) / (high - low) * 255) / 255 * (high - low)).float() if high > low else tensor
+
+
+def test_8_bits_equal_the_reference(state):
+    assert same_tensors({name: reference_8_bits(value) for name, value in state.items()}, round_trip(state, 8))
+
+
+def test_16_bit_vectors_leave_matrices_at_8(state):
+    expected = {name: value.half().float() if value.ndim < 2 and value.is_floating_point() else reference_8_bits(value)
+                for name, value in state.items()}
+    assert same_tensors(expected, round_trip(state, 8, 16))
+
+
+@pytest.mark.parametrize("encoding", [(32,), (16,), (8,), (8, 16)])
+def test_counters_are_exact_and_stay_integers(encoding):
+    state = {"count": torch.tensor(2**62 + 3), "counts": torch.tensor([-(2**63), 2**63 - 1, 0])}
+    assert same_tensors(state, round_trip(state, *encoding))
+
+
+@pytest.mark.parametrize("encoding", [(16,), (8, 16)])
+def test_a_value_that_float16_cannot_hold_keeps_its_tensor_float32(encoding):
+    state = {"variance": torch.tensor([1e20, 0.1, 65504.0]), "largest": torch.tensor([65504.0, -65504.0]), "above": torch.tensor([65505.0])}
+    assert same_tensors(state, round_trip(state, *encoding))
+
+
+def test_transposed_and_half_precision_tensors_are_stored_by_value():
+    matrix = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    channels_last = matrix.view(1, 3, 2, 2).to(memory_format=torch.channels_last)
+    decoded = round_trip({"transposed": matrix.t(), "half": matrix.half(), "channels_last": channels_last}, 32)
+    assert torch.equal(decoded["transposed"], matrix.t()) and torch.equal(decoded["half"], matrix.half().float())
+    assert torch.equal(decoded["channels_last"], matrix.view(1, 3, 2, 2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("bits", [32, 16, 8])
+def test_encode_refuses_values_that_are_not_finite_and_names_the_tensor(bad, bits):
+    with pytest.raises(UserError, match=r"fc\.bias"):
+        encode(PLAIN, {"fc.weight": torch.ones(2, 2), "fc.bias": torch.tensor([1.0, bad])}, bits)
+
+
+@pytest.mark.parametrize("encoding", [(4, 8), (8, 32), (64, 16), (None, 8)])
+def test_encode_refuses_unknown_encodings(encoding):
+    with pytest.raises(UserError, match="no encoding"):
+        encode(PLAIN, {"w": torch.ones(1)}, *encoding)
+
+
+def test_the_header_describes_the_network_in_plain_values(content, small_network):
+    plain = json.loads(json.dumps({key: value for key, value in content.items() if key not in ("index", "data")}))
+    assert plain == {key: value for key, value in content.items() if key not in ("index", "data")}
+    assert plain["format"] == "food11-model" and plain["version"] == 1 and plain["architecture"] == "student" and plain["bits"] == 8
+    assert plain["class_names"] == list(FOOD11_CLASSES) and plain["arguments"]["num_classes"] == 11
+    assert plain["preprocessing"] == small_network[0].preprocessing.to_dict()
+    assert content["index"].dtype == content["data"].dtype == torch.uint8
+
+
+def test_the_description_survives_the_file(small_model, small_network):
+    description = small_network[0]
+    loaded = load_model(small_model).description
+    assert loaded.to_dict() == description.to_dict() and loaded.class_names == description.class_names
+    assert loaded.preprocessing == description.preprocessing
+
+
+def test_a_model_file_has_little_overhead(small_network):
+    """A torch.save of the same tensors needs about 280 bytes for each; the file keeps a single blob."""
+    description, network = small_network
+    content = encode(description, network.state_dict())
+    assert len(to_bytes(content)) - len(content["data"]) < 100 * len(network.state_dict())
+
+
+@pytest.mark.parametrize(("encoding", "tolerance"), [((32,), 0), ((16,), 0.01), ((8, 16), 0.5), ((8,), 0.5)])
+def test_the_decoded_network_answers_like_the_float_network(small_network, tmp_path, encoding, tolerance):
+    description, network = small_network
+    path = tmp_path / "model.bin"
+    path.write_bytes(to_bytes(encode(description, network.state_dict(), *encoding)))
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    decoded = load_model(path).build()
+    assert not decoded.training
+    expected = network(images)
+    assert (decoded(images) - expected).square().mean().sqrt() <= tolerance * expected.std()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_builds_from_its_file(name, tmp_path):
+    if name == "resnet18":
+        pytest.importorskip("torchvision")
+    network = build(name, num_classes=5, in_channels=3)
+    path = tmp_path / "model.bin"
+    path.write_bytes(to_bytes(encode(Description.of(name, {"in_channels": 3}, "abcde", Preprocessing(64)), network.state_dict(), 32)))
+    assert same_tensors(dict(network.state_dict()), dict(load_model(path).build().state_dict()))
+
+
+# ---------------------------------------------------------------- damage
+
+
+def outcome(path):
+    """What loading and building gives: the (description, weights), or None for a UserError; any other exception comes out."""
+    try:
+        model = load_model(path)
+        return model.description.to_dict(), dict(model.build().state_dict())
+    except UserError:
+        return None
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(small_model, tmp_path):
+    whole, path = small_model.read_bytes(), tmp_path / "model.bin"
+    for end in sorted({*range(0, len(whole), len(whole) // 60), 1, 2, 4, len(whole) - 22, len(whole) - 1}):
+        path.write_bytes(whole[:end])
+        with pytest.raises(UserError, match=r"model\.bin"):
+            load_model(path).build()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_file_is_refused_or_harmless(small_model, tmp_path, seed):
+    whole, path, chance = small_model.read_bytes(), tmp_path / "model.bin", random.Random(seed)
+    _, weights = outcome(small_model)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        kind, place = chance.choice(("bit", "byte", "zeros", "delete", "insert", "swap")), chance.randrange(len(whole))
+        if kind == "bit":
+            damaged[place] ^= 1 << chance.randrange(8)
+        elif kind == "byte":
+            damaged[place] = chance.randrange(256)
+        elif kind == "zeros":
+            damaged[place:place + 32] = bytes(len(damaged[place:place + 32]))
+        elif kind == "delete":
+            del damaged[place:place + chance.randrange(1, 100)]
+        elif kind == "insert":
+            damaged[place:place] = chance.randbytes(chance.randrange(1, 100))
+        else:
+            other = chance.randrange(len(whole))
+            damaged[place:place + 16], damaged[other:other + 16] = damaged[other:other + 16], damaged[place:place + 16]
+        path.write_bytes(damaged)
+        result = outcome(path)
+        assert result is None or same_tensors(result[1], weights), (seed, kind, place)
+
+
+def test_damage_to_the_header_is_noticed(small_model, tmp_path):
+    """One bit of a mean, a class name or an argument is as harmful as one of a weight."""
+    whole, path = small_model.read_bytes(), tmp_path / "model.bin"
+    start = whole.index(b"food11-model")
+    header = range(start, whole.index(b"crc32", start))
+    description, _ = outcome(small_model)
+    for place in header[::3]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        result = outcome(path)
+        assert result is None or result[0] == description, f"bit 0 of byte {place} changed the description silently"
+
+
+def test_damage_to_any_byte_of_index_or_data_is_noticed(content):
+    for name in ("index", "data"):
+        for place in range(0, len(content[name]), 37):
+            damaged = {**content, name: content[name].clone()}
+            damaged[name][place] ^= 1
+            with pytest.raises(UserError, match="damaged"):
+                decode(damaged)
+
+
+# ---------------------------------------------------------------- foreign and hostile files
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+def hostile_files(kind, target):
+    """A pickle of torch.save or plain that would run a command."""
+    if kind == "torch":
+        buffer = io.BytesIO()
+        torch.save({"format": "food11-model", "version": 1, "training": Hostile(target)}, buffer)
+        return buffer.getvalue()
+    if kind == "legacy":
+        buffer = io.BytesIO()
+        torch.save({"format": "food11-model", "version": 1, "training": Hostile(target)}, buffer, _use_new_zipfile_serialization=False)
+        return buffer.getvalue()
+    return pickle.dumps({"weights": Hostile(target)}, protocol=2)
+
+
+@pytest.mark.parametrize("kind", ["torch", "legacy", "pickle"])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, refused_file, kind):
+    target = tmp_path / "was-run"
+    dangerous = hostile_files(kind, target)
+    refused_file(dangerous)
+    assert not target.exists()
+    if kind == "pickle":
+        pickle.loads(dangerous)  # the test's own check: unpickled the usual way it does run
+        assert target.exists()
+
+
+@pytest.mark.parametrize("foreign", [
+    b"", b"P", b"not a model at all\n" * 100, b"\x89PNG\r\n\x1a\n" + bytes(100), b"PK\x05\x06" + bytes(18), b"\x80\x02}q\x00.",
+    pickle.dumps([1, 2], 4)])
+def test_a_file_of_another_kind_is_refused(refused_file, foreign):
+    refused_file(foreign)
+
+
+@pytest.mark.parametrize("other", [
+    {}, [1, 2], None, "food11-model", torch.zeros(3), {"conv.weight": torch.zeros(2)}, {"format": "food12-model", "version": 1},
+    {"format": None},
+    {"format": ["food11-model"]}, {"format": torch.zeros(2)}])
+def test_another_torch_file_is_refused(refused_file, other):
+    refused_file(other, "not written by this project")
+
+
+def test_a_zip_that_is_no_torch_file_is_refused(refused_file):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("weights.npy", b"x" * 1000)
+    refused_file(buffer.getvalue())
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path / "absent.bin", tmp_path):
+        with pytest.raises(UserError, match="there is no model file"):
+            load_model(path)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, torch.tensor([1, 2])])
+def test_another_version_is_refused(content, refused_file, version):
+    refused_file({**content, "version": version}, "version")
+
+
+@pytest.mark.parametrize("key", ["format", "version", "architecture", "arguments", "class_names", "preprocessing", "training", "index",
+    "data", "crc32"])
+def test_a_missing_header_field_is_refused(content, refused_file, key):
+    refused_file({name: value for name, value in content.items() if name != key})
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("class_names", None), ("class_names", 11), ("class_names", ["a", "b"]), ("class_names", []), ("arguments", None), ("arguments", [1]),
+    ("arguments", {}), ("arguments", {"num_classes": torch.zeros(3)}), ("preprocessing", None), ("preprocessing", {"size": 10**9}),
+    ("preprocessing", {"size": -1}), ("preprocessing", {"size": 64.5}), ("preprocessing", {"size": True}),
+    ("preprocessing", {"size": "64"}),
+    ("preprocessing", {"resize": "stretch"}), ("preprocessing", {"resize": ["crop"]}), ("preprocessing", {"mean": [0, 0]}),
+    ("preprocessing", {"std": [1, 1, 0]}), ("preprocessing", {"mean": [float("nan")] * 3}), ("preprocessing", {"std": [float("nan")] * 3}),
+    ("preprocessing", {"std": [float("inf")] * 3}), ("preprocessing", {"mean": [10**400] * 3}), ("preprocessing", {"mean": "abc"}),
+    ("preprocessing", {"colour": "BGR"}), ("preprocessing", {1: 2}), ("training", None), ("training", 5), ("architecture", None),
+    ("architecture", "resnet1000"),
+    ("architecture", "__init__"), ("index", None), ("index", "abc"), ("index", [1, 2]), ("data", None), ("data", b"abc"), ("crc32", None),
+    ("crc32", torch.zeros(2)), ("crc32", "0")])
+def test_a_header_field_of_the_wrong_kind_is_refused(content, refused_file, key, value):
+    refused_file(signed({**content, key: value}) if key != "crc32" else {**content, key: value})
+
+
+@pytest.mark.parametrize("change", [
+    {"widths": (10**9,) * 8}, {"widths": (10**30,) * 8}, {"widths": (-8,) * 8}, {"widths": (0,) * 8}, {"widths": (8.5,) * 8},
+    {"widths": "8" * 8}, {"widths": None},
+    {"widths": {}}, {"widths": ()}, {"widths": [[8]] * 8}, {"widths": (8,) * 9}, {"hidden": 10**9}, {"hidden": "x"},
+    {"swish_from": "x"}, {"in_channels": 10**9},
+    {"in_channels": 1}, {"unknown": 1}, {5: 1}, {"self": 1}])
+def test_hostile_arguments_are_refused(content, refused_file, change):
+    refused_file(signed({**content, "arguments": {**content["arguments"], **change}}))
+
+
+@pytest.mark.parametrize("change", [{"architecture": "resnet1000"}, {"arguments": {"num_classes": 11, "unknown": 1}},
+    {"arguments": {"num_classes": 11, "widths": 5}}])
+def test_the_refusal_of_a_description_names_the_file(content, refused_file, change):
+    refused_file(signed({**content, **change}), r"hostile\.bin")
+
+
+def test_very_long_arguments_are_refused_without_much_memory(content, tmp_path):
+    """A million layers would take 50 GB and half an hour, so they are tried in a process with 4 GB and 8 s of processor time."""
+    torch.save(signed({**content, "arguments": {**content["arguments"], "widths": [8] * 10**6}}), tmp_path / "long.bin")
+    program = ("import resource as r, sys; from command_line import UserError; from model_file import load_model\n"
+               "r.setrlimit(r.RLIMIT_AS, (1 << 32, 1 << 32)); r.setrlimit(r.RLIMIT_CPU, (8, 8))\n"
+               "try: load_model(sys.argv[1]).build()\n"
+               "except UserError as error: print('UserError', len(str(error)))")
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "long.bin"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("UserError"), (done.returncode, done.stderr[-300:])
+    assert int(done.stdout.split()[1]) < 2000  # one sentence, not a million numbers
+
+
+@pytest.mark.parametrize("shape", [[-1], [-8, -3, 3, 3], [8.0, 3, 3, 3], [10**30], [10**18], [2**32, 2**32], [0, 10**30],
+    [1e400], None, "abc", [None],
+                                   [[8], 3, 3, 3], [8, 3, 9], []])
+def test_a_hostile_shape_is_refused(content, refused_file, shape):
+    index = index_of(content)
+    index[0][1] = shape
+    refused_file(with_index(content, index))
+
+
+@pytest.mark.parametrize("storage", ["O", "V0", "S", "U1", "f4,f4", "(2", "", None, 4, ["f4"], "u8", "f8", "c8", "M8[s]", "u1\0", "i4"])
+def test_an_unknown_storage_is_refused(content, refused_file, storage):
+    """Even where its size would fit: the file's bytes are laid out for that storage."""
+    try:
+        size = np.dtype("<" + storage).itemsize
+    except (TypeError, ValueError):
+        size = 4
+    index = index_of(content)
+    shapes = {name: shape for name, shape, _ in index}
+    counts = [int(np.prod(shape)) for shape in shapes.values()]
+    data = bytes(size * counts[0] + 4 * sum(counts[1:]))
+    changed = [[name, shape, "f4" if row else storage] for row, (name, shape) in enumerate(shapes.items())]
+    refused_file(with_index(content, changed, data), "damaged")
+
+
+@pytest.mark.parametrize("index", [
+    {}, [], None, 5, "abc", [[]], [["a", [1]]], [["a", [1], "f4", 1]], [[["a"], [1], "f4"]],
+    [None], b"not zlib", zlib.compress(b"[["), zlib.compress(b"\xff\xfe"),
+    zlib.compress(b"[" * 10**6), zlib.compress(bytes(10**9 // 4)), zlib.compress(b"NaN")])
+def test_a_hostile_index_is_refused(content, refused_file, index):
+    refused_file(with_index(content, index))
+
+
+def test_an_index_with_a_number_for_a_name_is_refused(content, refused_file):
+    index = index_of(content)
+    index[0][0] = 5
+    refused_file(with_index(content, index))
+
+
+def test_missing_surplus_and_renamed_tensors_are_refused(content, refused_file):
+    index = index_of(content)
+    refused_file(with_index(content, [["other", *index[0][1:]], *index[1:]]), "do not fit")
+    refused_file(with_index(content, [*index, ["surplus", [1], "f4"]], content["data"].numpy().tobytes() + bytes(4)), "do not fit")
+    refused_file(with_index(content, [*index, ["surplus", [1], "f4"]]), "damaged")
+    refused_file(with_index(content, index, content["data"].numpy().tobytes() + b"\0"), "damaged")
+
+
+@pytest.mark.parametrize("key", ["index", "data"])
+def test_a_tensor_that_claims_to_be_huge_is_refused(content, refused_file, key):
+    """One stored byte, repeated 10 ** 13 times by a stride of 0."""
+    refused_file({**content, key: torch.zeros(1, dtype=torch.uint8).expand(10**13)})
+
+
+def test_integers_in_place_of_bn_statistics_are_refused(content, refused_file):
+    """They would build, and the first photo would fail on them."""
+    state = decode(content)
+    name = next(name for name in state if name.endswith("running_var"))
+    state[name] = state[name].long()
+    description = Description.from_dict(content, "it")
+    refused_file(encode(description, state, 32))
+
+
+def test_stored_values_that_are_not_finite_are_refused(content, refused_file):
+    data = bytearray(content["data"].numpy().tobytes())
+    data[0:8] = np.array([np.nan, np.nan], "<f4").tobytes()  # minimum and maximum of the first tensor
+    refused_file(with_index(content, index_of(content), bytes(data)))
+
+
+def test_a_file_over_the_limit_is_refused_and_one_at_the_limit_is_not(small_model):
+    size = small_model.stat().st_size
+    assert load_model(small_model, max_bytes=size).bits == 8
+    with pytest.raises(UserError, match=f"{size:,} bytes and at most {size - 1:,}"):
+        load_model(small_model, max_bytes=size - 1)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture
+def checkpoint(small_network):
+    description, network = small_network
+    return {"format": "food11-checkpoint", "version": 1, **description.to_dict(), "state_dict": dict(network.state_dict())}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_loads_with_its_weights(checkpoint, tmp_path, zipped):
+    torch.save(checkpoint, tmp_path / "best.pt", _use_new_zipfile_serialization=zipped)
+    model = load_model(tmp_path / "best.pt")
+    assert model.bits == 32 and same_tensors(checkpoint["state_dict"], dict(model.build().state_dict()))
+
+
+def test_a_checkpoint_without_weights_is_refused(checkpoint, refused_file):
+    del checkpoint["state_dict"]
+    refused_file(checkpoint)
+
+
+@pytest.mark.parametrize("weights", [None, 5, [], {}, {"cnn.0.0.weight": torch.zeros(1)}, {5: torch.zeros(1)}, torch.zeros(3)])
+def test_a_checkpoint_with_other_weights_is_refused(checkpoint, refused_file, weights):
+    refused_file({**checkpoint, "state_dict": weights})
+
+
+def test_a_checkpoint_with_a_value_in_place_of_a_tensor_is_refused(checkpoint, refused_file):
+    name = next(iter(checkpoint["state_dict"]))
+    refused_file({**checkpoint, "state_dict": {**checkpoint["state_dict"], name: 0.5}})
+
+
+def test_a_half_precision_checkpoint_predicts(checkpoint, tmp_path):
+    """`state_dict` of a Model is float32, whatever the file held."""
+    halved = copy.deepcopy(checkpoint)
+    halved["state_dict"] = {name: value.half() if value.is_floating_point() else value for name, value in halved["state_dict"].items()}
+    torch.save(halved, tmp_path / "half.pt")
+    try:
+        network = load_model(tmp_path / "half.pt").build()
+    except UserError:
+        return  # a refusal is fine too, a failure at the first photo is not
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 11)

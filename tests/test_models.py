@@ -1,0 +1,327 @@
+"""models.py: exact parameter counts, the course's key names, errors, MACs, teachers, the planner's command line."""
+
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from command_line import UserError
+from models import ARCHITECTURES, build, count_macs, count_parameters, load_teacher, main, plan
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = [name for name, architecture in ARCHITECTURES.items() if architecture.origin == "ours"]
+PEER_STUDENT = ROOT.parent / "shared" / "peer_models" / "fp32_legacy.bin"
+
+
+def count(name, **arguments):
+    with torch.device("meta"):  # shapes are enough
+        return count_parameters(build(name, **arguments))
+
+
+# ---------------------------------------------------------------- parameter counts
+
+
+@pytest.mark.parametrize("name, parameters", [
+    ("student", 256_779), ("deep13", 186_123), ("wide8", 198_955), ("slim9", 144_389), ("resnet18", 11_182_155),
+    ("plain_student", 2_233_995), ("cnn120k", 120_859), ("cnn1mb", 242_203), ("dw1mb_3", 161_819), ("dw1mb_4", 239_899),
+    ("group1mb_3", 163_259), ("group1mb_4", 237_043), ("fer_cnn", 4_038_279), ("fer_mobilenet", 93_139)])
+def test_parameter_count_is_the_published_one(name, parameters):
+    assert count(name) == parameters
+
+
+@pytest.mark.parametrize("name, size", [
+    ("student", 256), ("deep13", 192), ("wide8", 192), ("slim9", 192), ("plain_student", 256), ("cnn120k", 64), ("cnn1mb", 64),
+    ("dw1mb_3", 64), ("dw1mb_4", 64), ("group1mb_3", 64), ("group1mb_4", 64), ("fer_cnn", 48), ("fer_mobilenet", 48)])
+def test_input_size_is_the_published_one(name, size):
+    assert ARCHITECTURES[name].size == size
+
+
+@pytest.mark.parametrize("group_width, parameters", [(1, 161_819), (2, 163_259), (4, 166_139), (8, 171_899), (0, 243_323)])
+def test_1mb_net_of_three_blocks_with_other_groups(group_width, parameters):
+    assert count("dw1mb_3", group_width=group_width) == parameters
+
+
+@pytest.mark.parametrize("group_width, groups", [(1, [32, 64, 64]), (2, [16, 32, 32]), (0, [1, 1, 1])])
+def test_group_width_sets_the_groups_of_every_separable_block(group_width, groups):
+    convs = [module for module in build("dw1mb_3", group_width=group_width).modules() if isinstance(module, nn.Conv2d)]
+    assert [conv.groups for conv in convs] == [1, 1, 1, 1, groups[0], 1, groups[1], 1, groups[2], 1]
+
+
+def test_groups_of_the_grouped_1mb_net_with_four_blocks():
+    assert [module.groups for module in build("group1mb_4").modules() if isinstance(module, nn.Conv2d) and module.groups > 1] == [4, 8, 8, 11]
+
+
+@pytest.mark.parametrize("name, original, rate, counts", [
+    ("student", (16, 32, 64, 128, 256, 256, 256, 256), 0.95, [256_779, 236_066, 217_850, 200_354, 185_091, 171_606]),
+    ("student", (16, 32, 64, 128, 256, 256, 256, 256), 0.90, [256_779, 216_518, 183_578, 156_084, 132_858, 114_810]),
+    ("wide8", (24, 48, 96, 96, 192, 192, 192, 192), 0.95, [198_955, 186_750, 176_052, 166_041, 157_357, 148_993]),
+    ("wide8", (24, 48, 96, 96, 192, 192, 192, 192), 0.85, [198_955, 164_802, 138_988, 119_492, 105_529, 94_212, 85_495, 78_612])])
+def test_pruned_widths_give_the_published_counts(name, original, rate, counts):
+    for rounds, expected in enumerate(counts):
+        widths = [int(width * rate**rounds) if 3 <= index <= 6 else width for index, width in enumerate(original)]
+        assert count(name, widths=widths) == expected, f"round {rounds}"
+
+
+def test_count_parameters_leaves_out_the_statistics_of_batch_norm():
+    assert count_parameters(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))) == (3 * 2 + 2) + (2 + 2)
+
+
+# ---------------------------------------------------------------- shape of the networks
+
+
+def test_student_has_the_keys_of_the_course():
+    keys = list(build("student").state_dict())
+    assert len(keys) == 72
+    assert {key for key in keys if key.startswith("fc")} == {"fc.0.weight", "fc.0.bias"}
+    assert all(re.fullmatch(r"cnn\.[0-7]\.[013]\.(weight|bias|running_mean|running_var|num_batches_tracked)|fc\.0\.(weight|bias)", key)
+               for key in keys)
+
+
+@pytest.mark.skipif(not PEER_STUDENT.is_file(), reason=f"the course's model file {PEER_STUDENT} is not here")
+def test_student_file_of_the_course_loads_strictly():
+    student = build("student")
+    state = torch.load(PEER_STUDENT, map_location="cpu", weights_only=True)
+    student.load_state_dict(state, strict=True)
+    assert all(torch.equal(value, state[key]) for key, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("in_channels", [3, 1])
+def test_every_network_gives_finite_logits_for_other_classes_and_channels(name, in_channels):
+    torch.manual_seed(0)
+    network = build(name, num_classes=5, in_channels=in_channels)
+    images = torch.rand(2, in_channels, *[min(ARCHITECTURES[name].size, 64)] * 2)
+    with torch.no_grad():
+        for training in (True, False):
+            logits = network.train(training)(images)
+            assert logits.shape == (2, 5)
+            assert torch.isfinite(logits).all()
+
+
+def test_swish_begins_at_the_stage_asked_for():
+    stages = build("wide8").cnn
+    assert [type(stage[2]) for stage in stages[:8]] == [nn.ReLU6] * 5 + [nn.SiLU] * 3
+
+
+def test_first_four_stages_of_the_student_are_closed_by_pooling_and_nothing_follows_a_pointwise():
+    stages = build("student").cnn
+    assert [isinstance(stage[-1], nn.MaxPool2d) for stage in stages[:8]] == [True] * 4 + [False] * 4
+    assert all(isinstance(stage[3], nn.Conv2d) and stage[3].kernel_size == (1, 1) for stage in stages[1:8])
+
+
+@pytest.mark.parametrize("name, arguments, blamed", [
+    ("studnet", {}, "studnet"),
+    ("student", {"width": (16, 32)}, "width"),
+    ("resnet18", {"widths": (16, 32)}, "widths")])
+def test_unknown_name_or_argument_is_named(name, arguments, blamed):
+    with pytest.raises(UserError, match=blamed):
+        build(name, **arguments)
+
+
+@pytest.mark.parametrize("name, arguments", [
+    ("student", {"widths": ()}),
+    ("student", {"widths": 16}),
+    ("student", {"widths": "wide"}),
+    ("student", {"widths": (16, -32, 64)}),
+    ("student", {"widths": (16, 0, 64)}),
+    ("student", {"widths": (16, 32.5)}),
+    ("student", {"widths": (10**12, 10**12)}),
+    ("student", {"num_classes": 0}),
+    ("student", {"in_channels": 0}),
+    ("wide8", {"hidden": -5}),
+    ("dw1mb_3", {"group_width": 3}),
+    ("dw1mb_3", {"group_width": 64}),
+    ("fer_mobilenet", {"widths": (8, 8, 8, 8, 8, 8, 8, 8, 16)}),  # more widths than strides
+    ("fer_mobilenet", {"strides": (1, 2)}),
+    *[(name, {"widths": (8, 8)}) for name in OURS],  # fewer widths than the other per-block lists
+    *[(name, {"dropout": 2.0}) for name in OURS]])
+def test_impossible_shape_is_a_user_error(name, arguments):
+    with pytest.raises(UserError, match=next(iter(arguments))):
+        build(name, **arguments)
+
+
+# ---------------------------------------------------------------- multiply-accumulates
+
+
+def test_macs_of_a_two_stage_student_by_hand():
+    stem = 16 * 16 * 4 * 3 * 9
+    depthwise, pointwise = 8 * 8 * 4 * 9, 8 * 8 * 4 * 8
+    assert count_macs("student", size=16, widths=(4, 8)) == stem + depthwise + pointwise + 8 * 11
+
+
+@pytest.mark.parametrize("name", ["student", "group1mb_4", "fer_mobilenet", "resnet18", *OURS])
+def test_macs_agree_with_a_count_layer_by_layer(name):
+    total = 0
+
+    def add(module, inputs, output):
+        nonlocal total
+        total += module.weight[0].numel() * output.numel()  # one weight row per output value
+
+    with torch.device("meta"):
+        network = build(name).eval()
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.register_forward_hook(add)
+        network(torch.empty(1, 1 if name.startswith("fer") else 3, *[ARCHITECTURES[name].size] * 2))
+    assert count_macs(name) == total
+
+
+# ---------------------------------------------------------------- teachers
+
+
+@pytest.fixture(scope="module")
+def teacher_state():
+    torch.manual_seed(0)
+    return build("resnet18").state_dict()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("dtype, prefix", [(torch.float32, ""), (torch.float16, "module.")])
+def test_teacher_file_of_every_kind_loads(teacher_state, tmp_path, legacy, dtype, prefix):
+    path = tmp_path / "teacher.bin"
+    stored = {prefix + key: value.to(dtype) if value.is_floating_point() else value for key, value in teacher_state.items()}
+    torch.save(stored, path, _use_new_zipfile_serialization=not legacy)
+    teacher = load_teacher(path)
+    assert not teacher.training
+    for key, value in teacher.state_dict().items():
+        assert value.dtype == teacher_state[key].dtype
+        assert torch.equal(value, teacher_state[key].to(dtype).to(value.dtype) if value.is_floating_point() else teacher_state[key])
+
+
+def test_teacher_with_other_classes_and_channels_gives_its_own_logits(tmp_path):
+    original = build("resnet18", num_classes=4, in_channels=1).eval()
+    torch.save(original.state_dict(), tmp_path / "teacher.bin")
+    images = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(load_teacher(tmp_path / "teacher.bin")(images), original(images))
+
+
+def refuse(path, match=None):
+    with pytest.raises(UserError, match=match) as caught:
+        load_teacher(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_teacher_and_folder_are_refused(tmp_path):
+    refuse(tmp_path / "nothing.bin", "there is no")
+    refuse(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"not a torch file\n", b"PK\x03\x04 but no zip", b"\x80\x04."])
+def test_file_that_torch_did_not_write_is_refused(tmp_path, content):
+    (tmp_path / "teacher.bin").write_bytes(content)
+    refuse(tmp_path / "teacher.bin")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_teacher_file_cut_anywhere_is_refused(teacher_state, tmp_path, legacy):
+    path = tmp_path / "teacher.bin"
+    torch.save({key: value.half() for key, value in teacher_state.items()}, path, _use_new_zipfile_serialization=not legacy)
+    for keep in (path.stat().st_size - 1, path.stat().st_size // 2, 1000, 10):
+        with open(path, "r+b") as file:
+            file.truncate(keep)
+        refuse(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_teacher_with_a_value_that_is_not_finite_is_refused(teacher_state, tmp_path, value):
+    damaged = {**teacher_state, "layer1.0.bn1.running_var": teacher_state["layer1.0.bn1.running_var"].clone()}
+    damaged["layer1.0.bn1.running_var"][3] = value
+    torch.save(damaged, tmp_path / "teacher.bin")
+    refuse(tmp_path / "teacher.bin", "not finite")
+
+
+def test_state_dict_of_another_network_is_refused(tmp_path):
+    torch.save(build("student").state_dict(), tmp_path / "teacher.bin")
+    refuse(tmp_path / "teacher.bin", "not a ResNet-18")
+
+
+def test_teacher_that_lacks_a_layer_is_refused(teacher_state, tmp_path):
+    torch.save({key: value for key, value in teacher_state.items() if not key.startswith("layer4.1.conv2")}, tmp_path / "teacher.bin")
+    refuse(tmp_path / "teacher.bin", "not a ResNet-18")
+
+
+@pytest.mark.parametrize("content", [
+    [], {}, "text", torch.zeros(3), {"epoch": 3}, {"state_dict": {"fc.weight": torch.zeros(11, 512)}}, {1: torch.zeros(3)},
+    {"fc.weight": torch.tensor(1.0), "conv1.weight": torch.zeros(64, 3, 7, 7)},
+    {"fc.weight": torch.zeros(11, 512), "conv1.weight": torch.tensor(1.0)},
+    {"fc.weight": torch.zeros(0, 512), "conv1.weight": torch.zeros(64, 3, 7, 7)},
+    {"fc.weight": torch.zeros(11, 512), "conv1.weight": torch.zeros(64, 0, 7, 7)}],
+    ids=["list", "empty dict", "text", "tensor", "number", "nested", "integer key", "0-d fc", "0-d conv", "0 classes", "0 channels"])
+def test_torch_file_that_holds_no_teacher_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "teacher.bin")
+    refuse(tmp_path / "teacher.bin")
+
+
+class Trap:
+    """Unpickling it with code execution would create the file `marker`."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+@pytest.mark.parametrize("writer", ["zip", "legacy", "pickle"])
+def test_pickled_code_is_refused_and_not_executed(teacher_state, tmp_path, writer):
+    path, marker = tmp_path / "teacher.bin", tmp_path / "executed"
+    content = {"fc.weight": torch.zeros(11, 512), "trap": Trap(marker)}
+    if writer == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=writer == "zip")
+    marker.unlink(missing_ok=True)
+    refuse(path)
+    assert not marker.exists()
+
+
+def test_the_trap_of_the_previous_test_does_snap_without_protection(tmp_path):
+    torch.save(Trap(tmp_path / "executed"), tmp_path / "file.bin")
+    torch.load(tmp_path / "file.bin", weights_only=False).close()
+    assert (tmp_path / "executed").exists()
+
+
+# ---------------------------------------------------------------- the planner
+
+
+def test_plan_of_the_student_fits_the_homework_at_8_bits_only():
+    row = plan("student")
+    assert row["parameters"] == 256_779
+    assert row["bytes"][8] <= 300_000 < row["bytes"][16] < row["bytes"][32]
+    assert row["bytes"][32] >= 4 * 256_779
+
+
+def test_command_line_shows_one_network(run_script):
+    shown = run_script("models.py", "--only", "student")
+    assert shown.returncode == 0, shown.stderr
+    header, row = shown.stdout.splitlines()
+    assert row.split()[:3] == ["student", "256", "256,779"]
+    assert [cell.endswith("*") for cell in row.split()[4:]] == [False, False, True]
+
+
+def test_command_line_error_is_one_line_and_status_2(run_script):
+    shown = run_script("models.py", "--only", "student", "--set", "width=16,32")
+    assert shown.returncode == 2
+    assert len(shown.stderr.splitlines()) == 1
+    assert shown.stderr.startswith("models.py: error: ") and "'width'" in shown.stderr
+
+
+def test_set_changes_the_network_shown(capsys):
+    assert main(["--only", "student", "--set", "widths=16,32,64", "--set", "num_classes=5", "--max-bytes", "1000000"]) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert f"{count('student', widths=(16, 32, 64), num_classes=5):,}" in row.split()
+    assert row.count("*") == 3
+
+
+@pytest.mark.parametrize("options", [
+    ["--set", "widths=16,32"], ["--only", "studnet"], ["--only", "student", "--set", "widths"],
+    ["--only", "student", "--set", "widths=wide"], ["--only", "student", "--set", "=3"],
+    ["--only", "student", "--set", "widths=__import__('os')"], ["--only", "student", "--set", "num_classes=0"],
+    ["--only", "student", "--set", "hidden=x=3"]])
+def test_wrong_set_or_name_is_a_user_error(refused, options):
+    assert "error: " in refused("models.py", *options)

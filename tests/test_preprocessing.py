@@ -1,0 +1,298 @@
+"""preprocessing.py: every kind of photo as upright RGB, the three resize rules, damaged files, normalisation."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+from torchvision.transforms import v2
+
+from command_line import UserError
+from preprocessing import DecodeReport, Preprocessing, decode_photo, decode_stream
+from toy_food11 import draw_picture
+
+SQUASH16 = Preprocessing(size=16, resize="squash")  # leaves a 16x16 photo as it is
+
+
+def noise(width, height, channels=3, dtype=np.uint8, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width, channels), dtype).squeeze()
+
+
+def saved(folder, image, name="photo.png", **options):
+    image.save(folder / name, **options)
+    return folder / name
+
+
+# ---------------------------------------------------------------- modes
+
+
+def test_rgb_photo_of_the_right_size_is_delivered_as_it_is(tmp_path):
+    pixels = noise(16, 16)
+    decoded = decode_photo(saved(tmp_path, Image.fromarray(pixels)), SQUASH16)
+    assert decoded.dtype == np.uint8
+    assert np.array_equal(decoded, pixels)
+
+
+def test_grey_photo_gets_three_equal_channels(tmp_path):
+    pixels = noise(16, 16, 1)
+    decoded = decode_photo(saved(tmp_path, Image.fromarray(pixels)), SQUASH16)
+    assert np.array_equal(decoded, np.stack([pixels] * 3, 2))
+
+
+def test_black_and_white_photo(tmp_path):
+    pixels = noise(16, 16, 1) > 127
+    decoded = decode_photo(saved(tmp_path, Image.fromarray(pixels)), SQUASH16)
+    assert np.array_equal(decoded[..., 1], pixels * np.uint8(255))
+
+
+@pytest.mark.parametrize("name", ["photo.png", "photo.tif"])
+def test_16_bit_grey_keeps_its_tones(tmp_path, name):
+    pixels = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    decoded = decode_photo(saved(tmp_path, Image.fromarray(pixels), name), SQUASH16)
+    assert np.abs(decoded[..., 0].reshape(-1) - np.arange(256.0)).max() <= 1
+    assert np.array_equal(decoded[..., 0], decoded[..., 2])
+
+
+def test_palette_photo_gets_its_colours(tmp_path):
+    image = Image.new("P", (16, 16))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(1, (8, 0, 16, 16))
+    decoded = decode_photo(saved(tmp_path, image), SQUASH16)
+    assert (decoded[:, :8] == (255, 0, 0)).all() and (decoded[:, 8:] == (0, 0, 255)).all()
+
+
+def test_transparent_palette_entry_becomes_white(tmp_path):
+    image = Image.new("P", (16, 16))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(1, (8, 0, 16, 16))
+    decoded = decode_photo(saved(tmp_path, image, transparency=0), SQUASH16)
+    assert (decoded[:, :8] == 255).all() and (decoded[:, 8:] == (0, 0, 255)).all()
+
+
+def test_transparent_colour_of_an_rgb_photo_becomes_white(tmp_path):
+    image = Image.new("RGB", (16, 16), (10, 20, 30))
+    image.paste((0, 0, 255), (8, 0, 16, 16))
+    decoded = decode_photo(saved(tmp_path, image, transparency=(10, 20, 30)), SQUASH16)
+    assert (decoded[:, :8] == 255).all() and (decoded[:, 8:] == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize("mode, colour, alpha", [("LA", (100, 100, 100), 128), ("RGBA", (200, 100, 0), 64), ("RGBA", (1, 2, 3), 0),
+                                                 ("RGBA", (1, 2, 3), 255)])
+def test_transparency_is_composited_on_white(tmp_path, mode, colour, alpha):
+    stored = (colour[0], alpha) if mode == "LA" else (*colour, alpha)
+    decoded = decode_photo(saved(tmp_path, Image.new(mode, (16, 16), stored)), SQUASH16)
+    expected = np.array(colour) * alpha / 255 + 255 * (1 - alpha / 255)
+    assert np.abs(decoded - expected).max() <= 1
+
+
+@pytest.mark.parametrize("ink, colour", [((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 255, 0), (255, 255, 0)), ((0, 0, 0, 255), (0, 0, 0))])
+def test_cmyk_jpeg(tmp_path, ink, colour):
+    decoded = decode_photo(saved(tmp_path, Image.new("CMYK", (16, 16), ink), "photo.jpg", quality=100), SQUASH16)
+    assert np.abs(decoded - np.array(colour)).max() <= 4
+
+
+# ---------------------------------------------------------------- EXIF
+
+STORED = {  # TIFF 6.0, tag 274: what the stored rows and columns of an upright picture are
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: lambda upright: upright[:, ::-1].transpose(1, 0, 2),
+    7: lambda upright: upright[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda upright: upright[::-1].transpose(1, 0, 2)}
+
+
+def orientation(value):
+    exif = Image.Exif()
+    exif[274] = value
+    return exif
+
+
+@pytest.mark.parametrize("value", STORED)
+@pytest.mark.parametrize("resize", ["crop", "course"])
+def test_photo_of_every_exif_orientation_is_turned_upright(tmp_path, value, resize):
+    upright, preprocessing = noise(30, 20), Preprocessing(size=24, resize=resize)
+    expected = decode_photo(saved(tmp_path, Image.fromarray(upright), "upright.png"), preprocessing)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[value](upright)))
+    decoded = decode_photo(saved(tmp_path, stored, exif=orientation(value)), preprocessing)
+    assert np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("exif", [
+    b"Exif\0\0no TIFF header", b"Exif\0\0", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\xff\xff\xff\xff",
+    b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",  # orientation 99
+    b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0up!\0\0\0\0\0"])  # orientation "up!"
+def test_damaged_exif_does_not_lose_the_photo(tmp_path, exif):
+    path, report = saved(tmp_path, Image.new("RGB", (16, 16), (9, 90, 200)), "photo.jpg", exif=exif, quality=100), DecodeReport()
+    (rows, photos), = decode_stream([path], SQUASH16, report)
+    assert rows == [0] and not report.unreadable
+    assert np.abs(photos[0] - np.array((9.0, 90, 200))).max() <= 4
+
+
+# ---------------------------------------------------------------- resize rules
+
+
+def test_crop_without_scaling_is_the_exact_centre(tmp_path):
+    pixels = noise(64, 32)
+    decoded = decode_photo(saved(tmp_path, Image.fromarray(pixels)), Preprocessing(size=32))
+    assert np.array_equal(decoded, pixels[:, 16:48])
+
+
+@pytest.mark.parametrize("width, height", [(64, 32), (32, 64)])
+def test_crop_is_the_centre_of_the_photo_scaled_to_its_shorter_side(tmp_path, width, height):
+    image = Image.fromarray(noise(width, height))
+    decoded = decode_photo(saved(tmp_path, image), Preprocessing(size=16))
+    scaled = image.resize((width // 2, height // 2), Image.BICUBIC)
+    left, top = (scaled.width - 16) // 2, (scaled.height - 16) // 2
+    expected = np.asarray(scaled.crop((left, top, left + 16, top + 16)))
+    assert np.abs(decoded.astype(int) - expected).max() <= 1  # Pillow may take rows or columns first, and rounds between
+
+
+def test_crop_enlarges_a_small_photo(tmp_path):
+    image = Image.fromarray(noise(9, 9))
+    assert np.array_equal(decode_photo(saved(tmp_path, image), Preprocessing(size=20)), np.asarray(image.resize((20, 20), Image.BICUBIC)))
+
+
+@pytest.mark.parametrize("width, height", [(1, 1), (1, 500), (700, 2), (17, 16)])
+@pytest.mark.parametrize("resize", ["crop", "squash", "course"])
+def test_photo_of_any_shape_has_the_size_asked_for(tmp_path, width, height, resize):
+    decoded = decode_photo(saved(tmp_path, Image.new("RGB", (width, height), "white")), Preprocessing(size=16, resize=resize))
+    assert decoded.shape == (16, 16, 3)
+    assert decoded.max() == 255
+
+
+def test_squash_keeps_what_crop_cuts_off(tmp_path):
+    image = Image.new("RGB", (64, 16), "black")
+    image.paste("white", (0, 0, 16, 16))
+    path = saved(tmp_path, image)
+    squashed = decode_photo(path, SQUASH16)
+    assert np.array_equal(squashed, np.asarray(image.resize((16, 16), Image.BICUBIC)))
+    assert squashed[8, 0, 0] > 250 and squashed[8, 8, 0] == 0
+    assert decode_photo(path, Preprocessing(size=16)).max() == 0
+
+
+@pytest.mark.parametrize("width, height", [(64, 64), (80, 70), (81, 71), (83, 64), (50, 40), (51, 41), (63, 65), (64, 33), (20, 99), (101, 19)])
+@pytest.mark.parametrize("size", [64, 33])
+def test_course_is_the_centre_crop_of_torchvision(tmp_path, width, height, size):
+    image = Image.fromarray(noise(width, height))
+    decoded = decode_photo(saved(tmp_path, image), Preprocessing(size=size, resize="course"))
+    assert np.array_equal(decoded, np.asarray(v2.CenterCrop(size)(image)))
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("value", [1, 6])
+def test_large_jpeg_decoded_at_a_fraction_is_close_to_its_full_decode(tmp_path, resize, value):
+    picture = draw_picture(2, np.random.default_rng(0), (900, 700))
+    jpeg = saved(tmp_path, picture, "photo.jpg", quality=95, exif=orientation(value))
+    with Image.open(jpeg) as image:
+        full = saved(tmp_path, image.convert("RGB"), "full.png", exif=orientation(value))
+    preprocessing = Preprocessing(size=64, resize=resize)
+    difference = np.abs(decode_photo(jpeg, preprocessing).astype(float) - decode_photo(full, preprocessing))
+    assert difference.mean() < 1.5
+    assert np.quantile(difference, 0.99) < 12
+
+
+def test_course_takes_a_large_jpeg_at_its_own_scale(tmp_path):
+    path = saved(tmp_path, draw_picture(2, np.random.default_rng(0), (900, 700)), "photo.jpg")
+    with Image.open(path) as image:
+        expected = np.asarray(v2.CenterCrop(64)(image.convert("RGB")))
+    assert np.array_equal(decode_photo(path, Preprocessing(size=64, resize="course")), expected)
+
+
+# ---------------------------------------------------------------- damaged files and the stream
+
+
+def test_truncated_jpeg_is_reported_and_its_top_is_intact(tmp_path):
+    path = saved(tmp_path, draw_picture(9, np.random.default_rng(0), (128, 128)), "photo.jpg", quality=95)
+    preprocessing, report = Preprocessing(size=128), DecodeReport()
+    whole = decode_photo(path, preprocessing)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size * 6 // 10])
+    with pytest.raises(OSError):
+        decode_photo(path, preprocessing)
+    (rows, photos), = decode_stream([path], preprocessing, report)
+    assert rows == [0] and list(report.truncated) == [0] and not report.unreadable
+    assert np.array_equal(photos[0, :48], whole[:48])
+    assert not np.array_equal(photos[0, 112:], whole[112:])
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES  # Pillow's switch is back
+
+
+def test_report_says_why_a_photo_is_damaged(tmp_path):
+    cut, rubbish = saved(tmp_path, Image.fromarray(noise(64, 64)), "cut.jpg"), tmp_path / "rubbish.jpg"
+    cut.write_bytes(cut.read_bytes()[:-800])
+    rubbish.write_bytes(b"no photo")
+    report = DecodeReport()
+    list(decode_stream([cut, rubbish], SQUASH16, report))
+    assert isinstance(report.unreadable[1], str) and report.unreadable[1]
+    assert isinstance(report.truncated[0], str) and "truncated" in report.truncated[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"no photo", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a\xff\xff\xff\xff"])
+def test_undecodable_file_is_reported_and_not_delivered(tmp_path, content):
+    (tmp_path / "photo.jpg").write_bytes(content)
+    report = DecodeReport()
+    assert list(decode_stream([tmp_path / "photo.jpg"], SQUASH16, report)) == []
+    assert list(report.unreadable) == [0] and not report.truncated
+
+
+def test_missing_file_and_folder_are_reported_as_unreadable(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    report = DecodeReport()
+    assert list(decode_stream([tmp_path / "folder.jpg", tmp_path / "missing.jpg"], SQUASH16, report)) == []
+    assert sorted(report.unreadable) == [0, 1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 23, 24, 64])
+def test_every_row_is_delivered_once_whatever_the_batch_size(tmp_path, batch_size):
+    paths = [saved(tmp_path, Image.new("RGB", (16, 16), (10 * row, 0, 0)), f"{row}.png") for row in range(23)]
+    for row in (0, 11, 22):
+        paths[row].write_bytes(b"no photo")
+    content = io.BytesIO()
+    Image.fromarray(noise(64, 64)).save(content, "JPEG")
+    paths[5].write_bytes(content.getvalue()[:-500])
+    report, delivered = DecodeReport(), []
+    for rows, photos in decode_stream(paths, SQUASH16, report, batch_size=batch_size):
+        assert photos.shape == (len(rows), 16, 16, 3) and photos.dtype == np.uint8
+        delivered += rows
+        assert all((photo == (10 * row, 0, 0)).all() for row, photo in zip(rows, photos) if row != 5)
+    assert sorted(delivered) == sorted({*range(23)} - {0, 11, 22})
+    assert sorted(report.unreadable) == [0, 11, 22] and sorted(report.truncated) == [5]
+
+
+def test_stream_without_photos_is_empty():
+    assert list(decode_stream([], SQUASH16, DecodeReport())) == []
+
+
+# ---------------------------------------------------------------- the description and the normalisation
+
+
+@pytest.mark.parametrize("arguments", [
+    {"size": 15}, {"size": 4097}, {"size": 0}, {"size": -64}, {"size": 64.0}, {"size": "64"}, {"size": True}, {"size": None},
+    {"resize": "stretch"}, {"resize": None}, {"resize": ""},
+    {"std": (0.2, 0, 0.2)}, {"std": (0.2, -1, 0.2)}, {"std": (0.2, 0.2)}, {"std": (0.2, float("nan"), 0.2)},
+    {"mean": (0.5,) * 4}, {"mean": (0.5, float("nan"), 0.5)}, {"mean": (0.5, float("inf"), 0.5)}])
+def test_unusable_preprocessing_is_a_user_error(arguments):
+    with pytest.raises(UserError):
+        Preprocessing(**arguments)
+
+
+def test_preprocessing_survives_the_round_trip_through_plain_values():
+    original = Preprocessing(size=200, resize="course", mean=(0, 0.25, 1), std=[1, 2, 0.5])
+    plain = original.to_dict()
+    assert plain == {"size": 200, "resize": "course", "mean": [0.0, 0.25, 1.0], "std": [1.0, 2.0, 0.5]}
+    assert Preprocessing(**plain) == original
+
+
+def test_normalise_is_scale_minus_mean_over_std():
+    preprocessing = Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
+    photos = torch.tensor([[[[0, 255, 51]], [[255, 0, 102]]]], dtype=torch.uint8)  # 2 high, 1 wide
+    expected = torch.tensor([[[[-1.0], [1.0]], [[3.0], [-1.0]], [[0.1], [0.2]]]])
+    torch.testing.assert_close(preprocessing.normalise(photos), expected)
+
+
+def test_normalised_photos_are_channels_last_float32():
+    images = Preprocessing().normalise(torch.from_numpy(noise(10, 8, 3)).expand(2, 8, 10, 3).contiguous())
+    assert images.shape == (2, 3, 8, 10) and images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)

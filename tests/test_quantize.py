@@ -1,0 +1,191 @@
+"""quantize.py on its command line: sizes, limits, advice, accuracies, records and refusals."""
+
+import hashlib
+import json
+import re
+import shlex
+import shutil
+
+import numpy
+import pytest
+import torch
+
+from dataset import FOOD11_CLASSES, list_labelled
+from model_file import Description, load_model
+from models import build
+from preprocessing import Preprocessing, decode_photo
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small_network, tmp_path_factory):
+    """A checkpoint as the training scripts write it."""
+    return save(tmp_path_factory.mktemp("run") / "best.pt", *small_network)
+
+
+def save(path, description, network, **weights):
+    state = {**network.state_dict(), **weights}
+    torch.save({"format": "food11-checkpoint", "version": 1, **description.to_dict(), "state_dict": state}, path)
+    return path
+
+
+def numbers(text):
+    return [int(match.replace(",", "")) for match in re.findall(r"\d[\d,]*", text)]
+
+
+def test_the_courses_student_fits_the_courses_limit(run_script, tmp_path):
+    network = build("student", num_classes=11)
+    description = Description.of("student", {}, FOOD11_CLASSES, Preprocessing(256))
+    done = run_script("quantize.py", save(tmp_path / "best.pt", description, network), "model.bin", cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    size = (tmp_path / "model.bin").stat().st_size
+    assert size <= 300_000
+    raw = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    assert f"{raw:,} bytes raw -> {size:,} packed" in done.stdout
+    decoded = load_model(tmp_path / "model.bin", max_bytes=300_000).build()
+    assert sum(parameter.numel() for parameter in decoded.parameters()) == 256_779
+
+
+@pytest.mark.parametrize(("flags", "bits"), [([], 8), (["--vectors", "16"], 8), (["--bits", "16"], 16), (["--bits", "32"], 32)])
+def test_the_printed_sizes_and_error_are_the_files(call, checkpoint, tmp_path, flags, bits):
+    output = tmp_path / "new folder" / "model.bin"
+    done = call("quantize", checkpoint, output, *flags)
+    assert done.returncode == 0 and not done.stderr
+    before, after = load_model(checkpoint).state_dict, load_model(output)
+    _, packed, overhead = numbers(done.stdout.splitlines()[0].split("student:")[1])
+    assert packed == output.stat().st_size and overhead == packed - len(torch.load(output, weights_only=True)["data"])
+    error = max((before[name].double() - after.state_dict[name].double()).abs().max().item() for name in before)
+    assert after.bits == bits and f"worst error {error:.3g} in " in done.stdout and f"wrote {output}" in done.stdout
+    assert [file.name for file in output.parent.iterdir()] == ["model.bin"]
+
+
+def test_quantizing_twice_changes_nothing_more(call, checkpoint, tmp_path):
+    call("quantize", checkpoint, tmp_path / "once.bin")
+    call("quantize", tmp_path / "once.bin", tmp_path / "twice.bin")
+    once, twice = (load_model(tmp_path / name).state_dict for name in ("once.bin", "twice.bin"))
+    assert all(torch.allclose(once[name], twice[name], rtol=1e-6, atol=0) for name in once)
+
+
+def test_too_large_writes_nothing_and_its_advice_fits(refused, call, checkpoint, tmp_path):
+    output, sizes = tmp_path / "model.bin", {}
+    for flags in ("--bits 32", "--bits 16", "--bits 8 --vectors 16", "--bits 8"):
+        call("quantize", checkpoint, tmp_path / "size.bin", *flags.split())
+        sizes[flags] = (tmp_path / "size.bin").stat().st_size
+    assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
+    (tmp_path / "size.bin").unlink()
+    for wanted in ("--bits 16", "--bits 8 --vectors 16", "--bits 8"):
+        sentence = refused("quantize", checkpoint, output, "--bits", 32, "--max-bytes", sizes[wanted])
+        assert f"{sizes['--bits 32']:,}" in sentence and not list(tmp_path.iterdir())
+        advice = re.search(r"; (--bits.*) makes ([\d,]+) bytes and would fit", sentence)
+        assert (advice[1], numbers(advice[2])) == (wanted, [sizes[wanted]])
+        assert call("quantize", checkpoint, output, *advice[1].split(), "--max-bytes", sizes[wanted]).returncode == 0
+        assert output.stat().st_size == sizes[wanted]
+        output.unlink()
+
+
+def test_too_large_in_8_bits_says_by_how_much_to_shrink_and_keeps_the_old_file(refused, checkpoint, tmp_path):
+    output = tmp_path / "model.bin"
+    output.write_text("precious")
+    sentence = refused("quantize", checkpoint, output, "--max-bytes", 3000, "--record", tmp_path / "record.json")
+    assert "nothing was written" in sentence and re.search(r"about [1-9]\d? % of the parameters", sentence)
+    assert output.read_text() == "precious" and list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("bits", [32, 16, 8])
+def test_nan_in_a_checkpoint_names_the_tensor(refused, small_network, tmp_path, bits):
+    path = save(tmp_path / "best.pt", *small_network, **{"cnn.0.1.running_var": torch.full((8,), float("nan"))})
+    assert "cnn.0.1.running_var" in refused("quantize", path, tmp_path / "model.bin", "--bits", bits)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_data_prints_both_accuracies_and_record_says_where_they_come_from(run_script, checkpoint, toy, tmp_path):
+    done = run_script("quantize.py", checkpoint, "model.bin", "--data", toy, "--cache", "none", "--device", "cpu",
+                      "--record", "notes/record.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    listing = list_labelled(toy, "validation")
+    expected = [validation_accuracy(load_model(path), listing) for path in (checkpoint, tmp_path / "model.bin")]
+    assert f"validation accuracy {expected[0]:.4f} -> {expected[1]:.4f} on 22 photos" in done.stdout
+
+    record = json.loads((tmp_path / "notes/record.json").read_text(), parse_constant=pytest.fail)
+    assert [record["validation_accuracy_before"], record["validation_accuracy_after"]] == pytest.approx(expected)
+    assert record["packed_bytes"] == (tmp_path / "model.bin").stat().st_size and record["validation_photos"] == 22
+    command = shlex.split(record["command"])
+    assert command[:3] == ["quantize.py", str(checkpoint), "model.bin"] and "--data" in command
+    assert record["commit"] and record["device"] and record["date"]
+    assert record["versions"]["torch"] == torch.__version__ and record["versions"]["numpy"] == numpy.__version__
+    files = sorted((toy / "validation").iterdir(), key=lambda path: tuple(map(int, path.stem.split("_"))))
+    digest = hashlib.sha256("".join(f"{path.name} {path.stat().st_size}\n" for path in files).encode())
+    assert record["data"] == {"validation": digest.hexdigest()[:16]}
+    assert record["model"]["architecture"] == "student" and record["bits"] == 8 and record["vectors"] == 8
+
+
+def validation_accuracy(model, listing):
+    network, preprocessing = model.build(), model.description.preprocessing
+    photos = (torch.from_numpy(decode_photo(path, preprocessing).copy())[None] for path in listing.paths)
+    answers = [network(preprocessing.normalise(photo)).argmax().item() for photo in photos]
+    return sum(answer == label for answer, label in zip(answers, listing.labels, strict=True)) / len(answers)
+
+
+def test_without_a_record_none_is_written(call, checkpoint, tmp_path):
+    assert call("quantize", checkpoint, tmp_path / "model.bin").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_a_missing_checkpoint_is_refused_by_the_real_program(run_script, tmp_path):
+    done = run_script("quantize.py", "absent.pt", "model.bin", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == "quantize.py: error: there is no model file at absent.pt; check the path\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_refused(refused, checkpoint, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for output in (tmp_path, tmp_path / "file" / "model.bin"):
+        assert str(output) in refused("quantize", checkpoint, output)
+    assert "file" in refused("quantize", checkpoint, tmp_path / "model.bin", "--record", tmp_path / "file" / "record.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("flags", [["--bits", "4"], ["--bits", "many"], ["--vectors", "32"], ["--max-bytes", "0"], ["--max-bytes",
+    "3e5"], ["--unknown"]])
+def test_wrong_flags_are_refused(refused, checkpoint, tmp_path, flags):
+    assert flags[0] in refused("quantize", checkpoint, tmp_path / "model.bin", *flags) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [["--data", "absent"], ["--data", "empty"], ["--device", "gpu"]])
+def test_a_wrong_way_to_measure_is_told_before_anything_is_written(refused, checkpoint, toy, tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty" / "validation").mkdir(parents=True)
+    data = [] if "--data" in flags else ["--data", toy]
+    refused("quantize", checkpoint, "model.bin", "--cache", "none", "--record", "record.json", *data, *flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_wrong_device_for_the_record_is_told_before_anything_is_written(refused, checkpoint, tmp_path):
+    refused("quantize", checkpoint, tmp_path / "model.bin", "--device", "gpu", "--record", tmp_path / "record.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_record_and_output_may_not_be_the_same_file(refused, checkpoint, tmp_path):
+    refused("quantize", checkpoint, tmp_path / "model.bin", "--record", tmp_path / "model.bin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_do_not_fit_their_description_are_refused(refused, small_network, tmp_path):
+    """Otherwise a file is written that inference refuses."""
+    path = save(tmp_path / "best.pt", *small_network, **{"cnn.0.0.weight": torch.zeros(9, 3, 3, 3)})
+    refused("quantize", path, tmp_path / "model.bin")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_without_weights_is_refused(refused, small_network, tmp_path):
+    torch.save({"format": "food11-checkpoint", "version": 1, **small_network[0].to_dict(), "state_dict": {}}, tmp_path / "best.pt")
+    refused("quantize", tmp_path / "best.pt", tmp_path / "model.bin")
+
+
+def test_validation_photos_must_have_the_models_classes(refused, checkpoint, toy, tmp_path):
+    shutil.copytree(toy / "validation", tmp_path / "data" / "validation")
+    shutil.copy(next((toy / "validation").iterdir()), tmp_path / "data" / "validation" / "11_0.jpg")
+    assert "label 11" in refused("quantize", checkpoint, tmp_path / "model.bin", "--data", tmp_path / "data", "--cache", "none")
+    assert not (tmp_path / "model.bin").exists()

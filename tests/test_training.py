@@ -1,0 +1,303 @@
+"""The training loop: resuming, signals, EMA, schedule, records; through fit() and the real command line."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from command_line import UserError
+from dataset import PhotoSet
+from model_file import Description, load_model
+from models import build
+from preprocessing import Preprocessing
+from training import (Run, Settings, build_optimizer, evaluate, fit, parameter_groups, pick_precision, warmup_cosine)
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+SIZE = 32
+NARROW = {"stem": (8, 8), "widths": (8, 8), "hidden": (16, 16), "pools": (1, 0), "head": 16, "dropout": 0.2}
+
+
+def photo_set(count, seed):
+    """Photos whose class is their brightness: two classes that any network can learn."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    photos = torch.randint(0, 100, (count, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8) + labels.view(-1, 1, 1, 1).to(torch.uint8) * 100
+    return PhotoSet(photos, torch.arange(count), labels, ("dark", "bright"), f"fingerprint {seed}")
+
+
+TRAINING, VALIDATION = photo_set(36, 1), photo_set(20, 2)
+
+
+def start(out, settings, **options):
+    """fit() on the small photos with a network initialised from the settings' seed."""
+    torch.manual_seed(settings.seed)
+    description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
+    return fit(build("residual6", **description.arguments), description, TRAINING, VALIDATION, settings, out, CPU, **options)
+
+
+def small(**changes):
+    return Settings(**{"epochs": 3, "batch_size": 8, "lr": 0.01, "ema": 0.9, **changes})
+
+
+def same_tensors(before, after):
+    assert before.keys() == after.keys()
+    return all(torch.equal(before[name], after[name]) for name in before)
+
+
+def run_state(out):
+    return torch.load(out / "last.pt", weights_only=True)
+
+
+class KillAfter:
+    """A loss that raises, or sends a signal to this process, at its n-th call."""
+
+    def __init__(self, calls, number=None):
+        self.calls, self.number = calls, number
+
+    def __call__(self, logits, labels, images):
+        self.calls -= 1
+        if self.calls == 0:
+            if self.number is None:
+                raise RuntimeError("killed")
+            os.kill(os.getpid(), self.number)
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("settings", [small(), small(optimizer="sgd", ema=0, augment="none"), small(precision="bf16", augment="strong")],
+                         ids=["adamw-ema", "sgd", "bf16"])
+@pytest.mark.parametrize("stop", ["kill in the middle", "kill before the first checkpoint", "SIGTERM in the middle", "SIGINT in the first step"])
+def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp_path, settings, stop):
+    whole = start(tmp_path / "whole", settings)
+    loss, error = {"kill in the middle": (KillAfter(7), RuntimeError), "kill before the first checkpoint": (KillAfter(2), RuntimeError),
+                   "SIGTERM in the middle": (KillAfter(6, signal.SIGTERM), SystemExit), "SIGINT in the first step": (KillAfter(1, signal.SIGINT), SystemExit)}[stop]
+    with pytest.raises(error) as stopped:
+        start(tmp_path / "parts", settings, loss_function=loss)
+    if error is SystemExit:
+        assert stopped.value.code == 128 + loss.number
+    torch.rand(5)  # whatever happens in between must not matter
+    parts = start(tmp_path / "parts", settings, resume=True)
+
+    first, second = run_state(tmp_path / "whole"), run_state(tmp_path / "parts")
+    assert same_tensors(first["run"]["network"], second["run"]["network"])
+    assert same_tensors(first["state_dict"], second["state_dict"])
+    assert same_tensors(load_model(tmp_path / "whole/best.pt").state_dict, load_model(tmp_path / "parts/best.pt").state_dict)
+    without_time = [[{**row, "seconds": 0} for row in record["history"]] for record in (whole, parts)]
+    assert without_time[0] == without_time[1]
+
+
+def test_stopping_twice_still_ends_with_the_same_weights(tmp_path):
+    start(tmp_path / "whole", small())
+    for calls in (3, 4):
+        with pytest.raises(SystemExit):
+            start(tmp_path / "parts", small(), loss_function=KillAfter(calls, signal.SIGTERM), resume=True)
+    start(tmp_path / "parts", small(), resume=True)
+    assert same_tensors(run_state(tmp_path / "whole")["state_dict"], run_state(tmp_path / "parts")["state_dict"])
+
+
+def test_the_seed_decides_the_outcome(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        start(tmp_path / name, small(epochs=1, seed=seed))
+    assert same_tensors(run_state(tmp_path / "a")["state_dict"], run_state(tmp_path / "b")["state_dict"])
+    assert not same_tensors(run_state(tmp_path / "a")["state_dict"], run_state(tmp_path / "c")["state_dict"])
+
+
+def test_training_learns_and_records_what_it_did(tmp_path):
+    record = start(tmp_path, small(epochs=8))
+    assert record["best"]["validation_accuracy"] == 1
+    assert json.loads((tmp_path / "record.json").read_text()) == json.loads(json.dumps(record))
+    assert record["data"] == {"training": "fingerprint 1", "validation": "fingerprint 2"}
+    assert {"command", "commit", "seed", "device", "versions", "date"} <= record.keys()
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 9))
+    assert float(rows[-1]["validation_accuracy"]) == record["history"][-1]["validation_accuracy"]
+
+
+def test_best_is_the_earliest_epoch_with_the_highest_validation_accuracy(tmp_path):
+    record = start(tmp_path, small(epochs=8))
+    accuracies = [row["validation_accuracy"] for row in record["history"]]
+    assert record["best"]["epoch"] == accuracies.index(max(accuracies)) + 1
+    network = load_model(tmp_path / "best.pt").build()
+    assert evaluate(network, VALIDATION, Preprocessing(size=SIZE), CPU)[1] == max(accuracies)
+
+
+def test_evaluation_draws_no_random_number_and_leaves_the_mode(tmp_path):
+    network = build("residual6", **NARROW, num_classes=2).train()
+    before = torch.get_rng_state()
+    evaluate(network, VALIDATION, Preprocessing(size=SIZE), CPU)
+    assert torch.equal(before, torch.get_rng_state()) and network.training
+
+
+def test_evaluation_counts_every_photo_once_whatever_the_batch_size():
+    network = build("residual6", **NARROW, num_classes=2).eval()
+    results = [evaluate(network, VALIDATION, Preprocessing(size=SIZE), CPU, batch_size=size) for size in (1, 7, 20, 64)]
+    for loss, accuracy in results:
+        assert loss == pytest.approx(results[0][0], rel=1e-5) and accuracy == results[0][1]
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    calls = iter(range(100))
+
+    def broken(logits, labels, images):
+        return logits.sum() * (math.nan if next(calls) == 6 else 1e-6)
+
+    with pytest.raises(UserError, match="no longer finite in epoch 2, step 3; lower --lr"):
+        start(tmp_path, small(), loss_function=broken)
+    state = run_state(tmp_path)
+    assert state["run"]["epoch"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in state["run"]["network"].values())
+
+
+def test_a_folder_in_use_is_not_overwritten(tmp_path):
+    start(tmp_path, small(epochs=1))
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(UserError, match="already holds a run"):
+        start(tmp_path, small(epochs=1))
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("change, name", [({"lr": 0.02}, "lr"), ({"seed": 3}, "seed"), ({"epochs": 9}, "epochs"), ({"augment": "light"}, "augment")])
+def test_resuming_with_other_settings_names_the_setting(tmp_path, change, name):
+    start(tmp_path, small(epochs=1))
+    with pytest.raises(UserError, match=f" {name} = "):
+        start(tmp_path, small(**{"epochs": 1, **change}), resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_resuming_from_a_damaged_checkpoint_is_a_user_error(tmp_path, content):
+    start(tmp_path, small(epochs=1))
+    whole = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(UserError, match="last.pt"):
+        start(tmp_path, small(epochs=1), resume=True)
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    assert start(tmp_path / "run", small(), dry_run=True)["dry_run"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_photo_cannot_be_trained_on(tmp_path):
+    one = photo_set(1, 0)
+    with pytest.raises(UserError, match="two photos"):
+        fit(build("residual6", **NARROW, num_classes=2), Description.of("residual6", NARROW, one.class_names, Preprocessing(size=SIZE)), one, VALIDATION, small(), tmp_path, CPU)
+
+
+def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
+    factors = [warmup_cosine(step, 10, 110) for step in range(111)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10] == 1 and factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_weight_decay_spares_biases_and_bn():
+    network = build("student")
+    decayed, spared = (group["params"] for group in parameter_groups(network, 0.1))
+    assert len(decayed) + len(spared) == len(list(network.parameters()))
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    assert all(names[id(parameter)].endswith("weight") for parameter in decayed)
+    bn = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert bn <= {names[id(parameter)] for parameter in spared}
+
+
+def test_weight_decay_acts_on_weights_alone():
+    network = nn.Linear(3, 2)
+    optimizer = build_optimizer(network, Settings(lr=0.1, weight_decay=0.5))
+    weight, bias = network.weight.detach().clone(), network.bias.detach().clone()
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert torch.allclose(network.weight, weight * (1 - 0.1 * 0.5)) and torch.equal(network.bias, bias)
+
+
+def test_the_averaged_weights_follow_the_closed_form():
+    description = Description.of("residual6", NARROW, ("a", "b"), Preprocessing(size=SIZE))
+    torch.manual_seed(0)
+    state = Run(build("residual6", **description.arguments), description, small(ema=0.5), 5, CPU)
+    name, expected = "fc.1.weight", None
+    for step in range(4):
+        state.train_step(torch.randn(4, 3, SIZE, SIZE), torch.tensor([0, 1, 0, 1]), lambda logits, labels, _: nn.functional.cross_entropy(logits, labels))
+        current = state.network.state_dict()[name].double()
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = current if step == 0 else decay * expected + (1 - decay) * current
+    assert torch.allclose(state.evaluated.state_dict()[name].double(), expected, atol=1e-6)
+
+
+def test_precision_fp16_is_refused_on_the_cpu():
+    with pytest.raises(UserError, match="needs a GPU"):
+        pick_precision("fp16", CPU)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def arguments(data, out, *more):
+    return ["train_student.py", data, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", SIZE,
+            "--epochs", 2, "--batch-size", 11, "--cache", "none", "--out", out, *more]
+
+
+def test_command_line_trains_and_its_checkpoint_describes_itself(toy, run_script, tmp_path):
+    result = run_script(*arguments(toy, tmp_path / "my run"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    model = load_model(tmp_path / "my run/best.pt")
+    assert model.description.architecture == "student" and model.description.arguments["widths"] == [4] * 8
+    assert model.description.preprocessing.size == SIZE and len(model.description.class_names) == 11
+    record = json.loads((tmp_path / "my run/record.json").read_text())
+    assert record["command"].startswith("train_student.py") and record["model"]["architecture"] == "student"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_command_line_stopped_by_a_signal_saves_and_resumes(toy, call, tmp_path, number):
+    command = [str(part) for part in arguments(toy, tmp_path / "run", "--epochs", 400)]
+    process = subprocess.Popen([sys.executable, ROOT / command[0], *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not (tmp_path / "run/log.csv").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and "continue with --resume" in output and "Traceback" not in errors
+    assert run_state(tmp_path / "run")["run"]["epoch"] >= 1
+    assert "already holds a run" in call(*arguments(toy, tmp_path / "run", "--epochs", 400)).stderr  # without --resume
+
+
+def test_command_line_trains_on_a_folder_per_class(call, tmp_path):
+    from toy_food11 import draw_picture
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    for split, count in (("training", 8), ("validation", 4)):
+        for label, name in enumerate(["round things", "方"]):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(count):
+                draw_picture(label, random).save(tmp_path / split / name / f"photo {index}.png")
+    result = call(*arguments(tmp_path, tmp_path / "run", "--batch-size", 4))
+    assert result.returncode == 0, result.stderr
+    assert load_model(tmp_path / "run/best.pt").description.class_names == ("round things", "方")
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (["--epochs", "0"], "out of range"), (["--lr", "nan"], "out of range"), (["--size", "8"], "out of range"), (["--network", "vgg"], "invalid choice"),
+    (["--set", "widths"], "is not ARG=VALUE"), (["--set", "depth=3"], "has no argument"), (["--set", "widths=0,4"], "cannot be built"),
+    (["--device", "cuda:99"], "--device"), (["--device", "tpu"], "not a device"), (["--label-smoothing", "2"], "out of range"), (["--epoch", "3"], "unrecognized")])
+def test_wrong_arguments_are_one_sentence_and_status_2(toy, refused, tmp_path, wrong, message):
+    assert message in refused(*arguments(toy, tmp_path / "run", *wrong))
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_is_one_sentence_and_status_2(refused, tmp_path):
+    assert "nowhere" in refused(*arguments(tmp_path / "nowhere", tmp_path / "run"))
+
+
+def test_an_output_that_cannot_be_written_is_told_before_training(toy, call, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = call(*arguments(toy, tmp_path / "file" / "run"))
+    assert result.returncode == 2 and "cannot write" in result.stderr and "epoch" not in result.stdout
