@@ -404,7 +404,7 @@ def test_loaded_photos_can_be_changed_without_changing_the_cache(load):
 
 
 def test_leftovers_of_killed_runs_are_swept_and_those_of_running_ones_are_not(load, cache):
-    for name, age in (("killed", 2 * 3600), ("running", 60)):
+    for name, age in (("killed", 48 * 3600), ("running", 5 * 3600)):
         (cache / f".building-{name}").mkdir(parents=True)
         os.utime(cache / f".building-{name}", (time.time() - age,) * 2)
     load()

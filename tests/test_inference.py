@@ -146,7 +146,7 @@ def test_top_k_without_a_number_is_refused(refuse, toy, tmp_path, k):
 def test_top_k_into_the_same_file_is_refused(refuse, toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for output, other in (("out.csv", "out.csv"), ("out.csv", tmp_path / "out.csv"), ("sub/../out.csv", "./out.csv")):
-        assert "second file" in refuse(toy, output, "--top-k", 3, other)
+        assert "named twice" in refuse(toy, output, "--top-k", 3, other)
     assert not os.listdir(tmp_path)
 
 
