@@ -39,10 +39,10 @@ EXPERIMENTS = {
 }
 
 
-def train(name, variant, seed, data, threads, runs):
+def train(name, variant, seed, data, threads, runs, results):
     """Train one variant with one seed unless its record exists; returns a line on what happened."""
     experiment = EXPERIMENTS[name]
-    out, result = runs / name / f"{variant}-{seed}", HERE / "results" / name / f"{variant}-seed{seed}.json"
+    out, result = runs / name / f"{variant}-{seed}", results / name / f"{variant}-seed{seed}.json"
     options = shlex.split(f"{experiment.shared} {experiment.variants[variant]} --seed {seed}")
     if result.exists():
         from dataset import list_labelled
@@ -68,6 +68,7 @@ def main(argv=None):
     options.add_argument("--list", action="store_true", help="list the experiments")
     options.add_argument("--workers", type=number(int, 1), default=1, help="runs at once; small networks gain from one run per core")
     options.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs keep their checkpoints")
+    options.add_argument("--results", type=Path, default=HERE / "results", help="where the records are kept")
     options = options.parse_args(argv)
     if options.list:
         for name, experiment in EXPERIMENTS.items():
@@ -79,7 +80,7 @@ def main(argv=None):
     experiment = EXPERIMENTS[options.experiment]
     threads = max(1, available_cores() // options.workers)
     with ThreadPoolExecutor(options.workers) as pool:
-        jobs = [pool.submit(train, options.experiment, variant, seed, options.data, threads, options.runs)
+        jobs = [pool.submit(train, options.experiment, variant, seed, options.data, threads, options.runs, options.results)
                 for seed in experiment.seeds for variant in experiment.variants]
         lines = []
         for job in jobs:

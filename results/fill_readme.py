@@ -99,7 +99,7 @@ def fill(text):
         if len(pattern.findall(text)) != 1:
             raise UserError(f"README.md needs exactly one table {name} between its begin and end marks; restore them")
         content = table()
-        text = pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+        text = pattern.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)
     return text
 
 

@@ -25,6 +25,15 @@ def toy(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def food11():
+    """Root of real photos in Food-11's layout; tests that need it skip where there are none."""
+    root = Path(os.environ.get("FOOD11") or ROOT.parent / "shared/data/food11")
+    if not (root / "training").is_dir():
+        pytest.skip(f"there are no Food-11 photos at {root}; set FOOD11 to their root")
+    return root
+
+
+@pytest.fixture(scope="session")
 def small_network(toy):
     """(Description, network in eval mode): a narrow student at 32 px with random weights whose answers differ from photo to photo."""
     import torch

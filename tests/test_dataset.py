@@ -20,7 +20,6 @@ from preprocessing import Preprocessing
 from toy_food11 import draw_data
 
 ROOT = Path(__file__).resolve().parents[1]
-FOOD11 = Path(os.environ.get("FOOD11") or ROOT.parent / "shared" / "data" / "food11")
 SMALL = Preprocessing(size=16)
 
 
@@ -494,9 +493,8 @@ def test_warnings_go_to_stderr_by_default(load, data, capsys):
 # ---------------------------------------------------------------- the real data
 
 
-@pytest.mark.skipif(not (FOOD11 / "training").is_dir(), reason=f"Food-11 is not at {FOOD11}; set FOOD11 to its folder")
-def test_food_11_is_listed_whole_and_its_photos_decode():
-    training, validation, testing = list_labelled(FOOD11, "training"), list_labelled(FOOD11, "validation"), list_testing(FOOD11)
+def test_food_11_is_listed_whole_and_its_photos_decode(food11):
+    training, validation, testing = list_labelled(food11, "training"), list_labelled(food11, "validation"), list_testing(food11)
     assert [len(listing.paths) for listing in (training, validation, testing)] == [9866, 3430, 3347]
     assert set(training.labels) == set(validation.labels) == set(range(11))
     assert testing.ids == tuple(range(3347))

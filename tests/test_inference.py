@@ -18,7 +18,6 @@ from models import build
 from preprocessing import Preprocessing, decode_photo
 
 ROOT = Path(__file__).resolve().parent.parent
-FOOD11 = Path(os.environ.get("FOOD11") or ROOT.parent / "shared/data/food11")
 
 
 @pytest.fixture
@@ -304,14 +303,12 @@ def test_inference_imports_neither_torchvision_nor_pandas_nor_training():
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
-def test_real_photos_are_predicted_in_order(predict, tmp_path):
-    if not (FOOD11 / "testing").is_dir():
-        pytest.skip(f"no Food-11 at {FOOD11}; set FOOD11 to its root")
+def test_real_photos_are_predicted_in_order(predict, food11, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
-    names = sorted(os.listdir(FOOD11 / "testing"))[:20]
+    names = sorted(os.listdir(food11 / "testing"))[:20]
     for name in names:
-        shutil.copy(FOOD11 / "testing" / name, folder / name)
+        shutil.copy(food11 / "testing" / name, folder / name)
     assert predict(folder, tmp_path / "out.csv").returncode == 0
     assert [row[0] for row in table(tmp_path / "out.csv")[1:]] == [str(int(Path(name).stem)) for name in names]
 

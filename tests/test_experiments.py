@@ -1,0 +1,118 @@
+"""Experiments, records, and that README.md and model.bin agree with the records."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import experiments
+from model_file import load_model
+from records import provenance
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = experiments.Experiment("does it run", "--size 16 --epochs 1 --batch-size 11 --cache none --network student",
+                              {"two": "--set widths=2,2,2,2,2,2,2,2", "four": "--set widths=4,4,4,4,4,4,4,4"}, seeds=(0, 1))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", TINY)
+
+
+def test_an_experiment_records_every_run_once(tiny, toy, call, tmp_path):
+    command = ["experiments.py", "tiny", toy, "--runs", tmp_path / "runs", "--results", tmp_path / "results"]
+    first = call(*command)
+    assert first.returncode == 0, first.stderr
+    files = sorted((tmp_path / "results/tiny").iterdir())
+    assert [path.name for path in files] == ["four-seed0.json", "four-seed1.json", "two-seed0.json", "two-seed1.json"]
+    record = json.loads(files[0].read_text())
+    assert record["model"]["arguments"]["widths"] == [4] * 8 and record["seed"] == 0
+    before = [path.read_bytes() for path in files]
+    assert call(*command).stdout.count("already recorded") == 4
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_failed_run_is_told_and_the_others_are_kept(tiny, toy, call, tmp_path, monkeypatch):
+    monkeypatch.setitem(TINY.variants, "broken", "--set widths=0,4")
+    result = call("experiments.py", "tiny", toy, "--runs", tmp_path / "runs", "--results", tmp_path / "results")
+    assert result.returncode == 2 and "2 runs failed" in result.stderr and "broken" in result.stdout
+    assert len(list((tmp_path / "results/tiny").iterdir())) == 4
+
+
+@pytest.mark.parametrize("arguments", [[], ["scratch"], ["no such experiment", "data"]])
+def test_an_unknown_experiment_is_a_user_error(refused, arguments):
+    assert "name an experiment" in refused("experiments.py", *arguments)
+
+
+def test_provenance_names_what_a_number_depends_on():
+    import torch
+
+    found = provenance(torch.device("cpu"), 3, {"training": "abc"})
+    assert found["seed"] == 3 and found["data"] == {"training": "abc"} and found["versions"]["torch"] == torch.__version__
+    assert found["command"] and found["commit"] and found["device"]
+
+
+# ---------------------------------------------------------------- what is published
+
+
+def test_the_tables_of_the_readme_are_those_of_the_records():
+    result = subprocess.run([sys.executable, ROOT / "results/fill_readme.py", "--check"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_changed_record_changes_the_readme(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "results")
+    import fill_readme
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    read = fill_readme.read
+
+    def changed(name):
+        record = read(name)
+        return {**record, "validation_accuracy_after": 0.123456} if name == "model.json" else record
+
+    monkeypatch.setattr(fill_readme, "read", changed)
+    assert "12.35 %" in fill_readme.fill(text) and "12.35 %" not in text
+
+
+def test_every_file_and_script_that_the_readme_names_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z0-9_]+\.(?:py|sh|txt|bin))`", text)) | set(re.findall(r"python ([a-z0-9_/]+\.py)", text))
+    assert {"train_student.py", "quantize.py", "inference.py", "model.bin"} <= named
+    assert not [name for name in named if not (ROOT / name).is_file()]
+
+
+def test_the_shipped_model_is_the_recorded_one():
+    record, size = json.loads((ROOT / "results/model.json").read_text()), (ROOT / "model.bin").stat().st_size
+    assert size == record["packed_bytes"] <= 300_000
+    model = load_model(ROOT / "model.bin")
+    assert model.description.to_dict() == record["model"] and model.bits == record["bits"]
+    assert sum(parameter.numel() for parameter in model.build().parameters()) == json.loads((ROOT / "results/model_training.json").read_text())["parameters"]
+    assert abs(record["validation_accuracy_before"] - record["validation_accuracy_after"]) < 0.05
+
+
+def test_the_shipped_model_predicts_through_hw7_test(toy, tmp_path):
+    result = subprocess.run(["bash", ROOT / "hw7_test.sh", toy, tmp_path / "out.csv"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert rows[0] == "Id,label" and [row.split(",")[0] for row in rows[1:]] == [str(index) for index in range(15)]
+
+
+def test_the_shipped_model_reaches_its_recorded_accuracy(food11):
+    """Where the stand-in is at hand: the accuracy after quantization, again."""
+    import torch
+
+    from dataset import list_labelled, load_photos
+    from training import evaluate
+
+    record, model = json.loads((ROOT / "results/model.json").read_text()), load_model(ROOT / "model.bin")
+    listing = list_labelled(food11, "validation", model.description.class_names)
+    if listing.fingerprint() != record["data"]["validation"]:
+        pytest.skip(f"{food11} holds other photos than the record's")
+    preprocessing = model.description.preprocessing
+    photos = load_photos(listing, preprocessing, cache=False)
+    accuracy = evaluate(model.build(), photos, preprocessing, torch.device("cpu"))[1]
+    assert accuracy == pytest.approx(record["validation_accuracy_after"], abs=0.002)
