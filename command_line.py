@@ -28,7 +28,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    pass
+    def _get_help_string(self, action):
+        silent = action.default is None or action.default is False or action.default == []  # "(default: None)" helps nobody
+        return action.help if silent else super()._get_help_string(action)
 
 
 def parser(doc):

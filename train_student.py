@@ -4,8 +4,7 @@
     python train_student.py food-11 --network resnet18 --out runs/teacher --epochs 100
     python train_student.py food-11 --network student --set widths=16,32,64,96,192,192,192,256 --out runs/narrow
 
-Out come best.pt (for quantize.py, prune.py, inference.py, or as a teacher), last.pt (to resume), log.csv
-and record.json. Any tree of training/<class name>/*.jpg and validation/<class name>/*.jpg will do as data.
+Out come best.pt (for quantize.py), last.pt (to resume), log.csv and record.json. Any tree of training/<class name>/*.jpg and validation/<class name>/*.jpg will do as data.
 """
 
 from command_line import parser, run
@@ -17,7 +16,7 @@ from training import fit
 
 def main(argv=None):
     options = parser(__doc__)
-    options.add_argument("--network", choices=ARCHITECTURES, default="residual6", help="what to train; `python models.py` lists sizes")
+    options.add_argument("--network", choices=ARCHITECTURES, metavar="NAME", default="residual6", help="what to train; `python models.py` lists sizes")
     options.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
     add_training(options, out="runs/student", epochs=60)
     options = options.parse_args(argv)

@@ -189,3 +189,12 @@ def test_validation_photos_must_have_the_models_classes(refused, checkpoint, toy
     shutil.copy(next((toy / "validation").iterdir()), tmp_path / "data" / "validation" / "11_0.jpg")
     assert "label 11" in refused("quantize", checkpoint, tmp_path / "model.bin", "--data", tmp_path / "data", "--cache", "none")
     assert not (tmp_path / "model.bin").exists()
+
+
+def test_another_input_size_is_stored_and_used(small_model, toy, call, tmp_path):
+    result = call("quantize.py", small_model, tmp_path / "out.bin", "--size", 48, "--data", toy, "--cache", "none", "--record", tmp_path / "record.json")
+    assert result.returncode == 0, result.stderr
+    before, after = load_model(small_model), load_model(tmp_path / "out.bin")
+    assert after.description.preprocessing.size == 48
+    assert before.description.arguments == after.description.arguments
+    assert json.loads((tmp_path / "record.json").read_text())["model"]["preprocessing"]["size"] == 48
