@@ -56,8 +56,13 @@ class Augmentation:
         return affine, colour * (brightness * contrast).view(-1, 1, 1), contrast
 
     def __call__(self, photos, preprocessing, generator):
-        """uint8 (N, H, W, 3) -> normalised float32 (N, 3, H, W) views, channels last in memory."""
-        affine, colour, contrast = (values.to(photos.device) for values in self.draw(len(photos), generator))
+        """Random views: uint8 (N, H, W, 3) -> normalised float32 (N, 3, H, W), channels last in memory."""
+        return self.apply(photos, preprocessing, self.draw(len(photos), generator))
+
+    @staticmethod
+    def apply(photos, preprocessing, parameters):
+        """The views that `parameters` (from `draw`) describe, as above."""
+        affine, colour, contrast = (values.to(photos.device) for values in parameters)
         images = photos.permute(0, 3, 1, 2).float()
         views = F.grid_sample(images, _grid(affine, *images.shape[2:]), mode="bilinear", padding_mode="reflection", align_corners=False)
 

@@ -163,6 +163,12 @@ def list_testing(folder, by_name=False):
     return Listing(folder, tuple(folder / found[key] for key in ids), (-1,) * len(ids), (), ids)
 
 
+def list_unlabelled(folder):
+    """All photos directly in a folder, whatever their names, without labels. Raises UserError if there are none."""
+    listing = list_testing(folder, by_name=True)
+    return Listing(listing.folder, listing.paths, listing.labels, ())
+
+
 # ---------------------------------------------------------------- the cache
 
 
@@ -189,6 +195,12 @@ class PhotoSet:
         """The photos and labels at `positions` (int64 tensor on the CPU), on `device`."""
         positions = positions.to(self.rows.device)
         return self.photos[self.rows[positions]].to(device), self.labels[positions].to(device)
+
+
+def join(photos, extra):
+    """Two PhotoSets of one size as one, copied into memory; the classes are those of the first."""
+    return PhotoSet(torch.cat([photos.photos, extra.photos]), torch.cat([photos.rows, extra.rows + len(photos.photos)]),
+                    torch.cat([photos.labels, extra.labels]), photos.class_names, f"{photos.fingerprint}+{extra.fingerprint}")
 
 
 def default_cache():

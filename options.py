@@ -30,6 +30,7 @@ def add_training(parser, out, epochs):
     group.add_argument("--size", type=number(int, 16, 4096), default=128, help="input size in pixels")
     group.add_argument("--resize", choices=RESIZE_RULES, default="crop", help="shorter side to size and centre crop, both sides to size, or the course's centre crop without resizing")
     group.add_argument("--augment", choices=AUGMENTATIONS, default=default.augment, help="strength of the random views")
+    group.add_argument("--mixup", type=number(float, 0, 0.5), default=default.mixup, metavar="SHARE", help="mix up to this share of another photo into each view")
     add_cache(group)
 
     group = parser.add_argument_group("optimisation")
@@ -58,7 +59,7 @@ def load(options):
         epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer,
         lr=options.lr if options.lr is not None else 0.1 if sgd else 2e-3,
         weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
-        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment,
+        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, views=getattr(options, "views", 0),
         precision=pick_precision(options.precision, device), seed=options.seed)
     preprocessing = Preprocessing(size=options.size, resize=options.resize)
     listing = list_labelled(options.data, "training")

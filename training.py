@@ -31,6 +31,7 @@ from tqdm import tqdm
 from augmentation import AUGMENTATIONS
 from command_line import UserError
 from files import check_output, read_torch, write_bytes, write_text
+from losses import Batch, CrossEntropy, mix
 from model_file import CHECKPOINT_FORMAT, VERSION, Description, to_bytes
 from records import provenance, write_record
 
@@ -47,6 +48,8 @@ class Settings:
     label_smoothing: float = 0.1
     ema: float = 0.998            # decay per step of the averaged weights; 0 = off
     augment: str = "standard"     # a name in augmentation.AUGMENTATIONS
+    mixup: float = 0.0            # largest weight of a second photo mixed into each view; 0 = off
+    views: int = 0                # views per photo that the epochs take turns with; 0 = new ones every epoch
     warmup: float = 0.05          # fraction of all steps
     clip: float = 5.0             # gradient norm; a safeguard that normal training does not reach
     precision: str = "fp32"       # fp32, bf16 or fp16 (autocast)
@@ -156,7 +159,8 @@ class StopRequest:
 class Run:
     """Everything that changes during training, and its saving and loading."""
 
-    def __init__(self, network, description, settings, steps_per_epoch, device):
+    def __init__(self, network, description, settings, steps_per_epoch, device, loss_function=None):
+        self.loss_function = loss_function or CrossEntropy(settings.label_smoothing)
         self.description, self.settings, self.device, self.steps_per_epoch = description, settings, device, steps_per_epoch
         self.network = network.to(device, memory_format=torch.channels_last)
         self.ema = AveragedModel(self.network, multi_avg_fn=_ema_update(settings.ema), use_buffers=True) if settings.ema else None
@@ -178,13 +182,13 @@ class Run:
         """The history's row of the best epoch; the earliest one among equals."""
         return max(self.history, key=lambda row: row["validation_accuracy"]) if self.history else None
 
-    def train_step(self, images, labels, loss_function):
+    def train_step(self, batch):
         """One optimiser step; returns nothing and does not wait for the GPU."""
         autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
         with torch.autocast(self.device.type, autocast, enabled=autocast is not None):
-            logits = self.network(images)
+            logits = self.network(batch.images)
         logits = logits.float()
-        loss = loss_function(logits, labels, images)
+        loss = self.loss_function(logits, batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -195,6 +199,7 @@ class Run:
         if self.ema:
             self.ema.update_parameters(self.network)
         self.loss_sum += loss.detach()
+        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
         self.correct += (logits.argmax(1) == labels).sum()
         self.step += 1
 
@@ -207,7 +212,7 @@ class Run:
         """Plain values and tensors only, so that it loads with weights_only=True."""
         return {"settings": asdict(self.settings), "steps_per_epoch": self.steps_per_epoch,
                 "network": self.network.state_dict(), "ema": self.ema.state_dict() if self.ema else None,
-                "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(),
+                "loss": self.loss_function.state_dict(), "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(),
                 "rng": {"torch": torch.get_rng_state(), "views": self.views.get_state(),
                         "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None},
                 "epoch": self.epoch, "step": self.step, "seconds": self.seconds,
@@ -217,6 +222,7 @@ class Run:
         self.network.load_state_dict(state["network"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
+        self.loss_function.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
@@ -249,8 +255,8 @@ class Run:
 def fit(network, description, training, validation, settings, out, device, loss_function=None, resume=False, dry_run=False, details=None):
     """Train `network` and return the record that is written to `out`/record.json.
 
-    training, validation: PhotoSets. loss_function(logits, labels, images) -> scalar; cross-entropy with
-    the settings' label smoothing by default; `images` are the augmented, normalised views.
+    training, validation: PhotoSets. loss_function(logits, Batch) -> scalar, with state_dict and
+    load_state_dict; CrossEntropy with the settings' label smoothing by default.
     resume: continue from `out`/last.pt where there is one. dry_run: two batches of everything, no files.
     details: further plain values for the record. Raises UserError for a folder in use or a loss that is
     not finite; SystemExit with 128 + signal after Ctrl-C or SIGTERM.
@@ -264,29 +270,32 @@ def fit(network, description, training, validation, settings, out, device, loss_
     if batch_size < 2:
         raise UserError(f"{len(training)} training photo(s) with batches of {settings.batch_size} cannot be trained on: BN needs two photos a batch; add photos or raise --batch-size")
     training, validation = training.to(device), validation.to(device)
-    run = Run(network, description, settings, len(training) // batch_size, device)
+    run = Run(network, description, settings, len(training) // batch_size, device, loss_function)
     if not dry_run:
         if last.exists() and not resume:
             raise UserError(f"{out} already holds a run; add --resume to continue it or choose another --out")
         check_output(last)
         if resume and last.exists():
             run.resume(last)
-    if loss_function is None:
-        def loss_function(logits, labels, images):
-            return F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-
     with StopRequest() as stop:
         while run.epoch < (1 if dry_run else settings.epochs):
             started = time.perf_counter()
             order = torch.randperm(len(training), generator=torch.Generator().manual_seed(1_000_003 * settings.seed + run.epoch))
             if run.step == 0:
                 run.views.manual_seed(1_000_003 * settings.seed + run.epoch + 500_000)
+            view = run.epoch % settings.views if settings.views and augmentation else None
+            fixed = augmentation.draw(len(training), torch.Generator().manual_seed(1_000_003 * settings.seed + 900_000 + view)) if view is not None else None
             batches = order[: run.steps_per_epoch * batch_size].split(batch_size)[run.step : 2 if dry_run else None]
             run.network.train()
             for positions in tqdm(batches, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="step", disable=None, leave=False):
                 photos, labels = training.batch(positions, device)
-                images = augmentation(photos, preprocessing, run.views) if augmentation else preprocessing.normalise(photos)
-                run.train_step(images, labels, loss_function)
+                if fixed:
+                    images = augmentation.apply(photos, preprocessing, [values[positions] for values in fixed])
+                else:
+                    images = augmentation(photos, preprocessing, run.views) if augmentation else preprocessing.normalise(photos)
+                if settings.mixup:
+                    images, labels = mix(images, labels, len(description.class_names), settings.mixup, run.views)
+                run.train_step(Batch(images, labels, positions, view))
                 if device.type == "cpu" or run.step % 50 == 0:  # asking a GPU makes it wait
                     run.check_finite()
                 if stop.signal:

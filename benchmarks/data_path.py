@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 
 from augmentation import AUGMENTATIONS  # noqa: E402
 from command_line import number, parser, pick_device, run  # noqa: E402
 from dataset import PhotoSet  # noqa: E402
+from losses import Batch  # noqa: E402
 from model_file import Description  # noqa: E402
 from models import build  # noqa: E402
 from preprocessing import Preprocessing  # noqa: E402
@@ -44,9 +44,9 @@ def measure(name, photos, device, rounds, steps, size, batch_size):
         for step in range(steps):
             if from_cache:
                 batch, batch_labels = photos.batch(order[(start + step) % (len(order) - 1)], device)
-                run_state.train_step(augmentation(batch, preprocessing, run_state.views), batch_labels, lambda logits, labels, _: F.cross_entropy(logits, labels))
+                run_state.train_step(Batch(augmentation(batch, preprocessing, run_state.views), batch_labels, order[0], None))
             else:
-                run_state.train_step(fixed, labels, lambda logits, labels, _: F.cross_entropy(logits, labels))
+                run_state.train_step(Batch(fixed, labels, order[0], None))
         if device.type == "cuda":
             torch.cuda.synchronize()
         return (time.perf_counter() - began) / steps

@@ -16,6 +16,7 @@ from torch import nn
 
 from command_line import UserError
 from dataset import PhotoSet
+from losses import Batch, CrossEntropy
 from model_file import Description, load_model
 from models import build
 from preprocessing import Preprocessing
@@ -58,23 +59,24 @@ def run_state(out):
     return torch.load(out / "last.pt", weights_only=True)
 
 
-class KillAfter:
+class KillAfter(CrossEntropy):
     """A loss that raises, or sends a signal to this process, at its n-th call."""
 
     def __init__(self, calls, number=None):
+        super().__init__(label_smoothing=0.1)
         self.calls, self.number = calls, number
 
-    def __call__(self, logits, labels, images):
+    def __call__(self, logits, batch):
         self.calls -= 1
         if self.calls == 0:
             if self.number is None:
                 raise RuntimeError("killed")
             os.kill(os.getpid(), self.number)
-        return nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        return super().__call__(logits, batch)
 
 
-@pytest.mark.parametrize("settings", [small(), small(optimizer="sgd", ema=0, augment="none"), small(precision="bf16", augment="strong")],
-                         ids=["adamw-ema", "sgd", "bf16"])
+@pytest.mark.parametrize("settings", [small(), small(optimizer="sgd", ema=0, augment="none"), small(precision="bf16", augment="strong"), small(mixup=0.5), small(views=2)],
+                         ids=["adamw-ema", "sgd", "bf16", "mixup", "fixed views"])
 @pytest.mark.parametrize("stop", ["kill in the middle", "kill before the first checkpoint", "SIGTERM in the middle", "SIGINT in the first step"])
 def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp_path, settings, stop):
     whole = start(tmp_path / "whole", settings)
@@ -145,13 +147,14 @@ def test_evaluation_counts_every_photo_once_whatever_the_batch_size():
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    calls = iter(range(100))
+    class Broken(CrossEntropy):
+        calls = iter(range(100))
 
-    def broken(logits, labels, images):
-        return logits.sum() * (math.nan if next(calls) == 6 else 1e-6)
+        def __call__(self, logits, batch):
+            return logits.sum() * (math.nan if next(self.calls) == 6 else 1e-6)
 
     with pytest.raises(UserError, match="no longer finite in epoch 2, step 3; lower --lr"):
-        start(tmp_path, small(), loss_function=broken)
+        start(tmp_path, small(), loss_function=Broken())
     state = run_state(tmp_path)
     assert state["run"]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in state["run"]["network"].values())
@@ -225,7 +228,7 @@ def test_the_averaged_weights_follow_the_closed_form():
     state = Run(build("residual6", **description.arguments), description, small(ema=0.5), 5, CPU)
     name, expected = "fc.1.weight", None
     for step in range(4):
-        state.train_step(torch.randn(4, 3, SIZE, SIZE), torch.tensor([0, 1, 0, 1]), lambda logits, labels, _: nn.functional.cross_entropy(logits, labels))
+        state.train_step(Batch(torch.randn(4, 3, SIZE, SIZE), torch.tensor([0, 1, 0, 1]), torch.arange(4), None))
         current = state.network.state_dict()[name].double()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = current if step == 0 else decay * expected + (1 - decay) * current

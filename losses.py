@@ -1,0 +1,80 @@
+"""What training minimises: cross-entropy, distillation, and the mixing of photos that both understand."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from command_line import UserError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss sees besides the logits.
+
+    images: normalised views (N, 3, H, W). labels: int64 (N,), -1 = unlabelled, or after mixup class
+    probabilities (N, C), zero for the unlabelled part. positions: of the photos in the training set (N,).
+    view: index of the fixed view, or None.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    view: int | None
+
+
+class CrossEntropy:
+    """The loss of training from scratch. A loss is called with (logits, Batch) and may have a state to be saved."""
+
+    def __init__(self, label_smoothing=0.0):
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, logits, batch):
+        return F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def mix(images, labels, num_classes, strongest, generator):
+    """Mixup (Zhang et al. 2018): every view gets a share, uniform in [0, strongest], of another one of the batch.
+
+    Returns (images, class probabilities (N, num_classes)); the share of an unlabelled photo (-1) is zero.
+    """
+    share = strongest * torch.rand(len(images), generator=generator)
+    partners = torch.randperm(len(images), generator=generator).to(images.device)
+    share = share.to(images.device)
+    probabilities = F.one_hot(labels.clamp(min=0), num_classes).float() * (labels >= 0).unsqueeze(1)
+    images = torch.lerp(images, images[partners], share.view(-1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
+    return images, torch.lerp(probabilities, probabilities[partners], share.unsqueeze(1))
+
+
+def distillation_loss(student_logits, teacher_probabilities, labels, alpha, temperature):
+    """alpha * T^2 * KL(teacher || student at T) + (1 - alpha) * cross-entropy (Hinton et al. 2015), a scalar.
+
+    student_logits: (N, C). teacher_probabilities: (N, C), the teacher's softmax at the same temperature T.
+    labels: int64 (N,) with -1 for unlabelled photos, or probabilities (N, C). The divergence is summed over
+    the classes and averaged over the batch; so is the cross-entropy, in which unlabelled photos count zero.
+    T^2 keeps the gradient's scale independent of T. Raises UserError for alpha outside [0, 1] or T <= 0.
+    """
+    if not 0 <= alpha <= 1 or not temperature > 0:
+        raise UserError(f"alpha = {alpha} and temperature = {temperature} make no distillation loss; use alpha in [0, 1] and a temperature above 0")
+    loss = student_logits.new_zeros(())
+    if alpha > 0:
+        log_student = F.log_softmax(student_logits / temperature, dim=1)
+        loss = loss + alpha * temperature**2 * F.kl_div(log_student, teacher_probabilities, reduction="batchmean")
+    if alpha < 1:
+        if labels.ndim == 1:
+            hard = F.cross_entropy(student_logits, labels, ignore_index=-1, reduction="sum") / len(labels)
+        else:
+            hard = F.cross_entropy(student_logits, labels)
+        loss = loss + (1 - alpha) * hard
+    return loss
+
+
+def soft_targets(all_logits, temperature):
+    """Mean of the teachers' softmax(logits / T): list of (N, C) -> (N, C)."""
+    return torch.stack([(logits.float() / temperature).softmax(1) for logits in all_logits]).mean(0)

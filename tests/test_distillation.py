@@ -1,0 +1,343 @@
+"""The distillation loss against closed forms, teachers, and train_kd.py end to end."""
+
+import json
+import math
+import signal
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from command_line import UserError
+from dataset import PhotoSet, list_unlabelled, load_photos
+from losses import Batch, CrossEntropy, distillation_loss, mix, soft_targets
+from model_file import CHECKPOINT_FORMAT, VERSION, Description, load_model
+from models import build
+from preprocessing import Preprocessing
+from train_kd import Distillation, SeenBy, Teacher, check_teacher, read_teacher
+from training import Settings, evaluate, fit
+
+CPU = torch.device("cpu")
+SIZE = 32
+CLASSES = ("dark", "bright")
+
+
+def logits(seed, rows=6, classes=5, dtype=torch.float64):
+    return torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
+
+
+# ---------------------------------------------------------------- the loss
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_loss_is_its_formula(alpha, temperature):
+    student, teacher = logits(1), logits(2)
+    p, q = (teacher / temperature).softmax(1), (student / temperature).softmax(1)
+    divergence = (p * (p.log() - q.log())).sum(1).mean()
+    hard = -student.log_softmax(1)[torch.arange(6), LABELS].mean()
+    expected = alpha * temperature**2 * divergence + (1 - alpha) * hard
+    assert distillation_loss(student, p, LABELS, alpha, temperature).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_two_classes_by_hand():
+    """Teacher (3/4, 1/4), student (1/2, 1/2): KL = 3/4 ln(3/2) + 1/4 ln(1/2)."""
+    student, teacher = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert distillation_loss(student, soft_targets([teacher], 1), torch.tensor([0]), 1, 1).item() == pytest.approx(expected, rel=1e-6)
+    assert distillation_loss(student, soft_targets([teacher], 1), torch.tensor([0]), 0, 1).item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_alpha_0_is_cross_entropy_and_asks_no_teacher():
+    assert torch.equal(distillation_loss(logits(1), None, LABELS, 0, 4), F.cross_entropy(logits(1), LABELS))
+
+
+@pytest.mark.parametrize("temperature", [1, 4, 20])
+def test_equal_logits_diverge_by_nothing_and_pull_nowhere(temperature):
+    student = logits(1).requires_grad_()
+    loss = distillation_loss(student, soft_targets([logits(1)], temperature).double(), LABELS, 1, temperature)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-4) and student.grad.abs().max() < 1e-5
+
+
+def test_the_scale_of_the_gradient_does_not_depend_on_the_temperature():
+    """For large T the gradient tends to (student - teacher) / C for centred logits (Hinton et al. 2015, section 2.1)."""
+    student, teacher = (values - values.mean(1, keepdim=True) for values in (logits(1), logits(2)))
+    student.requires_grad_()
+    distillation_loss(student, (teacher / 1000).softmax(1), LABELS, 1, 1000).backward()
+    assert torch.allclose(student.grad, (student.detach() - teacher) / 5 / len(student), atol=1e-3 / len(student))
+
+
+def test_float32_agrees_with_float64():
+    student, teacher = logits(1), logits(2)
+    precise = distillation_loss(student, (teacher / 4).softmax(1), LABELS, 0.7, 4)
+    assert distillation_loss(student.float(), (teacher / 4).softmax(1).float(), LABELS, 0.7, 4).item() == pytest.approx(precise.item(), rel=1e-5)
+
+
+def test_labels_as_probabilities_are_the_same_as_labels():
+    one_hot = F.one_hot(LABELS, 5).double()
+    arguments = (logits(1), logits(2).softmax(1))
+    assert torch.allclose(distillation_loss(*arguments, LABELS, 0.5, 1), distillation_loss(*arguments, one_hot, 0.5, 1))
+
+
+def test_unlabelled_photos_take_part_in_the_divergence_alone():
+    unlabelled = torch.tensor([0, 1, -1, -1, 4, 0])
+    soft = logits(2).softmax(1)
+    labelled = unlabelled >= 0
+    assert torch.equal(distillation_loss(logits(1), soft, unlabelled, 1, 1), distillation_loss(logits(1), soft, LABELS, 1, 1))
+    expected = F.cross_entropy(logits(1)[labelled], unlabelled[labelled]) * labelled.double().mean()
+    assert torch.allclose(distillation_loss(logits(1), soft, unlabelled, 0, 1), expected)
+    zeros = F.one_hot(unlabelled.clamp(min=0), 5).double() * labelled.unsqueeze(1)
+    assert torch.allclose(distillation_loss(logits(1), soft, zeros, 0.5, 1), distillation_loss(logits(1), soft, unlabelled, 0.5, 1))
+
+
+@pytest.mark.parametrize("alpha, temperature", [(-0.1, 1), (1.1, 1), (0.5, 0), (0.5, -1), (math.nan, 1), (0.5, math.nan)])
+def test_impossible_alpha_and_temperature_are_refused(alpha, temperature):
+    with pytest.raises(UserError, match="alpha in"):
+        distillation_loss(logits(1), logits(2).softmax(1), LABELS, alpha, temperature)
+
+
+def test_several_teachers_are_averaged_as_probabilities():
+    mean = soft_targets([logits(1), logits(2)], 2)
+    assert torch.allclose(mean.double(), ((logits(1) / 2).softmax(1) + (logits(2) / 2).softmax(1)) / 2, atol=1e-6)
+
+
+def test_mixup_mixes_photos_and_labels_alike():
+    """Photo i is filled with i and has label i, so what was mixed can be read off the pixels."""
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    mixed, labels = mix(images, torch.tensor([0, 1, 2, 3]), 4, 0.5, torch.Generator().manual_seed(0))
+    assert torch.allclose(labels.sum(1), torch.ones(4)) and (labels.diagonal() >= 0.5).all()
+    assert torch.allclose(mixed[:, 0, 0, 0], labels @ torch.arange(4.0))
+    _, labels = mix(images, torch.tensor([0, -1, 2, -1]), 4, 0.5, torch.Generator().manual_seed(0))
+    assert labels[:, [1, 3]].abs().max() == 0 and labels.sum(1).max() <= 1
+
+
+# ---------------------------------------------------------------- teachers
+
+
+def save_model(path, seed=0, class_names=CLASSES, size=SIZE):
+    """A narrow random network as a checkpoint file; returns it."""
+    torch.manual_seed(seed)
+    description = Description.of("student", {"widths": [4] * 8, "in_channels": 3}, class_names, Preprocessing(size, mean=(0.3,) * 3, std=(0.2,) * 3))
+    network = build("student", **description.arguments)
+    torch.save({"format": CHECKPOINT_FORMAT, "version": VERSION, **description.to_dict(), "state_dict": network.state_dict()}, path)
+    return network.eval()
+
+
+def photo_set(count, seed):
+    labels = torch.arange(count) % 2
+    photos = torch.randint(0, 100, (count, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return PhotoSet(photos + labels.view(-1, 1, 1, 1).to(torch.uint8) * 100, torch.arange(count), labels, CLASSES, f"fingerprint {seed}")
+
+
+TRAINING, VALIDATION = photo_set(36, 1), photo_set(20, 2)
+
+
+def test_a_teacher_sees_the_students_view_in_its_own_normalisation(tmp_path):
+    network = save_model(tmp_path / "teacher.pt")
+    teacher = read_teacher(tmp_path / "teacher.pt", CLASSES, 128, CPU)
+    photos, own = TRAINING.photos[:5], Preprocessing(SIZE)
+    expected = network(Preprocessing(SIZE, mean=(0.3,) * 3, std=(0.2,) * 3).normalise(photos))
+    assert torch.allclose(teacher.logits(own.normalise(photos), own), expected, atol=1e-4)
+
+
+def test_a_teacher_of_another_size_sees_the_view_at_its_size(tmp_path):
+    save_model(tmp_path / "teacher.pt", size=64)
+    teacher, seen = read_teacher(tmp_path / "teacher.pt", CLASSES, 128, CPU), []
+    teacher.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    teacher.logits(Preprocessing(SIZE).normalise(TRAINING.photos[:2]), Preprocessing(SIZE))
+    assert seen == [(2, 3, 64, 64)]
+
+
+def test_a_resnet18_state_dict_is_fed_values_from_0_to_1(tmp_path):
+    torch.manual_seed(0)
+    network = build("resnet18", num_classes=2)
+    torch.save(network.state_dict(), tmp_path / "teacher.bin")
+    teacher, own = read_teacher(tmp_path / "teacher.bin", CLASSES, SIZE, CPU), Preprocessing(SIZE)
+    assert not teacher.network.training and not any(parameter.requires_grad for parameter in teacher.network.parameters())
+    expected = network.eval()(TRAINING.photos[:3].permute(0, 3, 1, 2) / 255)
+    assert torch.allclose(teacher.logits(own.normalise(TRAINING.photos[:3]), own), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("names", [("dark", "bright", "other"), ("bright", "dark")])
+def test_a_teacher_of_other_classes_is_refused(tmp_path, names):
+    save_model(tmp_path / "teacher.pt", class_names=names)
+    with pytest.raises(UserError, match="use a teacher of the same classes"):
+        read_teacher(tmp_path / "teacher.pt", CLASSES, 128, CPU)
+
+
+def test_a_teacher_that_guesses_is_refused(tmp_path):
+    save_model(tmp_path / "teacher.pt")
+    teacher = read_teacher(tmp_path / "teacher.pt", CLASSES, 128, CPU)
+    with torch.no_grad():
+        teacher.network.fc[0].weight.zero_(), teacher.network.fc[0].bias.copy_(torch.tensor([1.0, 0.0]))
+    with pytest.raises(UserError, match="commonest class"):
+        check_teacher(teacher, VALIDATION, Preprocessing(SIZE), CPU)
+
+
+def oracle():
+    """A teacher that knows the classes of these photos: bright or dark."""
+    class Brightness(torch.nn.Module):
+        def forward(self, images):
+            brightness = images.mean((1, 2, 3)) - 0.39
+            return torch.stack([-brightness, brightness], 1) * 40
+
+    return Teacher(Brightness().eval(), Preprocessing(SIZE, mean=(0,) * 3, std=(1,) * 3), None)
+
+
+def distil(out, settings, loss=None, training=TRAINING, **options):
+    torch.manual_seed(settings.seed)
+    description = Description.of("student", {"widths": [8] * 8, "in_channels": 3}, CLASSES, Preprocessing(SIZE))
+    loss = loss or Distillation([oracle()], description.preprocessing, 1.0, 2.0, "fp32", len(training), 2, settings.views)
+    return fit(build("student", **description.arguments), description, training, VALIDATION, settings, out, CPU, loss, **options)
+
+
+def small(**changes):
+    return Settings(**{"epochs": 4, "batch_size": 8, "lr": 0.01, "ema": 0.9, "label_smoothing": 0.0, "augment": "light", **changes})
+
+
+def test_a_student_learns_from_the_teacher_alone(tmp_path):
+    """No photo has a label, so all that the student knows it has from the teacher."""
+    assert evaluate(SeenBy(oracle(), Preprocessing(SIZE)), VALIDATION, Preprocessing(SIZE), CPU)[1] == 1
+    unlabelled = PhotoSet(TRAINING.photos, TRAINING.rows, torch.full((36,), -1), CLASSES, "x")
+    assert distil(tmp_path, small(epochs=12), training=unlabelled)["best"]["validation_accuracy"] == 1
+
+
+@pytest.mark.parametrize("settings", [small(), small(mixup=0.5), small(views=2)], ids=["plain", "mixup", "fixed views"])
+def test_a_killed_distillation_resumes_bitwise(tmp_path, settings):
+    distil(tmp_path / "whole", settings)
+
+    class Killed(Distillation):
+        left = 10
+
+        def __call__(self, logits, batch):
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(signal.SIGTERM)
+            return super().__call__(logits, batch)
+
+    killed = Killed([oracle()], Preprocessing(SIZE), 1.0, 2.0, "fp32", len(TRAINING), 2, settings.views)
+    with pytest.raises(SystemExit) as stopped:
+        distil(tmp_path / "parts", settings, killed)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    distil(tmp_path / "parts", settings, resume=True)
+    states = [torch.load(tmp_path / name / "last.pt", weights_only=True)["run"]["network"] for name in ("whole", "parts")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_fixed_views_ask_the_teacher_once_and_train_the_same(tmp_path):
+    """Views repeat every second epoch; remembered or asked again, the teacher's answers and so the weights are the same."""
+    class Counting(Distillation):
+        asked = 0
+
+        def ask(self, images):
+            self.asked += len(images)
+            return super().ask(images)
+
+    losses = [Counting([oracle()], Preprocessing(SIZE), 0.5, 2.0, "fp32", len(TRAINING), 2, views) for views in (2, 0)]
+    for name, loss in zip(("kept", "asked"), losses):
+        distil(tmp_path / name, small(views=2, epochs=6), loss)
+    assert losses[0].asked <= 2 * len(TRAINING) and losses[1].asked == 6 * 32
+    states = [torch.load(tmp_path / name / "best.pt", weights_only=True)["state_dict"] for name in ("kept", "asked")]
+    assert all(torch.allclose(states[0][name].float(), states[1][name].float(), atol=1e-4) for name in states[0])
+
+
+def test_alpha_0_trains_exactly_as_without_a_teacher(tmp_path):
+    distil(tmp_path / "kd", small(), Distillation([oracle()], Preprocessing(SIZE), 0.0, 2.0, "fp32"))
+    distil(tmp_path / "plain", small(), CrossEntropy())
+    states = [torch.load(tmp_path / name / "best.pt", weights_only=True)["state_dict"] for name in ("kd", "plain")]
+    assert all(torch.allclose(states[0][name].float(), states[1][name].float(), atol=1e-5) for name in states[0])
+
+
+def test_the_teacher_is_asked_about_the_very_batch(tmp_path):
+    seen = []
+
+    class Listening(torch.nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return torch.zeros(len(images), 2)
+
+    own = Preprocessing(SIZE)
+    loss = Distillation([Teacher(Listening(), own, None)], own, 1.0, 1.0, "fp32")
+    images = torch.randn(3, 3, SIZE, SIZE)
+    loss(torch.zeros(3, 2), Batch(images, torch.tensor([0, 1, 0]), torch.arange(3), None))
+    assert torch.allclose(seen[0], images, atol=1e-5)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.fixture(scope="module")
+def teacher_file(toy, tmp_path_factory):
+    """A teacher trained for a moment on the toy photos: better than guessing."""
+    from train_student import main
+
+    out = tmp_path_factory.mktemp("teacher")
+    main([str(toy), "--network", "student", "--set", "widths=16,16,16,32,32,32,32,32", "--size", "32", "--epochs", "25", "--batch-size", "11", "--lr", "0.01",
+          "--augment", "none", "--ema", "0", "--cache", "none", "--out", str(out / "run"), "--precision", "fp32"])
+    return out / "run" / "best.pt"
+
+
+def arguments(toy, teacher, out, *more):
+    return ["train_kd.py", toy, "--teacher", teacher, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", SIZE, "--epochs", 2,
+            "--batch-size", 11, "--cache", "none", "--out", out, *more]
+
+
+def test_command_line_distils_and_records_the_teachers(toy, teacher_file, call, tmp_path):
+    result = call(*arguments(toy, teacher_file, tmp_path / "run", "--teacher", teacher_file, "--unlabeled", toy / "validation"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("validation accuracy") >= 2
+    record = json.loads((tmp_path / "run/record.json").read_text())
+    assert len(record["teachers"]) == 2 and record["teachers"][0]["validation_accuracy"] > 1 / 11
+    training = load_model(tmp_path / "run/best.pt").description.training
+    assert training["unlabelled_photos"] == 22 and "transductive" not in training and record["photos"]["training"] == 66
+
+
+def test_training_on_the_testing_photos_is_written_into_the_model(toy, teacher_file, call, tmp_path):
+    result = call(*arguments(toy, teacher_file, tmp_path / "run", "--unlabeled", toy / "testing", "--epochs", 1))
+    assert result.returncode == 0, result.stderr
+    assert load_model(tmp_path / "run/best.pt").description.training["transductive"] is True
+    assert "transductive" in result.stderr and json.loads((tmp_path / "run/record.json").read_text())["transductive"] is True
+
+
+def test_a_dry_run_distils_two_batches_and_writes_nothing(toy, teacher_file, call, tmp_path):
+    assert "dry run" in call(*arguments(toy, teacher_file, tmp_path / "run", "--dry-run")).stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_with_another_teacher_is_refused(toy, teacher_file, call, refused, tmp_path):
+    assert call(*arguments(toy, teacher_file, tmp_path / "run", "--epochs", 1)).returncode == 0
+    changed = torch.load(teacher_file, weights_only=True)
+    changed["state_dict"]["fc.0.bias"] += 0.01
+    torch.save(changed, tmp_path / "other.pt")
+    refused_text = call(*arguments(toy, tmp_path / "other.pt", tmp_path / "run", "--epochs", 1, "--resume")).stderr
+    assert "training = " in refused_text
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (["--alpha", "1.5"], "out of range"), (["--alpha", "nan"], "out of range"), (["--temperature", "0"], "out of range"),
+    (["--views", "2", "--mixup", "0.2"], "leave one of them out"), (["--label-smoothing", "0.1"], "leave it out"),
+    (["--views", "2", "--augment", "none"], "needs random views")])
+def test_wrong_options_are_one_sentence_and_status_2(toy, teacher_file, refused, tmp_path, wrong, message):
+    assert message in refused(*arguments(toy, teacher_file, tmp_path / "run", *wrong))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_teacher_and_an_empty_folder_are_one_sentence_and_status_2(toy, teacher_file, call, tmp_path):
+    (tmp_path / "bad.bin").write_bytes(b"not a teacher")
+    (tmp_path / "empty").mkdir()
+    save_model(tmp_path / "two classes.pt")
+    for teacher, more, message in ((tmp_path / "bad.bin", [], "damaged or no teacher file"), (tmp_path / "missing.bin", [], "there is no teacher file"),
+                                   (tmp_path / "two classes.pt", [], "same classes"), (teacher_file, ["--unlabeled", tmp_path / "empty"], "is empty")):
+        result = call(*arguments(toy, teacher, tmp_path / "run", *more))
+        assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+        assert not (tmp_path / "run").exists()
+
+
+def test_unlabelled_photos_may_have_any_name(toy, tmp_path):
+    (tmp_path / "any name.jpg").write_bytes(next((toy / "testing").iterdir()).read_bytes())
+    photos = load_photos(list_unlabelled(tmp_path), Preprocessing(SIZE), cache=False)
+    assert photos.labels.tolist() == [-1]

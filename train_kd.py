@@ -1,0 +1,195 @@
+"""Train a student on what a teacher says about every view of a photo, as well as on the labels.
+
+    python train_kd.py food-11 --teacher teacher_resnet18.bin --out runs/kd
+    python train_kd.py food-11 --teacher runs/teacher/best.pt --alpha 1 --temperature 2 --epochs 300 --mixup 0.5
+    python train_kd.py food-11 --teacher a.bin --teacher runs/b/best.pt --network student
+
+The loss is alpha * T^2 * KL(teacher || student at temperature T) + (1 - alpha) * cross-entropy. A teacher is
+a ResNet-18 state_dict as the course provides it, or any checkpoint or model file of this project (so a
+student can assist: train one from the teacher, then a smaller one from it); several are averaged. It sees
+the very view that the student sees. Out come the same files as from train_student.py.
+"""
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from command_line import UserError, number, parser, run
+from dataset import join, list_testing, list_unlabelled, load_photos
+from files import read_torch
+from losses import distillation_loss, soft_targets
+from model_file import CHECKPOINT_FORMAT, MODEL_FORMAT, Description, load_model
+from models import ARCHITECTURES, build, load_teacher, parse_arguments
+from options import add_training, cache_folder, load
+from preprocessing import Preprocessing
+from training import evaluate, fit
+
+COURSE_TEACHER = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # RGB in [0, 1], as the provided teachers were trained
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network in eval mode and the preprocessing it was trained with."""
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    path: Path
+
+    def logits(self, images, seen_by):
+        """Logits for views (N, 3, H, W) that were normalised as `seen_by` says, at the teacher's own size and normalisation."""
+        def constants(preprocessing):
+            return (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+
+        (mean, std), (own_mean, own_std) = constants(seen_by), constants(self.preprocessing)
+        pixels = images * std + mean
+        if pixels.shape[-1] != self.preprocessing.size:
+            pixels = F.interpolate(pixels, size=(self.preprocessing.size,) * 2, mode="bilinear", antialias=True, align_corners=False)
+        return self.network(((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last))
+
+
+def read_teacher(path, class_names, size, device):
+    """The teacher in a file; `size`: input pixels for a ResNet-18 state_dict, which does not say its own.
+
+    Raises UserError if the file is no teacher or knows other classes.
+    """
+    content = read_torch(path, "teacher file")
+    if isinstance(content, dict) and content.get("format") in (MODEL_FORMAT, CHECKPOINT_FORMAT):
+        model = load_model(path)
+        network, preprocessing, names = model.build(), model.description.preprocessing, model.description.class_names
+    else:
+        network = load_teacher(path)
+        preprocessing, names = Preprocessing(size=size, **COURSE_TEACHER), None
+    classes = len(names) if names else network.fc.out_features
+    if classes != len(class_names) or (names and tuple(names) != tuple(class_names)):
+        raise UserError(f"the teacher {path} knows {classes} classes ({', '.join(names[:3]) + ', ...' if names else 'unnamed'}) and the photos have "
+                        f"{len(class_names)} ({', '.join(class_names[:3])}, ...); use a teacher of the same classes")
+    return Teacher(network.to(device, memory_format=torch.channels_last).requires_grad_(False), preprocessing, Path(path))
+
+
+class SeenBy(nn.Module):
+    """A teacher as a network for the student's input, so that it can be evaluated like one."""
+
+    def __init__(self, teacher, preprocessing):
+        super().__init__()
+        self.teacher, self.preprocessing = teacher, preprocessing
+
+    def forward(self, images):
+        return self.teacher.logits(images, self.preprocessing)
+
+
+def check_teacher(teacher, validation, preprocessing, device, batches=None):
+    """The teacher's validation accuracy on the student's input; UserError if it is no better than guessing."""
+    accuracy = evaluate(SeenBy(teacher, preprocessing), validation, preprocessing, device, batches=batches)[1]
+    guessing = validation.labels.bincount().max().item() / len(validation)
+    if accuracy <= guessing and batches is None:
+        raise UserError(f"the teacher {teacher.path} is right for {accuracy:.1%} of the validation photos, and always naming the commonest class for {guessing:.1%}; "
+                        "check its input size and normalisation, or use another teacher")
+    return accuracy
+
+
+class Distillation:
+    """The distillation loss as `fit` calls it: asks the teachers about the batch's views.
+
+    views: with so many fixed views per photo, what the teachers said is kept and asked for once only.
+    """
+
+    def __init__(self, teachers, preprocessing, alpha, temperature, precision, photos=0, classes=0, views=0):
+        self.teachers, self.preprocessing, self.alpha, self.temperature = teachers, preprocessing, alpha, temperature
+        self.autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self.said = torch.full((views, photos, classes), torch.nan) if views else None
+
+    @torch.no_grad()
+    def ask(self, images):
+        """Mean probabilities (N, C) of the teachers at the temperature."""
+        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+            logits = [teacher.logits(images, self.preprocessing) for teacher in self.teachers]
+        return soft_targets(logits, self.temperature)
+
+    def targets(self, batch):
+        """The teachers' probabilities for a batch, from memory where it holds them."""
+        if self.said is None:
+            return self.ask(batch.images)
+        known = self.said[batch.view, batch.positions]
+        unknown = known.isnan().any(1)
+        if unknown.any():
+            known[unknown] = self.ask(batch.images[unknown.to(batch.images.device)]).cpu()
+            self.said[batch.view, batch.positions] = known
+        return known.to(batch.images.device)
+
+    def __call__(self, logits, batch):
+        probabilities = self.targets(batch) if self.alpha else None
+        return distillation_loss(logits, probabilities, batch.labels, self.alpha, self.temperature)
+
+    def state_dict(self):
+        return {"said": self.said}
+
+    def load_state_dict(self, state):
+        self.said = state["said"]
+
+
+def add_unlabelled(training, options, preprocessing):
+    """(training with the photos of --unlabeled behind it, what the record says of them)."""
+    if not options.unlabeled:
+        return training, {}
+    extra = load_photos(list_unlabelled(options.unlabeled), preprocessing, cache_folder(options))
+    origin = {"unlabelled": extra.fingerprint, "unlabelled_photos": len(extra)}
+    testing = Path(options.data) / "testing"
+    if testing.is_dir() and list_testing(testing, by_name=True).fingerprint() == extra.fingerprint:
+        origin["transductive"] = True  # the photos to be predicted were trained on
+        print("note: --unlabeled holds the testing photos: the result is transductive, and the model file will say so", file=sys.stderr)
+    return join(training, extra), origin
+
+
+def main(argv=None):
+    options = parser(__doc__)
+    options.add_argument("--network", choices=ARCHITECTURES, metavar="NAME", default="residual6", help="the student; `python models.py` lists sizes")
+    options.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
+    group = options.add_argument_group("distillation")
+    group.add_argument("--teacher", type=Path, action="append", required=True, metavar="FILE", help="ResNet-18 state_dict, checkpoint or model file; repeat to average several")
+    group.add_argument("--teacher-size", type=number(int, 16, 4096), default=128, metavar="PIXELS", help="input size of a ResNet-18 state_dict")
+    group.add_argument("--alpha", type=number(float, 0, 1), default=0.8, help="weight of the teacher: 1 = soft labels only, 0 = hard labels only")
+    group.add_argument("--temperature", type=number(float, 0, 1000, open_low=True), default=4.0, help="softens both distributions")
+    group.add_argument("--unlabeled", type=Path, metavar="DIR", help="further photos without labels, any names, for the teacher to label")
+    group.add_argument("--views", type=number(int, 0, 1000), default=0, metavar="K", help="K fixed views per photo, asking the teacher about each once; 0 = new views every epoch")
+    add_training(options, out="runs/kd", epochs=120)
+    options.set_defaults(label_smoothing=0.0)
+    options = options.parse_args(argv)
+    if options.views and options.mixup:
+        raise UserError("--views keeps what the teacher said of a view and --mixup makes new views every time; leave one of them out")
+    if options.label_smoothing:
+        raise UserError("--label-smoothing smooths what the teacher is to tell; leave it out, the teacher's answers are soft already")
+    if options.views and options.augment == "none":
+        raise UserError("--views needs random views; leave it out or choose another --augment than none")
+
+    arguments = {"in_channels": 3, **parse_arguments(options.set)}
+    build(options.network, **arguments)
+    device, settings, preprocessing, training, validation = load(options)
+    teachers = [read_teacher(path, training.class_names, options.teacher_size, device) for path in options.teacher]
+    told = []
+    for teacher in teachers:
+        accuracy = check_teacher(teacher, validation, preprocessing, device, batches=2 if options.dry_run else None)
+        print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {options.size} px views seen at {teacher.preprocessing.size} px")
+        told.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
+                     "size": teacher.preprocessing.size, "validation_accuracy": accuracy})
+    training, unlabelled = add_unlabelled(training, options, preprocessing)
+    origin = {"script": "train_kd.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint, "alpha": options.alpha,
+              "temperature": options.temperature, "teachers": [one["sha256"] for one in told], **unlabelled}
+    description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
+    network = build(options.network, **description.arguments)
+    description.check_channels(network)
+    loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision, len(training), len(training.class_names), settings.views)
+    record = fit(network, description, training, validation, settings, options.out, device, loss, resume=options.resume, dry_run=options.dry_run,
+                 details={"teachers": told, **unlabelled})
+    if not options.dry_run:
+        best = record["best"]
+        print(f"best validation accuracy {best['validation_accuracy']:.4f} in epoch {best['epoch']}; next: python quantize.py {options.out / 'best.pt'} model.bin")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
