@@ -20,7 +20,7 @@ demo: .venv/installed
 	$(venv) toy_food11.py $(toy)
 	$(venv) train_student.py $(toy) --size 64 --epochs $(EPOCHS) --ema 0.98 --cache none --out runs/demo
 	$(venv) quantize.py runs/demo/best.pt runs/demo/model.bin --data $(toy) --cache none
-	bash hw7_test.sh $(toy) runs/demo/prediction.csv --model runs/demo/model.bin
+	PYTHON=$(venv) bash hw7_test.sh $(toy) runs/demo/prediction.csv --model runs/demo/model.bin
 	@$(venv) toy_food11.py $(toy) --score runs/demo/prediction.csv
 
 test: .venv/installed

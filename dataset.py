@@ -208,21 +208,15 @@ def default_cache():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "food11-photos"
 
 
-def _fill(target, listing, preprocessing, report):
-    """Decode all photos, handing (rows, photos) to `target`."""
-    for rows, photos in decode_stream(listing.paths, preprocessing, report, label=f"decoding {listing.folder.name}"):
-        target(rows, photos)
-
-
 def _open_cache(place, count, size):
-    """The memory-mapped photos and the lists of bad rows, or None if the cache is missing or damaged."""
+    """The memory-mapped photos and the DecodeReport, or None if the cache is missing or damaged."""
     try:
         notes = json.loads((place / "notes.json").read_text())
         photos = np.load(place / "photos.npy", mmap_mode="c", allow_pickle=False)
         if photos.shape != (count, size, size, 3) or photos.dtype != np.uint8:
             return None
-        return photos, notes["truncated"], notes["unreadable"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return photos, DecodeReport(*({int(row): str(reason) for row, reason in notes[kind].items()} for kind in ("truncated", "unreadable")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
 
 
@@ -240,14 +234,14 @@ def _build_cache(cache, place, listing, preprocessing):
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(listing.paths), size, size, 3)})
             start, step = file.tell(), size * size * 3
 
-            def write(rows, photos):
+            for rows, photos in decode_stream(listing.paths, preprocessing, report, label=f"decoding {listing.folder.name}"):
                 for row, photo in zip(rows, photos):
                     file.seek(start + row * step)
                     file.write(photo.tobytes())
-
-            _fill(write, listing, preprocessing, report)
             file.truncate(start + len(listing.paths) * step)
-        (building / "notes.json").write_text(json.dumps({"truncated": sorted(report.truncated), "unreadable": sorted(report.unreadable)}))
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave black photos behind a valid header
+        (building / "notes.json").write_text(json.dumps({"truncated": report.truncated, "unreadable": report.unreadable}))
         with contextlib.suppress(OSError):
             os.rename(building, place)
         if _open_cache(place, len(listing.paths), size) is None:  # a damaged one stands there
@@ -288,15 +282,15 @@ def load_photos(listing, preprocessing, cache=None, log=None):
     if cached is None:
         report = DecodeReport()
         photos = np.zeros((len(listing.paths), preprocessing.size, preprocessing.size, 3), np.uint8)
-        _fill(lambda rows, decoded: photos.__setitem__(rows, decoded), listing, preprocessing, report)
-        cached = photos, sorted(report.truncated), sorted(report.unreadable)
+        for rows, decoded in decode_stream(listing.paths, preprocessing, report, label=f"decoding {listing.folder.name}"):
+            photos[rows] = decoded
+        cached = photos, report
 
-    photos, truncated, unreadable = cached
-    for rows, what in ((truncated, "truncated: decoded as far as they go"), (unreadable, "undecodable: left out")):
+    photos, report = cached
+    for rows, what in ((report.truncated, "truncated: decoded as far as they go"), (report.unreadable, "undecodable: left out")):
         if rows:
-            log(f"warning: {len(rows)} of {len(photos)} photos in {listing.folder} are {what} (first: {listing.paths[rows[0]].name})")
-    left_out = set(unreadable)
-    rows = torch.tensor([row for row in range(len(photos)) if row not in left_out], dtype=torch.int64)
+            log(f"warning: {len(rows)} of {len(photos)} photos in {listing.folder} are {what}: {report.name(listing.paths, rows)}")
+    rows = torch.tensor([row for row in range(len(photos)) if row not in report.unreadable], dtype=torch.int64)
     if not len(rows):
         raise UserError(f"none of the {len(photos)} files in {listing.folder} can be decoded as a photo; check the data")
     return PhotoSet(torch.from_numpy(photos), rows, torch.tensor(listing.labels, dtype=torch.int64)[rows], listing.class_names, listing.fingerprint())

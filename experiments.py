@@ -40,7 +40,7 @@ EXPERIMENTS = {
 
 
 def train(name, variant, seed, data, threads, runs, results):
-    """Train one variant with one seed unless its record exists; returns a line on what happened."""
+    """Train one variant with one seed unless its record exists; returns (whether it went well, a line on what happened)."""
     experiment = EXPERIMENTS[name]
     out, result = runs / name / f"{variant}-{seed}", results / name / f"{variant}-seed{seed}.json"
     options = shlex.split(f"{experiment.shared} {experiment.variants[variant]} --seed {seed}")
@@ -49,16 +49,16 @@ def train(name, variant, seed, data, threads, runs, results):
 
         recorded = json.loads(result.read_text())
         if shlex.join(options) in recorded["command"] and recorded["data"]["training"] == list_labelled(data, "training").fingerprint():
-            return f"{result.name}: already recorded"
+            return True, f"{result.name}: already recorded"
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(HERE / "train_student.py"), str(data), *options, "--out", str(out), "--resume"]
     with open(out / "output.txt", "a") as log:
         status = subprocess.run(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": str(threads)}).returncode
     if status:
-        return f"{result.name}: FAILED with status {status}, see {out / 'output.txt'}"
+        return False, f"{result.name}: failed with status {status}, see {out / 'output.txt'}"
     result.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(out / "record.json", result)
-    return f"{result.name}: {json.loads(result.read_text())['best']['validation_accuracy']:.4f}"
+    return True, f"{result.name}: {json.loads(result.read_text())['best']['validation_accuracy']:.4f}"
 
 
 def main(argv=None):
@@ -82,12 +82,17 @@ def main(argv=None):
     with ThreadPoolExecutor(options.workers) as pool:
         jobs = [pool.submit(train, options.experiment, variant, seed, options.data, threads, options.runs, options.results)
                 for seed in experiment.seeds for variant in experiment.variants]
-        lines = []
-        for job in jobs:
-            lines.append(job.result())
-            print(lines[-1], flush=True)
-    if any("FAILED" in line for line in lines):
-        raise UserError(f"{sum('FAILED' in line for line in lines)} runs failed; see above, mend the cause and run this again")
+        failed = 0
+        try:
+            for job in jobs:
+                well, line = job.result()
+                failed += not well
+                print(line, flush=True)
+        except KeyboardInterrupt:  # the runs under way got it too, and save themselves
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failed:
+        raise UserError(f"{failed} runs failed; see above, mend the cause and run this again")
     return 0
 
 

@@ -29,7 +29,7 @@ def atomic_path(path):
     try:
         yield Path(temporary)
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
-        with open(temporary, "rb") as written:
+        with open(temporary, "r+b") as written:  # Windows cannot flush what is only open for reading
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -55,6 +55,25 @@ def write_bytes(path, data):
     """Write `data` to `path` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Raise UserError if another process holds this folder; hold it within the block, or until the process dies.
+
+    Where the system has no flock (Windows) nothing is checked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(Path(folder) / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is working in {folder}; wait for it or choose another --out") from None
+        yield
 
 
 def check_output(path):

@@ -11,12 +11,16 @@ if [ $# -lt 2 ]; then
     exit 2
 fi
 
-usable() { # has what inference imports; looking is 50 times faster than importing torch
-    "$1" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ("torch", "numpy", "PIL", "tqdm"))))' 2>/dev/null
+usable() { # has what inference imports, new enough; looking is 50 times faster than importing torch
+    "$1" -c '
+import sys
+from importlib import metadata, util
+found = sys.version_info >= (3, 10) and all(map(util.find_spec, ("torch", "numpy", "PIL", "tqdm")))
+sys.exit(not (found and tuple(map(int, metadata.version("torch").split(".")[:2])) >= (2, 6)))' 2>/dev/null
 }
 
 if [ -n "${PYTHON:-}" ] && ! usable "$PYTHON"; then
-    echo "hw7_test.sh: error: PYTHON=$PYTHON does not run or lacks torch, numpy, pillow or tqdm; unset PYTHON or name another" >&2
+    echo "hw7_test.sh: error: PYTHON=$PYTHON does not run or lacks torch 2.6, numpy, pillow or tqdm; unset PYTHON or name another" >&2
     exit 2
 fi
 python=
@@ -27,6 +31,10 @@ for candidate in ${PYTHON:+"$PYTHON"} "$here/.venv/bin/python" python3 python; d
     fi
 done
 if [ -z "$python" ]; then
+    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        echo "hw7_test.sh: error: Python 3.10 or newer is needed as python3; install it or set PYTHON to one that has torch" >&2
+        exit 2
+    fi
     echo "no Python with torch was found: setting up $here/.venv from requirements.txt (a few GB, some minutes)" >&2
     python3 -m venv "$here/.venv"
     "$here/.venv/bin/python" -m pip install --quiet --requirement "$here/requirements.txt" >&2

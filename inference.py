@@ -87,11 +87,11 @@ def main(argv=None):
     loaded = time.perf_counter()
     probabilities, report = predict(network, listing.paths, model.description.preprocessing, device, options.batch_size)
     if report.unreadable:
-        row, reason = min(report.unreadable.items())
-        raise UserError(f"{len(report.unreadable)} of {len(listing.paths)} photos cannot be decoded, the first is {listing.paths[row]} ({reason}); nothing was written, replace or remove them")
+        raise UserError(f"{len(report.unreadable)} of {len(listing.paths)} photos in {listing.folder} cannot be decoded: "
+                        f"{report.name(listing.paths, report.unreadable)}; nothing was written, replace or remove them")
     if report.truncated:
-        print(f"warning: {len(report.truncated)} of {len(listing.paths)} photos are truncated and were decoded as far as they go "
-              f"(first: {listing.paths[min(report.truncated)].name})", file=sys.stderr)
+        print(f"warning: {len(report.truncated)} of {len(listing.paths)} photos are truncated: decoded as far as they go: "
+              f"{report.name(listing.paths, report.truncated)}", file=sys.stderr)
     write_text(options.output, to_csv(["Id", "label"], zip(listing.ids, probabilities.argmax(1).tolist())))
     if top_k_output:
         write_text(top_k_output, top_k_table(listing.ids, probabilities, model.description.class_names, k))

@@ -75,6 +75,8 @@ def build(name, **arguments):
         if argument in ("num_classes", "in_channels") and (type(value) is not int or value < 1):
             raise UserError(f"{name} cannot be built with {argument}={str(value)[:50]}: it must be a whole number above 0")
         values = value if isinstance(value, (list, tuple)) else [value]
+        if isinstance(architecture.arguments.get(argument, known[argument].default), tuple) and not isinstance(value, (list, tuple)):
+            raise UserError(f"{name} takes a list for {argument}; write {argument}={value}, with a comma behind each number")
         if len(values) > 1000 or not all(isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 100_000 for one in values):
             raise UserError(f"{name} cannot be built with this {argument}: it must be a number or list of at most 1000 numbers from 0 to 100,000")
     try:

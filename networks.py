@@ -10,12 +10,13 @@ from torch import nn
 from command_line import UserError
 
 
-def flat(*modules):
+def sequential(*modules):
     """`nn.Sequential` of what is given, leaving out None."""
     return nn.Sequential(*(module for module in modules if module is not None))
 
 
 def norm_act(channels, activation):
+    """What follows a convolution: [BN, activation]."""
     return [nn.BatchNorm2d(channels), activation]
 
 
@@ -46,7 +47,7 @@ class DepthwiseNet(Classifier):
 
         stages = [nn.Sequential(nn.Conv2d(in_channels, widths[0], 3, 1, 1), *norm_act(widths[0], activation(0)), nn.MaxPool2d(2))]
         for stage, (before, after) in enumerate(zip(widths, widths[1:]), start=1):
-            stages.append(flat(
+            stages.append(sequential(
                 nn.Conv2d(before, before, 3, 1, 1, groups=before), *norm_act(before, activation(stage)),
                 nn.Conv2d(before, after, 1), nn.MaxPool2d(2) if stage < 4 else None))
         self.cnn = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1))
@@ -70,7 +71,7 @@ class PlainNet(Classifier):
         super().__init__()
         stages = []
         for stage, (before, after) in enumerate(zip([in_channels, *widths], widths)):
-            stages.append(flat(nn.Conv2d(before, after, 3, 1, 1), *norm_act(after, nn.ReLU6()),
+            stages.append(sequential(nn.Conv2d(before, after, 3, 1, 1), *norm_act(after, nn.ReLU6()),
                                nn.MaxPool2d(2) if stage < 4 else None))
         self.cnn = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1))
         self.fc = nn.Sequential(nn.Linear(widths[-1], hidden), nn.ReLU6(), nn.Linear(hidden, num_classes))
@@ -97,7 +98,7 @@ class SmallCNN(Classifier):
             else:
                 groups = before // group_width if group_width else 1
                 layer = [nn.Conv2d(before, before, 3, 1, 1, groups=groups), *norm_act(before, nn.ReLU()), nn.Conv2d(before, after, 1)]
-            layers.append(flat(*layer, nn.MaxPool2d(2) if index in pool_after else None))
+            layers.append(sequential(*layer, nn.MaxPool2d(2) if index in pool_after else None))
             before = after
         self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4))
         if hidden:
@@ -145,7 +146,7 @@ class FaceMobileNet(Classifier):
             raise UserError(f"widths and dropouts must be equally long and strides one shorter, not {len(widths)}, {len(dropouts)} and {len(strides)}")
         layers = [nn.Conv2d(in_channels, widths[0], 3, 2, 1, bias=False), *norm_act(widths[0], nn.ReLU()), nn.Dropout(dropouts[0])]
         for before, after, stride, dropout in zip(widths, widths[1:], strides, dropouts[1:]):
-            layers.append(flat(
+            layers.append(sequential(
                 nn.Conv2d(before, before, 3, stride, 1, groups=before, bias=False), *norm_act(before, nn.ReLU()),
                 nn.Conv2d(before, after, 1, bias=False), *norm_act(after, nn.ReLU()),
                 nn.Dropout(dropout) if dropout else None))

@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 
 from augmentation import AUGMENTATIONS
-from command_line import number, pick_device
+from command_line import UserError, number, pick_device
 from dataset import list_labelled, load_photos
+from models import ARCHITECTURES, build, parse_arguments
 from preprocessing import RESIZE_RULES, Preprocessing
-from training import Settings, pick_precision
+from training import pick_precision
+from training_run import Settings
 
 
 def add_cache(group):
@@ -23,8 +25,12 @@ def cache_folder(options):
 
 
 def add_training(parser, out, epochs):
-    """Data, optimisation and run options; `out` and `epochs` are the script's defaults."""
+    """Network, data, optimisation and run options; `out` and `epochs` are the script's defaults."""
     default = Settings()
+    group = parser.add_argument_group("network")
+    group.add_argument("--network", choices=ARCHITECTURES, metavar="NAME", default="residual6", help="what to train; `python models.py` lists sizes")
+    group.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
+
     group = parser.add_argument_group("data")
     group.add_argument("data", type=Path, help="root that holds training/ and validation/")
     group.add_argument("--size", type=number(int, 16, 4096), default=128, help="input size in pixels")
@@ -48,11 +54,26 @@ def add_training(parser, out, epochs):
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: bf16 or fp16 where the hardware gains from it")
     group.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
-    group.add_argument("--dry-run", action="store_true", help="two batches of everything, then exit without writing")
+    group.add_argument("--dry-run", action="store_true", help="two batches of everything, then exit; nothing is written but the photo cache")
+
+
+def network_arguments(options):
+    """The arguments of the network that --network and --set describe, for RGB photos.
+
+    It is built once on trial, so that a mistake is told before any photo is read.
+    """
+    arguments = {"in_channels": 3, **parse_arguments(options.set)}
+    if "num_classes" in arguments or arguments["in_channels"] != 3:
+        raise UserError("--set cannot change num_classes or in_channels: they follow from the photos; leave them out")
+    build(options.network, **arguments)
+    return arguments
 
 
 def load(options):
-    """What the options ask for: (device, settings, preprocessing, training photos, validation photos)."""
+    """What the options ask for: (device, settings, preprocessing, training photos, validation photos).
+
+    Seeds torch's global generator last, so that what is built next is initialised from --seed.
+    """
     device = pick_device(options.device)
     sgd = options.optimizer == "sgd"
     settings = Settings(

@@ -96,6 +96,12 @@ class DecodeReport:
     truncated: dict = field(default_factory=dict)
     unreadable: dict = field(default_factory=dict)
 
+    @staticmethod
+    def name(paths, rows, most=5):
+        """The files in `rows` (row -> reason) with their reasons, as text; at most `most` of them."""
+        named = [f"{paths[row].name} ({reason.replace(str(paths[row]), 'it')})" for row, reason in sorted(rows.items())[:most]]
+        return ", ".join(named) + (f" and {len(rows) - most} more" if len(rows) > most else "")
+
 
 @contextlib.contextmanager
 def _accept_truncated():
@@ -118,7 +124,9 @@ def decode_stream(paths, preprocessing, report, batch_size=64, label="decoding")
         try:
             return row, decode_photo(paths[row], preprocessing), None
         except Exception as error:  # a hostile file can raise nearly anything inside Pillow
-            return row, None, str(error) or type(error).__name__
+            if getattr(error, "errno", None):  # the system's, not Pillow's: no permission, a dangling link, a failing disk
+                raise UserError(f"{paths[row]} cannot be read: {error.strerror}; mend that or remove the file") from None
+            return row, None, str(error).splitlines()[0] if str(error) else type(error).__name__
 
     failed = []
     with ThreadPoolExecutor(available_cores()) as pool, tqdm(total=len(paths), desc=label, unit="photo", disable=None, leave=False) as bar:

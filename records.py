@@ -23,7 +23,7 @@ def provenance(device, seed=None, data=None):
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, {torch.get_num_threads()} threads"
     return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "seed": seed, "commit": _commit(),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "data": data or {}, "device": name,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__, "pillow": PIL.__version__}}
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__, "pillow": PIL.__version__}}
 
 
 def write_record(path, record):

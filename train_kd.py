@@ -24,8 +24,8 @@ from dataset import join, list_testing, list_unlabelled, load_photos
 from files import read_torch
 from losses import distillation_loss, soft_targets
 from model_file import CHECKPOINT_FORMAT, MODEL_FORMAT, Description, load_model
-from models import ARCHITECTURES, build, load_teacher, parse_arguments
-from options import add_training, cache_folder, load
+from models import build, load_teacher
+from options import add_training, cache_folder, load, network_arguments
 from preprocessing import Preprocessing
 from training import evaluate, fit
 
@@ -147,8 +147,6 @@ def add_unlabelled(training, options, preprocessing):
 
 def main(argv=None):
     options = parser(__doc__)
-    options.add_argument("--network", choices=ARCHITECTURES, metavar="NAME", default="residual6", help="the student; `python models.py` lists sizes")
-    options.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
     group = options.add_argument_group("distillation")
     group.add_argument("--teacher", type=Path, action="append", required=True, metavar="FILE", help="ResNet-18 state_dict, checkpoint or model file; repeat to average several")
     group.add_argument("--teacher-size", type=number(int, 16, 4096), default=128, metavar="PIXELS", help="input size of a ResNet-18 state_dict")
@@ -166,8 +164,7 @@ def main(argv=None):
     if options.views and options.augment == "none":
         raise UserError("--views needs random views; leave it out or choose another --augment than none")
 
-    arguments = {"in_channels": 3, **parse_arguments(options.set)}
-    build(options.network, **arguments)
+    arguments = network_arguments(options)
     device, settings, preprocessing, training, validation = load(options)
     teachers = [read_teacher(path, training.class_names, options.teacher_size, device) for path in options.teacher]
     told = []
@@ -181,7 +178,6 @@ def main(argv=None):
               "temperature": options.temperature, "teachers": [one["sha256"] for one in told], **unlabelled}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)
-    description.check_channels(network)
     loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision, len(training), len(training.class_names), settings.views)
     record = fit(network, description, training, validation, settings, options.out, device, loss, resume=options.resume, dry_run=options.dry_run,
                  details={"teachers": told, **unlabelled})

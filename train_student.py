@@ -4,30 +4,27 @@
     python train_student.py food-11 --network resnet18 --out runs/teacher --epochs 100
     python train_student.py food-11 --network student --set widths=16,32,64,96,192,192,192,256 --out runs/narrow
 
-Out come best.pt (for quantize.py), last.pt (to resume), log.csv and record.json. Any tree of training/<class name>/*.jpg and validation/<class name>/*.jpg will do as data.
+Out come best.pt (for quantize.py or as a teacher), last.pt (to resume), log.csv and record.json. Any tree of
+training/<class name>/*.jpg and validation/<class name>/*.jpg will do as data.
 """
 
 from command_line import parser, run
 from model_file import Description
-from models import ARCHITECTURES, build, parse_arguments
-from options import add_training, load
+from models import build
+from options import add_training, load, network_arguments
 from training import fit
 
 
 def main(argv=None):
     options = parser(__doc__)
-    options.add_argument("--network", choices=ARCHITECTURES, metavar="NAME", default="residual6", help="what to train; `python models.py` lists sizes")
-    options.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
     add_training(options, out="runs/student", epochs=60)
     options = options.parse_args(argv)
 
-    arguments = {"in_channels": 3, **parse_arguments(options.set)}
-    build(options.network, **arguments)  # a wrong --set is told before any photo is read
+    arguments = network_arguments(options)
     device, settings, preprocessing, training, validation = load(options)
     origin = {"script": "train_student.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)
-    description.check_channels(network)
     record = fit(network, description, training, validation, settings, options.out, device, resume=options.resume, dry_run=options.dry_run)
     if not options.dry_run:
         best = record["best"]

@@ -16,52 +16,24 @@ their views from generators seeded anew for every epoch.
 import csv
 import ctypes
 import io
+import json
 import math
 import signal
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from augmentation import AUGMENTATIONS
 from command_line import UserError
-from files import check_output, read_torch, write_bytes, write_text
-from losses import Batch, CrossEntropy, mix
-from model_file import CHECKPOINT_FORMAT, VERSION, Description, to_bytes
+from files import check_output, locked, write_text
+from losses import Batch, mix
+from models import count_parameters
 from records import provenance, write_record
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the outcome of a run, besides the network and the photos."""
-
-    epochs: int = 60
-    batch_size: int = 64
-    optimizer: str = "adamw"
-    lr: float = 2e-3              # peak; sgd wants about 0.1
-    weight_decay: float = 0.05    # not on BN and biases
-    label_smoothing: float = 0.1
-    ema: float = 0.998            # decay per step of the averaged weights; 0 = off
-    augment: str = "standard"     # a name in augmentation.AUGMENTATIONS
-    mixup: float = 0.0            # largest weight of a second photo mixed into each view; 0 = off
-    views: int = 0                # views per photo that the epochs take turns with; 0 = new ones every epoch
-    warmup: float = 0.05          # fraction of all steps
-    clip: float = 5.0             # gradient norm; a safeguard that normal training does not reach
-    precision: str = "fp32"       # fp32, bf16 or fp16 (autocast)
-    seed: int = 0
-
-
-def warmup_cosine(step, warmup_steps, total_steps):
-    """Factor on the learning rate: linear from 0 up to 1 over the warm-up, then half a cosine down to 0."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+from training_run import Run
 
 
 def pick_precision(name, device):
@@ -72,8 +44,8 @@ def pick_precision(name, device):
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"  # emulated bf16 is slower than fp32
+    private = (getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return "bf16" if any(private) else "fp32"  # emulated bf16 is slower than fp32
 
 
 def keep_freed_memory():
@@ -88,28 +60,6 @@ def keep_freed_memory():
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
     except (OSError, AttributeError):
         pass
-
-
-def parameter_groups(network, weight_decay):
-    """Weight decay for weights of two dimensions and more; none for biases and BN."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return [{"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0}]
-
-
-def build_optimizer(network, settings):
-    groups = parameter_groups(network, settings.weight_decay)
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-
-
-def _ema_update(decay):
-    """Torch's EMA with a warm-up of the decay, so that the first steps are soon forgotten (as in TensorFlow's EMA)."""
-    def update(averaged, current, count):
-        get_ema_multi_avg_fn(min(decay, (1 + float(count)) / (10 + float(count))))(averaged, current, count)
-
-    return update
 
 
 @torch.no_grad()
@@ -156,102 +106,6 @@ class StopRequest:
         self._restore()
 
 
-class Run:
-    """Everything that changes during training, and its saving and loading."""
-
-    def __init__(self, network, description, settings, steps_per_epoch, device, loss_function=None):
-        self.loss_function = loss_function or CrossEntropy(settings.label_smoothing)
-        self.description, self.settings, self.device, self.steps_per_epoch = description, settings, device, steps_per_epoch
-        self.network = network.to(device, memory_format=torch.channels_last)
-        self.ema = AveragedModel(self.network, multi_avg_fn=_ema_update(settings.ema), use_buffers=True) if settings.ema else None
-        self.optimizer = build_optimizer(self.network, settings)
-        total = settings.epochs * steps_per_epoch
-        self.schedule = LambdaLR(self.optimizer, lambda step: warmup_cosine(step, max(1, round(settings.warmup * total)), total))
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-        self.views = torch.Generator()
-        self.epoch, self.step, self.seconds = 0, 0, 0.0  # step: within the epoch
-        self.loss_sum, self.correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        self.history = []
-
-    @property
-    def evaluated(self):
-        """The network whose accuracy counts: the averaged one when there is one."""
-        return self.ema.module if self.ema else self.network
-
-    def best(self):
-        """The history's row of the best epoch; the earliest one among equals."""
-        return max(self.history, key=lambda row: row["validation_accuracy"]) if self.history else None
-
-    def train_step(self, batch):
-        """One optimiser step; returns nothing and does not wait for the GPU."""
-        autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
-        with torch.autocast(self.device.type, autocast, enabled=autocast is not None):
-            logits = self.network(batch.images)
-        logits = logits.float()
-        loss = self.loss_function(logits, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.step()
-        if self.ema:
-            self.ema.update_parameters(self.network)
-        self.loss_sum += loss.detach()
-        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
-        self.correct += (logits.argmax(1) == labels).sum()
-        self.step += 1
-
-    def check_finite(self):
-        if not torch.isfinite(self.loss_sum):
-            raise UserError(f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}; lower --lr (now {self.settings.lr:g}) "
-                            f"or use --precision fp32 (now {self.settings.precision}); checkpoints of earlier epochs are kept")
-
-    def state_dict(self):
-        """Plain values and tensors only, so that it loads with weights_only=True."""
-        return {"settings": asdict(self.settings), "steps_per_epoch": self.steps_per_epoch,
-                "network": self.network.state_dict(), "ema": self.ema.state_dict() if self.ema else None,
-                "loss": self.loss_function.state_dict(), "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(),
-                "rng": {"torch": torch.get_rng_state(), "views": self.views.get_state(),
-                        "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None},
-                "epoch": self.epoch, "step": self.step, "seconds": self.seconds,
-                "loss_sum": self.loss_sum, "correct": self.correct, "history": self.history}
-
-    def load_state_dict(self, state):
-        self.network.load_state_dict(state["network"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        self.loss_function.load_state_dict(state["loss"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"]["torch"])
-        self.views.set_state(state["rng"]["views"])
-        if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
-        self.epoch, self.step, self.seconds, self.history = state["epoch"], state["step"], state["seconds"], state["history"]
-        self.loss_sum, self.correct = state["loss_sum"].to(self.device), state["correct"].to(self.device)
-
-    def save(self, path, complete):
-        """Write a checkpoint atomically: complete = all that resuming needs, else only the evaluated weights."""
-        weights = {key: value.detach().contiguous() for key, value in self.evaluated.state_dict().items()}
-        checkpoint = {"format": CHECKPOINT_FORMAT, "version": VERSION, **self.description.to_dict(), "state_dict": weights}
-        write_bytes(path, to_bytes({**checkpoint, "run": self.state_dict()} if complete else checkpoint))
-
-    def resume(self, path):
-        """Continue from a checkpoint; UserError if it belongs to a different run."""
-        content = read_torch(path, "checkpoint")
-        if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or "run" not in content:
-            raise UserError(f"{path} is no checkpoint of a training run; choose another --out")
-        now = {**asdict(self.settings), "steps_per_epoch": self.steps_per_epoch, **self.description.to_dict()}
-        before = {**content["run"]["settings"], "steps_per_epoch": content["run"]["steps_per_epoch"], **Description.from_dict(content, path).to_dict()}
-        for key in now:
-            if now[key] != before[key]:
-                raise UserError(f"the run in {path} has {key} = {before[key]} and this one {now[key]}; repeat the first command with --resume, or choose another --out")
-        self.load_state_dict(content["run"])
-
-
 def fit(network, description, training, validation, settings, out, device, loss_function=None, resume=False, dry_run=False, details=None):
     """Train `network` and return the record that is written to `out`/record.json.
 
@@ -261,80 +115,96 @@ def fit(network, description, training, validation, settings, out, device, loss_
     details: further plain values for the record. Raises UserError for a folder in use or a loss that is
     not finite; SystemExit with 128 + signal after Ctrl-C or SIGTERM.
     """
-    out, preprocessing, augmentation = Path(out), description.preprocessing, AUGMENTATIONS[settings.augment]
-    last = out / "last.pt"
     if device.type == "cpu":
         keep_freed_memory()
     torch.backends.cudnn.benchmark = True  # one input shape: let cuDNN choose once
     batch_size = min(settings.batch_size, len(training))
     if batch_size < 2:
         raise UserError(f"{len(training)} training photo(s) with batches of {settings.batch_size} cannot be trained on: BN needs two photos a batch; add photos or raise --batch-size")
+    data = {"training": training.fingerprint, "validation": validation.fingerprint}
+    run = Run(network, description, settings, len(training) // batch_size, device, loss_function, data)
     training, validation = training.to(device), validation.to(device)
-    run = Run(network, description, settings, len(training) // batch_size, device, loss_function)
-    if not dry_run:
-        if last.exists() and not resume:
-            raise UserError(f"{out} already holds a run; add --resume to continue it or choose another --out")
-        check_output(last)
-        if resume and last.exists():
+    if dry_run:
+        with StopRequest() as stop:
+            row = train_epoch(run, training, validation, stop, steps=2)
+        print(f"dry run of two steps is fine: loss {row['train_loss']:.3f}, {count_parameters(network):,} parameters; no run was written")
+        return {"dry_run": True, **row}
+
+    out = Path(out)
+    last, finished = out / "last.pt", out / "record.json"
+    for name in ("last.pt", "best.pt", "record.json"):
+        if (out / name).exists() and not resume:
+            raise UserError(f"{out} already holds a run ({name}); add --resume to continue it or choose another --out")
+    check_output(last)
+    with locked(out), StopRequest() as stop:
+        if last.exists():
             run.resume(last)
-    with StopRequest() as stop:
-        while run.epoch < (1 if dry_run else settings.epochs):
+        if run.epoch == settings.epochs and finished.exists():
+            print(f"the run in {out} is finished already")
+            return json.loads(finished.read_text())
+        run.starts.append(provenance(device, settings.seed, data))
+        while run.epoch < settings.epochs:
             started = time.perf_counter()
-            order = torch.randperm(len(training), generator=torch.Generator().manual_seed(1_000_003 * settings.seed + run.epoch))
-            if run.step == 0:
-                run.views.manual_seed(1_000_003 * settings.seed + run.epoch + 500_000)
-            view = run.epoch % settings.views if settings.views and augmentation else None
-            fixed = augmentation.draw(len(training), torch.Generator().manual_seed(1_000_003 * settings.seed + 900_000 + view)) if view is not None else None
-            batches = order[: run.steps_per_epoch * batch_size].split(batch_size)[run.step : 2 if dry_run else None]
-            run.network.train()
-            for positions in tqdm(batches, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="step", disable=None, leave=False):
-                photos, labels = training.batch(positions, device)
-                if fixed:
-                    images = augmentation.apply(photos, preprocessing, [values[positions] for values in fixed])
-                else:
-                    images = augmentation(photos, preprocessing, run.views) if augmentation else preprocessing.normalise(photos)
-                if settings.mixup:
-                    images, labels = mix(images, labels, len(description.class_names), settings.mixup, run.views)
-                run.train_step(Batch(images, labels, positions, view))
-                if device.type == "cpu" or run.step % 50 == 0:  # asking a GPU makes it wait
-                    run.check_finite()
-                if stop.signal:
-                    run.check_finite()
-                    run.seconds += time.perf_counter() - started
-                    break
-            if stop.signal:
-                if not dry_run:
-                    run.save(last, complete=True)
-                    print(f"stopped in epoch {run.epoch + 1} after {run.step} steps; continue with --resume")
+            row = train_epoch(run, training, validation, stop)
+            if row is None:
+                run.save(last, complete=True)
+                print(f"stopped in epoch {run.epoch + 1} after {run.step} steps; continue with --resume")
                 raise SystemExit(128 + stop.signal)
-            run.check_finite()
-            validation_loss, accuracy = evaluate(run.evaluated, validation, preprocessing, device, batches=2 if dry_run else None)
-            if not math.isfinite(validation_loss):
-                run.loss_sum += math.nan
-                run.check_finite()
-            run.seconds += time.perf_counter() - started
-            row = {"epoch": run.epoch + 1, "lr": run.schedule.get_last_lr()[0], "train_loss": run.loss_sum.item() / run.step,
-                   "train_accuracy": run.correct.item() / (run.step * batch_size),
-                   "validation_loss": validation_loss, "validation_accuracy": accuracy, "seconds": round(run.seconds, 1)}
-            if dry_run:
-                print(f"dry run of {run.step} steps is fine: loss {row['train_loss']:.3f}, {sum(p.numel() for p in network.parameters()):,} parameters; nothing was written")
-                return {"dry_run": True, **row}
-            run.history.append(row)
-            run.epoch, run.step = run.epoch + 1, 0
-            run.loss_sum.zero_(), run.correct.zero_()
+            run.end_epoch(row)
             if run.best() is row:
                 run.save(out / "best.pt", complete=False)
             write_text(out / "log.csv", _log(run.history))
             run.save(last, complete=True)
             print(f"epoch {row['epoch']:3}/{settings.epochs}  loss {row['train_loss']:.3f}  train {row['train_accuracy']:.4f}  "
-                  f"validation {accuracy:.4f}  best {run.best()['validation_accuracy']:.4f}  {time.perf_counter() - started:.1f} s", flush=True)
-
-    data = {"training": training.fingerprint, "validation": validation.fingerprint}
-    record = {**provenance(device, settings.seed, data), "settings": asdict(settings), "model": description.to_dict(),
-              "parameters": sum(p.numel() for p in network.parameters()), "photos": {"training": len(training), "validation": len(validation)},
-              **(details or {}), "best": run.best(), "seconds": round(run.seconds, 1), "history": run.history}
-    write_record(out / "record.json", record)
+                  f"validation {row['validation_accuracy']:.4f}  best {run.best()['validation_accuracy']:.4f}  {time.perf_counter() - started:.1f} s", flush=True)
+        record = {**run.starts[0], "resumed": [{key: start[key] for key in ("commit", "date", "device")} for start in run.starts[1:]],
+                  "settings": asdict(settings), "model": description.to_dict(), "parameters": count_parameters(network),
+                  "photos": {"training": len(training), "validation": len(validation)}, **(details or {}),
+                  "best": run.best(), "seconds": round(run.seconds, 1), "history": run.history}
+        write_record(finished, record)
     return record
+
+
+def train_epoch(run, training, validation, stop, steps=None):
+    """Train `run` for the rest of its epoch and evaluate it: the epoch's row of the log, or None if a stop was requested.
+
+    steps: so many steps and batches of the evaluation only.
+    """
+    settings, preprocessing, device = run.settings, run.description.preprocessing, run.device
+    augmentation = AUGMENTATIONS[settings.augment]
+    started, batch_size = time.perf_counter(), min(settings.batch_size, len(training))
+    seed = 1_000_003 * settings.seed
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed + run.epoch))
+    if run.step == 0:
+        run.views.manual_seed(seed + 500_000 + run.epoch)
+    view = run.epoch % settings.views if settings.views and augmentation else None
+    fixed = augmentation.draw(len(training), torch.Generator().manual_seed(seed + 900_000 + view)) if view is not None else None
+
+    run.network.train()
+    batches = order[: run.steps_per_epoch * batch_size].split(batch_size)[run.step : steps]
+    for positions in tqdm(batches, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="step", disable=None, leave=False):
+        images, labels = training.batch(positions, device)
+        if fixed:
+            images = augmentation.apply(images, preprocessing, [values[positions] for values in fixed])
+        else:
+            images = augmentation(images, preprocessing, run.views) if augmentation else preprocessing.normalise(images)
+        if settings.mixup:
+            images, labels = mix(images, labels, len(run.description.class_names), settings.mixup, run.views)
+        run.train_step(Batch(images, labels, positions, view))
+        if device.type == "cpu" or run.step % 50 == 0 or stop.signal:  # asking a GPU makes it wait
+            run.check_finite()
+        if stop.signal:
+            run.seconds += time.perf_counter() - started
+            return None
+    run.check_finite()
+    loss, accuracy = evaluate(run.evaluated, validation, preprocessing, device, batches=steps)
+    if not math.isfinite(loss):
+        run.loss_sum += math.nan
+        run.check_finite()
+    run.seconds += time.perf_counter() - started
+    return {"epoch": run.epoch + 1, "lr": run.schedule.get_last_lr()[0], "train_loss": run.loss_sum.item() / run.step,
+            "train_accuracy": run.correct.item() / (run.step * batch_size), "validation_loss": loss, "validation_accuracy": accuracy,
+            "seconds": round(run.seconds, 1)}
 
 
 def _log(history):

@@ -25,7 +25,8 @@ from model_file import Description  # noqa: E402
 from models import build  # noqa: E402
 from preprocessing import Preprocessing  # noqa: E402
 from records import provenance, write_record  # noqa: E402
-from training import Run, Settings, keep_freed_memory, pick_precision  # noqa: E402
+from training import keep_freed_memory, pick_precision  # noqa: E402
+from training_run import Run, Settings  # noqa: E402
 
 
 def measure(name, photos, device, rounds, steps, size, batch_size):

@@ -438,7 +438,7 @@ def test_two_processes_that_build_the_cache_at_once_both_get_the_photos(tmp_path
         assert out == expected and "warning" not in err
     place, = cache.iterdir()  # one cache and no leftovers
     assert sorted(os.listdir(place)) == ["notes.json", "photos.npy"]
-    assert json.loads((place / "notes.json").read_text()) == {"truncated": [], "unreadable": []}
+    assert json.loads((place / "notes.json").read_text()) == {"truncated": {}, "unreadable": {}}
 
 
 # ---------------------------------------------------------------- damaged photos

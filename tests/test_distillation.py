@@ -15,7 +15,8 @@ from model_file import CHECKPOINT_FORMAT, VERSION, Description, load_model
 from models import build
 from preprocessing import Preprocessing
 from train_kd import Distillation, SeenBy, Teacher, check_teacher, read_teacher
-from training import Settings, evaluate, fit
+from training import evaluate, fit
+from training_run import Settings
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -314,7 +315,7 @@ def test_resuming_with_another_teacher_is_refused(toy, teacher_file, call, refus
     changed["state_dict"]["fc.0.bias"] += 0.01
     torch.save(changed, tmp_path / "other.pt")
     refused_text = call(*arguments(toy, tmp_path / "other.pt", tmp_path / "run", "--epochs", 1, "--resume")).stderr
-    assert "training = " in refused_text
+    assert "teachers = " in refused_text
 
 
 @pytest.mark.parametrize("wrong, message", [

@@ -349,7 +349,7 @@ def test_the_shell_script_works_from_another_folder_with_the_python_it_is_given(
 
 FAKE_PYTHON = """#!/bin/sh
 echo "$0 $*" >> "$LOG"
-if [ "$1" = -c ]; then exit 1; fi
+case "$1 $2" in "-c "*version_info\ \<*) exit "${TOO_OLD:-0}";; -c*) exit 1;; esac
 if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
 """
 
@@ -377,6 +377,12 @@ def test_the_shell_script_announces_the_set_up_where_no_python_has_torch(copied,
     assert asked[0].endswith(f"tools/python3 -m venv {folder}/.venv")
     assert asked[1] == f"{folder}/.venv/bin/python -m pip install --quiet --requirement {folder}/requirements.txt"
     assert asked[2] == f"{folder}/.venv/bin/python {folder}/inference.py data out.csv --top-k 3 top k.csv" and len(asked) == 3
+
+
+def test_the_shell_script_refuses_to_set_up_with_an_old_python(copied, tmp_path):
+    folder, environment = copied
+    done = shell("data", "out.csv", script=folder / "hw7_test.sh", cwd=tmp_path, **environment, TOO_OLD="1")
+    assert done.returncode == 2 and "Python 3.10 or newer is needed" in done.stderr and not (folder / ".venv").exists()
 
 
 @pytest.fixture

@@ -237,11 +237,12 @@ def test_undecodable_file_is_reported_and_not_delivered(tmp_path, content):
     assert list(report.unreadable) == [0] and not report.truncated
 
 
-def test_missing_file_and_folder_are_reported_as_unreadable(tmp_path):
+def test_what_the_system_refuses_to_read_is_no_bad_photo_but_an_error(tmp_path):
+    """Left out, or remembered by the cache as undecodable, it would be missing long after the cause was mended."""
     (tmp_path / "folder.jpg").mkdir()
-    report = DecodeReport()
-    assert list(decode_stream([tmp_path / "folder.jpg", tmp_path / "missing.jpg"], SQUASH16, report)) == []
-    assert sorted(report.unreadable) == [0, 1]
+    for name in ("folder.jpg", "missing.jpg"):
+        with pytest.raises(UserError, match=f"{name} cannot be read"):
+            list(decode_stream([tmp_path / name], SQUASH16, DecodeReport()))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 23, 24, 64])

@@ -20,7 +20,8 @@ from losses import Batch, CrossEntropy
 from model_file import Description, load_model
 from models import build
 from preprocessing import Preprocessing
-from training import (Run, Settings, build_optimizer, evaluate, fit, parameter_groups, pick_precision, warmup_cosine)
+from training import evaluate, fit, pick_precision
+from training_run import Run, Settings, build_optimizer, parameter_groups, warmup_cosine
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -304,3 +305,46 @@ def test_an_output_that_cannot_be_written_is_told_before_training(toy, call, tmp
     (tmp_path / "file").write_text("in the way")
     result = call(*arguments(toy, tmp_path / "file" / "run"))
     assert result.returncode == 2 and "cannot write" in result.stderr and "epoch" not in result.stdout
+
+
+def test_a_killed_process_resumes_to_bitwise_the_same_weights(toy, run_script, tmp_path):
+    """kill -9 whenever it comes, then the same command with --resume; the uninterrupted run is another process too."""
+    whole, parts = (arguments(toy, tmp_path / name, "--epochs", 15, "--set", "widths=8,8,8,8,8,8,8,8") for name in ("whole", "parts"))
+    process = subprocess.Popen([sys.executable, ROOT / parts[0], *map(str, parts[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "parts/last.pt").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "parts/record.json").exists(), "the run was over before it could be killed"
+    for command in (whole, [*parts, "--resume"]):
+        result = run_script(*command)
+        assert result.returncode == 0, result.stderr
+    states = [run_state(tmp_path / name)["run"] for name in ("whole", "parts")]
+    assert states[0]["epoch"] == states[1]["epoch"] == 15
+    assert same_tensors(states[0]["network"], states[1]["network"]) and same_tensors(states[0]["ema"], states[1]["ema"])
+    record = json.loads((tmp_path / "parts/record.json").read_text())
+    assert len(record["resumed"]) == 1
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    record = start(tmp_path, small(epochs=1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert start(tmp_path, small(epochs=1), resume=True) == json.loads(json.dumps(record))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    class Meanwhile(CrossEntropy):
+        def __call__(self, logits, batch):
+            with pytest.raises(UserError, match="another process"):
+                start(tmp_path, small(), resume=True)
+            return super().__call__(logits, batch)
+
+    start(tmp_path, small(epochs=1), loss_function=Meanwhile())
+
+
+def test_resuming_with_changed_photos_is_refused(tmp_path):
+    start(tmp_path, small(epochs=1))
+    description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
+    with pytest.raises(UserError, match="data.validation = fingerprint 2 and this command means fingerprint 3"):
+        fit(build("residual6", **description.arguments), description, TRAINING, photo_set(20, 3), small(epochs=1), tmp_path, CPU, resume=True)

@@ -1,0 +1,182 @@
+"""A training run: its settings, everything that changes while it goes on, and how that is saved and resumed."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from command_line import UserError
+from files import read_torch, write_bytes
+from losses import CrossEntropy
+from model_file import CHECKPOINT_FORMAT, VERSION, Description, to_bytes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the outcome of a run, besides the network and the photos."""
+
+    epochs: int = 60
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    lr: float = 2e-3              # peak; sgd wants about 0.1
+    weight_decay: float = 0.05    # not on BN and biases
+    label_smoothing: float = 0.1
+    ema: float = 0.998            # decay per step of the averaged weights; 0 = off
+    augment: str = "standard"     # a name in augmentation.AUGMENTATIONS
+    mixup: float = 0.0            # largest weight of a second photo mixed into each view; 0 = off
+    views: int = 0                # views per photo that the epochs take turns with; 0 = new ones every epoch
+    warmup: float = 0.05          # fraction of all steps
+    clip: float = 5.0             # gradient norm; a safeguard that normal training does not reach
+    precision: str = "fp32"       # fp32, bf16 or fp16 (autocast)
+    seed: int = 0
+
+
+def warmup_cosine(step, warmup_steps, total_steps):
+    """Factor on the learning rate: linear from 0 up to 1 over the warm-up, then half a cosine down to 0."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def parameter_groups(network, weight_decay):
+    """Weight decay for weights of two dimensions and more; none for biases and BN."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [{"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0}]
+
+
+def build_optimizer(network, settings):
+    """AdamW, or SGD with Nesterov momentum 0.9, fused: one pass over all parameters."""
+    groups = parameter_groups(network, settings.weight_decay)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+
+
+class Run:
+    """Everything that changes during training, with its saving and loading.
+
+    data: fingerprints of the photos, which must be the same when the run is resumed.
+    """
+
+    def __init__(self, network, description, settings, steps_per_epoch, device, loss_function=None, data=None):
+        self.loss_function = loss_function or CrossEntropy(settings.label_smoothing)
+        self.data = data or {}
+        self.description, self.settings, self.device, self.steps_per_epoch = description, settings, device, steps_per_epoch
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True) if settings.ema else None
+        self.optimizer = build_optimizer(self.network, settings)
+        total = settings.epochs * steps_per_epoch
+        self.schedule = LambdaLR(self.optimizer, lambda step: warmup_cosine(step, max(1, round(settings.warmup * total)), total))
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.views = torch.Generator()
+        self.epoch, self.step, self.seconds = 0, 0, 0.0  # step: within the epoch
+        self.loss_sum, self.correct = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.history, self.starts = [], []  # starts: the provenance of every process that worked on this run
+
+    @property
+    def evaluated(self):
+        """The network whose accuracy counts: the averaged one when there is one."""
+        return self.ema.module if self.ema else self.network
+
+    def best(self):
+        """The history's row of the best epoch; the earliest one among equals."""
+        return max(self.history, key=lambda row: row["validation_accuracy"]) if self.history else None
+
+    def train_step(self, batch):
+        """One optimiser step; returns nothing and does not wait for the GPU."""
+        autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
+        with torch.autocast(self.device.type, autocast, enabled=autocast is not None):
+            logits = self.network(batch.images)
+        logits = logits.float()
+        loss = self.loss_function(logits, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        if self.ema:
+            done = self.epoch * self.steps_per_epoch + self.step
+            decay = min(self.settings.ema, (1 + done) / (10 + done))  # a warm-up, so that the first steps are soon forgotten
+            self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
+            self.ema.update_parameters(self.network)
+        self.loss_sum += loss.detach()
+        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
+        self.correct += (logits.argmax(1) == labels).sum()
+        self.step += 1
+
+    def check_finite(self):
+        """Raise UserError if the sum of the epoch's losses is NaN or infinite."""
+        if not torch.isfinite(self.loss_sum):
+            raise UserError(f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}; lower --lr (now {self.settings.lr:g}) "
+                            f"or use --precision fp32 (now {self.settings.precision}); checkpoints of earlier epochs are kept")
+
+    def end_epoch(self, row):
+        """Note the epoch's row of the log and go on to the next epoch."""
+        self.history.append(row)
+        self.epoch, self.step = self.epoch + 1, 0
+        self.loss_sum.zero_(), self.correct.zero_()
+
+    def state_dict(self):
+        """Plain values and tensors only, so that it loads with weights_only=True."""
+        return {"settings": asdict(self.settings), "steps_per_epoch": self.steps_per_epoch, "data": self.data,
+                "network": self.network.state_dict(), "ema": self.ema.state_dict() if self.ema else None,
+                "loss": self.loss_function.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(),
+                "rng": {"torch": torch.get_rng_state(), "views": self.views.get_state(),
+                        "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None},
+                "epoch": self.epoch, "step": self.step, "seconds": self.seconds, "starts": self.starts,
+                "loss_sum": self.loss_sum, "correct": self.correct, "history": self.history}
+
+    def load_state_dict(self, state):
+        """The inverse of `state_dict`, for a run with the same settings."""
+        self.network.load_state_dict(state["network"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.loss_function.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"]["torch"])
+        self.views.set_state(state["rng"]["views"])
+        if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        for name in ("epoch", "step", "seconds", "starts", "history"):
+            setattr(self, name, state[name])
+        self.loss_sum, self.correct = state["loss_sum"].to(self.device), state["correct"].to(self.device)
+
+    def save(self, path, complete):
+        """Write a checkpoint atomically: complete = all that resuming needs, else only the evaluated weights."""
+        weights = {key: value.detach().contiguous() for key, value in self.evaluated.state_dict().items()}
+        checkpoint = {"format": CHECKPOINT_FORMAT, "version": VERSION, **self.description.to_dict(), "state_dict": weights}
+        write_bytes(path, to_bytes({**checkpoint, "run": self.state_dict()} if complete else checkpoint))
+
+    def resume(self, path):
+        """Continue from a checkpoint; UserError if it is damaged or belongs to a different run."""
+        content = read_torch(path, "checkpoint")
+        if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or content.get("version") != VERSION or "run" not in content:
+            raise UserError(f"{path} is no checkpoint of a training run that this program can continue; choose another --out")
+        before = _flat({**Description.from_dict(content, path).to_dict(), **{key: content["run"].get(key) for key in ("settings", "data", "steps_per_epoch")}})
+        now = _flat({**self.description.to_dict(), "settings": asdict(self.settings), "data": self.data, "steps_per_epoch": self.steps_per_epoch})
+        for key in sorted(now.keys() | before.keys()):
+            if now.get(key) != before.get(key):
+                name = key.removeprefix("settings.")
+                raise UserError(f"the run in {path} was started with {name} = {before.get(key)} and this command means {now.get(key)}; "
+                                "repeat the first command with --resume, or choose another --out")
+        try:
+            self.load_state_dict(content["run"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(f"the run in {path} cannot be continued ({type(error).__name__}: {str(error)[:100]}); choose another --out") from None
+
+
+def _flat(values, prefix=""):
+    """Nested dicts as one with dotted keys."""
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
