@@ -179,11 +179,8 @@ def main(argv=None):
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)
     loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision, len(training), len(training.class_names), settings.views)
-    record = fit(network, description, training, validation, settings, options.out, device, loss, resume=options.resume, dry_run=options.dry_run,
-                 details={"teachers": told, **unlabelled})
-    if not options.dry_run:
-        best = record["best"]
-        print(f"best validation accuracy {best['validation_accuracy']:.4f} in epoch {best['epoch']}; next: python quantize.py {options.out / 'best.pt'} model.bin")
+    fit(network, description, training, validation, settings, options.out, device, loss, resume=options.resume, dry_run=options.dry_run,
+        details={"teachers": told, **unlabelled})
     return 0
 
 

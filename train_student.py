@@ -25,10 +25,7 @@ def main(argv=None):
     origin = {"script": "train_student.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)
-    record = fit(network, description, training, validation, settings, options.out, device, resume=options.resume, dry_run=options.dry_run)
-    if not options.dry_run:
-        best = record["best"]
-        print(f"best validation accuracy {best['validation_accuracy']:.4f} in epoch {best['epoch']}; next: python quantize.py {options.out / 'best.pt'} model.bin")
+    fit(network, description, training, validation, settings, options.out, device, resume=options.resume, dry_run=options.dry_run)
     return 0
 
 

@@ -162,6 +162,7 @@ def fit(network, description, training, validation, settings, out, device, loss_
                   "photos": {"training": len(training), "validation": len(validation)}, **(details or {}),
                   "best": run.best(), "seconds": round(run.seconds, 1), "history": run.history}
         write_record(finished, record)
+        print(f"best validation accuracy {run.best()['validation_accuracy']:.4f} in epoch {run.best()['epoch']}; next: python quantize.py {out / 'best.pt'} model.bin")
     return record
 
 

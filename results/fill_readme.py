@@ -75,6 +75,19 @@ def shipped_model():
         f"| command | `python {training['command']}`, then `python {model['command']}` |"])
 
 
+def input_size():
+    """Accuracy of the shipped weights by the input size they are stored with."""
+    records = sorted((read(f"input_size/{path.name}") for path in (HERE / "input_size").glob("*.json")), key=lambda record: record["model"]["preprocessing"]["size"])
+    if not records:
+        raise UserError("results/input_size holds no records; run quantize.py --size ... --record results/input_size/SIZE.json")
+    lines = ["| input size | validation accuracy, 32-bit weights | after 8 bits |", "|---|---|---|"]
+    trained = read("model_training.json")["model"]["preprocessing"]["size"]
+    for record in records:
+        size = record["model"]["preprocessing"]["size"]
+        lines.append(f"| {size} px{' (trained at)' if size == trained else ''} | {100 * record['validation_accuracy_before']:.2f} % | {100 * record['validation_accuracy_after']:.2f} % |")
+    return "\n".join([*lines, "", f"{records[0]['device']}; records in `results/input_size/`."])
+
+
 def grading():
     """Where the time of hw7_test.sh goes."""
     record = read("hw7_test.json")
@@ -89,7 +102,7 @@ def data_path():
     return f"| network, {record['size']} px | epoch over the cache / same steps on one batch in memory |\n|---|---|\n{rows}\n{record['device']}; `results/data_path.json`."
 
 
-TABLES = {"scratch": lambda: comparison("scratch"), "model": shipped_model, "grading": grading, "data_path": data_path}
+TABLES = {"scratch": lambda: comparison("scratch"), "model": shipped_model, "input_size": input_size, "grading": grading, "data_path": data_path}
 
 
 def fill(text):

@@ -347,7 +347,7 @@ def test_the_shell_script_works_from_another_folder_with_the_python_it_is_given(
     assert f"{ROOT}/inference.py my data out put/pre diction.csv" in (wrapper.parent / "log").read_text()
 
 
-FAKE_PYTHON = """#!/bin/sh
+FAKE_PYTHON = r"""#!/bin/sh
 echo "$0 $*" >> "$LOG"
 case "$1 $2" in "-c "*version_info\ \<*) exit "${TOO_OLD:-0}";; -c*) exit 1;; esac
 if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
