@@ -71,16 +71,17 @@ class Augmentation:
         grey = (colour @ views.mean((2, 3)).unsqueeze(2)).squeeze(2) @ luma / contrast
         offset = (grey * (1 - contrast)).view(-1, 1, 1) / (255 * std.view(3, 1)) - (mean / std).view(3, 1)
         views = torch.baddbmm(offset, colour / (255 * std.view(3, 1)), views.flatten(2))
-        views = views.clamp_((-mean / std).view(3, 1), ((1 - mean) / std).view(3, 1))  # to [0, 1] before the normalisation
+        for channel, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std)):
+            views[:, channel].clamp_(-mean / std, (1 - mean) / std)  # to [0, 1] before the normalisation; faster than with tensors as bounds
         return views.view_as(images).contiguous(memory_format=torch.channels_last)
 
 
 def _grid(affine, height, width):
-    """torch's affine_grid(align_corners=False), which spends 3 times as long on a matrix product with 3 columns."""
+    """torch's affine_grid(align_corners=False), but faster: x and y lie in planes, not in pairs."""
     x = (torch.arange(width, device=affine.device) * 2 + 1) / width - 1
     y = (torch.arange(height, device=affine.device) * 2 + 1) / height - 1
-    rows = affine[:, None, :, 1] * y.view(1, -1, 1) + affine[:, None, :, 2]
-    return torch.addcmul(rows[:, :, None], affine[:, None, None, :, 0], x.view(1, 1, -1, 1))
+    rows = affine[:, :, 1, None] * y + affine[:, :, 2, None]
+    return torch.addcmul(rows[..., None], affine[:, :, 0, None, None], x).permute(0, 2, 3, 1)
 
 
 def _hue_matrix(turns):

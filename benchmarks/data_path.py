@@ -25,7 +25,7 @@ from model_file import Description  # noqa: E402
 from models import build  # noqa: E402
 from preprocessing import Preprocessing  # noqa: E402
 from records import provenance, write_record  # noqa: E402
-from training import keep_freed_memory, pick_precision  # noqa: E402
+from training import pick_precision  # noqa: E402
 from training_run import Run, Settings  # noqa: E402
 
 
@@ -68,7 +68,6 @@ def main(argv=None):
     options.add_argument("--record", type=Path, help="write a JSON record there")
     options = options.parse_args(argv)
     device = pick_device(options.device)
-    keep_freed_memory()
     torch.manual_seed(0)
 
     results = {}
