@@ -20,7 +20,7 @@ def provenance(device, seed=None, data=None):
     import PIL
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
     return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "seed": seed, "commit": _commit(),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "data": data or {}, "device": name,
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__, "pillow": PIL.__version__}}

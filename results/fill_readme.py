@@ -41,13 +41,12 @@ def comparison(experiment):
         groups.setdefault(path.stem.rsplit("-seed", 1)[0], []).append(read(f"{experiment}/{path.name}"))
     if not groups:
         raise UserError(f"results/{experiment} holds no records; run `python experiments.py {experiment} DATA`")
-    lines = ["| network | parameters | 8-bit file | size | epochs | seeds | validation accuracy, % | seconds an epoch |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| network | parameters | 8-bit file | size | epochs | seeds | validation accuracy, % |", "|---|---|---|---|---|---|---|"]
     for name, records in groups.items():
         first = records[0]
         accuracy = mean_std([record["best"]["validation_accuracy"] for record in records])
-        seconds = statistics.median(record["seconds"] / len(record["history"]) for record in records)
         lines.append(f"| `{name}` | {first['parameters']:,} | {_file_bytes(first):,} B | {first['model']['preprocessing']['size']} px "
-                     f"| {first['settings']['epochs']} | {len(records)} | {accuracy} | {seconds:.0f} |")
+                     f"| {first['settings']['epochs']} | {len(records)} | {accuracy} |")
     first = next(iter(groups.values()))[0]
     return "\n".join([*lines, "", f"{first['device']}; commit {first['commit']}; records in `results/{experiment}/`."])
 
@@ -67,11 +66,11 @@ def shipped_model():
     return "\n".join([
         "| `model.bin` | |", "|---|---|",
         f"| network | `{model['architecture']}`, {training['parameters']:,} parameters, {model['model']['preprocessing']['size']} px |",
-        f"| trained on | the stand-in's {training['photos']['training']:,} training photos, {training['settings']['epochs']} epochs, seed {training['seed']} |",
+        f"| trained on | the stand-in's {training['photos']['training']:,} training photos at {training['model']['preprocessing']['size']} px, {training['settings']['epochs']} epochs, seed {training['seed']} |",
         f"| file | {model['packed_bytes']:,} bytes, {model['bits']} bits per weight, {model['vectors']} for biases and BN |",
         f"| validation accuracy (stand-in) | {100 * model['validation_accuracy_before']:.2f} % before, {100 * model['validation_accuracy_after']:.2f} % after quantization "
         f"({model['validation_photos']:,} photos) |",
-        f"| training time | {training['seconds'] / 60:.0f} minutes on {training['device']} |",
+        f"| training time | {training['seconds'] / 60:.0f} minutes on {training['device']}, with other work beside it |",
         f"| command | `python {training['command']}`, then `python {model['command']}` |"])
 
 
