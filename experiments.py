@@ -34,8 +34,8 @@ class Experiment:
 
 EXPERIMENTS = {
     "scratch": Experiment(
-        "from scratch, equal epochs and size: the course's student against our network", "--size 96 --epochs 12",
-        {"student": "--network student", "residual6": "--network residual6"}),
+        "from scratch, equal epochs: the course's student against our network, also in no more bytes than the student's", "--size 96 --epochs 12",
+        {"student": "--network student", "residual6_narrow": "--network residual6 --set hidden=96,160,160,256,256,256", "residual6": "--network residual6"}),
 }
 
 

@@ -28,7 +28,7 @@ import torch
 
 from command_line import UserError
 from files import read_torch
-from models import build
+from models import build, full_arguments
 from preprocessing import Preprocessing
 
 MODEL_FORMAT, CHECKPOINT_FORMAT, VERSION = "food11-model", "food11-checkpoint", 1
@@ -46,8 +46,9 @@ class Description:
 
     @classmethod
     def of(cls, architecture, arguments, class_names, preprocessing, training=None):
-        """A description whose `num_classes` follows from the class names."""
-        return cls(architecture, {**arguments, "num_classes": len(class_names)}, tuple(class_names), preprocessing, training or {})
+        """A description with all of the network's arguments, of which `num_classes` follows from the class names."""
+        arguments = full_arguments(architecture, **{**arguments, "num_classes": len(class_names)})
+        return cls(architecture, arguments, tuple(class_names), preprocessing, training or {})
 
     def to_dict(self):
         """Plain values only, as they are stored in files."""

@@ -59,28 +59,38 @@ ARCHITECTURES = {
 }
 
 
-def build(name, **arguments):
+def full_arguments(name, /, **arguments):
+    """All arguments that decide the shape of a network: the class's defaults, the table's, and those given, in this order.
+
+    A file that stores them needs no table to be rebuilt. Raises UserError for an unknown network.
+    """
+    if name not in ARCHITECTURES:
+        raise UserError(f"there is no network {name!r}; choose one of {', '.join(ARCHITECTURES)}")
+    parameters = inspect.signature(ARCHITECTURES[name].network).parameters.items()
+    defaults = {key: parameter.default for key, parameter in parameters if parameter.default is not inspect.Parameter.empty}
+    return {**defaults, **ARCHITECTURES[name].arguments, **arguments}
+
+
+def build(name, /, **arguments):
     """A freshly initialised network of the table, its arguments overridden by those given.
 
     Every network takes `num_classes` and `in_channels`; a family takes its widths too (see its class).
     Raises UserError for an unknown name or argument and for a shape that cannot be built.
     """
-    if name not in ARCHITECTURES:
-        raise UserError(f"there is no network {name!r}; choose one of {', '.join(ARCHITECTURES)}")
-    architecture = ARCHITECTURES[name]
-    known = inspect.signature(architecture.network).parameters
+    defaults, make = full_arguments(name), ARCHITECTURES[name].network
+    known = inspect.signature(make).parameters
     for argument, value in arguments.items():
         if argument not in known:
             raise UserError(f"{name} has no argument {argument!r}; it takes {', '.join(known)}")
         if argument in ("num_classes", "in_channels") and (type(value) is not int or value < 1):
             raise UserError(f"{name} cannot be built with {argument}={str(value)[:50]}: it must be a whole number above 0")
         values = value if isinstance(value, (list, tuple)) else [value]
-        if isinstance(architecture.arguments.get(argument, known[argument].default), tuple) and not isinstance(value, (list, tuple)):
+        if isinstance(defaults.get(argument), tuple) and not isinstance(value, (list, tuple)):
             raise UserError(f"{name} takes a list for {argument}; write {argument}={value}, with a comma behind each number")
         if len(values) > 1000 or not all(isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 100_000 for one in values):
             raise UserError(f"{name} cannot be built with this {argument}: it must be a number or list of at most 1000 numbers from 0 to 100,000")
     try:
-        network = architecture.network(**{**architecture.arguments, **arguments})
+        network = make(**{**defaults, **arguments})
     except UserError:
         raise
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, IndexError) as error:

@@ -546,3 +546,11 @@ def test_a_half_precision_checkpoint_predicts(checkpoint, tmp_path):
     except UserError:
         return  # a refusal is fine too, a failure at the first photo is not
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 11)
+
+
+def test_a_description_holds_every_argument_of_the_network():
+    """So that a file can be rebuilt even if the table's widths change one day."""
+    arguments = Description.of("residual6", {"in_channels": 3}, ("a", "b"), Preprocessing(32)).to_dict()["arguments"]
+    assert arguments["hidden"] == list(ARCHITECTURES["residual6"].arguments["hidden"]) and arguments["dropout"] == 0.1
+    assert Description.of("fer_cnn", {}, ("a", "b"), Preprocessing(48)).arguments["widths"] == (64, 128, 256)
+    assert Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32)).arguments["widths"] == (8,) * 8
