@@ -32,13 +32,15 @@ def write_record(path, record):
 
 
 def _commit():
-    """The commit of the scripts, with "+changes" if they differ from it; "unknown" outside a checkout."""
+    """The commit of the scripts, with "+changes" if a script differs from it; "unknown" outside a checkout."""
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        described = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],
-                                   cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.sh")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return described.stdout.strip() or "unknown"
 
 
 def _processor():
