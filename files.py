@@ -104,13 +104,13 @@ def read_torch(path, what):
     try:
         if not Path(path).is_file():
             raise UserError(f"there is no {what} at {path}; check the path")
+        open(path, "rb").close()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions") from None
+    try:
         with warnings.catch_warnings():  # of foreign pickles: the error below says what matters
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions") from None
     except MemoryError:
         raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
     except Exception as error:  # torch.load raises a dozen types for bytes that are not its own
