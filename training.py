@@ -110,6 +110,8 @@ def fit(network, description, training, validation, settings, out, device, loss_
     if dry_run:
         with StopRequest() as stop:
             row = train_epoch(run, training, validation, stop, steps=2)
+        if row is None:
+            raise SystemExit(128 + stop.signal)
         print(f"dry run of two steps is fine: loss {row['train_loss']:.3f}, {count_parameters(network):,} parameters; no run was written")
         return {"dry_run": True, **row}
 

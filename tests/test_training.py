@@ -187,6 +187,9 @@ def test_resuming_from_a_damaged_checkpoint_is_a_user_error(tmp_path, content):
 
 def test_a_dry_run_writes_nothing(tmp_path):
     assert start(tmp_path / "run", small(), dry_run=True)["dry_run"]
+    with pytest.raises(SystemExit) as stopped:
+        start(tmp_path / "run", small(), dry_run=True, loss_function=KillAfter(1, signal.SIGTERM))
+    assert stopped.value.code == 128 + signal.SIGTERM
     assert not (tmp_path / "run").exists()
 
 
