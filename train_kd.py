@@ -170,7 +170,8 @@ def main(argv=None):
     told = []
     for teacher in teachers:
         accuracy = check_teacher(teacher, validation, preprocessing, device, batches=2 if options.dry_run else None)
-        print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {options.size} px views seen at {teacher.preprocessing.size} px")
+        print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {options.size} px views seen at {teacher.preprocessing.size} px"
+              + (", of two batches only" if options.dry_run else ""))
         told.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
                      "size": teacher.preprocessing.size, "validation_accuracy": accuracy})
     training, unlabelled = add_unlabelled(training, options, preprocessing)
