@@ -114,5 +114,5 @@ def read_torch(path, what):
     except MemoryError:
         raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
     except Exception as error:  # torch.load raises a dozen types for bytes that are not its own
-        reason = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0].split(". ")[0][:150] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} is damaged or no {what} ({reason}); use a file that torch.save wrote without pickled code") from None

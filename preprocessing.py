@@ -99,7 +99,7 @@ class DecodeReport:
     @staticmethod
     def name(paths, rows, most=5):
         """The files in `rows` (row -> reason) with their reasons, as text; at most `most` of them."""
-        named = [f"{paths[row].name} ({reason.replace(str(paths[row]), 'it')})" for row, reason in sorted(rows.items())[:most]]
+        named = [f"{paths[row].name} ({reason.replace(f' {str(paths[row])!r}', '')})" for row, reason in sorted(rows.items())[:most]]
         return ", ".join(named) + (f" and {len(rows) - most} more" if len(rows) > most else "")
 
 

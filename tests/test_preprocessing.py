@@ -237,6 +237,16 @@ def test_undecodable_file_is_reported_and_not_delivered(tmp_path, content):
     assert list(report.unreadable) == [0] and not report.truncated
 
 
+def test_the_report_names_at_most_five_files_with_their_reasons(tmp_path):
+    paths = [tmp_path / f"{row}.jpg" for row in range(7)]
+    for path in paths:
+        path.write_bytes(b"no photo")
+    report = DecodeReport()
+    list(decode_stream(paths, SQUASH16, report))
+    text = report.name(paths, report.unreadable)
+    assert text.startswith("0.jpg (cannot identify image file), 1.jpg (") and text.endswith("4.jpg (cannot identify image file) and 2 more")
+
+
 def test_what_the_system_refuses_to_read_is_no_bad_photo_but_an_error(tmp_path):
     """Left out, or remembered by the cache as undecodable, it would be missing long after the cause was mended."""
     (tmp_path / "folder.jpg").mkdir()
