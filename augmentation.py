@@ -1,8 +1,9 @@
 """Random views of whole uint8 batches, on the training device, with parameters drawn for every photo.
 
-The geometry (crop, flip, rotation) is one affine sampling, the colours (brightness, contrast,
-saturation, hue) and the normalisation are one 3x3 matrix and offset per photo: two passes over the
-pixels in all, so that augmenting costs a few per cent of a training step.
+The geometry (crop, flip, rotation, the size of the view) is one affine sampling, the colours (brightness,
+contrast, saturation, hue) and the normalisation are one 3x3 matrix and offset per photo: two passes over
+the pixels in all, so that augmenting costs a few per cent of a training step. Photos in the field come at
+every resolution; where the training photos do not, some can be blurred to a lower one first.
 """
 
 import math
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+BLURS = (1.0, 0.75, 0.625, 0.5)  # what of the resolution may be left; the first is what is not blurred
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's and torchvision's grey conversion
 
 
@@ -21,7 +23,8 @@ class Augmentation:
     scale: area of the crop as a fraction of the photo, uniform. ratio: aspect ratio of the crop
     (log-uniform in [1/ratio, ratio]). flip: probability of a mirror image. degrees: rotation, uniform
     in +-degrees; corners beyond the photo are reflected. brightness, contrast, saturation: factors,
-    uniform in [1 - x, 1 + x]. hue: shift in turns, uniform in +-hue.
+    uniform in [1 - x, 1 + x]. hue: shift in turns, uniform in +-hue. blur: share of the photos that are
+    first scaled down to one of BLURS and up again, as a thumbnail would be.
     """
 
     scale: tuple = (0.35, 1.0)
@@ -32,9 +35,10 @@ class Augmentation:
     contrast: float = 0.3
     saturation: float = 0.3
     hue: float = 0.03
+    blur: float = 0.0
 
     def draw(self, count, generator):
-        """Parameters for `count` views: (affine (count, 2, 3), colour (count, 3, 3), contrast (count,)).
+        """Parameters for `count` views: (affine (count, 2, 3), colour (count, 3, 3), contrast (count,), blur (count,)).
 
         Drawn on the CPU from `generator`, so that a GPU run sees the same views. The affine maps output to
         input coordinates, both in [-1, 1] as in torch's affine_grid.
@@ -53,18 +57,22 @@ class Augmentation:
 
         brightness, contrast, saturation = (uniform(1 - x, 1 + x) for x in (self.brightness, self.contrast, self.saturation))
         colour = saturation.view(-1, 1, 1) * _hue_matrix(uniform(-self.hue, self.hue)) + (1 - saturation).view(-1, 1, 1) * torch.tensor(LUMA).expand(3, 3)
-        return affine, colour * (brightness * contrast).view(-1, 1, 1), contrast
+        blur = torch.zeros(count, dtype=torch.int64)  # index in BLURS
+        if self.blur:
+            blur = (uniform(0, 1) < self.blur) * torch.randint(1, len(BLURS), (count,), generator=generator)
+        return affine, colour * (brightness * contrast).view(-1, 1, 1), contrast, blur
 
-    def __call__(self, photos, preprocessing, generator):
-        """Random views: uint8 (N, H, W, 3) -> normalised float32 (N, 3, H, W), channels last in memory."""
-        return self.apply(photos, preprocessing, self.draw(len(photos), generator))
+    def __call__(self, photos, preprocessing, generator, size=None):
+        """Random views: uint8 (N, H, W, 3) -> normalised float32 (N, 3, size, size), channels last in memory; as large as the photos by default."""
+        return self.apply(photos, preprocessing, self.draw(len(photos), generator), size)
 
     @staticmethod
-    def apply(photos, preprocessing, parameters):
+    def apply(photos, preprocessing, parameters, size=None):
         """The views that `parameters` (from `draw`) describe, as above."""
-        affine, colour, contrast = (values.to(photos.device) for values in parameters)
-        images = photos.permute(0, 3, 1, 2).float()
-        views = F.grid_sample(images, _grid(affine, *images.shape[2:]), mode="bilinear", padding_mode="reflection", align_corners=False)
+        affine, colour, contrast, blur = (values.to(photos.device) for values in parameters)
+        images = _blurred(photos.permute(0, 3, 1, 2).float(), blur)
+        grid = _grid(affine, *((size, size) if size else images.shape[2:]))
+        views = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
         # contrast blends with the view's mean grey, taken after brightness and saturation
         luma, mean, std = (torch.tensor(values, device=photos.device) for values in (LUMA, preprocessing.mean, preprocessing.std))
@@ -73,7 +81,18 @@ class Augmentation:
         views = torch.baddbmm(offset, colour / (255 * std.view(3, 1)), views.flatten(2))
         for channel, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std)):
             views[:, channel].clamp_(-mean / std, (1 - mean) / std)  # to [0, 1] before the normalisation; faster than with tensors as bounds
-        return views.view_as(images).contiguous(memory_format=torch.channels_last)
+        return views.unflatten(2, grid.shape[1:3]).contiguous(memory_format=torch.channels_last)
+
+
+def _blurred(images, blur):
+    """Images (N, 3, H, W), those with blur > 0 scaled down to BLURS[blur] of their size and up again, in place."""
+    for level in blur.unique().tolist():
+        if level:
+            chosen = blur == level
+            small = [max(1, round(BLURS[level] * side)) for side in images.shape[2:]]
+            reduced = F.interpolate(images[chosen], size=small, mode="bilinear", antialias=True, align_corners=False)
+            images[chosen] = F.interpolate(reduced, size=images.shape[2:], mode="bicubic", align_corners=False).clamp_(0, 255)
+    return images
 
 
 def _grid(affine, height, width):
@@ -99,5 +118,6 @@ AUGMENTATIONS = {
     "none": None,
     "light": Augmentation(scale=(0.6, 1.0), degrees=0.0, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.0),
     "standard": Augmentation(),
+    "blurred": Augmentation(blur=0.5),
     "strong": Augmentation(scale=(0.2, 1.0), degrees=20.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05),
 }

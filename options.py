@@ -36,6 +36,8 @@ def add_training(parser, out, epochs):
     group.add_argument("--size", type=number(int, 16, 4096), default=128, help="input size in pixels")
     group.add_argument("--resize", choices=RESIZE_RULES, default="crop", help="shorter side to size and centre crop, both sides to size, or the course's centre crop without resizing")
     group.add_argument("--augment", choices=AUGMENTATIONS, default=default.augment, help="strength of the random views")
+    group.add_argument("--view-size", type=number(int, 16, 4096), default=default.view_size, metavar="PIXELS", help="train on views of this size and evaluate at --size; "
+                       "0 = the same. Random crops enlarge what they show, so about three quarters of --size fit it, and cost half (Touvron et al. 2019)")
     group.add_argument("--mixup", type=number(float, 0, 0.5), default=default.mixup, metavar="SHARE", help="mix up to this share of another photo into each view")
     add_cache(group)
 
@@ -74,13 +76,15 @@ def load(options):
 
     Seeds torch's global generator last, so that what is built next is initialised from --seed.
     """
+    if options.view_size and options.augment == "none":
+        raise UserError("--view-size is the size of random views; leave it out or choose another --augment than none")
     device = pick_device(options.device)
     sgd = options.optimizer == "sgd"
     settings = Settings(
         epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer,
         lr=options.lr if options.lr is not None else 0.1 if sgd else 2e-3,
         weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
-        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, views=getattr(options, "views", 0),
+        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, view_size=options.view_size, views=getattr(options, "views", 0),
         precision=pick_precision(options.precision, device), seed=options.seed)
     preprocessing = Preprocessing(size=options.size, resize=options.resize)
     listing = list_labelled(options.data, "training")

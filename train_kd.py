@@ -34,21 +34,23 @@ COURSE_TEACHER = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # RGB in [0,
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network in eval mode and the preprocessing it was trained with."""
+    """A network in eval mode, the preprocessing it is used with, and the size in pixels of the random views it was trained on, if another."""
 
     network: nn.Module
     preprocessing: Preprocessing
     path: Path
+    view_size: int | None = None
 
-    def logits(self, images, seen_by):
-        """Logits for views (N, 3, H, W) that were normalised as `seen_by` says, at the teacher's own size and normalisation."""
+    def logits(self, images, seen_by, size=None):
+        """Logits for images (N, 3, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation and `size` (by default its input size)."""
         def constants(preprocessing):
             return (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
 
         (mean, std), (own_mean, own_std) = constants(seen_by), constants(self.preprocessing)
         pixels = images * std + mean
-        if pixels.shape[-1] != self.preprocessing.size:
-            pixels = F.interpolate(pixels, size=(self.preprocessing.size,) * 2, mode="bilinear", antialias=True, align_corners=False)
+        size = size or self.preprocessing.size
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
         return self.network(((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last))
 
 
@@ -61,14 +63,16 @@ def read_teacher(path, class_names, size, device):
     if isinstance(content, dict) and content.get("format") in (MODEL_FORMAT, CHECKPOINT_FORMAT):
         model = load_model(path)
         network, preprocessing, names = model.build(), model.description.preprocessing, model.description.class_names
+        view_size = model.description.training.get("view_size")
     else:
         network = load_teacher(path)
-        preprocessing, names = Preprocessing(size=size, **COURSE_TEACHER), None
+        preprocessing, names, view_size = Preprocessing(size=size, **COURSE_TEACHER), None, None
     classes = len(names) if names else network.fc.out_features
     if classes != len(class_names) or (names and tuple(names) != tuple(class_names)):
         raise UserError(f"the teacher {path} knows {classes} classes ({', '.join(names[:3]) + ', ...' if names else 'unnamed'}) and the photos have "
                         f"{len(class_names)} ({', '.join(class_names[:3])}, ...); use a teacher of the same classes")
-    return Teacher(network.to(device, memory_format=torch.channels_last).requires_grad_(False), preprocessing, Path(path))
+    return Teacher(network.to(device, memory_format=torch.channels_last).requires_grad_(False), preprocessing, Path(path),
+                   view_size if type(view_size) is int and 16 <= view_size <= 4096 else None)
 
 
 class SeenBy(nn.Module):
@@ -107,7 +111,7 @@ class Distillation:
     def ask(self, images):
         """Mean probabilities (N, C) of the teachers at the temperature."""
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
-            logits = [teacher.logits(images, self.preprocessing) for teacher in self.teachers]
+            logits = [teacher.logits(images, self.preprocessing, teacher.view_size) for teacher in self.teachers]
         return soft_targets(logits, self.temperature)
 
     def targets(self, batch):
@@ -175,7 +179,7 @@ def main(argv=None):
         told.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
                      "size": teacher.preprocessing.size, "validation_accuracy": accuracy})
     training, unlabelled = add_unlabelled(training, options, preprocessing)
-    origin = {"script": "train_kd.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint, "alpha": options.alpha,
+    origin = {"script": "train_kd.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint, "view_size": settings.view_size or options.size, "alpha": options.alpha,
               "temperature": options.temperature, "teachers": [one["sha256"] for one in told], **unlabelled}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)

@@ -171,9 +171,9 @@ def train_epoch(run, training, validation, stop, steps=None):
     for positions in tqdm(batches, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="step", disable=None, leave=False):
         images, labels = training.batch(positions, device)
         if fixed:
-            images = augmentation.apply(images, preprocessing, [values[positions] for values in fixed])
+            images = augmentation.apply(images, preprocessing, [values[positions] for values in fixed], settings.view_size)
         else:
-            images = augmentation(images, preprocessing, run.views) if augmentation else preprocessing.normalise(images)
+            images = augmentation(images, preprocessing, run.views, settings.view_size) if augmentation else preprocessing.normalise(images)
         if settings.mixup:
             images, labels = mix(images, labels, len(run.description.class_names), settings.mixup, run.views)
         run.train_step(Batch(images, labels, positions, view))

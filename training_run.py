@@ -26,6 +26,7 @@ class Settings:
     ema: float = 0.998            # decay per step of the averaged weights; 0 = off
     augment: str = "standard"     # a name in augmentation.AUGMENTATIONS
     mixup: float = 0.0            # largest weight of a second photo mixed into each view; 0 = off
+    view_size: int = 0            # pixels of the random views; 0 = the input size
     views: int = 0                # views per photo that the epochs take turns with; 0 = new ones every epoch
     warmup: float = 0.05          # fraction of all steps
     clip: float = 5.0             # gradient norm; a safeguard that normal training does not reach

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from augmentation import AUGMENTATIONS, LUMA, Augmentation, _grid, _hue_matrix
+from augmentation import AUGMENTATIONS, BLURS, LUMA, Augmentation, _grid, _hue_matrix
 from preprocessing import Preprocessing
 
 IDENTITY = {"scale": (1.0, 1.0), "ratio": 1.0, "flip": 0.0, "degrees": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
@@ -29,8 +29,8 @@ class Turned(Augmentation):
     """An augmentation that turns by quarter turns, which no drawing gives exactly."""
 
     def draw(self, count, generator):
-        _, colour, contrast = only().draw(count, generator)
-        return torch.tensor([[0.0, 1, 0], [-1, 0, 0]]).expand(count, 2, 3), colour, contrast
+        _, *others = only().draw(count, generator)
+        return torch.tensor([[0.0, 1, 0], [-1, 0, 0]]).expand(count, 2, 3), *others
 
 
 # ---------------------------------------------------------------- geometry
@@ -68,7 +68,7 @@ def test_quarter_turn_is_rot90():
 
 
 def test_rotation_stays_within_its_range_and_keeps_lengths():
-    affine, _, _ = only(degrees=20.0).draw(500, seeded())
+    affine, *_ = only(degrees=20.0).draw(500, seeded())
     linear = affine[:, :, :2]
     torch.testing.assert_close(linear @ linear.transpose(1, 2), torch.eye(2).expand(500, 2, 2))
     torch.testing.assert_close(torch.linalg.det(linear), torch.ones(500))
@@ -79,14 +79,14 @@ def test_rotation_stays_within_its_range_and_keeps_lengths():
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
 def test_unrotated_crops_stay_inside_the_photo(name):
     ranges = AUGMENTATIONS[name]
-    affine, _, _ = Augmentation(scale=ranges.scale, ratio=ranges.ratio, degrees=0.0).draw(2000, seeded())
+    affine, *_ = Augmentation(scale=ranges.scale, ratio=ranges.ratio, degrees=0.0).draw(2000, seeded())
     corners = affine @ torch.tensor([[-1.0, -1, 1, 1], [-1, 1, -1, 1], [1, 1, 1, 1]])
     assert corners.abs().max() <= 1 + 1e-6
     assert corners.amin((0, 2)).max() < -0.99 and corners.amax((0, 2)).min() > 0.99  # and they reach every border
 
 
 def test_crop_area_and_ratio_stay_within_their_ranges():
-    affine, _, _ = Augmentation(scale=(0.3, 0.6), ratio=1.5, degrees=0.0).draw(2000, seeded())
+    affine, *_ = Augmentation(scale=(0.3, 0.6), ratio=1.5, degrees=0.0).draw(2000, seeded())
     width, height = affine[:, 0, 0].abs(), affine[:, 1, 1]
     area, ratio = width * height, width / height
     assert 0.3 - 1e-4 <= area.min() < 0.32 and 0.58 < area.max() <= 0.6 + 1e-4
@@ -96,7 +96,7 @@ def test_crop_area_and_ratio_stay_within_their_ranges():
 def test_crop_samples_the_part_of_the_photo_its_affine_names():
     ramp = torch.arange(32, dtype=torch.uint8).mul(7).view(1, 1, 32, 1).expand(6, 32, 32, 3)  # value = 7 * column
     zoomed = only(scale=(0.25, 0.25))
-    affine, _, _ = zoomed.draw(6, seeded())
+    affine, *_ = zoomed.draw(6, seeded())
     position = (affine[:, 0, :1] * ((torch.arange(32) + 0.5) / 16 - 1) + affine[:, 0, 2:] + 1) * 16 - 0.5  # column in the photo
     inside = ((position >= 0) & (position <= 31))[:, None, None, :].expand(6, 3, 32, 32)
     views = zoomed(ramp, PLAIN, seeded()) * 255
@@ -120,7 +120,7 @@ def middle_tones():
 
 def expect(augmentation, change):
     batch = middle_tones()
-    _, colour, contrast = augmentation.draw(len(batch), seeded(3))
+    _, colour, contrast, _ = augmentation.draw(len(batch), seeded(3))
     expected = torch.stack([change(photo, row) for row, photo in enumerate(PLAIN.normalise(batch).contiguous())])
     views = augmentation(batch, PLAIN, seeded(3))
     torch.testing.assert_close(views, expected, rtol=0, atol=1e-3)  # torchvision rounds LUMA to 0.2989
@@ -147,7 +147,7 @@ def test_saturation_is_that_of_torchvision():
 
 def test_saturation_brightness_and_contrast_together_are_those_of_torchvision_in_turn():
     augmentation = only(saturation=0.5, brightness=0.3, contrast=0.3)
-    _, colour, contrast = augmentation.draw(4, seeded(3))
+    _, colour, contrast, _ = augmentation.draw(4, seeded(3))
     brightness = colour.sum(2)[:, 0] / contrast  # rows of the saturation matrix sum to 1
     saturation = (colour[:, 0, 0] - colour[:, 1, 0]) / (brightness * contrast)
     expect(augmentation, lambda photo, row: tv.adjust_contrast(tv.adjust_brightness(tv.adjust_saturation(
@@ -156,7 +156,7 @@ def test_saturation_brightness_and_contrast_together_are_those_of_torchvision_in
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_colour_factors_fill_their_range(name):
-    _, colour, contrast = only(**{name: 0.4}).draw(2000, seeded())
+    _, colour, contrast, _ = only(**{name: 0.4}).draw(2000, seeded())
     factors = {"brightness": colour[:, 0, 0], "contrast": contrast, "saturation": (colour[:, 0, 0] - LUMA[0]) / (1 - LUMA[0])}[name]
     assert 0.6 - 1e-5 <= factors.min() < 0.62 and 1.38 < factors.max() <= 1.4 + 1e-5
 
@@ -196,12 +196,52 @@ def test_colours_are_clamped_to_those_a_photo_can_have():
     assert -1e-5 <= values.min() < 1e-5 and 1 - 1e-5 < values.max() <= 1 + 1e-5
 
 
+# ---------------------------------------------------------------- resolution
+
+
+def test_smaller_views_show_the_same_part_of_the_photo():
+    batch = photos(size=48)
+    views = only()(batch, PLAIN, seeded(), size=24)
+    assert views.shape == (4, 3, 24, 24) and views.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(views, F.avg_pool2d(PLAIN.normalise(batch), 2), rtol=0, atol=1e-5)  # bilinear at half the size is the mean of four
+
+
+def test_view_size_changes_neither_crop_nor_colours():
+    batch = torch.full((6, 32, 32, 3), 90, dtype=torch.uint8)
+    batch[:, :, 16:] = 200
+    small, large = (Augmentation()(batch, PLAIN, seeded(), size=size) for size in (32, 64))
+    assert (small - F.avg_pool2d(large, 2)).abs().mean() < 0.01
+
+
+def test_blurred_photo_is_the_photo_scaled_down_and_up_again():
+    batch, augmentation = photos(64), only(blur=1.0)
+    levels = augmentation.draw(64, seeded())[3]
+    assert set(levels.tolist()) == {1, 2, 3}
+    views, plain = augmentation(batch, PLAIN, seeded()), PLAIN.normalise(batch)
+    for view, photo, level in zip(views, plain, levels.tolist()):
+        small = tv.resize(photo, [round(24 * BLURS[level])] * 2, antialias=True)
+        torch.testing.assert_close(view, F.interpolate(small[None], size=(24, 24), mode="bicubic").clamp(0, 1)[0], rtol=0, atol=0.02)
+
+
+def test_blur_is_drawn_for_the_given_share_and_none_by_default():
+    assert not Augmentation().draw(100, seeded())[3].any()
+    share = (Augmentation(blur=0.3).draw(4000, seeded())[3] > 0).float().mean().item()
+    assert abs(share - 0.3) < 0.03
+
+
+def test_blur_leaves_a_constant_photo_as_it_is():
+    batch = torch.full((8, 24, 24, 3), 77, dtype=torch.uint8)
+    torch.testing.assert_close(only(blur=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch), rtol=0, atol=1e-4)
+
+
 # ---------------------------------------------------------------- drawing
 
 
 def test_parameters_differ_between_the_photos_of_a_batch():
-    for values in Augmentation().draw(16, seeded()):
+    *continuous, blur = Augmentation(blur=0.5).draw(16, seeded())
+    for values in continuous:
         assert len({tuple(value.flatten().tolist()) for value in values}) == 16
+    assert len(set(blur.tolist())) > 1
     same = photos(1).expand(16, -1, -1, -1)
     assert len({tuple(view.flatten().tolist()) for view in Augmentation()(same, PLAIN, seeded())}) == 16
 

@@ -268,6 +268,21 @@ def test_the_teacher_is_asked_about_the_very_batch(tmp_path):
     assert torch.allclose(seen[0], images, atol=1e-5)
 
 
+def test_teacher_sees_views_at_the_size_it_was_trained_on_and_photos_at_its_input_size():
+    seen = []
+
+    class Listening(torch.nn.Module):
+        def forward(self, images):
+            seen.append(images.shape[-1])
+            return torch.zeros(len(images), 2)
+
+    own, images = Preprocessing(SIZE), torch.randn(3, 3, 24, 24)
+    for teacher in (Teacher(Listening(), own, None, 20), Teacher(Listening(), own, None)):
+        Distillation([teacher], own, 1.0, 1.0, "fp32").ask(images)
+        teacher.logits(images, own)
+    assert seen == [20, SIZE, SIZE, SIZE]
+
+
 # ---------------------------------------------------------------- the command line
 
 

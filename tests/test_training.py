@@ -76,8 +76,8 @@ class KillAfter(CrossEntropy):
         return super().__call__(logits, batch)
 
 
-@pytest.mark.parametrize("settings", [small(), small(optimizer="sgd", ema=0, augment="none"), small(precision="bf16", augment="strong"), small(mixup=0.5), small(views=2)],
-                         ids=["adamw-ema", "sgd", "bf16", "mixup", "fixed views"])
+@pytest.mark.parametrize("settings", [small(), small(optimizer="sgd", ema=0, augment="none"), small(precision="bf16", augment="strong"), small(mixup=0.5), small(views=2), small(view_size=24, augment="blurred")],
+                         ids=["adamw-ema", "sgd", "bf16", "mixup", "fixed views", "small views"])
 @pytest.mark.parametrize("stop", ["kill in the middle", "kill before the first checkpoint", "SIGTERM in the middle", "SIGINT in the first step"])
 def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp_path, settings, stop):
     whole = start(tmp_path / "whole", settings)
@@ -334,6 +334,19 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert start(tmp_path, small(epochs=1), resume=True) == json.loads(json.dumps(record))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_views_have_the_view_size_and_evaluation_the_input_size(tmp_path):
+    seen = []
+
+    class Watching(CrossEntropy):
+        def __call__(self, logits, batch):
+            seen.append(batch.images.shape[-1])
+            return super().__call__(logits, batch)
+
+    start(tmp_path, small(epochs=1, view_size=24), loss_function=Watching())
+    assert set(seen) == {24}
+    assert load_model(tmp_path / "best.pt").description.preprocessing.size == SIZE
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):

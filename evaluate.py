@@ -1,0 +1,129 @@
+"""Measure a model file on labelled photos: accuracy by class and by the photos' resolution, confusion, calibration.
+
+    python evaluate.py model.bin food-11
+    python evaluate.py runs/student/best.pt food-11 --reduce 64 --record results/evaluation.json
+
+A photo is small when its shorter side is below the network's input size. With --reduce every photo is measured
+a second time, first scaled down to so many pixels: a network that has learned "sharp, therefore soup" shows there.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from command_line import UserError, number, parser, pick_device, run
+from dataset import list_labelled, load_photos
+from files import check_distinct, check_output
+from model_file import load_model
+from options import add_cache, cache_folder
+from records import provenance, write_record
+
+BINS = 10  # of the reliability diagram
+
+
+@torch.inference_mode()
+def probabilities(network, photos, preprocessing, device, batch_size=256):
+    """Class probabilities float32 (N, classes) on the CPU for a PhotoSet, whose photos may be smaller than the input."""
+    answers = []
+    for positions in torch.arange(len(photos)).split(batch_size):
+        images = photos.batch(positions, device)[0]
+        if images.shape[1] != preprocessing.size:
+            enlarged = F.interpolate(images.permute(0, 3, 1, 2).float(), size=(preprocessing.size,) * 2, mode="bicubic", antialias=True, align_corners=False)
+            images = enlarged.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        answers.append(network(preprocessing.normalise(images)).float().softmax(1).cpu())
+    return torch.cat(answers)
+
+
+def confusion(predicted, labels, num_classes):
+    """Counts int64 (classes, classes): row = label, column = prediction."""
+    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def calibration(probability, labels, bins=BINS):
+    """(expected calibration error, [photos, mean confidence, accuracy] for every bin of confidence) by Guo et al. 2017.
+
+    The bins divide [0, 1] evenly; the error is the mean of |accuracy - confidence| over the bins, weighted by their photos.
+    """
+    confidence, predicted = probability.max(1)
+    right, rows, error = (predicted == labels).double(), [], 0.0
+    member = (confidence.double() * bins).long().clamp(max=bins - 1)
+    for index in range(bins):
+        inside = member == index
+        count = int(inside.sum())
+        mean, accuracy = (float(values[inside].double().mean()) if count else 0.0 for values in (confidence, right))
+        rows.append([count, mean, accuracy])
+        error += count / len(labels) * abs(accuracy - mean)
+    return error, rows
+
+
+def shorter_sides(paths):
+    """Pixels of every photo's shorter side, from the files' headers; 0 where there is none to be read."""
+    sides = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                sides.append(min(image.size))
+        except Exception:  # a hostile file can raise nearly anything inside Pillow; such photos are not in the PhotoSet
+            sides.append(0)
+    return torch.tensor(sides)
+
+
+def measure(model, listing, photos, device, reduce=None, reduced=None):
+    """What a Model does on a PhotoSet and its Listing, as plain values; `reduced`: the same photos at `reduce` pixels."""
+    preprocessing, names = model.description.preprocessing, model.description.class_names
+    network = model.build().to(device, memory_format=torch.channels_last)
+    answers, labels = probabilities(network, photos, preprocessing, device), photos.labels.cpu()
+    predicted = answers.argmax(1)
+    right = predicted == labels
+    small = shorter_sides([listing.paths[row] for row in photos.rows.tolist()]) < preprocessing.size
+    table = confusion(predicted, labels, len(names))
+    error, reliability = calibration(answers, labels)
+    result = {"photos": len(photos), "accuracy": right.double().mean().item(), "cross_entropy": F.nll_loss(answers.clamp(min=1e-12).log(), labels).item(),
+              "small_photos": int(small.sum())}
+    for name, part in (("accuracy_of_small", right[small]), ("accuracy_of_larger", right[~small])):
+        result[name] = part.double().mean().item() if len(part) else None
+    if reduce:
+        result |= {"reduced_to": reduce, "accuracy_reduced": (probabilities(network, reduced, preprocessing, device).argmax(1) == labels).double().mean().item()}
+    return {**result, "class_accuracy": dict(zip(names, (table.diag() / table.sum(1).clamp(min=1)).tolist())),
+            "calibration_error": error, "reliability": reliability, "confusion": table.tolist()}
+
+
+def main(argv=None):
+    options = parser(__doc__)
+    options.add_argument("model", type=Path, help="model file or checkpoint")
+    options.add_argument("data", type=Path, help="root that holds validation/")
+    options.add_argument("--reduce", type=number(int, 16, 4096), metavar="PIXELS", help="also measure every photo scaled down to this size first")
+    add_cache(options)
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    options.add_argument("--record", type=Path, help="also write a JSON record there")
+    options = options.parse_args(argv)
+
+    check_distinct(options.model, options.record)
+    device, model = pick_device(options.device), load_model(options.model)
+    preprocessing = model.description.preprocessing
+    if options.reduce and (preprocessing.resize == "course" or options.reduce >= preprocessing.size):
+        raise UserError(f"--reduce {options.reduce} does not reduce what {options.model} looks at ({preprocessing.size} px, resize rule {preprocessing.resize}); "
+                        "use fewer pixels, and a model of another rule than course")
+    if options.record:
+        check_output(options.record)
+    listing = list_labelled(options.data, "validation", model.description.class_names)
+    photos, reduced = (load_photos(listing, replace(preprocessing, size=size), cache_folder(options)) if size else None for size in (preprocessing.size, options.reduce))
+    result = measure(model, listing, photos, device, options.reduce, reduced)
+    print(f"{model.description.architecture}, {preprocessing.size} px, {len(photos):,} photos: accuracy {result['accuracy']:.4f}, "
+          f"cross-entropy {result['cross_entropy']:.4f}, calibration error {result['calibration_error']:.4f}")
+    for name, text in (("accuracy_of_small", f"shorter side below {preprocessing.size} px"), ("accuracy_of_larger", "the others"), ("accuracy_reduced", f"all, first reduced to {options.reduce} px")):
+        if result.get(name) is not None:
+            print(f"  {result[name]:.4f}  {text}")
+    for (name, accuracy), row in zip(result["class_accuracy"].items(), result["confusion"]):
+        others = sorted(((count, other) for other, count in zip(result["class_accuracy"], row) if other != name), reverse=True)
+        print(f"  {accuracy:.4f}  {name} ({sum(row)} photos; most often taken for {others[0][1]}, {others[0][0]} times)")
+    if options.record:
+        write_record(options.record, {**provenance(device, data={"validation": photos.fingerprint}), "model": model.description.to_dict(), "bits": model.bits, **result})
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
