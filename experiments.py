@@ -3,12 +3,13 @@
     python experiments.py scratch food-11 --workers 2
     python experiments.py --list
 
-Runs are ordinary commands of the training scripts, share the cores among --workers of them, continue
-where they were stopped, and are skipped where results/ already holds their record for the same photos.
+Runs are ordinary commands of this project's scripts, share the cores among --workers of them, continue where
+they were stopped, and are skipped where results/ already holds the record of the same command and photos.
 """
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,47 +19,114 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import UserError, available_cores, number, parser, run
+from dataset import list_labelled
 
 HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question, the options all runs share, and the variants: name -> further options of train_student.py."""
+    """A question and its variants: name -> command line of a script.
+
+    In a command {data}, {seed} and {out} are filled in; the command must leave its record in {out}/record.json.
+    {other} is the folder of an earlier variant with the same seed, {other@0} with seed 0, {experiment/other}
+    of another experiment, which has to be run before.
+    """
 
     question: str
-    shared: str
     variants: dict
     seeds: tuple = (0, 1, 2)
 
 
+RUN = "--seed {seed} --out {out} --resume"
+NARROW = "--network residual6 --set hidden=96,160,160,256,256,256"
 EXPERIMENTS = {
-    "scratch": Experiment(
-        "from scratch, equal epochs: the course's student against our network, also in no more bytes than the student's", "--size 96 --epochs 12",
-        {"student": "--network student", "residual6_narrow": "--network residual6 --set hidden=96,160,160,256,256,256", "residual6": "--network residual6"}),
+    "scratch": Experiment("from scratch, equal epochs: the course's student against our network, also in no more bytes than the student's", {
+        name: f"train_student.py {{data}} --size 96 --epochs 12 {network} {RUN}"
+        for name, network in (("student", "--network student"), ("residual6_narrow", NARROW), ("residual6", "--network residual6"))}),
 }
 
 
-def train(name, variant, seed, data, threads, runs, results):
-    """Train one variant with one seed unless its record exists; returns (whether it went well, a line on what happened)."""
-    experiment = EXPERIMENTS[name]
-    out, result = runs / name / f"{variant}-{seed}", results / name / f"{variant}-seed{seed}.json"
-    options = shlex.split(f"{experiment.shared} {experiment.variants[variant]} --seed {seed}")
-    if result.exists():
-        from dataset import list_labelled
+@dataclass(frozen=True)
+class Job:
+    """One run: its command with everything filled in, where it works, where its record goes, which folders it reads."""
 
-        recorded = json.loads(result.read_text())
-        if shlex.join(options) in recorded["command"] and recorded["data"]["training"] == list_labelled(data, "training").fingerprint():
-            return True, f"{result.name}: already recorded"
-    out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(HERE / "train_student.py"), str(data), *options, "--out", str(out), "--resume"]
-    with open(out / "output.txt", "a") as log:
+    template: str
+    command: tuple
+    out: Path
+    result: Path
+    needs: tuple
+
+    def recorded(self, fingerprints):
+        """Whether results/ holds the record of this very command on these photos (paths may differ)."""
+        if not self.result.exists():
+            return False
+        record = json.loads(self.result.read_text())
+        tokens, found = self.template.split(), shlex.split(record["command"])
+        same = len(tokens) == len(found) and all("{" in token and token != "{seed}" or token == value for token, value in zip(
+            (token.replace("{seed}", str(record["seed"])) for token in tokens), found))
+        return same and all(fingerprints[split] == value for split, value in record["data"].items() if split in fingerprints)
+
+
+def plan(name, data, runs, results):
+    """The Jobs of an experiment, seed by seed."""
+    experiment, jobs = EXPERIMENTS[name], []
+    for seed in experiment.seeds:
+        for variant, template in experiment.variants.items():
+            needs = []
+
+            def fill(match, seed=seed, variant=variant, needs=needs):
+                place, _, other_seed = match[1].partition("@")
+                if place in ("data", "seed", "out"):
+                    return str({"data": data, "seed": seed, "out": runs / name / f"{variant}-{seed}"}[place])
+                folder = runs / (place if "/" in place else f"{name}/{place}")
+                needs.append(folder.with_name(f"{folder.name}-{other_seed or seed}"))
+                return str(needs[-1])
+
+            command = [re.sub(r"\{([^}]+)\}", fill, token) for token in template.split()]
+            jobs.append(Job(template, tuple(command), runs / name / f"{variant}-{seed}", results / name / f"{variant}-seed{seed}.json", tuple(needs)))
+    return jobs
+
+
+def perform(job, threads):
+    """Run a job; returns (whether it went well, a line on what happened)."""
+    for folder in job.needs:
+        if not (folder / "record.json").exists():
+            return False, f"{job.result.name}: needs {folder}, which is not there; run the experiment {folder.parent.name} first"
+    job.out.mkdir(parents=True, exist_ok=True)
+    with open(job.out / "output.txt", "a") as log:
+        command = [sys.executable, str(HERE / job.command[0]), *job.command[1:]]
         status = subprocess.run(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": str(threads)}).returncode
-    if status:
-        return False, f"{result.name}: failed with status {status}, see {out / 'output.txt'}"
-    result.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(out / "record.json", result)
-    return True, f"{result.name}: {json.loads(result.read_text())['best']['validation_accuracy']:.4f}"
+    if status or not (job.out / "record.json").exists():
+        return False, f"{job.result.name}: failed with status {status}, see {job.out / 'output.txt'}"
+    job.result.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(job.out / "record.json", job.result)
+    return True, f"{job.result.name}: done"
+
+
+def schedule(jobs, fingerprints, workers):
+    """Run what is not recorded yet, and what that needs; yields (went well, line) as jobs end. Interrupted, it starts no more."""
+    wanted = {job.out: job for job in jobs if not job.recorded(fingerprints)}
+    for job in reversed(jobs):  # what a run needs stands before it
+        if any(job.out in other.needs for other in wanted.values()) and not (job.out / "record.json").exists():
+            wanted[job.out] = job
+    threads, running = max(1, available_cores() // workers), {}
+    with ThreadPoolExecutor(workers) as pool:
+        def start(job):
+            for folder in job.needs:  # submitted earlier, so never behind this one in the queue
+                if folder in running:
+                    running[folder].result()
+            return perform(job, threads)
+
+        for job in jobs:
+            if job.out in wanted:
+                running[job.out] = pool.submit(start, job)
+        try:
+            for job in jobs:
+                yield running[job.out].result() if job.out in running else (True, f"{job.result.name}: already recorded")
+        except KeyboardInterrupt:  # the runs under way got it too, and save themselves
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def main(argv=None):
@@ -72,25 +140,16 @@ def main(argv=None):
     options = options.parse_args(argv)
     if options.list:
         for name, experiment in EXPERIMENTS.items():
-            print(f"{name}: {experiment.question} ({', '.join(experiment.variants)}; {len(experiment.seeds)} seeds; {experiment.shared})")
+            print(f"{name}: {experiment.question} ({', '.join(experiment.variants)}; {len(experiment.seeds)} seeds)")
         return 0
     if options.experiment not in EXPERIMENTS or not options.data:
         raise UserError(f"name an experiment ({', '.join(EXPERIMENTS)}) and the data directory; --list describes them")
 
-    experiment = EXPERIMENTS[options.experiment]
-    threads = max(1, available_cores() // options.workers)
-    with ThreadPoolExecutor(options.workers) as pool:
-        jobs = [pool.submit(train, options.experiment, variant, seed, options.data, threads, options.runs, options.results)
-                for seed in experiment.seeds for variant in experiment.variants]
-        failed = 0
-        try:
-            for job in jobs:
-                well, line = job.result()
-                failed += not well
-                print(line, flush=True)
-        except KeyboardInterrupt:  # the runs under way got it too, and save themselves
-            pool.shutdown(cancel_futures=True)
-            raise
+    fingerprints = {split: list_labelled(options.data, split).fingerprint() for split in ("training", "validation")}
+    failed = 0
+    for well, line in schedule(plan(options.experiment, options.data, options.runs, options.results), fingerprints, options.workers):
+        failed += not well
+        print(line, flush=True)
     if failed:
         raise UserError(f"{failed} runs failed; see above, mend the cause and run this again")
     return 0

@@ -13,8 +13,10 @@ from model_file import load_model
 from records import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = experiments.Experiment("does it run", "--size 16 --epochs 1 --batch-size 11 --cache none --network student",
-                              {"two": "--set widths=2,2,2,2,2,2,2,2", "four": "--set widths=4,4,4,4,4,4,4,4"}, seeds=(0, 1))
+OPTIONS = "{data} --size 16 --epochs 1 --batch-size 11 --cache none --network student"
+TINY = experiments.Experiment("does it run", {
+    "four": f"train_student.py {OPTIONS} --set widths=4,4,4,4,4,4,4,4 {experiments.RUN}",
+    "measured": "evaluate.py {four@0}/best.pt {data} --cache none --record {out}/record.json"}, seeds=(0, 1))
 
 
 @pytest.fixture
@@ -27,16 +29,41 @@ def test_an_experiment_records_every_run_once(tiny, toy, call, tmp_path):
     first = call(*command)
     assert first.returncode == 0, first.stderr
     files = sorted((tmp_path / "results/tiny").iterdir())
-    assert [path.name for path in files] == ["four-seed0.json", "four-seed1.json", "two-seed0.json", "two-seed1.json"]
+    assert [path.name for path in files] == ["four-seed0.json", "four-seed1.json", "measured-seed0.json", "measured-seed1.json"]
     record = json.loads(files[0].read_text())
     assert record["model"]["arguments"]["widths"] == [4] * 8 and record["seed"] == 0
+    seeds = [json.loads(path.read_text())["model"]["training"]["seed"] for path in files[2:]]
+    assert seeds == [0, 0], "both were to measure the run of seed 0"
     before = [path.read_bytes() for path in files]
     assert call(*command).stdout.count("already recorded") == 4
     assert [path.read_bytes() for path in files] == before
 
 
+def test_a_changed_command_is_run_again_and_one_that_is_needed_too(tiny, toy, call, tmp_path, monkeypatch):
+    command = ["experiments.py", "tiny", toy, "--results", tmp_path / "results", "--runs"]
+    assert call(*command, tmp_path / "runs").returncode == 0
+    monkeypatch.setitem(TINY.variants, "measured", TINY.variants["measured"] + " --device cpu")
+    again = call(*command, tmp_path / "other machine")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done") == 3 and again.stdout.count("already recorded") == 1  # both measurements, and the run of seed 0
+    assert json.loads((tmp_path / "results/tiny/measured-seed1.json").read_text())["command"].endswith("--device cpu")
+
+
+def test_a_run_of_another_experiment_is_named_when_it_is_missing(toy, call, tmp_path, monkeypatch):
+    monkeypatch.setitem(experiments.EXPERIMENTS, "later", experiments.Experiment("?", {"one": "evaluate.py {tiny/four}/best.pt {data} --record {out}/record.json"}, (0,)))
+    result = call("experiments.py", "later", toy, "--runs", tmp_path / "runs", "--results", tmp_path / "results")
+    assert result.returncode == 2 and "run the experiment tiny first" in result.stdout
+
+
+def test_the_published_records_are_those_of_the_experiments():
+    for name in experiments.EXPERIMENTS:
+        for job in experiments.plan(name, Path("data"), Path("runs"), ROOT / "results"):
+            if job.result.exists():
+                assert job.recorded({}), f"{job.result} holds another command than the experiment's: {job.template}"
+
+
 def test_a_failed_run_is_told_and_the_others_are_kept(tiny, toy, call, tmp_path, monkeypatch):
-    monkeypatch.setitem(TINY.variants, "broken", "--set widths=0,4")
+    monkeypatch.setitem(TINY.variants, "broken", f"train_student.py {OPTIONS} --set widths=0,4 {experiments.RUN}")
     result = call("experiments.py", "tiny", toy, "--runs", tmp_path / "runs", "--results", tmp_path / "results")
     assert result.returncode == 2 and "2 runs failed" in result.stderr and "broken" in result.stdout
     assert len(list((tmp_path / "results/tiny").iterdir())) == 4

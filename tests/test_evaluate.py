@@ -1,0 +1,63 @@
+"""evaluate.py: its figures against counts by hand, and its command line."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from evaluate import calibration, confusion
+
+
+def test_confusion_counts_labels_in_rows_and_predictions_in_columns():
+    predicted, labels = torch.tensor([0, 1, 1, 2, 2, 2]), torch.tensor([0, 0, 1, 2, 1, 2])
+    assert confusion(predicted, labels, 3).tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 2]]
+
+
+def test_calibration_error_of_a_sure_and_half_wrong_classifier_is_one_half():
+    sure = torch.tensor([[1.0, 0.0]] * 8)
+    error, rows = calibration(sure, torch.tensor([0, 1] * 4))
+    assert error == 0.5 and rows[-1] == [8, 1.0, 0.5] and all(row == [0, 0.0, 0.0] for row in rows[:-1])
+
+
+def test_calibration_error_weighs_the_bins_by_their_photos():
+    answers = torch.tensor([[0.75, 0.25]] * 4 + [[0.05, 0.95]] * 12, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 0, 1] + [1] * 12)
+    error, rows = calibration(answers, labels)
+    assert math.isclose(error, 4 / 16 * 0 + 12 / 16 * 0.05)
+    assert [row[0] for row in rows] == [0] * 7 + [4, 0, 12]
+
+
+def test_record_agrees_with_itself_and_with_quantize(toy, small_model, call, tmp_path):
+    done = call("evaluate.py", small_model, toy, "--cache", "none", "--reduce", 16, "--record", tmp_path / "record.json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "record.json").read_text())
+    table = torch.tensor(record["confusion"])
+    assert table.sum() == record["photos"] == 22 and math.isclose(table.diag().sum() / 22, record["accuracy"], rel_tol=1e-6)
+    assert list(record["class_accuracy"].values()) == pytest.approx((table.diag() / table.sum(1)).tolist())
+    larger = record["photos"] - record["small_photos"]
+    parts = (record["accuracy_of_small"] or 0) * record["small_photos"] + (record["accuracy_of_larger"] or 0) * larger
+    assert math.isclose(parts, 22 * record["accuracy"], rel_tol=1e-6)
+    assert record["data"]["validation"] and record["reduced_to"] == 16 and 0 <= record["accuracy_reduced"] <= 1
+    call("quantize.py", small_model, tmp_path / "again.bin", "--data", toy, "--cache", "none", "--record", tmp_path / "quantized.json")
+    assert json.loads((tmp_path / "quantized.json").read_text())["validation_accuracy_before"] == pytest.approx(record["accuracy"])
+    assert f"accuracy {record['accuracy']:.4f}" in done.stdout and "Bread" in done.stdout
+
+
+def test_photos_are_small_by_their_shorter_side(small_network, tmp_path):
+    from PIL import Image
+
+    from evaluate import shorter_sides
+    for name, size in (("a.png", (20, 90)), ("b.png", (90, 31)), ("c.png", (50, 40))):
+        Image.new("RGB", size).save(tmp_path / name)
+    (tmp_path / "d.png").write_text("no picture")
+    assert shorter_sides(sorted(tmp_path.iterdir())).tolist() == [20, 31, 40, 0]
+
+
+@pytest.mark.parametrize("more, message", [(["--reduce", 32], "does not reduce"), (["--reduce", "x"], "not a whole number")])
+def test_wrong_arguments_are_one_sentence(toy, small_model, refused, more, message):
+    assert message in refused("evaluate.py", small_model, toy, *more)
+
+
+def test_record_is_not_written_over_the_model(toy, small_model, refused):
+    assert "named twice" in refused("evaluate.py", small_model, toy, "--record", small_model)
