@@ -153,5 +153,9 @@ def list_testing_faces(path, by_name=False):
 def face_stream(listing, preprocessing, batch_size=64):
     """Yield (rows, uint8 (n, size, size, channels)), resized by the same rule as photos."""
     for start in range(0, len(listing), batch_size):
-        rows = list(range(start, min(start + batch_size, len(listing))))
-        yield rows, np.stack([resize_image(Image.fromarray(listing.faces[row]), preprocessing) for row in rows])
+        faces = listing.faces[start : start + batch_size]
+        if preprocessing.size == SIDE:  # where every rule leaves a face as it is: spares a third of the loading
+            photos = np.repeat(faces[..., None], preprocessing.channels, axis=3)
+        else:
+            photos = np.stack([resize_image(Image.fromarray(face), preprocessing) for face in faces])
+        yield list(range(start, start + len(faces))), photos

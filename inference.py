@@ -19,6 +19,7 @@ import torch
 
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_testing, photo_stream
+from faces import faces_csv
 from files import check_distinct, check_output, write_text
 from model_file import load_model
 from preprocessing import DecodeReport
@@ -78,7 +79,7 @@ def main(argv=None):
         if not re.fullmatch("[1-9][0-9]{0,5}", k):
             raise UserError(f"--top-k {k} is not a number of classes; write e.g. --top-k 3 probabilities.csv")
         k, top_k_output = int(k), Path(top_k_output)
-    check_distinct(options.model, options.output, top_k_output)
+    check_distinct(options.model, options.output, top_k_output, faces_csv(options.data, "test.csv", "testing"))
     model = load_model(options.model, options.max_bytes)
     network = model.build()
     listing = list_testing(options.data, by_name=options.ids == "names")

@@ -69,7 +69,7 @@ def main(argv=None):
 
     if options.vectors != 8 and options.bits != 8:
         raise UserError(f"--vectors {options.vectors} goes with --bits 8 and not with --bits {options.bits}; leave one of them out")
-    check_distinct(options.checkpoint, options.output, options.record)
+    check_distinct(options.checkpoint, options.output, options.record, options.data)
     device = pick_device(options.device)
     model = load_model(options.checkpoint)
     if options.size:
