@@ -335,6 +335,11 @@ def test_a_missing_csv_is_told(refused, trained, tmp_path):
     assert "there is no file" in refused("inference.py", tmp_path / "test.csv", tmp_path / "out.csv", "--model", trained)
 
 
+def test_a_network_of_other_classes_is_not_measured_on_faces(drawn, refused, small_model, tmp_path):
+    text = refused("quantize.py", small_model, tmp_path / "out.bin", "--data", drawn / "train.csv", "--device", "cpu")
+    assert "the classes Angry, Disgust, Fear, ... and the network knows Bread" in text and not (tmp_path / "out.bin").exists()
+
+
 def test_the_prediction_does_not_overwrite_the_faces(drawn, refused, trained, tmp_path):
     shutil.copy(drawn / "test.csv", tmp_path / "test.csv")
     for data in (tmp_path, tmp_path / "test.csv"):
