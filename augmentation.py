@@ -3,7 +3,8 @@
 The geometry (crop, flip, rotation, the size of the view) is one affine sampling, the colours (brightness,
 contrast, saturation, hue) and the normalisation are one 3x3 matrix and offset per photo: two passes over
 the pixels in all, so that augmenting costs a few per cent of a training step. Photos in the field come at
-every resolution; where the training photos do not, some can be blurred to a lower one first.
+every resolution; where the training photos do not, some can be blurred to a lower one first. Grey photos
+take the same views.
 """
 
 import math
@@ -63,7 +64,7 @@ class Augmentation:
         return affine, colour * (brightness * contrast).view(-1, 1, 1), contrast, blur
 
     def __call__(self, photos, preprocessing, generator, size=None):
-        """Random views: uint8 (N, H, W, 3) -> normalised float32 (N, 3, size, size), channels last in memory; as large as the photos by default."""
+        """Random views: uint8 (N, H, W, C) -> normalised float32 (N, C, size, size), channels last in memory; as large as the photos by default."""
         return self.apply(photos, preprocessing, self.draw(len(photos), generator), size)
 
     @staticmethod
@@ -76,16 +77,18 @@ class Augmentation:
 
         # contrast blends with the view's mean grey, taken after brightness and saturation
         luma, mean, std = (torch.tensor(values, device=photos.device) for values in (LUMA, preprocessing.mean, preprocessing.std))
+        if preprocessing.channels == 1:  # a grey pixel is R = G = B, which saturation and hue leave as it is
+            luma, colour = luma.sum(0, keepdim=True), colour[:, :1].sum(2, keepdim=True)
         grey = (colour @ views.mean((2, 3)).unsqueeze(2)).squeeze(2) @ luma / contrast
-        offset = (grey * (1 - contrast)).view(-1, 1, 1) / (255 * std.view(3, 1)) - (mean / std).view(3, 1)
-        views = torch.baddbmm(offset, colour / (255 * std.view(3, 1)), views.flatten(2))
+        offset = (grey * (1 - contrast)).view(-1, 1, 1) / (255 * std.view(-1, 1)) - (mean / std).view(-1, 1)
+        views = torch.baddbmm(offset, colour / (255 * std.view(-1, 1)), views.flatten(2))
         for channel, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std)):
             views[:, channel].clamp_(-mean / std, (1 - mean) / std)  # to [0, 1] before the normalisation; faster than with tensors as bounds
         return views.unflatten(2, grid.shape[1:3]).contiguous(memory_format=torch.channels_last)
 
 
 def _blurred(images, blur):
-    """Images (N, 3, H, W), those with blur > 0 scaled down to BLURS[blur] of their size and up again, in place."""
+    """Images (N, C, H, W), those with blur > 0 scaled down to BLURS[blur] of their size and up again, in place."""
     for level in blur.unique().tolist():
         if level:
             chosen = blur == level

@@ -7,7 +7,8 @@
     training.labels                 # int64 (N,)
 
 Food-11: `training/` and `validation/` hold `<class>_<index>.jpg`, `testing/` holds `<id>.jpg`. A tree of
-one folder per class (`training/<class name>/*.jpg`) is read as well; class names then are the folders'.
+one folder per class (`training/<class name>/*.jpg`) is read as well; class names then are the folders'. So is
+the 2019 homework's CSV of grey faces, wherever a folder is named (see faces.py).
 How one photo is decoded and resized is in preprocessing.py.
 """
 
@@ -15,18 +16,21 @@ import contextlib
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from command_line import UserError
+from faces import FaceListing, face_stream, faces_csv, list_faces, list_testing_faces
 from preprocessing import DECODER_VERSION, DecodeReport, decode_stream
 
 FOOD11_CLASSES = ("Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat",
@@ -47,6 +51,10 @@ class Listing:
     labels: tuple
     class_names: tuple
     ids: tuple = ()
+    id_header: ClassVar = "Id"
+
+    def __len__(self):
+        return len(self.paths)
 
     def fingerprint(self):
         """A short hash of names and sizes: the same for every copy of the same data."""
@@ -95,12 +103,19 @@ def _photo_stem(folder, name):
     return stem
 
 
+def photo_channels(root):
+    """Channels of the labelled photos at `root`: 1 for a CSV of grey faces, 3 for folders."""
+    return 1 if faces_csv(root, "train.csv", "training") else 3
+
+
 def list_labelled(root, split, class_names=None):
-    """The photos of `root/split` with labels, in either layout.
+    """The photos of `root/split` with labels, in either layout; or the split's faces of a CSV, or of `root/train.csv`.
 
     class_names: of the training photos, so that validation gets the same labels; None for training itself.
     Raises UserError for a wrong name, an unknown label, a missing or empty folder, two files with one id.
     """
+    if csv := faces_csv(root, "train.csv", "training"):
+        return list_faces(csv, split, class_names)
     folder = Path(root) / split
     files, folders = _entries(folder)
     if files and folders:
@@ -139,11 +154,13 @@ def list_labelled(root, split, class_names=None):
 
 
 def list_testing(folder, by_name=False):
-    """The unlabelled photos to predict, ascending by id. `folder` holds them itself or in `testing/`.
+    """The unlabelled photos to predict, ascending by id. `folder` holds them itself, in `testing/` or in `test.csv`, or is a CSV of faces.
 
-    The id is the integer file stem; with `by_name` it is the file name and any name will do.
+    The id is the integer file stem; with `by_name` it is the file name and any name will do. A CSV has its own ids.
     Raises UserError for a name that is no integer, two files with one id, a missing or empty folder.
     """
+    if csv := faces_csv(folder, "test.csv", "testing"):
+        return list_testing_faces(csv, by_name)
     folder = Path(folder)
     if (folder / "testing").is_dir():
         folder = folder / "testing"
@@ -164,9 +181,22 @@ def list_testing(folder, by_name=False):
 
 
 def list_unlabelled(folder):
-    """All photos directly in a folder, whatever their names, without labels. Raises UserError if there are none."""
-    listing = list_testing(folder, by_name=True)
-    return Listing(listing.folder, listing.paths, listing.labels, ())
+    """All photos directly in a folder, whatever their names, or all faces of a CSV, without labels. Raises UserError if there are none."""
+    return replace(list_testing(folder, by_name=True), ids=())
+
+
+def list_testing_beside(root):
+    """The photos to predict that belong to the labelled ones at `root`; None if there are none."""
+    csv = faces_csv(root, "train.csv", "training")
+    place = csv.with_name("test.csv") if csv else Path(root) / "testing"
+    return list_testing(place, by_name=True) if (place.is_file() if csv else place.is_dir()) else None
+
+
+def photo_stream(listing, preprocessing, report, batch_size=64):
+    """Yield (rows, uint8 (n, size, size, channels)) until all photos of a listing were there; `report`: see `decode_stream`."""
+    if isinstance(listing, FaceListing):
+        return face_stream(listing, preprocessing, batch_size)
+    return decode_stream(listing.paths, preprocessing, report, batch_size, label=f"decoding {listing.folder.name}")
 
 
 # ---------------------------------------------------------------- the cache
@@ -174,7 +204,7 @@ def list_unlabelled(folder):
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Decoded photos: `photos` uint8 (M, size, size, 3), of which `rows` (N,) are usable, with `labels` (N,)."""
+    """Decoded photos: `photos` uint8 (M, size, size, channels), of which `rows` (N,) are usable, with `labels` (N,)."""
 
     photos: torch.Tensor
     rows: torch.Tensor
@@ -208,12 +238,12 @@ def default_cache():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "food11-photos"
 
 
-def _open_cache(place, count, size):
+def _open_cache(place, count, preprocessing):
     """The memory-mapped photos and the DecodeReport, or None if the cache is missing or damaged."""
     try:
         notes = json.loads((place / "notes.json").read_text())
         photos = np.load(place / "photos.npy", mmap_mode="c", allow_pickle=False)
-        if photos.shape != (count, size, size, 3) or photos.dtype != np.uint8:
+        if photos.shape != (count, *preprocessing.shape) or photos.dtype != np.uint8:
             return None
         return photos, DecodeReport(*({int(row): str(reason) for row, reason in notes[kind].items()} for kind in ("truncated", "unreadable")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
@@ -229,22 +259,22 @@ def _build_cache(cache, place, listing, preprocessing):
                 shutil.rmtree(leftover, ignore_errors=True)
     building = Path(tempfile.mkdtemp(dir=cache, prefix=".building-"))
     try:
-        report, size = DecodeReport(), preprocessing.size
+        report, count = DecodeReport(), len(listing)
         with open(building / "photos.npy", "wb") as file:  # plain writes: a full disk is an OSError, in a memory map it kills
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(listing.paths), size, size, 3)})
-            start, step = file.tell(), size * size * 3
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count, *preprocessing.shape)})
+            start, step = file.tell(), math.prod(preprocessing.shape)
 
-            for rows, photos in decode_stream(listing.paths, preprocessing, report, label=f"decoding {listing.folder.name}"):
+            for rows, photos in photo_stream(listing, preprocessing, report):
                 for row, photo in zip(rows, photos):
                     file.seek(start + row * step)
                     file.write(photo.tobytes())
-            file.truncate(start + len(listing.paths) * step)
+            file.truncate(start + count * step)
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave black photos behind a valid header
         (building / "notes.json").write_text(json.dumps({"truncated": report.truncated, "unreadable": report.unreadable}))
         with contextlib.suppress(OSError):
             os.rename(building, place)
-        if _open_cache(place, len(listing.paths), size) is None:  # a damaged one stands there
+        if _open_cache(place, count, preprocessing) is None:  # a damaged one stands there
             shutil.rmtree(place, ignore_errors=True)
             os.rename(building, place)
         for stale in cache.glob(glob.escape(place.name.rsplit("-", 1)[0]) + "-*"):
@@ -259,30 +289,30 @@ def load_photos(listing, preprocessing, cache=None, log=None):
 
     cache: folder of the cache (None: the default one), or False to decode into memory. A cache that
     cannot be written is passed over with a warning. A truncated photo counts as it is decoded, an
-    undecodable one is left out; both are reported through `log` (stderr by default).
+    undecodable one is left out; both are reported through `log` (stderr by default). Faces need no cache.
     Raises UserError if no photo can be decoded.
     """
     log = log or (lambda text: print(text, file=sys.stderr))
     cached = None
-    if cache is not False:
+    if cache is not False and not isinstance(listing, FaceListing):
         cache = Path(cache) if cache else default_cache()
-        rule = f"{DECODER_VERSION} {preprocessing.size} {preprocessing.resize}"
+        rule = f"{DECODER_VERSION} {preprocessing.size} {preprocessing.resize}" + " grey" * (preprocessing.channels == 1)
         digest = hashlib.sha256(rule.encode())
         for path in listing.paths:
             digest.update(os.fsencode(f"{path.relative_to(listing.folder)} {_size_and_time(path)}\n"))
         source = hashlib.sha256(os.fsencode(f"{listing.folder.resolve()} {rule}")).hexdigest()[:12]
         place = cache / f"{listing.folder.name}-{preprocessing.size}-{source}-{digest.hexdigest()[:16]}"
-        cached = _open_cache(place, len(listing.paths), preprocessing.size)
+        cached = _open_cache(place, len(listing), preprocessing)
         if cached is None:
             try:
                 _build_cache(cache, place, listing, preprocessing)
-                cached = _open_cache(place, len(listing.paths), preprocessing.size)
+                cached = _open_cache(place, len(listing), preprocessing)
             except OSError as error:
                 log(f"warning: the photo cache {cache} cannot be written ({error.strerror or error}); decoding into memory")
     if cached is None:
         report = DecodeReport()
-        photos = np.zeros((len(listing.paths), preprocessing.size, preprocessing.size, 3), np.uint8)
-        for rows, decoded in decode_stream(listing.paths, preprocessing, report, label=f"decoding {listing.folder.name}"):
+        photos = np.zeros((len(listing), *preprocessing.shape), np.uint8)
+        for rows, decoded in photo_stream(listing, preprocessing, report):
             photos[rows] = decoded
         cached = photos, report
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_labelled, load_photos
+from faces import FaceListing
 from files import check_distinct, check_output
 from model_file import load_model
 from options import add_cache, cache_folder
@@ -59,10 +60,12 @@ def calibration(probability, labels, bins=BINS):
     return error, rows
 
 
-def shorter_sides(paths):
+def shorter_sides(listing):
     """Pixels of every photo's shorter side, from the files' headers; 0 where there is none to be read."""
+    if isinstance(listing, FaceListing):
+        return torch.full((len(listing),), listing.faces.shape[1])
     sides = []
-    for path in paths:
+    for path in listing.paths:
         try:
             with Image.open(path) as image:
                 sides.append(min(image.size))
@@ -78,7 +81,7 @@ def measure(model, listing, photos, device, reduce=None, reduced=None):
     answers, labels = probabilities(network, photos, preprocessing, device), photos.labels.cpu()
     predicted = answers.argmax(1)
     right = predicted == labels
-    small = shorter_sides([listing.paths[row] for row in photos.rows.tolist()]) < preprocessing.size
+    small = shorter_sides(listing)[photos.rows.cpu()] < preprocessing.size
     table = confusion(predicted, labels, len(names))
     error, reliability = calibration(answers, labels)
     result = {"photos": len(photos), "accuracy": right.double().mean().item(), "cross_entropy": F.nll_loss(answers.clamp(min=1e-12).log(), labels).item(),

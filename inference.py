@@ -3,8 +3,9 @@
     python inference.py food-11 prediction.csv
     python inference.py my-photos prediction.csv --ids names --top-k 3 probabilities.csv
 
-The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending. The model
-file says everything else: network, classes, preprocessing. Nothing is written unless every photo was read.
+The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending; `id,label`
+where the data is the 2019 homework's test.csv of faces. The model file says everything else: network, classes,
+preprocessing. Nothing is written unless every photo was read.
 """
 
 import csv
@@ -17,24 +18,25 @@ from pathlib import Path
 import torch
 
 from command_line import UserError, number, parser, pick_device, run
-from dataset import list_testing
+from dataset import list_testing, photo_stream
+from faces import faces_csv
 from files import check_distinct, check_output, write_text
 from model_file import load_model
-from preprocessing import DecodeReport, decode_stream
+from preprocessing import DecodeReport
 
 
 @torch.inference_mode()
-def predict(network, paths, preprocessing, device, batch_size):
-    """Class probabilities float32 (N, classes) on the CPU, in the order of `paths`, and the DecodeReport.
+def predict(network, listing, preprocessing, device, batch_size):
+    """Class probabilities float32 (N, classes) on the CPU, in the order of the listing, and the DecodeReport.
 
     Rows of undecodable photos are NaN. Decoding goes on in other threads while the network runs.
     """
     network = network.to(device, memory_format=torch.channels_last)
     report, probabilities = DecodeReport(), None
-    for rows, photos in decode_stream(paths, preprocessing, report, batch_size):
+    for rows, photos in photo_stream(listing, preprocessing, report, batch_size):
         logits = network(preprocessing.normalise(torch.from_numpy(photos).to(device)))
         if probabilities is None:
-            probabilities = torch.full((len(paths), logits.shape[1]), torch.nan)
+            probabilities = torch.full((len(listing), logits.shape[1]), torch.nan)
         probabilities[rows] = logits.float().softmax(1).cpu()
     return probabilities, report
 
@@ -48,10 +50,10 @@ def to_csv(header, rows):
     return text.getvalue()
 
 
-def top_k_table(ids, probabilities, class_names, k):
-    """CSV text: Id, then the k most probable classes, each with its probability."""
+def top_k_table(ids, probabilities, class_names, k, id_header="Id"):
+    """CSV text: the id, then the k most probable classes, each with its probability."""
     values, labels = probabilities.topk(min(k, len(class_names)), dim=1)
-    header = ["Id", *(column for rank in range(1, values.shape[1] + 1) for column in (f"class_{rank}", f"probability_{rank}"))]
+    header = [id_header, *(column for rank in range(1, values.shape[1] + 1) for column in (f"class_{rank}", f"probability_{rank}"))]
     rows = ([identity, *(cell for label, value in zip(row_labels, row_values) for cell in (class_names[label], f"{value:.6f}"))]
             for identity, row_labels, row_values in zip(ids, labels.tolist(), values.tolist()))
     return to_csv(header, rows)
@@ -60,7 +62,7 @@ def top_k_table(ids, probabilities, class_names, k):
 def main(argv=None):
     started = time.perf_counter()
     options = parser(__doc__)
-    options.add_argument("data", type=Path, help="root that holds testing/, or the folder of photos itself")
+    options.add_argument("data", type=Path, help="root that holds testing/, or the folder of photos itself, or a CSV of faces (id,feature)")
     options.add_argument("output", type=Path, help="the CSV to write")
     options.add_argument("--model", type=Path, default=Path(__file__).parent / "model.bin", help="model file or checkpoint")
     options.add_argument("--ids", choices=("numbers", "names"), default="numbers", help="numbers: <id>.jpg as on Kaggle; names: any file name")
@@ -77,7 +79,7 @@ def main(argv=None):
         if not re.fullmatch("[1-9][0-9]{0,5}", k):
             raise UserError(f"--top-k {k} is not a number of classes; write e.g. --top-k 3 probabilities.csv")
         k, top_k_output = int(k), Path(top_k_output)
-    check_distinct(options.model, options.output, top_k_output)
+    check_distinct(options.model, options.output, top_k_output, faces_csv(options.data, "test.csv", "testing"))
     model = load_model(options.model, options.max_bytes)
     network = model.build()
     listing = list_testing(options.data, by_name=options.ids == "names")
@@ -85,18 +87,18 @@ def main(argv=None):
         check_output(output)
 
     loaded = time.perf_counter()
-    probabilities, report = predict(network, listing.paths, model.description.preprocessing, device, options.batch_size)
+    probabilities, report = predict(network, listing, model.description.preprocessing, device, options.batch_size)
     if report.unreadable:
         raise UserError(f"{len(report.unreadable)} of {len(listing.paths)} photos in {listing.folder} cannot be decoded: "
                         f"{report.name(listing.paths, report.unreadable)}; nothing was written, replace or remove them")
     if report.truncated:
         print(f"warning: {len(report.truncated)} of {len(listing.paths)} photos are truncated: decoded as far as they go: "
               f"{report.name(listing.paths, report.truncated)}", file=sys.stderr)
-    write_text(options.output, to_csv(["Id", "label"], zip(listing.ids, probabilities.argmax(1).tolist())))
+    write_text(options.output, to_csv([listing.id_header, "label"], zip(listing.ids, probabilities.argmax(1).tolist())))
     if top_k_output:
-        write_text(top_k_output, top_k_table(listing.ids, probabilities, model.description.class_names, k))
+        write_text(top_k_output, top_k_table(listing.ids, probabilities, model.description.class_names, k, listing.id_header))
     now = time.perf_counter()
-    print(f"{len(listing.paths):,} photos -> {options.output} ({model.description.architecture}, {device}, "
+    print(f"{len(listing):,} photos -> {options.output} ({model.description.architecture}, {device}, "
           f"{loaded - started:.1f} s to load, {now - loaded:.1f} s to predict)")
     return 0
 

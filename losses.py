@@ -12,7 +12,7 @@ from command_line import UserError
 class Batch:
     """What a loss sees besides the logits.
 
-    images: normalised views (N, 3, H, W). labels: int64 (N,), -1 = unlabelled, or after mixup class
+    images: normalised views (N, C, H, W). labels: int64 (N,), -1 = unlabelled, or after mixup class
     probabilities (N, C), zero for the unlabelled part. positions: of the photos in the training set (N,).
     view: index of the fixed view, or None.
     """

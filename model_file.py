@@ -92,8 +92,8 @@ class Description:
     def check_channels(self, network):
         """UserError if the network does not take the channels that the preprocessing makes."""
         channels = next(module.in_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d))
-        if channels != len(self.preprocessing.mean):
-            raise UserError(f"{self.architecture} with {channels} input channel(s) cannot read RGB photos; build it with in_channels={len(self.preprocessing.mean)}")
+        if channels != self.preprocessing.channels:
+            raise UserError(f"{self.architecture} with {channels} input channel(s) cannot read {'RGB' if self.preprocessing.channels == 3 else 'grey'} photos; build it with in_channels={self.preprocessing.channels}")
 
 
 def quantize_minmax(values):

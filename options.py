@@ -7,9 +7,9 @@ import torch
 
 from augmentation import AUGMENTATIONS
 from command_line import UserError, number, pick_device
-from dataset import list_labelled, load_photos
+from dataset import list_labelled, load_photos, photo_channels
 from models import ARCHITECTURES, build, parse_arguments
-from preprocessing import RESIZE_RULES, Preprocessing
+from preprocessing import GREY, RESIZE_RULES, Preprocessing
 from training import pick_precision
 from training_run import Settings
 
@@ -32,7 +32,8 @@ def add_training(parser, out, epochs):
     group.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
 
     group = parser.add_argument_group("data")
-    group.add_argument("data", type=Path, help="root that holds training/ and validation/")
+    group.add_argument("data", type=Path, help="root that holds training/ and validation/, or train.csv of 48x48 grey faces, of which every 10th row of a "
+                       "class is validation unless validation.csv lies beside it")
     group.add_argument("--size", type=number(int, 16, 4096), default=128, help="input size in pixels")
     group.add_argument("--resize", choices=RESIZE_RULES, default="crop", help="shorter side to size and centre crop, both sides to size, or the course's centre crop without resizing")
     group.add_argument("--augment", choices=AUGMENTATIONS, default=default.augment, help="strength of the random views")
@@ -60,12 +61,13 @@ def add_training(parser, out, epochs):
 
 
 def network_arguments(options):
-    """The arguments of the network that --network and --set describe, for RGB photos.
+    """The arguments of the network that --network and --set describe, for the photos of the data: RGB, or grey for a CSV of faces.
 
     It is built once on trial, so that a mistake is told before any photo is read.
     """
-    arguments = {"in_channels": 3, **parse_arguments(options.set)}
-    if "num_classes" in arguments or arguments["in_channels"] != 3:
+    channels = photo_channels(options.data)
+    arguments = {"in_channels": channels, **parse_arguments(options.set)}
+    if "num_classes" in arguments or arguments["in_channels"] != channels:
         raise UserError("--set cannot change num_classes or in_channels: they follow from the photos; leave them out")
     build(options.network, **arguments)
     return arguments
@@ -86,7 +88,7 @@ def load(options):
         weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
         label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, view_size=options.view_size, views=getattr(options, "views", 0),
         precision=pick_precision(options.precision, device), seed=options.seed)
-    preprocessing = Preprocessing(size=options.size, resize=options.resize)
+    preprocessing = Preprocessing(size=options.size, resize=options.resize, **(GREY if photo_channels(options.data) == 1 else {}))
     listing = list_labelled(options.data, "training")
     validation = list_labelled(options.data, "validation", listing.class_names)
     photos = [load_photos(part, preprocessing, cache_folder(options)) for part in (listing, validation)]

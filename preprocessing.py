@@ -13,6 +13,7 @@ from PIL import Image, ImageFile, ImageOps
 from command_line import UserError, available_cores
 
 RESIZE_RULES = ("crop", "squash", "course")
+GREY = {"mean": (0.5,), "std": (0.25,)}  # the normalisation of grey photos: about that of FER-2013's faces
 DECODER_VERSION = 1  # raise it when decode_photo changes, so that no stale cache is used
 
 
@@ -22,7 +23,8 @@ class Preprocessing:
 
     size: pixels per side. resize: "crop" scales the shorter side to `size` and takes the centre,
     "squash" scales both sides, "course" takes the centre at the photo's own scale, padded with black
-    (the course's CenterCrop). mean, std: of the normalisation, per channel, for values in [0, 1].
+    (the course's CenterCrop). mean, std: of the normalisation, for values in [0, 1]: three of each for
+    RGB, one for grey, and that decides the channels of every photo.
     """
 
     size: int = 128
@@ -35,21 +37,31 @@ class Preprocessing:
             for name in ("mean", "std"):
                 object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         except (TypeError, ValueError, OverflowError):
-            raise UserError("mean and std need three numbers each; mend the preprocessing") from None
+            raise UserError("mean and std need three numbers each, or one each for grey; mend the preprocessing") from None
         if type(self.size) is not int or not 16 <= self.size <= 4096:
             raise UserError(f"an input size of {self.size} pixels cannot be used; choose 16 to 4096")
         if self.resize not in RESIZE_RULES:
             raise UserError(f"there is no resize rule {self.resize!r}; choose one of {', '.join(RESIZE_RULES)}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
-            raise UserError("mean and std need three finite values each, std above 0; mend the preprocessing")
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
+            raise UserError("mean and std need three finite values each, or one each for grey, std above 0; mend the preprocessing")
+
+    @property
+    def channels(self):
+        """3 for RGB, 1 for grey."""
+        return len(self.mean)
+
+    @property
+    def shape(self):
+        """Of one photo: (size, size, channels)."""
+        return self.size, self.size, self.channels
 
     def to_dict(self):
         """Plain values, as they are stored in files."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     def normalise(self, photos):
-        """uint8 (N, H, W, 3) -> float32 (N, 3, H, W), channels last in memory."""
-        mean, std = (torch.tensor(values, device=photos.device).view(3, 1, 1) for values in (self.mean, self.std))
+        """uint8 (N, H, W, C) -> float32 (N, C, H, W), channels last in memory."""
+        mean, std = (torch.tensor(values, device=photos.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (photos.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
@@ -63,7 +75,7 @@ def _to_rgb(image):
 
 
 def decode_photo(path, preprocessing):
-    """One photo as uint8 (size, size, 3) RGB: upright by its EXIF orientation, resized by the rule.
+    """One photo as uint8 (size, size, channels): upright by its EXIF orientation, resized by the rule.
 
     Raises whatever Pillow raises for a file that it cannot decode entirely.
     """
@@ -73,6 +85,12 @@ def decode_photo(path, preprocessing):
             image.draft(None, (2 * size, 2 * size))  # JPEG decodes straight to >= twice the size: 3 times faster on 512 px photos
         image.load()
         image = _to_rgb(ImageOps.exif_transpose(image))
+    return resize_image(image, preprocessing)
+
+
+def resize_image(image, preprocessing):
+    """An RGB or grey Pillow image as uint8 (size, size, channels)."""
+    image, size = image.convert("RGB" if preprocessing.channels == 3 else "L"), preprocessing.size
     width, height = image.size
     if preprocessing.resize == "crop":
         side = min(width, height)
@@ -82,11 +100,11 @@ def decode_photo(path, preprocessing):
         image = image.resize((size, size), Image.BICUBIC)
     else:  # torchvision's CenterCrop: pads with black, rounds half to even
         left, top = max(size - width, 0) // 2, max(size - height, 0) // 2
-        padded = Image.new("RGB", (max(size, width), max(size, height)))
+        padded = Image.new(image.mode, (max(size, width), max(size, height)))
         padded.paste(image, (left, top))
         left, top = round((padded.width - size) / 2), round((padded.height - size) / 2)
         image = padded.crop((left, top, left + size, top + size))
-    return np.array(image)
+    return np.array(image).reshape(preprocessing.shape)
 
 
 @dataclass
@@ -113,7 +131,7 @@ def _accept_truncated():
 
 
 def decode_stream(paths, preprocessing, report, batch_size=64, label="decoding"):
-    """Decode photos on all cores; yields (rows, uint8 array (n, size, size, 3)) and fills `report`.
+    """Decode photos on all cores; yields (rows, uint8 array (n, size, size, channels)) and fills `report`.
 
     Photos that fail come last and are tried once more, decoded as far as they go: Pillow's switch for
     that is global, so it is only thrown when no other thread decodes.

@@ -61,7 +61,7 @@ def main(argv=None):
     options.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="store another input size than the training's: a network trained on "
                          "random crops often does best at a somewhat larger one (Touvron et al. 2019), and it costs no bytes")
     options.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger file")
-    options.add_argument("--data", type=Path, help="root that holds validation/: measure the accuracy before and after")
+    options.add_argument("--data", type=Path, help="root that holds validation/, or train.csv of faces: measure the accuracy before and after")
     add_cache(options)
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N, for --data")
     options.add_argument("--record", type=Path, help="also write a JSON record there")
@@ -69,7 +69,7 @@ def main(argv=None):
 
     if options.vectors != 8 and options.bits != 8:
         raise UserError(f"--vectors {options.vectors} goes with --bits 8 and not with --bits {options.bits}; leave one of them out")
-    check_distinct(options.checkpoint, options.output, options.record)
+    check_distinct(options.checkpoint, options.output, options.record, options.data)
     device = pick_device(options.device)
     model = load_model(options.checkpoint)
     if options.size:

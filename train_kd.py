@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from command_line import UserError, number, parser, run
-from dataset import join, list_testing, list_unlabelled, load_photos
+from dataset import join, list_testing_beside, list_unlabelled, load_photos
 from files import read_torch
 from losses import distillation_loss, soft_targets
 from model_file import CHECKPOINT_FORMAT, MODEL_FORMAT, Description, load_model
@@ -28,8 +28,6 @@ from models import build, load_teacher
 from options import add_training, cache_folder, load, network_arguments
 from preprocessing import Preprocessing
 from training import evaluate, fit
-
-COURSE_TEACHER = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # RGB in [0, 1], as the provided teachers were trained
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,9 @@ class Teacher:
     view_size: int | None = None
 
     def logits(self, images, seen_by, size=None):
-        """Logits for images (N, 3, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation and `size` (by default its input size)."""
+        """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation and `size` (by default its input size)."""
         def constants(preprocessing):
-            return (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+            return (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
 
         (mean, std), (own_mean, own_std) = constants(seen_by), constants(self.preprocessing)
         pixels = images * std + mean
@@ -54,23 +52,26 @@ class Teacher:
         return self.network(((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last))
 
 
-def read_teacher(path, class_names, size, device):
-    """The teacher in a file; `size`: input pixels for a ResNet-18 state_dict, which does not say its own.
+def read_teacher(path, class_names, size, device, channels=3):
+    """The teacher in a file for photos of so many channels; `size`: input pixels for a ResNet-18 state_dict, which does not say its own.
 
-    Raises UserError if the file is no teacher or knows other classes.
+    Raises UserError if the file is no teacher, knows other classes, or was trained on grey photos for RGB ones or the other way round.
     """
     content = read_torch(path, "teacher file")
     if isinstance(content, dict) and content.get("format") in (MODEL_FORMAT, CHECKPOINT_FORMAT):
         model = load_model(path)
         network, preprocessing, names = model.build(), model.description.preprocessing, model.description.class_names
-        view_size = model.description.training.get("view_size")
+        view_size, taken = model.description.training.get("view_size"), preprocessing.channels
     else:
         network = load_teacher(path)
-        preprocessing, names, view_size = Preprocessing(size=size, **COURSE_TEACHER), None, None
+        preprocessing = Preprocessing(size=size, mean=(0.0,) * channels, std=(1.0,) * channels)  # values in [0, 1], as the provided teachers were trained
+        names, view_size, taken = None, None, network.conv1.in_channels
     classes = len(names) if names else network.fc.out_features
     if classes != len(class_names) or (names and tuple(names) != tuple(class_names)):
         raise UserError(f"the teacher {path} knows {classes} classes ({', '.join(names[:3]) + ', ...' if names else 'unnamed'}) and the photos have "
                         f"{len(class_names)} ({', '.join(class_names[:3])}, ...); use a teacher of the same classes")
+    if taken != channels:
+        raise UserError(f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; use a teacher that was trained on photos like them")
     return Teacher(network.to(device, memory_format=torch.channels_last).requires_grad_(False), preprocessing, Path(path),
                    view_size if type(view_size) is int and 16 <= view_size <= 4096 else None)
 
@@ -142,8 +143,8 @@ def add_unlabelled(training, options, preprocessing):
         return training, {}
     extra = load_photos(list_unlabelled(options.unlabeled), preprocessing, cache_folder(options))
     origin = {"unlabelled": extra.fingerprint, "unlabelled_photos": len(extra)}
-    testing = Path(options.data) / "testing"
-    if testing.is_dir() and list_testing(testing, by_name=True).fingerprint() == extra.fingerprint:
+    testing = list_testing_beside(options.data)
+    if testing and testing.fingerprint() == extra.fingerprint:
         origin["transductive"] = True  # the photos to be predicted were trained on
         print("note: --unlabeled holds the testing photos: the result is transductive, and the model file will say so", file=sys.stderr)
     return join(training, extra), origin
@@ -156,7 +157,7 @@ def main(argv=None):
     group.add_argument("--teacher-size", type=number(int, 16, 4096), default=128, metavar="PIXELS", help="input size of a ResNet-18 state_dict")
     group.add_argument("--alpha", type=number(float, 0, 1), default=0.8, help="weight of the teacher: 1 = soft labels only, 0 = hard labels only")
     group.add_argument("--temperature", type=number(float, 0, 1000, open_low=True), default=4.0, help="softens both distributions")
-    group.add_argument("--unlabeled", type=Path, metavar="DIR", help="further photos without labels, any names, for the teacher to label")
+    group.add_argument("--unlabeled", type=Path, metavar="DIR", help="folder (or CSV of faces) of further photos without labels, any names, for the teacher to label")
     group.add_argument("--views", type=number(int, 0, 1000), default=0, metavar="K", help="K fixed views per photo, asking the teacher about each once; 0 = new views every epoch")
     add_training(options, out="runs/kd", epochs=120)
     options.set_defaults(label_smoothing=0.0)
@@ -170,7 +171,7 @@ def main(argv=None):
 
     arguments = network_arguments(options)
     device, settings, preprocessing, training, validation = load(options)
-    teachers = [read_teacher(path, training.class_names, options.teacher_size, device) for path in options.teacher]
+    teachers = [read_teacher(path, training.class_names, options.teacher_size, device, preprocessing.channels) for path in options.teacher]
     told = []
     for teacher in teachers:
         accuracy = check_teacher(teacher, validation, preprocessing, device, batches=2 if options.dry_run else None)

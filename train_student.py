@@ -3,9 +3,10 @@
     python train_student.py food-11 --out runs/student
     python train_student.py food-11 --network resnet18 --out runs/teacher --epochs 100
     python train_student.py food-11 --network student --set widths=16,32,64,96,192,192,192,256 --out runs/narrow
+    python train_student.py faces/train.csv --network fer_cnn --size 48 --out runs/fer_cnn
 
 Out come best.pt (for quantize.py or as a teacher), last.pt (to resume), log.csv and record.json. Any tree of
-training/<class name>/*.jpg and validation/<class name>/*.jpg will do as data.
+training/<class name>/*.jpg and validation/<class name>/*.jpg will do as data, or the 2019 homework's CSV of faces.
 """
 
 from command_line import parser, run

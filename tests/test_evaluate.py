@@ -44,14 +44,15 @@ def test_record_agrees_with_itself_and_with_quantize(toy, small_model, call, tmp
     assert f"accuracy {record['accuracy']:.4f}" in done.stdout and "Bread" in done.stdout
 
 
-def test_photos_are_small_by_their_shorter_side(small_network, tmp_path):
+def test_photos_are_small_by_their_shorter_side(tmp_path):
     from PIL import Image
 
+    from dataset import list_unlabelled
     from evaluate import shorter_sides
     for name, size in (("a.png", (20, 90)), ("b.png", (90, 31)), ("c.png", (50, 40))):
         Image.new("RGB", size).save(tmp_path / name)
     (tmp_path / "d.png").write_text("no picture")
-    assert shorter_sides(sorted(tmp_path.iterdir())).tolist() == [20, 31, 40, 0]
+    assert shorter_sides(list_unlabelled(tmp_path)).tolist() == [20, 31, 40, 0]
 
 
 @pytest.mark.parametrize("more, message", [(["--reduce", 32], "does not reduce"), (["--reduce", "x"], "not a whole number")])
