@@ -24,21 +24,32 @@ def cache_folder(options):
     return False if options.cache == "none" else options.cache
 
 
-def add_training(parser, out, epochs):
-    """Network, data, optimisation and run options; `out` and `epochs` are the script's defaults."""
-    default = Settings()
+def add_network(parser):
+    """Which network to train from scratch."""
     group = parser.add_argument_group("network")
     group.add_argument("--network", choices=ARCHITECTURES, metavar="NAME", default="residual6", help="what to train; `python models.py` lists sizes")
     group.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
 
+
+def add_views(group):
+    """How the training photos are varied."""
+    group.add_argument("--augment", choices=AUGMENTATIONS, default=Settings().augment, help="strength of the random views")
+    group.add_argument("--mixup", type=number(float, 0, 0.5), default=Settings().mixup, metavar="SHARE", help="mix up to this share of another photo into each view")
+
+
+def add_data(parser):
+    """The photos and what a network sees of them."""
     group = parser.add_argument_group("data")
     group.add_argument("data", type=Path, help="root that holds training/ and validation/")
     group.add_argument("--size", type=number(int, 16, 4096), default=128, help="input size in pixels")
     group.add_argument("--resize", choices=RESIZE_RULES, default="crop", help="shorter side to size and centre crop, both sides to size, or the course's centre crop without resizing")
-    group.add_argument("--augment", choices=AUGMENTATIONS, default=default.augment, help="strength of the random views")
-    group.add_argument("--mixup", type=number(float, 0, 0.5), default=default.mixup, metavar="SHARE", help="mix up to this share of another photo into each view")
+    add_views(group)
     add_cache(group)
 
+
+def add_optimisation(parser, epochs):
+    """The optimiser and its schedule; `epochs` is the script's default."""
+    default = Settings()
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=number(int, 1), default=epochs, help="length of the cosine schedule")
     group.add_argument("--batch-size", type=number(int, 2), default=default.batch_size, help="photos per step")
@@ -48,6 +59,9 @@ def add_training(parser, out, epochs):
     group.add_argument("--label-smoothing", type=number(float, 0, 0.99), default=default.label_smoothing, help="probability spread over all classes")
     group.add_argument("--ema", type=number(float, 0, 0.99999), default=default.ema, help="decay of the averaged weights per step, 0 = off")
 
+
+def add_run(parser, out):
+    """Where and how a run goes on; `out` is the script's default."""
     group = parser.add_argument_group("run")
     group.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints, log and record")
     group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random")
@@ -55,6 +69,14 @@ def add_training(parser, out, epochs):
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: bf16 or fp16 where the hardware gains from it")
     group.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
     group.add_argument("--dry-run", action="store_true", help="two batches of everything, then exit; nothing is written but the photo cache")
+
+
+def add_training(parser, out, epochs):
+    """Network, data, optimisation and run options; `out` and `epochs` are the script's defaults."""
+    add_network(parser)
+    add_data(parser)
+    add_optimisation(parser, epochs)
+    add_run(parser, out)
 
 
 def network_arguments(options):
@@ -67,6 +89,18 @@ def network_arguments(options):
         raise UserError("--set cannot change num_classes or in_channels: they follow from the photos; leave them out")
     build(options.network, **arguments)
     return arguments
+
+
+def load_splits(options, preprocessing, how, class_names=None):
+    """(training photos, validation photos) under `--data`, announced on stderr; how: what else the line says.
+
+    class_names: those of a network that is trained already; the photos' own by default.
+    """
+    listing = list_labelled(options.data, "training", class_names)
+    validation = list_labelled(options.data, "validation", listing.class_names)
+    training, validation = (load_photos(part, preprocessing, cache_folder(options)) for part in (listing, validation))
+    print(f"{len(training):,} training and {len(validation):,} validation photos, {len(listing.class_names)} classes, {preprocessing.size} px, {how}", file=sys.stderr)
+    return training, validation
 
 
 def load(options):
@@ -83,10 +117,6 @@ def load(options):
         label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, views=getattr(options, "views", 0),
         precision=pick_precision(options.precision, device), seed=options.seed)
     preprocessing = Preprocessing(size=options.size, resize=options.resize)
-    listing = list_labelled(options.data, "training")
-    validation = list_labelled(options.data, "validation", listing.class_names)
-    photos = [load_photos(part, preprocessing, cache_folder(options)) for part in (listing, validation)]
-    print(f"{len(photos[0]):,} training and {len(photos[1]):,} validation photos, {len(listing.class_names)} classes, {options.size} px, "
-          f"{settings.precision} on {device}", file=sys.stderr)
+    photos = load_splits(options, preprocessing, f"{settings.precision} on {device}")
     torch.manual_seed(options.seed)
     return device, settings, preprocessing, *photos
