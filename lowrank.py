@@ -97,7 +97,7 @@ def merge(network):
 
 
 def choose_ranks(network, fraction):
-    """int(fraction of the full rank), at least 1, for every layer that becomes smaller by it: name -> rank."""
-    ranks = {name: max(1, int(full_rank(layer) * fraction)) for name, layer in factorisable(network).items()}
+    """int(full rank * fraction), at least 1, for every layer that two factors of this rank make smaller: name -> rank."""
     layers = factorisable(network)
+    ranks = {name: max(1, int(full_rank(layer) * fraction)) for name, layer in layers.items()}
     return {name: rank for name, rank in ranks.items() if factorised_parameters(layers[name], rank) < sum(one.numel() for one in layers[name].parameters())}

@@ -57,6 +57,7 @@ def add_optimisation(parser, epochs):
     group.add_argument("--lr", type=number(float, 0, open_low=True), help="peak learning rate (default: 0.002 for adamw, 0.1 for sgd)")
     group.add_argument("--weight-decay", type=number(float, 0), help="not applied to BN and biases (default: 0.05 for adamw, 0.0005 for sgd)")
     group.add_argument("--label-smoothing", type=number(float, 0, 0.99), default=default.label_smoothing, help="probability spread over all classes")
+    group.add_argument("--gamma-l1", type=number(float, 0), default=default.gamma_l1, metavar="LAMBDA", help="slimming penalty LAMBDA * sum |gamma| of all BNs, so that gamma ranks channels for prune.py; try 0.0001")
     group.add_argument("--ema", type=number(float, 0, 0.99999), default=default.ema, help="decay of the averaged weights per step, 0 = off")
 
 
@@ -103,19 +104,24 @@ def load_splits(options, preprocessing, how, class_names=None):
     return training, validation
 
 
+def read_settings(options, device):
+    """The `Settings` that the optimisation and run options describe."""
+    sgd = options.optimizer == "sgd"
+    return Settings(
+        epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer,
+        lr=options.lr if options.lr is not None else 0.1 if sgd else 2e-3,
+        weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
+        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, views=getattr(options, "views", 0),
+        gamma_l1=options.gamma_l1, precision=pick_precision(options.precision, device), seed=options.seed)
+
+
 def load(options):
     """What the options ask for: (device, settings, preprocessing, training photos, validation photos).
 
     Seeds torch's global generator last, so that what is built next is initialised from --seed.
     """
     device = pick_device(options.device)
-    sgd = options.optimizer == "sgd"
-    settings = Settings(
-        epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer,
-        lr=options.lr if options.lr is not None else 0.1 if sgd else 2e-3,
-        weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
-        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, views=getattr(options, "views", 0),
-        precision=pick_precision(options.precision, device), seed=options.seed)
+    settings = read_settings(options, device)
     preprocessing = Preprocessing(size=options.size, resize=options.resize)
     photos = load_splits(options, preprocessing, f"{settings.precision} on {device}")
     torch.manual_seed(options.seed)
