@@ -70,6 +70,11 @@ class ByGamma:
         kept = self._choose(self.coupling, self.network, fraction, 1)
         return compact(self.model.description.architecture, self.model.description.arguments, self.shape, self.coupling, kept)[0]
 
+    def steps(self):
+        """The fractions at which a layer, or with global ranking the sum of them, loses a channel."""
+        counts = [len(kept) for kept in self._choose(self.coupling, self.network, 1, 1).values()]
+        return {step / count for count in ([sum(counts)] if self.options.ranking == "global" else counts) for step in range(1, count + 1)}
+
     def cut(self, model, fraction, index):
         """(arguments, network) of the model at a fraction of the channels at first; index: of the round."""
         network = model.build()
@@ -110,6 +115,10 @@ class ByRank:
         """The network's arguments at a fraction."""
         return {**self.description.arguments, "ranks": choose_ranks(self.whole, fraction)}
 
+    def steps(self):
+        """The fractions at which a layer loses a rank."""
+        return {step / full_rank(layer) for layer in factorisable(self.whole).values() for step in range(1, full_rank(layer) + 1)}
+
     def cut(self, model, fraction, index):
         """(arguments, network) of the model at a fraction of the full ranks, nearest to its weights."""
         arguments = {**model.description.arguments, "ranks": choose_ranks(self.whole, fraction)}
@@ -145,15 +154,16 @@ def find_fraction(method, describe, options):
     def size(fraction):
         return measure(describe(method.arguments(fraction), options.rounds, fraction), [key])[key]
 
-    low, high = 1e-9, 1.0
-    if size(high) <= target:
-        raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {size(high):,} {key}; ask for fewer")
-    if size(low) > target:
-        raise UserError(f"{flag} {target:,} is less than the {size(low):,} {key} that are left with every layer at its floor; ask for more, or widen --scope")
-    while high - low > 1e-7:  # two layers' steps n/C are further apart
-        middle = (low + high) / 2
-        low, high = (middle, high) if size(middle) <= target else (low, middle)
-    return low
+    steps = [1e-9, *(min(1.0, step + 1e-9) for step in sorted(method.steps()))]  # int(C * (n / C)) alone may be n - 1
+    low, high = 0, len(steps) - 1
+    if size(steps[high]) <= target:
+        raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {size(steps[high]):,} {key}; ask for fewer")
+    if size(steps[low]) > target:
+        raise UserError(f"{flag} {target:,} is less than the {size(steps[low]):,} {key} that are left with every layer at its floor; ask for more, or widen --scope")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(steps[middle]) <= target else (low, middle)
+    return steps[low]
 
 
 def read_options(argv):
@@ -208,18 +218,17 @@ def check_same(before, now, path):
             raise UserError(f"{path} was begun with {key} = {old} and this command means {new}; repeat the first command with --resume, or choose another --out")
 
 
-def read_record(path, resume, head):
-    """The record to go on with: what earlier calls finished, or a new one with this head."""
+def read_record(path, resume):
+    """The record of the rounds that earlier calls finished; None where there is none."""
     if not path.exists():
-        return {**head, "rounds": []}
+        return None
     if not resume:
         raise UserError(f"{path.parent} already holds a run ({path.name}); add --resume to continue it or choose another --out")
     try:
         record = json.loads(path.read_text())
-        before, _ = record["pruning"], [done["round"] for done in record["rounds"]]
+        _, _, _ = dict(record["pruning"]), float(record["validation_accuracy"]), [(done["round"], done["after_training"]) for done in record["rounds"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged or no record of a pruning; choose another --out") from None
-    check_same(before, json.loads(json.dumps(head["pruning"])), path)
     return record
 
 
@@ -257,14 +266,15 @@ def main(argv=None):
         return 0
 
     path = options.out / "record.json"
+    record = read_record(path, options.resume)
     check_output(path)
     with locked(options.out):
-        prune(options, device, settings, preprocessing, model, method, describe, fractions, plan, digest, path)
+        prune(options, device, settings, preprocessing, model, method, describe, fractions, plan, digest, path, record)
     return 0
 
 
-def prune(options, device, settings, preprocessing, model, method, describe, fractions, plan, digest, path):
-    """Cut and train, round by round, with the record kept up to date."""
+def prune(options, device, settings, preprocessing, model, method, describe, fractions, plan, digest, path, record):
+    """Cut and train, round by round, with the record (of earlier calls, if any) kept up to date."""
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model.description.class_names)
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
     teachers, told = read_teachers(options, validation, preprocessing, device)
@@ -273,12 +283,15 @@ def prune(options, device, settings, preprocessing, model, method, describe, fra
         "criterion": options.criterion, "ranking": options.ranking, "scope": options.scope, "floor": options.floor}), **distilling}
     head = {**provenance(device, settings.seed, data), "model": model.description.to_dict(),
             "pruning": {**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}, "teachers": told, "plan": plan}
-    record = read_record(path, options.resume, head)
+    if record:
+        check_same(record["pruning"], json.loads(json.dumps(head["pruning"])), path)
+    else:
+        record = {**head, "rounds": []}
 
     def accuracy(network):
         return evaluate(network.to(device, memory_format=torch.channels_last), validation.to(device), preprocessing, device)[1]
 
-    if not record["rounds"]:
+    if "validation_accuracy" not in record:
         record["validation_accuracy"] = accuracy(model.build())
         write_record(path, record)
     print(f"validation accuracy {record['validation_accuracy']:.4f} before the first cut")

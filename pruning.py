@@ -124,14 +124,18 @@ class Coupling:
         for channels in self.sets:
             if not channels.norms:
                 channels.stays = channels.stays or "no BN ranks them"
-        dropped = set()
         for attempt in ("dropped", "stays"):
-            values = self.constants(lambda name: (torch.zeros if name in dropped else torch.ones)(self.modules[name].num_features))
+            values = self.constants(self._betas(torch.ones_like))
             for node, channels in self.readers():
                 problem = self._problem(node, values[node.all_input_nodes[0]])
                 if problem and not channels.stays:
                     setattr(channels, attempt, getattr(channels, attempt) or problem)
-            dropped = {name for channels in self.sets if channels.dropped for name in channels.norms}
+
+    def _betas(self, of_bias):
+        """BN name -> what is left of its beta in a removed channel: of_bias(beta), or zeros where constants are dropped."""
+        dropped = {name for channels in self.sets if channels.dropped for name in channels.norms}
+        return {name: torch.zeros_like(module.bias) if name in dropped else of_bias(module.bias.detach())
+                for name, module in self.modules.items() if isinstance(module, NORMS) and module.affine}
 
     def readers(self):
         """(node, channels that it reads) of every layer that mixes channels."""
@@ -157,16 +161,16 @@ class Coupling:
         rest = self._bias(users[0]) if follows else None
         return rest and [node, *rest]
 
-    def constants(self, beta):
+    def constants(self, betas):
         """What every node says in a channel whose BNs have gamma = 0: node -> one value per channel, None where it varies.
 
-        beta: BN name -> its beta, one value per channel.
+        betas: BN name -> its beta, one value per channel.
         """
         values = {}
         for node in self.nodes:
             inputs = [values[one] for one in node.all_input_nodes]
             if node.op == "call_module":
-                values[node] = self._constant(self.modules[node.target], node.target, inputs[0], beta)
+                values[node] = self._constant(self.modules[node.target], node.target, inputs[0], betas)
             elif node.target in RESHAPES and inputs:
                 values[node] = inputs[0]
             elif node.target in PRODUCTS and any(value is not None and not value.any() for value in inputs):
@@ -179,10 +183,10 @@ class Coupling:
         return values
 
     @staticmethod
-    def _constant(module, name, value, beta):
+    def _constant(module, name, value, betas):
         """`constants` for one module, given its input's constant."""
         if isinstance(module, NORMS):
-            return beta(name) if module.affine else None
+            return betas.get(name)
         if value is None or isinstance(module, nn.Linear):
             return None
         if isinstance(module, nn.Conv2d):  # a depthwise or grouped one keeps a constant if no zeros come in at the border
@@ -197,8 +201,7 @@ class Coupling:
     @torch.no_grad()
     def absorb(self, removed):
         """Add to the network's own biases and running means what the removed channels said: {set: their indices}."""
-        dropped = {name for channels in self.sets if channels.dropped for name in channels.norms}
-        values = self.constants(lambda name: torch.zeros_like(self.modules[name].bias) if name in dropped else self.modules[name].bias.detach())
+        values = self.constants(self._betas(torch.clone))
         for node, channels in self.readers():
             constant = values[node.all_input_nodes[0]]
             if channels in removed and constant[removed[channels]].any():
