@@ -10,10 +10,10 @@ is done. Every round leaves the files of a training run in OUT/round1, OUT/round
 checkpoint, for quantize.py, inference.py or the next pruning. OUT/record.json tells sizes and accuracies.
 """
 
+import argparse
 import hashlib
 import json
-import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,9 +22,10 @@ from command_line import UserError, number, parser, pick_device, run
 from distillation import Distillation, add_distillation, read_teachers
 from files import check_output, locked
 from lowrank import choose_ranks, factorisable, factorise, full_rank, merge
-from model_file import Description, encode, load_model, to_bytes
+from model_file import Description, Model, encode, load_model, to_bytes
 from models import build, count_macs, count_parameters
 from options import add_cache, add_optimisation, add_run, add_views, load_splits, read_settings
+from preprocessing import Preprocessing
 from pruning import CRITERIA, NORMS, Coupling, choose, compact
 from records import provenance, write_record
 from training import evaluate, fit
@@ -44,6 +45,25 @@ def read_scope(text, count):
     if not stages or max(stages) >= count:
         raise UserError(f"--scope {text} names stages that the network does not have; it has the stages 0-{count - 1}, which --scope all --dry-run lists")
     return stages
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be done to which network, with what."""
+
+    options: argparse.Namespace
+    model: Model
+    preprocessing: Preprocessing
+    device: torch.device
+    settings: Settings
+
+    def describe(self, arguments, index, fraction):
+        """The Description of the network with these arguments after round `index`, which keeps a fraction of the original."""
+        origin = {"script": "prune.py", "mode": self.options.mode, "round": index, "kept": round(fraction, 6), "seed": self.settings.seed,
+                  **({"epochs": self.settings.epochs} if self.options.mode != "none" else {}), "before": self.model.description.training}
+        if self.model.description.training.get("transductive"):
+            origin["transductive"] = True
+        return Description.of(self.model.description.architecture, arguments, self.model.description.class_names, self.preprocessing, origin)
 
 
 class ByGamma:
@@ -147,12 +167,13 @@ def measure(description, keys=("parameters", "bytes", "macs")):
     return {key: sizes[key]() for key in keys}
 
 
-def find_fraction(method, describe, options):
+def find_fraction(method, task):
     """The largest fraction whose network fits --target-params or --target-bytes; UserError where none does, or all do."""
+    options = task.options
     flag, key, target = ("--target-params", "parameters", options.target_params) if options.target_params else ("--target-bytes", "bytes", options.target_bytes)
 
     def size(fraction):
-        return measure(describe(method.arguments(fraction), options.rounds, fraction), [key])[key]
+        return measure(task.describe(method.arguments(fraction), options.rounds, fraction), [key])[key]
 
     steps = [1e-9, *(min(1.0, step + 1e-9) for step in sorted(method.steps()))]  # int(C * (n / C)) alone may be n - 1
     low, high = 0, len(steps) - 1
@@ -232,67 +253,48 @@ def read_record(path, resume):
     return record
 
 
-def main(argv=None):
-    options = read_options(argv)
-    device = pick_device(options.device)
-    settings = read_settings(options, device)
-    model = load_model(options.checkpoint)
-    source = model.description
-    preprocessing = replace(source.preprocessing, size=options.size or source.preprocessing.size)
-    digest = hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:16]
-    method = (ByRank if options.mode == "lowrank" else ByGamma)(model, model.build(), options)
-
-    def describe(arguments, index, fraction):
-        origin = {"script": "prune.py", "mode": options.mode, "round": index, "kept": round(fraction, 6), "seed": settings.seed, "before": source.training}
-        origin |= {"epochs": settings.epochs} if options.mode != "none" else {}
-        return Description.of(source.architecture, arguments, source.class_names, preprocessing, origin)
-
+def make_plan(method, task):
+    """(fraction of the original that each round keeps, a row for the network of now and for each round); printed as well."""
+    options, source = task.options, task.model.description
     rate = options.rate or options.rank_ratio
     fractions = [rate**index for index in range(1, options.rounds + 1)] if rate else []
     if not fractions:
-        fraction = find_fraction(method, describe, options)
+        fraction = find_fraction(method, task)
         fractions = [fraction**(index / options.rounds) for index in range(1, options.rounds)] + [fraction]
-    plan = [{"round": 0, "kept": 1.0, **measure(replace(source, preprocessing=preprocessing))}]
+    plan = [{"round": 0, "kept": 1.0, **measure(replace(source, preprocessing=task.preprocessing))}]
     for index, fraction in enumerate(fractions, 1):
         arguments = method.arguments(fraction)
         changed = {name: value for name, value in arguments.items() if value != source.arguments.get(name)}
-        plan.append({"round": index, "kept": fraction, **measure(describe(arguments, index, fraction)), "arguments": changed})
-    print(f"{options.checkpoint}: {source.architecture}, {preprocessing.size} px", *method.table(fractions), sep="\n")
+        plan.append({"round": index, "kept": fraction, **measure(task.describe(arguments, index, fraction)), "arguments": changed})
+    print(f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px", *method.table(fractions), sep="\n")
     print(f"{'round':>5}{'kept':>8}{'parameters':>13}{'bytes, 8 bits':>15}{'MACs':>16}")
     for row in plan:
         print(f"{row['round']:>5}{row['kept']:>8.4f}{row['parameters']:>13,}{row['bytes']:>15,}{row['macs']:>16,}")
-    if options.dry_run:
-        print("dry run: nothing was written")
-        return 0
+    return fractions, plan
 
+
+def prune(method, task, fractions, plan, record):
+    """Cut and train, round by round; the record (of earlier calls, or None) is kept up to date in OUT/record.json."""
+    options, settings, model, preprocessing, device = task.options, task.settings, task.model, task.preprocessing, task.device
     path = options.out / "record.json"
-    record = read_record(path, options.resume)
-    check_output(path)
-    with locked(options.out):
-        prune(options, device, settings, preprocessing, model, method, describe, fractions, plan, digest, path, record)
-    return 0
-
-
-def prune(options, device, settings, preprocessing, model, method, describe, fractions, plan, digest, path, record):
-    """Cut and train, round by round, with the record (of earlier calls, if any) kept up to date."""
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model.description.class_names)
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
     teachers, told = read_teachers(options, validation, preprocessing, device)
-    distilling = {"teachers": [one["sha256"] for one in told], "alpha": options.alpha, "temperature": options.temperature} if teachers else {}
-    chosen = {"checkpoint": digest, "mode": options.mode, "kept": fractions, **({} if options.mode == "lowrank" else {
-        "criterion": options.criterion, "ranking": options.ranking, "scope": options.scope, "floor": options.floor}), **distilling}
-    head = {**provenance(device, settings.seed, data), "model": model.description.to_dict(),
-            "pruning": {**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}, "teachers": told, "plan": plan}
-    if record:
-        check_same(record["pruning"], json.loads(json.dumps(head["pruning"])), path)
-    else:
-        record = {**head, "rounds": []}
+    chosen = {"checkpoint": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:16], "mode": options.mode, "kept": fractions}
+    if options.mode != "lowrank":
+        chosen |= {"criterion": options.criterion, "ranking": options.ranking, "scope": options.scope, "floor": options.floor}
+    if teachers:
+        chosen |= {"teachers": [one["sha256"] for one in told], "alpha": options.alpha, "temperature": options.temperature}
+    begun = json.loads(json.dumps({**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}))
 
     def accuracy(network):
         return evaluate(network.to(device, memory_format=torch.channels_last), validation.to(device), preprocessing, device)[1]
 
-    if "validation_accuracy" not in record:
-        record["validation_accuracy"] = accuracy(model.build())
+    if record:
+        check_same(record["pruning"], begun, path)
+    else:
+        record = {**provenance(device, settings.seed, data), "model": model.description.to_dict(), "pruning": begun, "teachers": told,
+                  "plan": plan, "validation_accuracy": accuracy(model.build()), "rounds": []}
         write_record(path, record)
     print(f"validation accuracy {record['validation_accuracy']:.4f} before the first cut")
     for index, fraction in enumerate(fractions, 1):
@@ -303,7 +305,7 @@ def prune(options, device, settings, preprocessing, model, method, describe, fra
             continue
         before = record["rounds"][-1]["after_training"] if record["rounds"] else record["validation_accuracy"]
         arguments, network = method.cut(model, fraction, index)
-        description = describe(arguments, index, fraction)
+        description = task.describe(arguments, index, fraction)
         row = {"round": index, "kept": fraction, **measure(description), "arguments": description.to_dict()["arguments"], "before_cut": before, "after_cut": accuracy(network)}
         print(f"round {index}: validation accuracy {before:.4f} -> {row['after_cut']:.4f} by the cut to {row['parameters']:,} parameters", flush=True)
         if options.mode == "none":
@@ -323,7 +325,25 @@ def prune(options, device, settings, preprocessing, model, method, describe, fra
     print(f"{'round':>5}{'parameters':>13}{'before':>9}{'cut':>9}{'after':>9}")
     for row in record["rounds"]:
         print(f"{row['round']:>5}{row['parameters']:>13,}{row['before_cut']:>9.4f}{row['after_cut']:>9.4f}{row['after_training']:>9.4f}")
-    print(f"wrote {options.out}/round{len(fractions)}/best.pt and {path}", file=sys.stderr)
+    print(f"wrote {path} and {folder / 'best.pt'}; next: python quantize.py {folder / 'best.pt'} model.bin")
+
+
+def main(argv=None):
+    options = read_options(argv)
+    device = pick_device(options.device)
+    model = load_model(options.checkpoint)
+    preprocessing = replace(model.description.preprocessing, size=options.size or model.description.preprocessing.size)
+    task = Task(options, model, preprocessing, device, read_settings(options, device))
+    method = (ByRank if options.mode == "lowrank" else ByGamma)(model, model.build(), options)
+    fractions, plan = make_plan(method, task)
+    if options.dry_run:
+        print("dry run: nothing was written")
+        return 0
+    record = read_record(options.out / "record.json", options.resume)
+    check_output(options.out / "record.json")
+    with locked(options.out):
+        prune(method, task, fractions, plan, record)
+    return 0
 
 
 if __name__ == "__main__":
