@@ -19,6 +19,7 @@ from torch import nn
 
 from command_line import UserError, number, parser, run
 from files import read_torch
+from lowrank import factorise
 from networks import DepthwiseNet, FaceCNN, FaceMobileNet, PlainNet, ResidualNet, SmallCNN, resnet18
 
 
@@ -75,10 +76,12 @@ def build(name, /, **arguments):
     """A freshly initialised network of the table, its arguments overridden by those given.
 
     Every network takes `num_classes` and `in_channels`; a family takes its widths too (see its class).
+    Every network also takes `ranks`, layer name -> rank: these layers are built in two factors (see lowrank.py).
     Raises UserError for an unknown name or argument and for a shape that cannot be built.
     """
     defaults, make = full_arguments(name), ARCHITECTURES[name].network
     known = inspect.signature(make).parameters
+    ranks = arguments.pop("ranks", None)
     for argument, value in arguments.items():
         if argument not in known:
             raise UserError(f"{name} has no argument {argument!r}; it takes {', '.join(known)}")
@@ -95,6 +98,8 @@ def build(name, /, **arguments):
         raise
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, IndexError) as error:
         raise UserError(f"{name} cannot be built with {arguments} ({error}); mend the arguments") from None
+    if ranks:
+        factorise(network, ranks)
     if not all(parameter.numel() for parameter in network.parameters()):
         raise UserError(f"{name} cannot be built with {arguments}: a layer would be empty; mend the arguments")
     return network

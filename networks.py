@@ -34,7 +34,7 @@ class DepthwiseNet(Classifier):
     max pooling closes the first four stages and global average pooling the last.
 
     widths: output channels of the stem and of every block (the family's only shape parameter).
-    hidden: width of the two hidden layers of the classifier; 0 = one linear layer, as in the course.
+    hidden: width of the two hidden layers of the classifier, or a pair of widths; 0 = one linear layer, as in the course.
     swish_from: first stage that uses swish in place of ReLU6 (None: ReLU6 everywhere).
     Input (N, in_channels, H, W) with H, W >= 16; output logits (N, num_classes).
     """
@@ -52,9 +52,10 @@ class DepthwiseNet(Classifier):
                 nn.Conv2d(before, after, 1), nn.MaxPool2d(2) if stage < 4 else None))
         self.cnn = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1))
         if hidden:
+            first, second = hidden if isinstance(hidden, (list, tuple)) else (hidden, hidden)
             self.fc = nn.Sequential(
-                nn.Linear(widths[-1], hidden), nn.BatchNorm1d(hidden), nn.ReLU6(), nn.Dropout(0.4),
-                nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.SiLU(), nn.Linear(hidden, num_classes))
+                nn.Linear(widths[-1], first), nn.BatchNorm1d(first), nn.ReLU6(), nn.Dropout(0.4),
+                nn.Linear(first, second), nn.BatchNorm1d(second), nn.SiLU(), nn.Linear(second, num_classes))
         else:
             self.fc = nn.Sequential(nn.Linear(widths[-1], num_classes))
 
@@ -111,17 +112,20 @@ class SmallCNN(Classifier):
 class FaceCNN(Classifier):
     """`fer_cnn`, the large network of the 2019 facial-expression homework (48x48 grey input).
 
-    widths: channels of the three double-convolution stages. hidden: widths of the two hidden layers.
+    widths: channels of the three double-convolution stages. inner: channels between the two convolutions
+    of every stage (None: as widths). hidden: widths of the two hidden layers.
     Input (N, in_channels, 48, 48); output logits (N, num_classes).
     """
 
-    def __init__(self, widths=(64, 128, 256), hidden=(1024, 512), num_classes=7, in_channels=1):
+    def __init__(self, widths=(64, 128, 256), hidden=(1024, 512), inner=None, num_classes=7, in_channels=1):
         super().__init__()
+        if inner is not None and len(inner) != len(widths):
+            raise UserError(f"inner and widths must be equally long, not {len(inner)} and {len(widths)}")
         layers, before = [], in_channels
-        for stage, width in enumerate(widths):
-            first = nn.Conv2d(before, width, 4, 2, 1) if stage == 0 else nn.Conv2d(before, width, 3, 1, 1)
-            layers += [first, *norm_act(width, nn.LeakyReLU(0.2)),
-                       nn.Conv2d(width, width, 3, 1, 1), *norm_act(width, nn.LeakyReLU(0.2)), nn.MaxPool2d(2), nn.Dropout2d(0.25)]
+        for stage, (between, width) in enumerate(zip(inner or widths, widths)):
+            first = nn.Conv2d(before, between, 4, 2, 1) if stage == 0 else nn.Conv2d(before, between, 3, 1, 1)
+            layers += [first, *norm_act(between, nn.LeakyReLU(0.2)),
+                       nn.Conv2d(between, width, 3, 1, 1), *norm_act(width, nn.LeakyReLU(0.2)), nn.MaxPool2d(2), nn.Dropout2d(0.25)]
             before = width
         self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(3))
         layers, before = [], 9 * before
@@ -155,16 +159,18 @@ class FaceMobileNet(Classifier):
 
 
 class InvertedResidual(nn.Module):
-    """[Pool 2x2 ->] expand 1x1 -> depthwise 3x3 -> project 1x1, BN after each, residual when the shape allows.
+    """[Pool 2x2 ->] expand 1x1 -> depthwise 3x3 -> project 1x1, BN after each, residual if asked for.
 
     Sandler et al. 2018, "MobileNetV2", with one change: where the resolution halves, average pooling
     comes first in place of a strided depthwise convolution, so that the expanded channels never exist
     at the higher resolution. `hidden` is the number of expanded channels.
     """
 
-    def __init__(self, before, hidden, after, pool):
+    def __init__(self, before, hidden, after, pool, residual):
         super().__init__()
-        self.residual = not pool and before == after
+        if residual and (pool or before != after):
+            raise UserError(f"a residual block cannot pool or go from {before} to {after} channels; mend residual, pools or widths")
+        self.residual = residual
         self.pool = nn.AvgPool2d(2) if pool else nn.Identity()
         self.expand = nn.Sequential(nn.Conv2d(before, hidden, 1, bias=False), *norm_act(hidden, nn.Hardswish()))
         self.depthwise = nn.Sequential(nn.Conv2d(hidden, hidden, 3, 1, 1, groups=hidden, bias=False), *norm_act(hidden, nn.Hardswish()))
@@ -183,23 +189,26 @@ class ResidualNet(nn.Module):
     stage at full resolution.
 
     stem: channels of the 3x3 stride-2 convolutions. widths, hidden, pools: output channels, expanded
-    channels and whether the resolution halves, for every block. head: channels before the global
-    average pooling.
+    channels and whether the resolution halves, for every block. residual: whether a block adds its input
+    to its output (None: wherever the shape allows; explicit in a pruned network, whose widths may
+    agree by accident). head: channels before the global average pooling.
     Input (N, in_channels, H, W) with H, W >= 16; output logits (N, num_classes).
     """
 
-    def __init__(self, stem, widths, hidden, pools, head, dropout=0.1, num_classes=11, in_channels=3):
+    def __init__(self, stem, widths, hidden, pools, head, residual=None, dropout=0.1, num_classes=11, in_channels=3):
         super().__init__()
-        if not len(widths) == len(hidden) == len(pools):
-            raise UserError(f"widths, hidden and pools must be equally long, not {len(widths)}, {len(hidden)} and {len(pools)}")
+        if not len(widths) == len(hidden) == len(pools) == len(pools if residual is None else residual):
+            raise UserError(f"widths, hidden, pools and residual must be equally long, not {len(widths)}, {len(hidden)}, {len(pools)} and "
+                            f"{'none' if residual is None else len(residual)}")
         layers, before = [], in_channels
         for width in stem:
             layers += [nn.Conv2d(before, width, 3, 2, 1, bias=False), *norm_act(width, nn.Hardswish())]
             before = width
         self.stem = nn.Sequential(*layers)
         blocks = []
-        for width, expanded, pool in zip(widths, hidden, pools):
-            blocks.append(InvertedResidual(before, expanded, width, pool))
+        for index, (width, expanded, pool) in enumerate(zip(widths, hidden, pools)):
+            adds = not pool and before == width if residual is None else bool(residual[index])
+            blocks.append(InvertedResidual(before, expanded, width, pool, adds))
             before = width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Sequential(nn.Conv2d(before, head, 1, bias=False), *norm_act(head, nn.Hardswish()), nn.AdaptiveAvgPool2d(1))
@@ -209,11 +218,37 @@ class ResidualNet(nn.Module):
         return self.fc(self.head(self.blocks(self.stem(images))).flatten(1))
 
 
-def resnet18(num_classes=11, in_channels=3):
-    """torchvision's ResNet-18 without pre-trained weights (He et al. 2015): the course's teacher."""
+def resnet18(widths=(64, 128, 256, 512), hidden=(64, 64, 128, 128, 256, 256, 512, 512), num_classes=11, in_channels=3):
+    """torchvision's ResNet-18 without pre-trained weights (He et al. 2015): the course's teacher.
+
+    widths: channels of the four residual streams, of which the stem shares the first. hidden: channels
+    between the two convolutions of every block. With the defaults it is torchvision's to the last value.
+    """
     from torchvision.models import resnet18 as torchvision_resnet18  # imported here: it would double the start-up time of inference
 
+    if len(widths) != 4 or len(hidden) != 8:
+        raise UserError(f"resnet18 has 4 widths and 8 hidden, not {len(widths)} and {len(hidden)}")
     network = torchvision_resnet18(num_classes=num_classes)
-    if in_channels != 3:
-        network.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+
+    def reshape(module, convolution, norm, before, after):
+        old = getattr(module, convolution)
+        if (old.in_channels, old.out_channels) == (before, after):
+            return
+        new = nn.Conv2d(before, after, old.kernel_size, old.stride, old.padding, bias=False)
+        nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+        setattr(module, convolution, new)
+        setattr(module, norm, nn.BatchNorm2d(after))
+
+    reshape(network, "conv1", "bn1", in_channels, widths[0])
+    before = widths[0]
+    blocks = [block for stage in (network.layer1, network.layer2, network.layer3, network.layer4) for block in stage]
+    for index, (block, between) in enumerate(zip(blocks, hidden)):
+        after = widths[index // 2]
+        reshape(block, "conv1", "bn1", before, between)
+        reshape(block, "conv2", "bn2", between, after)
+        if block.downsample:
+            reshape(block.downsample, "0", "1", before, after)
+        before = after
+    if before != 512:
+        network.fc = nn.Linear(before, num_classes)
     return network

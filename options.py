@@ -24,24 +24,35 @@ def cache_folder(options):
     return False if options.cache == "none" else options.cache
 
 
-def add_training(parser, out, epochs):
-    """Network, data, optimisation and run options; `out` and `epochs` are the script's defaults."""
-    default = Settings()
+def add_network(parser):
+    """Which network to train from scratch."""
     group = parser.add_argument_group("network")
     group.add_argument("--network", choices=ARCHITECTURES, metavar="NAME", default="residual6", help="what to train; `python models.py` lists sizes")
     group.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
 
+
+def add_views(group):
+    """How the training photos are varied."""
+    group.add_argument("--augment", choices=AUGMENTATIONS, default=Settings().augment, help="strength of the random views")
+    group.add_argument("--view-size", type=number(int, 16, 4096), default=Settings().view_size, metavar="PIXELS", help="train on views of this size and evaluate at --size; "
+                       "0 = the same. Random crops enlarge what they show, so about three quarters of --size fit it, and cost half (Touvron et al. 2019)")
+    group.add_argument("--mixup", type=number(float, 0, 0.5), default=Settings().mixup, metavar="SHARE", help="mix up to this share of another photo into each view")
+
+
+def add_data(parser):
+    """The photos and what a network sees of them."""
     group = parser.add_argument_group("data")
     group.add_argument("data", type=Path, help="root that holds training/ and validation/, or train.csv of 48x48 grey faces, of which every 10th row of a "
                        "class is validation unless validation.csv lies beside it")
     group.add_argument("--size", type=number(int, 16, 4096), default=128, help="input size in pixels")
     group.add_argument("--resize", choices=RESIZE_RULES, default="crop", help="shorter side to size and centre crop, both sides to size, or the course's centre crop without resizing")
-    group.add_argument("--augment", choices=AUGMENTATIONS, default=default.augment, help="strength of the random views")
-    group.add_argument("--view-size", type=number(int, 16, 4096), default=default.view_size, metavar="PIXELS", help="train on views of this size and evaluate at --size; "
-                       "0 = the same. Random crops enlarge what they show, so about three quarters of --size fit it, and cost half (Touvron et al. 2019)")
-    group.add_argument("--mixup", type=number(float, 0, 0.5), default=default.mixup, metavar="SHARE", help="mix up to this share of another photo into each view")
+    add_views(group)
     add_cache(group)
 
+
+def add_optimisation(parser, epochs):
+    """The optimiser and its schedule; `epochs` is the script's default."""
+    default = Settings()
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=number(int, 1), default=epochs, help="length of the cosine schedule")
     group.add_argument("--batch-size", type=number(int, 2), default=default.batch_size, help="photos per step")
@@ -49,8 +60,12 @@ def add_training(parser, out, epochs):
     group.add_argument("--lr", type=number(float, 0, open_low=True), help="peak learning rate (default: 0.002 for adamw, 0.1 for sgd)")
     group.add_argument("--weight-decay", type=number(float, 0), help="not applied to BN and biases (default: 0.05 for adamw, 0.0005 for sgd)")
     group.add_argument("--label-smoothing", type=number(float, 0, 0.99), default=default.label_smoothing, help="probability spread over all classes")
+    group.add_argument("--gamma-l1", type=number(float, 0), default=default.gamma_l1, metavar="LAMBDA", help="slimming penalty LAMBDA * sum |gamma| of all BNs, so that gamma ranks channels for prune.py; try 0.0001")
     group.add_argument("--ema", type=number(float, 0, 0.99999), default=default.ema, help="decay of the averaged weights per step, 0 = off")
 
+
+def add_run(parser, out):
+    """Where and how a run goes on; `out` is the script's default."""
     group = parser.add_argument_group("run")
     group.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints, log and record")
     group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random")
@@ -58,6 +73,14 @@ def add_training(parser, out, epochs):
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: bf16 or fp16 where the hardware gains from it")
     group.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
     group.add_argument("--dry-run", action="store_true", help="two batches of everything, then exit; nothing is written but the photo cache")
+
+
+def add_training(parser, out, epochs):
+    """Network, data, optimisation and run options; `out` and `epochs` are the script's defaults."""
+    add_network(parser)
+    add_data(parser)
+    add_optimisation(parser, epochs)
+    add_run(parser, out)
 
 
 def network_arguments(options):
@@ -73,26 +96,39 @@ def network_arguments(options):
     return arguments
 
 
+def load_splits(options, preprocessing, how, class_names=None):
+    """(training photos, validation photos) under `--data`, announced on stderr; how: what else the line says.
+
+    class_names: those of a network that is trained already; the photos' own by default.
+    """
+    listing = list_labelled(options.data, "training", class_names)
+    validation = list_labelled(options.data, "validation", listing.class_names)
+    training, validation = (load_photos(part, preprocessing, cache_folder(options)) for part in (listing, validation))
+    print(f"{len(training):,} training and {len(validation):,} validation photos, {len(listing.class_names)} classes, {preprocessing.size} px, {how}", file=sys.stderr)
+    return training, validation
+
+
+def read_settings(options, device):
+    """The `Settings` that the data, optimisation and run options describe."""
+    if options.view_size and options.augment == "none":
+        raise UserError("--view-size is the size of random views; leave it out or choose another --augment than none")
+    sgd = options.optimizer == "sgd"
+    return Settings(
+        epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer,
+        lr=options.lr if options.lr is not None else 0.1 if sgd else 2e-3,
+        weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
+        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, view_size=options.view_size, views=getattr(options, "views", 0),
+        gamma_l1=options.gamma_l1, precision=pick_precision(options.precision, device), seed=options.seed)
+
+
 def load(options):
     """What the options ask for: (device, settings, preprocessing, training photos, validation photos).
 
     Seeds torch's global generator last, so that what is built next is initialised from --seed.
     """
-    if options.view_size and options.augment == "none":
-        raise UserError("--view-size is the size of random views; leave it out or choose another --augment than none")
     device = pick_device(options.device)
-    sgd = options.optimizer == "sgd"
-    settings = Settings(
-        epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer,
-        lr=options.lr if options.lr is not None else 0.1 if sgd else 2e-3,
-        weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
-        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, view_size=options.view_size, views=getattr(options, "views", 0),
-        precision=pick_precision(options.precision, device), seed=options.seed)
+    settings = read_settings(options, device)
     preprocessing = Preprocessing(size=options.size, resize=options.resize, **(GREY if photo_channels(options.data) == 1 else {}))
-    listing = list_labelled(options.data, "training")
-    validation = list_labelled(options.data, "validation", listing.class_names)
-    photos = [load_photos(part, preprocessing, cache_folder(options)) for part in (listing, validation)]
-    print(f"{len(photos[0]):,} training and {len(photos[1]):,} validation photos, {len(listing.class_names)} classes, {options.size} px, "
-          f"{settings.precision} on {device}", file=sys.stderr)
+    photos = load_splits(options, preprocessing, f"{settings.precision} on {device}")
     torch.manual_seed(options.seed)
     return device, settings, preprocessing, *photos

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -29,6 +30,7 @@ class Settings:
     view_size: int = 0            # pixels of the random views; 0 = the input size
     views: int = 0                # views per photo that the epochs take turns with; 0 = new ones every epoch
     warmup: float = 0.05          # fraction of all steps
+    gamma_l1: float = 0.0         # weight of sum |gamma| over all BNs, which drives unneeded channels to zero (Liu et al. 2017)
     clip: float = 5.0             # gradient norm; a safeguard that normal training does not reach
     precision: str = "fp32"       # fp32, bf16 or fp16 (autocast)
     seed: int = 0
@@ -57,6 +59,12 @@ def build_optimizer(network, settings):
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
+def write_checkpoint(path, description, weights, **further):
+    """Write a checkpoint atomically: what `model_file.load_model` reads, and `further` plain values and tensors."""
+    weights = {name: value.detach().contiguous() for name, value in weights.items()}
+    write_bytes(path, to_bytes({"format": CHECKPOINT_FORMAT, "version": VERSION, **description.to_dict(), "state_dict": weights, **further}))
+
+
 class Run:
     """Everything that changes during training, with its saving and loading.
 
@@ -70,6 +78,7 @@ class Run:
         self.network = network.to(device, memory_format=torch.channels_last)
         self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True) if settings.ema else None
         self.optimizer = build_optimizer(self.network, settings)
+        self.gammas = [module.weight for module in self.network.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))] if settings.gamma_l1 else []
         total = settings.epochs * steps_per_epoch
         self.schedule = LambdaLR(self.optimizer, lambda step: warmup_cosine(step, max(1, round(settings.warmup * total)), total))
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
@@ -94,8 +103,9 @@ class Run:
             logits = self.network(batch.images)
         logits = logits.float()
         loss = self.loss_function(logits, batch)
+        penalty = self.settings.gamma_l1 * sum(gamma.abs().sum() for gamma in self.gammas)  # not in the loss that is logged: runs stay comparable
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss + penalty).backward()
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
         self.scaler.step(self.optimizer)
@@ -153,16 +163,15 @@ class Run:
 
     def save(self, path, complete):
         """Write a checkpoint atomically: complete = all that resuming needs, else only the evaluated weights."""
-        weights = {key: value.detach().contiguous() for key, value in self.evaluated.state_dict().items()}
-        checkpoint = {"format": CHECKPOINT_FORMAT, "version": VERSION, **self.description.to_dict(), "state_dict": weights}
-        write_bytes(path, to_bytes({**checkpoint, "run": self.state_dict()} if complete else checkpoint))
+        write_checkpoint(path, self.description, self.evaluated.state_dict(), **({"run": self.state_dict()} if complete else {}))
 
     def resume(self, path):
         """Continue from a checkpoint; UserError if it is damaged or belongs to a different run."""
         content = read_torch(path, "checkpoint")
         if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or content.get("version") != VERSION or "run" not in content:
             raise UserError(f"{path} is no checkpoint of a training run that this program can continue; choose another --out")
-        before = _flat({**Description.from_dict(content, path).to_dict(), **{key: content["run"].get(key) for key in ("settings", "data", "steps_per_epoch")}})
+        before = {"settings.gamma_l1": 0.0}  # unless the run knows better: it may be older than this setting
+        before |= _flat({**Description.from_dict(content, path).to_dict(), **{key: content["run"].get(key) for key in ("settings", "data", "steps_per_epoch")}})
         now = _flat({**self.description.to_dict(), "settings": asdict(self.settings), "data": self.data, "steps_per_epoch": self.steps_per_epoch})
         for key in sorted(now.keys() | before.keys()):
             if now.get(key) != before.get(key):

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 
 from command_line import UserError
 from dataset import PhotoSet, list_unlabelled, load_photos
+from distillation import Distillation, SeenBy, Teacher, check_teacher, read_teacher
 from losses import Batch, CrossEntropy, distillation_loss, mix, soft_targets
 from model_file import CHECKPOINT_FORMAT, VERSION, Description, load_model
 from models import build
 from preprocessing import Preprocessing
-from train_kd import Distillation, SeenBy, Teacher, check_teacher, read_teacher
 from training import evaluate, fit
 from training_run import Settings
 

@@ -1,0 +1,147 @@
+"""Teachers: reading and checking them, the options of distillation, and the loss that asks them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from command_line import UserError, number
+from files import read_torch
+from losses import distillation_loss, soft_targets
+from model_file import CHECKPOINT_FORMAT, MODEL_FORMAT, load_model
+from models import load_teacher
+from preprocessing import Preprocessing
+from training import evaluate
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network in eval mode, the preprocessing it is used with, and the size in pixels of the random views it was trained on, if another."""
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    path: Path
+    view_size: int | None = None
+
+    def logits(self, images, seen_by, size=None):
+        """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation and `size` (by default its input size)."""
+        def constants(preprocessing):
+            return (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+
+        (mean, std), (own_mean, own_std) = constants(seen_by), constants(self.preprocessing)
+        pixels = images * std + mean
+        size = size or self.preprocessing.size
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        return self.network(((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last))
+
+
+def read_teacher(path, class_names, size, device, channels=3):
+    """The teacher in a file for photos of so many channels; `size`: input pixels for a ResNet-18 state_dict, which does not say its own.
+
+    Raises UserError if the file is no teacher, knows other classes, or was trained on grey photos for RGB ones or the other way round.
+    """
+    content = read_torch(path, "teacher file")
+    if isinstance(content, dict) and content.get("format") in (MODEL_FORMAT, CHECKPOINT_FORMAT):
+        model = load_model(path)
+        network, preprocessing, names = model.build(), model.description.preprocessing, model.description.class_names
+        view_size, taken = model.description.training.get("view_size"), preprocessing.channels
+    else:
+        network = load_teacher(path)
+        preprocessing = Preprocessing(size=size, mean=(0.0,) * channels, std=(1.0,) * channels)  # values in [0, 1], as the provided teachers were trained
+        names, view_size, taken = None, None, network.conv1.in_channels
+    classes = len(names) if names else network.fc.out_features
+    if classes != len(class_names) or (names and tuple(names) != tuple(class_names)):
+        raise UserError(f"the teacher {path} knows {classes} classes ({', '.join(names[:3]) + ', ...' if names else 'unnamed'}) and the photos have "
+                        f"{len(class_names)} ({', '.join(class_names[:3])}, ...); use a teacher of the same classes")
+    if taken != channels:
+        raise UserError(f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; use a teacher that was trained on photos like them")
+    return Teacher(network.to(device, memory_format=torch.channels_last).requires_grad_(False), preprocessing, Path(path),
+                   view_size if type(view_size) is int and 16 <= view_size <= 4096 else None)
+
+
+class SeenBy(nn.Module):
+    """A teacher as a network for the student's input, so that it can be evaluated like one."""
+
+    def __init__(self, teacher, preprocessing):
+        super().__init__()
+        self.teacher, self.preprocessing = teacher, preprocessing
+
+    def forward(self, images):
+        return self.teacher.logits(images, self.preprocessing)
+
+
+def check_teacher(teacher, validation, preprocessing, device, batches=None):
+    """The teacher's validation accuracy on the student's input; UserError if it is no better than guessing."""
+    accuracy = evaluate(SeenBy(teacher, preprocessing), validation, preprocessing, device, batches=batches)[1]
+    guessing = validation.labels.bincount().max().item() / len(validation)
+    if accuracy <= guessing and batches is None:
+        raise UserError(f"the teacher {teacher.path} is right for {accuracy:.1%} of the validation photos, and always naming the commonest class for {guessing:.1%}; "
+                        "check its input size and normalisation, or use another teacher")
+    return accuracy
+
+
+class Distillation:
+    """The distillation loss as `fit` calls it: asks the teachers about the batch's views.
+
+    views: with so many fixed views per photo, what the teachers said is kept and asked for once only.
+    """
+
+    def __init__(self, teachers, preprocessing, alpha, temperature, precision, photos=0, classes=0, views=0):
+        self.teachers, self.preprocessing, self.alpha, self.temperature = teachers, preprocessing, alpha, temperature
+        self.autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self.said = torch.full((views, photos, classes), torch.nan) if views else None
+
+    @torch.no_grad()
+    def ask(self, images):
+        """Mean probabilities (N, C) of the teachers at the temperature."""
+        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+            logits = [teacher.logits(images, self.preprocessing, teacher.view_size) for teacher in self.teachers]
+        return soft_targets(logits, self.temperature)
+
+    def targets(self, batch):
+        """The teachers' probabilities for a batch, from memory where it holds them."""
+        if self.said is None:
+            return self.ask(batch.images)
+        known = self.said[batch.view, batch.positions]
+        unknown = known.isnan().any(1)
+        if unknown.any():
+            known[unknown] = self.ask(batch.images[unknown.to(batch.images.device)]).cpu()
+            self.said[batch.view, batch.positions] = known
+        return known.to(batch.images.device)
+
+    def __call__(self, logits, batch):
+        probabilities = self.targets(batch) if self.alpha else None
+        return distillation_loss(logits, probabilities, batch.labels, self.alpha, self.temperature)
+
+    def state_dict(self):
+        return {"said": self.said}
+
+    def load_state_dict(self, state):
+        self.said = state["said"]
+
+
+def add_distillation(parser, required):
+    """`--teacher` and what goes with it, in every script that can distil; returns the group for what is the script's own."""
+    group = parser.add_argument_group("distillation")
+    group.add_argument("--teacher", type=Path, action="append", default=[], required=required, metavar="FILE", help="ResNet-18 state_dict, checkpoint or model file; repeat to average several")
+    group.add_argument("--teacher-size", type=number(int, 16, 4096), default=128, metavar="PIXELS", help="input size of a ResNet-18 state_dict")
+    group.add_argument("--alpha", type=number(float, 0, 1), default=0.8, help="weight of the teacher: 1 = soft labels only, 0 = hard labels only")
+    group.add_argument("--temperature", type=number(float, 0, 1000, open_low=True), default=4.0, help="softens both distributions")
+    return group
+
+
+def read_teachers(options, validation, preprocessing, device):
+    """The teachers that the options name, checked on the student's input, and what a record says of them: (list, list of dicts)."""
+    teachers = [read_teacher(path, validation.class_names, options.teacher_size, device, preprocessing.channels) for path in options.teacher]
+    told = []
+    for teacher in teachers:
+        accuracy = check_teacher(teacher, validation, preprocessing, device, batches=2 if options.dry_run else None)
+        print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views seen at {teacher.preprocessing.size} px"
+              + (", of two batches only" if options.dry_run else ""))
+        told.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
+                     "size": teacher.preprocessing.size, "validation_accuracy": accuracy})
+    return teachers, told

@@ -1,0 +1,350 @@
+"""Make a trained network smaller: remove channels by their BN gamma, or factorise layers, and fine-tune what is left.
+
+    python prune.py runs/student/best.pt food-11 --rate 0.9 --rounds 5 --scope 3-6
+    python prune.py runs/student/best.pt --target-bytes 200000 --dry-run
+    python prune.py runs/kd/best.pt food-11 --rate 0.8 --teacher teacher_resnet18.bin --epochs 30
+    python prune.py runs/student/best.pt food-11 --mode lowrank --rank-ratio 0.4
+
+Round k of K keeps int(C * rate^k) of the C channels that a layer had at first. The plan is printed before anything
+is done. Every round leaves the files of a training run in OUT/round1, OUT/round2, ...: best.pt is an ordinary
+checkpoint, for quantize.py, inference.py or the next pruning. OUT/record.json tells sizes and accuracies.
+"""
+
+import argparse
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from command_line import UserError, number, parser, pick_device, run
+from distillation import Distillation, add_distillation, read_teachers
+from files import check_output, locked
+from lowrank import choose_ranks, factorisable, factorise, full_rank, merge
+from model_file import Description, Model, encode, load_model, to_bytes
+from models import build, count_macs, count_parameters
+from options import add_cache, add_optimisation, add_run, add_views, load_splits, read_settings
+from preprocessing import Preprocessing
+from pruning import CRITERIA, NORMS, Coupling, choose, compact
+from records import provenance, write_record
+from training import evaluate, fit
+from training_run import Settings, write_checkpoint
+
+
+def read_scope(text, count):
+    """Indices that a scope such as "3-6" or "0,3-6" names among `count` stages; None for "all"."""
+    if text == "all":
+        return None
+    stages = set()
+    for part in text.removeprefix("stages").strip().split(","):
+        first, dash, last = part.partition("-")
+        if not (first.strip().isdecimal() and (last.strip().isdecimal() or not dash)):
+            raise UserError(f"--scope {text} is neither 'all' nor a list of stages; write e.g. --scope 3-6 or --scope 0,3-6")
+        stages |= set(range(int(first), int(last or first) + 1)[:10_000])
+    if not stages or max(stages) >= count:
+        raise UserError(f"--scope {text} names stages that the network does not have; it has the stages 0-{count - 1}, which --scope all --dry-run lists")
+    return stages
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be done to which network, with what."""
+
+    options: argparse.Namespace
+    model: Model
+    preprocessing: Preprocessing
+    device: torch.device
+    settings: Settings
+
+    def describe(self, arguments, index, fraction):
+        """The Description of the network with these arguments after round `index`, which keeps a fraction of the original."""
+        origin = {"script": "prune.py", "mode": self.options.mode, "round": index, "kept": round(fraction, 6), "seed": self.settings.seed,
+                  **({"epochs": self.settings.epochs} if self.options.mode != "none" else {}), "before": self.model.description.training}
+        if self.model.description.training.get("transductive"):
+            origin["transductive"] = True
+        return Description.of(self.model.description.architecture, arguments, self.model.description.class_names, self.preprocessing, origin)
+
+
+class ByGamma:
+    """Pruning of channels: what is left of a network, by the fraction of its first channels."""
+
+    def __init__(self, model, network, options):
+        if not any(isinstance(module, NORMS) for module in network.modules()):
+            raise UserError(f"{model.path} has no BN whose gamma could rank channels; take a checkpoint from before folding, or --mode lowrank")
+        self.model, self.network, self.options = model, network, options
+        self.coupling = Coupling(network)
+        self.originals = [channels.count for channels in self.coupling.sets]
+        self.scope = read_scope(options.scope, len(self.originals))
+        if not self._choose(self.coupling, network, 1, 1):
+            raise UserError(f"there is nothing to prune in --scope {options.scope}; --scope all --dry-run tells which stages can be and why others stay")
+        with torch.device("meta"):
+            self.shape = build(model.description.architecture, **model.description.arguments)
+
+    def _choose(self, coupling, network, fraction, index):
+        generator = torch.Generator().manual_seed(1_000_003 * self.options.seed + index)
+        return choose(coupling, network, fraction, self.originals, self.scope, self.options.criterion, self.options.ranking, self.options.floor, generator)
+
+    def arguments(self, fraction):
+        """The network's arguments at a fraction, as far as the gammas of now tell."""
+        kept = self._choose(self.coupling, self.network, fraction, 1)
+        return compact(self.model.description.architecture, self.model.description.arguments, self.shape, self.coupling, kept)[0]
+
+    def steps(self):
+        """The fractions at which a layer, or with global ranking the sum of them, loses a channel."""
+        counts = [len(kept) for kept in self._choose(self.coupling, self.network, 1, 1).values()]
+        return {step / count for count in ([sum(counts)] if self.options.ranking == "global" else counts) for step in range(1, count + 1)}
+
+    def cut(self, model, fraction, index):
+        """(arguments, network) of the model at a fraction of the channels at first; index: of the round."""
+        network = model.build()
+        coupling = Coupling(network)
+        return compact(model.description.architecture, model.description.arguments, network, coupling, self._choose(coupling, network, fraction, index))
+
+    def table(self, fractions):
+        """Lines of text: every stage with its widths, round by round, and what becomes of it."""
+        rounds = [self._choose(self.coupling, self.network, fraction, 1) for fraction in fractions]
+        yield f"{'stage':>5}  {'layer':22}{'channels':>9}" + "".join(f"{f'round {index}':>9}" for index in range(1, len(rounds) + 1))
+        for index, channels in enumerate(self.coupling.sets):
+            if channels in rounds[0]:
+                fate = f"constants dropped: {channels.dropped}" if channels.dropped else "constants absorbed exactly"
+                fate += f", in units of {channels.unit}" if channels.unit > 1 else ""
+            else:
+                fate = f"stays: {channels.stays or 'not in --scope'}"
+            sizes = "".join(f"{len(kept[channels]) if channels in kept else channels.count:>9}" for kept in rounds)
+            yield f"{index:>5}  {channels.name:22}{channels.count:>9}{sizes}  {fate}"
+        if self.options.ranking == "global" and len(fractions) > 1:
+            yield "global ranking: the widths of rounds after the first depend on the gammas then; these are by the gammas of now"
+
+
+class ByRank:
+    """Low-rank layers: what is left of a network, by the fraction of the layers' full ranks."""
+
+    def __init__(self, model, network, options):
+        self.description = model.description
+        self.whole = self._whole(model, network)
+
+    @staticmethod
+    def _whole(model, network):
+        """The network with factors multiplied."""
+        whole = build(model.description.architecture, **{**model.description.arguments, "ranks": {}})
+        whole.load_state_dict(merge(network))
+        return whole
+
+    def arguments(self, fraction):
+        """The network's arguments at a fraction."""
+        return {**self.description.arguments, "ranks": choose_ranks(self.whole, fraction)}
+
+    def steps(self):
+        """The fractions at which a layer loses a rank."""
+        return {step / full_rank(layer) for layer in factorisable(self.whole).values() for step in range(1, full_rank(layer) + 1)}
+
+    def cut(self, model, fraction, index):
+        """(arguments, network) of the model at a fraction of the full ranks, nearest to its weights."""
+        arguments = {**model.description.arguments, "ranks": choose_ranks(self.whole, fraction)}
+        return arguments, factorise(self._whole(model, model.build()), arguments["ranks"], svd=True).eval().requires_grad_(False)
+
+    def table(self, fractions):
+        """Lines of text: every layer with its ranks, round by round."""
+        rounds = [choose_ranks(self.whole, fraction) for fraction in fractions]
+        yield f"{'layer':29}{'full rank':>9}" + "".join(f"{f'round {index}':>9}" for index in range(1, len(rounds) + 1))
+        for name, layer in factorisable(self.whole).items():
+            sizes = "".join(f"{ranks.get(name, 'whole'):>9}" for ranks in rounds)
+            yield f"{name:29}{full_rank(layer):>9}{sizes}" + ("  whole: two factors would be larger" if any(name not in ranks for ranks in rounds) else "")
+
+
+def measure(description, keys=("parameters", "bytes", "macs")):
+    """Parameters, bytes as an 8-bit model file (quantize.py --bits 8) and MACs of what a description describes."""
+    with torch.device("meta"):
+        network = build(description.architecture, **description.arguments)
+
+    def file_bytes():
+        state = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in network.state_dict().items()}
+        return len(to_bytes({**encode(description, state), "crc32": 2**32 - 1}))  # the longest checksum: the weights' own is not known yet
+
+    sizes = {"parameters": lambda: count_parameters(network), "bytes": file_bytes,
+             "macs": lambda: count_macs(description.architecture, description.preprocessing.size, **description.arguments)}
+    return {key: sizes[key]() for key in keys}
+
+
+def find_fraction(method, task):
+    """The largest fraction whose network fits --target-params or --target-bytes; UserError where none does, or all do."""
+    options = task.options
+    flag, key, target = ("--target-params", "parameters", options.target_params) if options.target_params else ("--target-bytes", "bytes", options.target_bytes)
+
+    def size(fraction):
+        return measure(task.describe(method.arguments(fraction), options.rounds, fraction), [key])[key]
+
+    steps = [1e-9, *(min(1.0, step + 1e-9) for step in sorted(method.steps()))]  # int(C * (n / C)) alone may be n - 1
+    low, high = 0, len(steps) - 1
+    if size(steps[high]) <= target:
+        raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {size(steps[high]):,} {key}; ask for fewer")
+    if size(steps[low]) > target:
+        raise UserError(f"{flag} {target:,} is less than the {size(steps[low]):,} {key} that are left with every layer at its floor; ask for more, or widen --scope")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(steps[middle]) <= target else (low, middle)
+    return steps[low]
+
+
+def read_options(argv):
+    """The command line, checked for contradictions."""
+    options = parser(__doc__)
+    options.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
+    options.add_argument("data", type=Path, nargs="?", help="root that holds training/ and validation/; not needed for --dry-run")
+    group = options.add_argument_group("pruning")
+    size = group.add_mutually_exclusive_group(required=True)
+    size.add_argument("--rate", type=number(float, 0, 1, open_low=True), metavar="R", help="share of the channels that a round keeps")
+    size.add_argument("--rank-ratio", type=number(float, 0, 1, open_low=True), metavar="R", help="share of the full rank that a round keeps, with --mode lowrank")
+    size.add_argument("--target-params", type=number(int, 1), metavar="N", help="find the largest share with at most N parameters after the last round")
+    size.add_argument("--target-bytes", type=number(int, 1), metavar="N", help="find the largest share that fits a model file of N bytes at 8 bits")
+    group.add_argument("--rounds", type=number(int, 1, 100), default=1, metavar="K", help="cuts, each by the same share, with training after each")
+    group.add_argument("--mode", choices=("none", "finetune", "retrain", "lowrank"), default="finetune", help="after a cut: nothing, train on, or train anew from --seed; "
+                       "lowrank: factorise layers in place of cutting channels, then train on")
+    group.add_argument("--criterion", choices=CRITERIA, default=CRITERIA[0], help="what ranks channels: |gamma|, gamma as in the course, or chance")
+    group.add_argument("--ranking", choices=("layer", "global"), default="layer", help="the share holds in every layer, or over all of them by one threshold")
+    group.add_argument("--scope", default="all", metavar="STAGES", help="stages of the plan, e.g. 3-6 as in the course")
+    group.add_argument("--floor", type=number(int, 1), default=1, metavar="N", help="least channels of a layer")
+    add_distillation(options, required=False)
+    group = options.add_argument_group("data")
+    group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="input size (default: the checkpoint's)")
+    add_views(group)
+    add_cache(group)
+    add_optimisation(options, epochs=20)
+    add_run(options, out="runs/pruned")
+    options.set_defaults(label_smoothing=None)
+    options = options.parse_args(argv)
+    if (options.rank_ratio is not None and options.mode != "lowrank") or (options.rate is not None and options.mode == "lowrank"):
+        raise UserError("--rank-ratio goes with --mode lowrank and --rate with the other modes; use the one that fits --mode")
+    if options.mode == "lowrank" and (options.scope, options.criterion, options.ranking, options.floor) != ("all", CRITERIA[0], "layer", 1):
+        raise UserError("--scope, --criterion, --ranking and --floor are about channels and --mode lowrank removes none; leave them out")
+    if options.teacher and options.mode == "none":
+        raise UserError("--teacher is for training and --mode none trains nothing; leave one of them out")
+    if options.teacher and options.label_smoothing:
+        raise UserError("--label-smoothing smooths what the teacher is to tell; leave it out, the teacher's answers are soft already")
+    if not options.data and not options.dry_run:
+        raise UserError("name the data directory behind the checkpoint: it is trained and measured on; only --dry-run does without")
+    if options.label_smoothing is None:
+        options.label_smoothing = 0.0 if options.teacher else Settings().label_smoothing
+    return options
+
+
+def check_same(before, now, path):
+    """UserError if a record was begun with other settings."""
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):
+                check_same(old, new, path)
+            raise UserError(f"{path} was begun with {key} = {old} and this command means {new}; repeat the first command with --resume, or choose another --out")
+
+
+def read_record(path, resume):
+    """The record of the rounds that earlier calls finished; None where there is none."""
+    if not path.exists():
+        return None
+    if not resume:
+        raise UserError(f"{path.parent} already holds a run ({path.name}); add --resume to continue it or choose another --out")
+    try:
+        record = json.loads(path.read_text())
+        _, _, _ = dict(record["pruning"]), float(record["validation_accuracy"]), [(done["round"], done["after_training"]) for done in record["rounds"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged or no record of a pruning; choose another --out") from None
+    return record
+
+
+def make_plan(method, task):
+    """(fraction of the original that each round keeps, a row for the network of now and for each round); printed as well."""
+    options, source = task.options, task.model.description
+    rate = options.rate or options.rank_ratio
+    fractions = [rate**index for index in range(1, options.rounds + 1)] if rate else []
+    if not fractions:
+        fraction = find_fraction(method, task)
+        fractions = [fraction**(index / options.rounds) for index in range(1, options.rounds)] + [fraction]
+    plan = [{"round": 0, "kept": 1.0, **measure(replace(source, preprocessing=task.preprocessing))}]
+    for index, fraction in enumerate(fractions, 1):
+        arguments = method.arguments(fraction)
+        changed = {name: value for name, value in arguments.items() if value != source.arguments.get(name)}
+        plan.append({"round": index, "kept": fraction, **measure(task.describe(arguments, index, fraction)), "arguments": changed})
+    print(f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px", *method.table(fractions), sep="\n")
+    print(f"{'round':>5}{'kept':>8}{'parameters':>13}{'bytes, 8 bits':>15}{'MACs':>16}")
+    for row in plan:
+        print(f"{row['round']:>5}{row['kept']:>8.4f}{row['parameters']:>13,}{row['bytes']:>15,}{row['macs']:>16,}")
+    return fractions, plan
+
+
+def prune(method, task, fractions, plan, record):
+    """Cut and train, round by round; the record (of earlier calls, or None) is kept up to date in OUT/record.json."""
+    options, settings, model, preprocessing, device = task.options, task.settings, task.model, task.preprocessing, task.device
+    path = options.out / "record.json"
+    training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model.description.class_names)
+    data = {"training": training.fingerprint, "validation": validation.fingerprint}
+    teachers, told = read_teachers(options, validation, preprocessing, device)
+    chosen = {"checkpoint": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:16], "mode": options.mode, "kept": fractions}
+    if options.mode != "lowrank":
+        chosen |= {"criterion": options.criterion, "ranking": options.ranking, "scope": options.scope, "floor": options.floor}
+    if teachers:
+        chosen |= {"teachers": [one["sha256"] for one in told], "alpha": options.alpha, "temperature": options.temperature}
+    begun = json.loads(json.dumps({**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}))
+
+    def accuracy(network):
+        return evaluate(network.to(device, memory_format=torch.channels_last), validation.to(device), preprocessing, device)[1]
+
+    if record:
+        check_same(record["pruning"], begun, path)
+    else:
+        record = {**provenance(device, settings.seed, data), "model": model.description.to_dict(), "pruning": begun, "teachers": told,
+                  "plan": plan, "validation_accuracy": accuracy(model.build()), "rounds": []}
+        write_record(path, record)
+    print(f"validation accuracy {record['validation_accuracy']:.4f} before the first cut")
+    for index, fraction in enumerate(fractions, 1):
+        folder = options.out / f"round{index}"
+        if index <= len(record["rounds"]):
+            print(f"round {index} is finished already")
+            model = load_model(folder / "best.pt")
+            continue
+        before = record["rounds"][-1]["after_training"] if record["rounds"] else record["validation_accuracy"]
+        arguments, network = method.cut(model, fraction, index)
+        description = task.describe(arguments, index, fraction)
+        row = {"round": index, "kept": fraction, **measure(description), "arguments": description.to_dict()["arguments"], "before_cut": before, "after_cut": accuracy(network)}
+        print(f"round {index}: validation accuracy {before:.4f} -> {row['after_cut']:.4f} by the cut to {row['parameters']:,} parameters", flush=True)
+        if options.mode == "none":
+            write_checkpoint(folder / "best.pt", description, network.state_dict())
+            row["after_training"] = row["after_cut"]
+        else:
+            torch.manual_seed(settings.seed)
+            if options.mode == "retrain":
+                network = build(description.architecture, **description.arguments)
+            loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision) if teachers else None
+            trained = fit(network.requires_grad_(True), description, training, validation, settings, folder, device, loss,
+                          resume=options.resume, details={"pruning": {**chosen, **row}, "teachers": told})
+            row |= {"after_training": trained["best"]["validation_accuracy"], "seconds": trained["seconds"]}
+        record["rounds"].append(row)
+        write_record(path, record)
+        model = load_model(folder / "best.pt")
+    print(f"{'round':>5}{'parameters':>13}{'before':>9}{'cut':>9}{'after':>9}")
+    for row in record["rounds"]:
+        print(f"{row['round']:>5}{row['parameters']:>13,}{row['before_cut']:>9.4f}{row['after_cut']:>9.4f}{row['after_training']:>9.4f}")
+    print(f"wrote {path} and {folder / 'best.pt'}; next: python quantize.py {folder / 'best.pt'} model.bin")
+
+
+def main(argv=None):
+    options = read_options(argv)
+    device = pick_device(options.device)
+    model = load_model(options.checkpoint)
+    preprocessing = replace(model.description.preprocessing, size=options.size or model.description.preprocessing.size)
+    task = Task(options, model, preprocessing, device, read_settings(options, device))
+    method = (ByRank if options.mode == "lowrank" else ByGamma)(model, model.build(), options)
+    fractions, plan = make_plan(method, task)
+    if options.dry_run:
+        print("dry run: nothing was written")
+        return 0
+    record = read_record(options.out / "record.json", options.resume)
+    check_output(options.out / "record.json")
+    with locked(options.out):
+        prune(method, task, fractions, plan, record)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,145 @@
+"""Low-rank layers: full rank reproduces the network, truncation is the best there is, files load, prune.py --mode lowrank."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from command_line import UserError
+from dataset import FOOD11_CLASSES
+from lowrank import Factors, choose_ranks, factorisable, factorise, factorised_parameters, full_rank, merge
+from model_file import Description, decode, encode, load_model
+from models import ARCHITECTURES, build, count_macs, count_parameters, full_arguments
+from preprocessing import Preprocessing
+from pruning import Coupling, choose, compact
+from training_run import write_checkpoint
+
+
+def trained(name, **arguments):
+    """A network in float64 and eval mode."""
+    torch.manual_seed(0)
+    return build(name, **arguments).double().eval().requires_grad_(False)
+
+
+def images_for(name):
+    """Photos of two levels of detail in float64, so different that deep random networks tell them apart."""
+    size = min(ARCHITECTURES[name].size, 64)
+    patches = 3 * torch.randn(2, 1 if name.startswith("fer") else 3, 4, 4, dtype=torch.float64)
+    return nn.functional.interpolate(patches, size=(size, size)) + torch.randn(size, size)
+
+
+RESNET = ("resnet18", {"widths": (8, 12, 16, 20), "hidden": (8, 8, 12, 12, 16, 16, 20, 24)})  # narrow: SVD takes seconds at full width
+
+
+@pytest.mark.parametrize("name, arguments", [
+    ("student", {}), ("slim9", {}), ("cnn1mb", {}), ("group1mb_3", {}), ("fer_cnn", {"widths": (8, 16, 24), "hidden": (32, 16)}), ("fer_mobilenet", {}), ("residual6", {}), RESNET])
+def test_full_rank_reproduces_the_network_and_multiplies_back(name, arguments):
+    network, images = trained(name, **arguments), images_for(name)
+    ranks = {layer: full_rank(module) for layer, module in factorisable(network).items()}
+    factors = factorise(copy.deepcopy(network), ranks, svd=True)
+    assert sum(isinstance(module, Factors) for module in factors.modules()) == len(ranks) > 1
+    assert (factors(images) - network(images)).abs().max() <= 1e-9
+    state = merge(factors)
+    assert state.keys() == network.state_dict().keys()
+    assert all(torch.allclose(value, state[key], atol=1e-12) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(12, 9), nn.Linear(12, 9, bias=False), nn.Conv2d(6, 10, 1, 2), nn.Conv2d(4, 10, 3, 2, 1, bias=False), nn.Conv2d(3, 8, (5, 3), padding=(2, 1))])
+@pytest.mark.parametrize("rank", [1, 4, 8])
+def test_truncation_loses_just_the_singular_values_that_are_left_out(layer, rank):
+    """Eckart & Young: the least squared error of a matrix of rank r is the sum of the other singular values' squares."""
+    layer = layer.double().requires_grad_(False)
+    factors = Factors(layer, rank)
+    factors.approximate(layer.weight, layer.bias)
+    values = torch.linalg.svdvals(layer.weight.flatten(1))
+    assert (factors.product() - layer.weight).square().sum().item() == pytest.approx(values[rank:].square().sum().item(), abs=1e-9)
+    assert count_parameters(factors) == factorised_parameters(layer, rank)
+    whole = copy.deepcopy(layer)
+    whole.weight.copy_(factors.product())
+    inputs = torch.randn(3, *([layer.in_features] if isinstance(layer, nn.Linear) else [layer.in_channels, 9, 8]), dtype=torch.float64)
+    assert torch.allclose(factors(inputs), whole(inputs), atol=1e-10)
+
+
+def test_a_rank_beyond_the_full_one_is_filled_with_zeros():
+    layer = nn.Linear(3, 5).double().requires_grad_(False)
+    factors = Factors(layer, 7)
+    factors.approximate(layer.weight, layer.bias)
+    assert torch.allclose(factors.product(), layer.weight)
+
+
+def test_depthwise_layers_stay_and_so_do_layers_that_would_grow():
+    network = build("student")
+    layers = factorisable(network)
+    assert not any(module.groups > 1 for module in layers.values() if isinstance(module, nn.Conv2d)) and len(layers) == 9
+    assert choose_ranks(network, 0.4)["cnn.5.3"] == int(256 * 0.4)
+    assert choose_ranks(network, 1) == {}
+    for fraction in (0.9, 0.5, 0.1, 1e-6):
+        ranks = choose_ranks(network, fraction)
+        saved = sum(sum(one.numel() for one in layers[name].parameters()) - factorised_parameters(layers[name], rank) for name, rank in ranks.items())
+        assert count_parameters(build("student", ranks=ranks)) == count_parameters(network) - saved
+        assert all(factorised_parameters(layers[name], rank) < sum(one.numel() for one in layers[name].parameters()) for name, rank in ranks.items())
+
+
+def test_ranks_travel_in_the_description_and_count():
+    description = Description.of("student", {"in_channels": 3, "ranks": {"cnn.4.3": 10, "fc.0": 2}}, [str(label) for label in range(11)], Preprocessing(32))
+    network = build("student", **description.arguments)
+    assert network.cnn[4][3][0].out_channels == 10
+    read = Description.from_dict(description.to_dict(), "test")
+    restored = read.build(decode(encode(read, network.state_dict(), 32)))
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in restored.state_dict().items())
+    assert count_macs("student", 32) - count_macs("student", 32, ranks={"fc.0": 2}) == 256 * 11 - 2 * (256 + 11)
+    assert "ranks" not in full_arguments("student")
+
+
+@pytest.mark.parametrize("ranks", [{"cnn.0.1": 2}, {"cnn.1.0": 2}, {"nowhere": 2}, {"fc.0": 0}, {"fc.0": -1}, {"fc.0": 2.5}, {"fc.0": True}, {"fc.0": 10**9}, {"fc.0": "2"}, [3], "x",
+                                   {str(index): 1 for index in range(2000)}], ids=str)
+def test_impossible_ranks_are_a_user_error(ranks):
+    with pytest.raises(UserError, match="ranks"):
+        build("student", ranks=ranks)
+
+
+@pytest.mark.parametrize("name, arguments", [("student", {}), ("cnn1mb", {}), RESNET, ("residual6", {})])
+def test_a_factorised_network_can_be_pruned_exactly(name, arguments):
+    network, images = trained(name, **arguments), images_for(name)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.normal_(), module.running_mean.normal_(), module.weight.normal_()
+    ranks = choose_ranks(network, 0.3)
+    factorise(network, ranks, svd=True)
+    coupling = Coupling(network)
+    kept = choose(coupling, network, 0.6, [channels.count for channels in coupling.sets])
+    arguments, small = compact(name, full_arguments(name, **arguments, ranks=ranks), network, coupling, kept)
+    masked = copy.deepcopy(network)
+    for channels, indices in kept.items():
+        removed = torch.ones(channels.count, dtype=torch.bool).index_fill(0, indices, False)
+        for norm in channels.norms:
+            masked.get_submodule(norm).weight[removed] = 0
+            if channels.dropped:
+                masked.get_submodule(norm).bias[removed] = 0
+    assert len(kept) > 5 and arguments["ranks"] == ranks
+    logits = small(images)
+    assert (masked(images) - logits).abs().max() <= 1e-9 and (logits[0] - logits[1]).abs().max() > 1e-4
+
+
+def test_the_command_line_factorises_round_by_round_and_starts_from_the_nearest_weights(call, toy, tmp_path):
+    path = tmp_path / "student.pt"
+    description = Description.of("student", {"in_channels": 3, "widths": [8, 8, 16, 16, 16, 16, 16, 16]}, FOOD11_CLASSES, Preprocessing(32))
+    torch.manual_seed(0)
+    network = build("student", **description.arguments)
+    write_checkpoint(path, description, network.state_dict())
+    short = ("--epochs", 1, "--batch-size", 16, "--cache", "none", "--precision", "fp32", "--device", "cpu")
+    done = call("prune.py", path, toy, "--mode", "lowrank", "--rank-ratio", 0.5, "--rounds", 2, "--lr", 1e-9, "--out", tmp_path / "out", *short)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert [row["arguments"]["ranks"]["fc.0"] for row in record["rounds"]] == [5, 2]
+    model = load_model(tmp_path / "out" / "round2" / "best.pt")
+    ranks = choose_ranks(network, 0.25)
+    assert model.description.arguments["ranks"] == ranks
+    nearest = factorise(copy.deepcopy(network), ranks, svd=True)  # twice truncated is once truncated, without training between
+    product, expected = merge(model.build()), merge(nearest)
+    assert all(torch.allclose(product[name], expected[name], atol=1e-5) for name in expected if name.endswith("weight"))
+    assert call("quantize.py", tmp_path / "out" / "round2" / "best.pt", tmp_path / "model.bin", "--device", "cpu").returncode == 0

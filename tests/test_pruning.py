@@ -1,0 +1,442 @@
+"""Pruning: published counts, masked = compacted, coupling, criteria, the optimiser after a cut, and prune.py end to end."""
+
+import copy
+import json
+import os
+import re
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+import models
+import pruning
+from command_line import UserError
+from dataset import FOOD11_CLASSES
+from losses import Batch, CrossEntropy
+from model_file import Description, load_model
+from models import ARCHITECTURES, Architecture, build, count_parameters, full_arguments
+from preprocessing import Preprocessing
+from pruning import Coupling, choose, compact, scores
+from training_run import Run, Settings, build_optimizer, write_checkpoint
+
+CPU = torch.device("cpu")
+COUNTS = [
+    ("student", 0.95, [236_066, 217_850, 200_354, 185_091, 171_606]), ("student", 0.90, [216_518, 183_578, 156_084, 132_858, 114_810]),
+    ("wide8", 0.95, [186_750, 176_052, 166_041, 157_357, 148_993]), ("wide8", 0.85, [164_802, 138_988, 119_492, 105_529, 94_212, 85_495, 78_612])]
+
+
+def random_network(name, **arguments):
+    """A network in float64 and eval mode whose BNs have random weights and statistics, and whose layers keep the scale of what they read."""
+    torch.manual_seed(0)
+    network = build(name, **arguments).double().eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, pruning.NORMS):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                tensor.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return network
+
+
+def images_for(name):
+    """Photos of two levels of detail in float64, so different that deep random networks tell them apart."""
+    size = min(ARCHITECTURES[name].size, 64)
+    patches = 3 * torch.randn(2, 1 if name.startswith("fer") else 3, 4, 4, dtype=torch.float64)
+    return nn.functional.interpolate(patches, size=(size, size)) + torch.randn(size, size)
+
+
+def cut(name, network, fraction, arguments=None, **options):
+    """(coupling, kept, arguments, network) after a cut to a fraction of the channels of now."""
+    coupling = Coupling(network)
+    kept = choose(coupling, network, fraction, [channels.count for channels in coupling.sets], **options)
+    return coupling, kept, *compact(name, arguments or full_arguments(name), network, coupling, kept)
+
+
+def masked(network, coupling, kept):
+    """The network with gamma = 0 in all removed channels, and beta = 0 too where the plan says that constants are dropped."""
+    network = copy.deepcopy(network)
+    for channels, indices in kept.items():
+        removed = torch.ones(channels.count, dtype=torch.bool)
+        removed[indices] = False
+        for name in channels.norms:
+            network.get_submodule(name).weight[removed] = 0
+            if channels.dropped:
+                network.get_submodule(name).bias[removed] = 0
+    return network
+
+
+# ---------------------------------------------------------------- published counts
+
+
+@pytest.mark.parametrize("name, rate, counts", COUNTS)
+def test_the_published_counts_round_by_round_from_the_pruned_network(name, rate, counts):
+    network, arguments, originals = build(name).eval(), full_arguments(name), None
+    for index, expected in enumerate(counts, 1):
+        coupling = Coupling(network)
+        originals = originals or [channels.count for channels in coupling.sets]
+        arguments, network = compact(name, arguments, network, coupling, choose(coupling, network, rate**index, originals, scope={3, 4, 5, 6}))
+        assert count_parameters(network) == expected, f"round {index}"
+
+
+@pytest.mark.parametrize("name, rate, counts", COUNTS[1::2])
+def test_the_plan_shows_the_published_counts(call, tmp_path, name, rate, counts):
+    shown = call("prune.py", checkpoint(tmp_path, name), "--rate", rate, "--rounds", len(counts), "--scope", "stages 3-6", "--dry-run", "--out", tmp_path / "out")
+    assert shown.returncode == 0, shown.stderr
+    assert all(re.search(rf"^ +{index} .* {count:,} ", shown.stdout, re.MULTILINE) for index, count in enumerate(counts, 1))
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- exactness
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_masked_network_is_the_compacted_one(name):
+    """The second cut starts from the first one's network, ranks globally and by signed gamma."""
+    network, arguments, images = random_network(name), full_arguments(name), images_for(name)
+    for options in ({}, {"ranking": "global", "criterion": "signed-gamma"}):
+        coupling, kept, arguments, small = cut(name, network, 0.6, arguments, **options)
+        assert kept and count_parameters(small) < count_parameters(network)
+        logits = small(images)
+        assert (masked(network, coupling, kept)(images) - logits).abs().max() <= 1e-9
+        assert (network(images) - logits).abs().max() > 1e-2 and (logits[0] - logits[1]).abs().max() > 1e-4  # else it would prove nothing
+        network = small
+
+
+@pytest.mark.parametrize("name, lost", [
+    ("student", []), ("fer_mobilenet", []), ("residual6", ["stem.0"]), ("plain_student", [f"cnn.{index}.0" for index in range(7)]),
+    ("dw1mb_3", ["cnn.0.0", "cnn.1.0", "cnn.2.0"]), ("fer_cnn", [f"cnn.{index}" for index in (0, 3, 8, 11, 16)])])
+def test_constants_are_absorbed_where_that_is_exact_and_elsewhere_the_plan_says_so(name, lost):
+    network, images = random_network(name), images_for(name)
+    coupling, kept, _, small = cut(name, network, 0.6)
+    assert [channels.name for channels in kept if channels.dropped] == lost
+    assert all("zero padding of " in channels.dropped for channels in kept if channels.dropped)
+    for channels in kept:
+        channels.dropped = "everywhere, as in the reference code"
+    assert (masked(network, coupling, kept)(images) - small(images)).abs().max() > 1e-3
+
+
+def test_a_pruned_network_is_built_from_its_arguments_and_loads_strictly():
+    for name in ("slim9", "fer_cnn", "group1mb_4", "resnet18", "residual6"):
+        images = images_for(name)
+        _, _, arguments, small = cut(name, random_network(name), 0.7)
+        again = build(name, **json.loads(json.dumps(arguments))).double().eval()
+        again.load_state_dict(small.state_dict())
+        assert torch.equal(again(images), small(images))
+
+
+def test_a_block_whose_widths_agree_by_accident_does_not_become_residual():
+    shape = {"stem": (8, 16), "widths": (12, 12), "hidden": (20, 20), "pools": (0, 0), "head": 24}
+    network = random_network("residual6", **shape)
+    coupling, kept, arguments, small = cut("residual6", network, 0.75, full_arguments("residual6", **shape), scope={1})
+    assert arguments["stem"] == [8, 12] and arguments["residual"] == [0, 1]
+    images = images_for("residual6")
+    assert (masked(network, coupling, kept)(images) - small(images)).abs().max() <= 1e-5
+    assert "residual" in str(pytest.raises(UserError, build, "residual6", **{**shape, "residual": (1, 1)}).value)
+
+
+class Squeezed(nn.Module):
+    """Conv, BN, activation, squeeze-excite, conv; then functional activations, a product of two and concatenation."""
+
+    def __init__(self, width=8, squeezed=6, other=5, num_classes=11, in_channels=3):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.squeeze, self.squeeze_norm, self.excite = nn.Conv2d(width, squeezed, 1, bias=False), nn.BatchNorm2d(squeezed), nn.Conv2d(squeezed, width, 1)
+        self.behind, self.behind_norm = nn.Conv2d(width, other, 1), nn.BatchNorm2d(other)
+        self.joined = nn.Conv2d(2 * other, 4, 1)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, images):
+        features = torch.relu(self.norm(self.conv(images)))
+        gate = torch.sigmoid(self.excite(nn.functional.hardswish(self.squeeze_norm(self.squeeze(nn.functional.adaptive_avg_pool2d(features, 1))))))
+        features = self.behind_norm(self.behind(features * gate))
+        return self.fc(self.joined(torch.cat([features, features], 1)).mean((2, 3)))
+
+
+def test_squeeze_excite_is_followed_and_what_cannot_be_followed_stays(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "squeezed", Architecture(Squeezed, 32, "test"))
+    monkeypatch.setitem(pruning._WIDTHS, "Squeezed", lambda network, arguments: {"width": len(network.conv.weight), "squeezed": len(network.squeeze.weight)})
+    network = random_network("squeezed")
+    coupling, kept, arguments, small = cut("squeezed", network, 0.5)
+    features, squeezed, behind, *_ = coupling.sets
+    assert set(features.producers) == {"conv", "excite"} and set(features.consumers) == {"squeeze", "behind"}
+    assert "not constant" in features.dropped and not squeezed.dropped
+    assert "cat" in behind.stays and set(kept) == {features, squeezed}
+    assert (arguments["width"], arguments["squeezed"]) == (4, 3)
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    assert (masked(network, coupling, kept)(images) - small(images)).abs().max() <= 1e-5
+
+
+def test_residual_additions_share_one_mask():
+    coupling = Coupling(build("resnet18"))
+    streams = [channels for channels in coupling.sets if len(channels.norms) > 1]
+    assert [set(channels.norms) for channels in streams][0] == {"bn1", "layer1.0.bn2", "layer1.1.bn2"}
+    assert [set(channels.norms) for channels in streams][1:] == [{f"layer{i}.0.bn2", f"layer{i}.0.downsample.1", f"layer{i}.1.bn2"} for i in (2, 3, 4)]
+
+
+def test_groups_are_removed_whole():
+    coupling, kept, arguments, small = cut("group1mb_4", random_network("group1mb_4"), 0.7)
+    assert [channels.unit for channels in kept] == [1, 1, 1, 8, 8, 8, 8]
+    for channels, indices in kept.items():
+        assert (indices.reshape(-1, channels.unit) // channels.unit).diff(dim=1).abs().sum() == 0
+    assert arguments["convs"] == [11, 11, 22, 16] and arguments["separable"] == [40, 40, 56, 88]
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+@pytest.mark.parametrize("criterion", ["abs-gamma", "signed-gamma"])
+def test_the_kept_channels_have_the_largest_gammas(criterion):
+    network = random_network("student")
+    coupling, kept, _, small = cut("student", network, 0.5, criterion=criterion)
+    value = torch.abs if criterion == "abs-gamma" else torch.clone
+    for channels, indices in list(kept.items())[1:]:
+        gammas = value(network.get_submodule(channels.norms[0]).weight)
+        removed = torch.ones(channels.count, dtype=torch.bool).index_fill(0, indices, False)
+        assert gammas[indices].min() > gammas[removed].max()
+        assert torch.equal(small.get_submodule(channels.norms[0]).weight, network.get_submodule(channels.norms[0]).weight[indices])
+
+
+def test_a_set_with_several_norms_is_ranked_by_their_mean():
+    network = random_network("fer_mobilenet")
+    coupling = Coupling(network)
+    found = scores(coupling, network, "abs-gamma")[coupling.sets[1]]
+    assert torch.allclose(found, (network.cnn[4][4].weight.abs() + network.cnn[5][1].weight.abs()) / 2)
+
+
+def test_global_ranking_has_one_threshold_and_the_share_holds_over_all_layers():
+    network = random_network("student")
+    coupling, kept, _, _ = cut("student", network, 0.4, ranking="global")
+    found = scores(coupling, network, "abs-gamma")
+    assert sum(map(len, kept.values())) == int(sum(channels.count for channels in kept) * 0.4)
+    stays = torch.cat([found[channels][indices] for channels, indices in kept.items()])
+    goes = torch.cat([values[torch.ones(len(values), dtype=torch.bool).index_fill(0, kept[channels], False)] for channels, values in found.items()])
+    assert stays.min() > goes.max()
+
+
+@pytest.mark.parametrize("ranking", ["layer", "global"])
+@pytest.mark.parametrize("floor", [1, 5])
+def test_no_layer_falls_below_the_floor(ranking, floor):
+    for name in ("student", "group1mb_3"):
+        _, kept, _, small = cut(name, random_network(name), 1e-6, ranking=ranking, floor=floor)
+        for channels, indices in kept.items():
+            assert len(indices) == -(-floor // channels.unit) * channels.unit
+        assert torch.isfinite(small(images_for(name))).all()
+
+
+def test_chance_is_seeded():
+    network = random_network("student")
+    first, second, other = ([indices.tolist() for indices in cut("student", network, 0.5, criterion="random", generator=torch.Generator().manual_seed(seed))[1].values()]
+                            for seed in (0, 0, 1))
+    assert first == second != other
+
+
+# ---------------------------------------------------------------- training after a cut
+
+
+def step_after_cut(run):
+    """The names of the network's parameters that one optimiser step left as they were."""
+    before = {name: parameter.clone() for name, parameter in run.network.named_parameters()}
+    run.train_step(Batch(torch.randn(8, 3, 32, 32), torch.arange(8) % 11, torch.arange(8), None))
+    return [name for name, parameter in run.network.named_parameters() if torch.equal(parameter, before[name])]
+
+
+def held(run):
+    return {id(parameter) for group in run.optimizer.param_groups for parameter in group["params"]}
+
+
+def test_the_optimiser_after_a_cut_holds_the_new_network_and_changes_it():
+    old = random_network("student").float()
+    _, _, arguments, small = cut("student", old, 0.7)
+    description = Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32))
+    run = Run(small.requires_grad_(True).train(), description, Settings(epochs=2), 4, CPU)
+    assert held(run) == {id(parameter) for parameter in run.network.parameters()}
+    assert step_after_cut(run) == []
+    run.optimizer = build_optimizer(old.requires_grad_(True), run.settings)  # the mistake of the reference code: the optimiser of before the cut
+    assert not held(run) & {id(parameter) for parameter in run.network.parameters()}
+    assert step_after_cut(run) == [name for name, _ in run.network.named_parameters()]
+
+
+def test_the_slimming_penalty_pulls_every_gamma_towards_zero_by_lambda():
+    network = random_network("student", widths=(4,) * 8).float().requires_grad_(True)
+    description = Description.of("student", {"widths": (4,) * 8}, FOOD11_CLASSES, Preprocessing(32))
+    gradients = []
+    for penalty in (0.0, 0.25):
+        run = Run(copy.deepcopy(network), description, Settings(gamma_l1=penalty, clip=1e9, ema=0), 4, CPU, CrossEntropy())
+        torch.manual_seed(1)
+        run.train_step(Batch(torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8), None))
+        gradients.append({name: parameter.grad for name, parameter in run.network.named_parameters()})
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            added = gradients[1][f"{name}.weight"] - gradients[0][f"{name}.weight"]
+            assert torch.allclose(added, 0.25 * module.weight.sign(), atol=1e-5)
+            assert torch.allclose(gradients[1][f"{name}.bias"], gradients[0][f"{name}.bias"])
+
+
+# ---------------------------------------------------------------- the command line
+
+
+SMALL = {"in_channels": 3, "widths": [8, 8, 8, 12, 12, 12, 12, 8], "hidden": 16}
+SHORT = ("--epochs", 2, "--batch-size", 16, "--cache", "none", "--precision", "fp32", "--device", "cpu", "--ema", 0.5)
+
+
+def checkpoint(folder, name="student", arguments=None, size=32, network=None):
+    """A checkpoint file of a network with random BNs."""
+    description = Description.of(name, {"in_channels": 3, **(arguments or {})}, FOOD11_CLASSES, Preprocessing(size), {"script": "test"})
+    path = folder / f"{name}.pt"
+    write_checkpoint(path, description, (network or random_network(name, **description.arguments).float()).state_dict())
+    return path
+
+
+def same_weights(first, second):
+    first, second = load_model(first).state_dict, load_model(second).state_dict
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_predicts(call, toy, tmp_path):
+    path, out = checkpoint(tmp_path, arguments=SMALL), tmp_path / "out"
+    done = call("prune.py", path, toy, "--rate", 0.7, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "record.json").read_text())
+    assert [row["arguments"]["widths"] for row in record["rounds"]] == [[8, 8, 8, 8, 8, 8, 8, 8], [8, 8, 8, 5, 5, 5, 5, 8]]
+    assert {"command", "commit", "seed", "versions", "plan"} <= record.keys() and record["pruning"]["criterion"] == "abs-gamma"
+    for index, row in enumerate(record["rounds"], 1):
+        model = load_model(out / f"round{index}" / "best.pt")
+        assert count_parameters(model.build()) == row["parameters"] == record["plan"][index]["parameters"]
+        assert row["bytes"] == record["plan"][index]["bytes"] and row["macs"] == record["plan"][index]["macs"]
+        trained = json.loads((out / f"round{index}" / "record.json").read_text())
+        assert trained["best"]["validation_accuracy"] == row["after_training"] and len(trained["history"]) == 2
+    assert record["rounds"][1]["before_cut"] == record["rounds"][0]["after_training"]
+    assert model.description.training["before"] == {"script": "test"}
+
+    quantized = call("quantize.py", out / "round2" / "best.pt", tmp_path / "model.bin", "--device", "cpu")
+    assert quantized.returncode == 0, quantized.stderr
+    size = (tmp_path / "model.bin").stat().st_size
+    assert row["bytes"] - 64 <= size <= row["bytes"]  # the checksum's own length varies
+    predicted = call("inference.py", toy / "testing", tmp_path / "prediction.csv", "--model", tmp_path / "model.bin", "--device", "cpu")
+    assert predicted.returncode == 0, predicted.stderr
+    assert len((tmp_path / "prediction.csv").read_text().splitlines()) == 16
+
+    again = call("prune.py", path, toy, "--rate", 0.7, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT)
+    assert again.returncode == 2 and "already holds a run" in again.stderr
+    other = call("prune.py", path, toy, "--rate", 0.6, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT, "--resume")
+    assert other.returncode == 2 and "kept" in other.stderr
+    assert call("prune.py", path, toy, "--rate", 0.7, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT, "--resume").returncode == 0
+
+
+@pytest.mark.parametrize("mode", ["finetune", "lowrank"])
+def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one(call, toy, tmp_path, monkeypatch, mode):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    command = ("prune.py", path, toy, "--rank-ratio" if mode == "lowrank" else "--rate", 0.6, "--rounds", 2, "--mode", mode, *SHORT, "--seed", 3, "--out")
+    assert call(*command, tmp_path / "whole").returncode == 0
+    steps, train_step = iter(range(1, 100)), Run.train_step
+
+    def stopping(self, batch):
+        train_step(self, batch)
+        if next(steps) in (1, 8):  # in round 1, and behind it in round 2; epochs have two steps
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Run, "train_step", stopping)
+    stopped = call(*command, tmp_path / "parts")
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert call(*command, tmp_path / "parts", "--resume").returncode == 128 + signal.SIGTERM
+    torch.rand(3)
+    assert call(*command, tmp_path / "parts", "--resume").returncode == 0
+    for index in (1, 2):
+        assert same_weights(tmp_path / "whole" / f"round{index}" / "best.pt", tmp_path / "parts" / f"round{index}" / "best.pt")
+    rows = [[{**row, "seconds": 0} for row in json.loads((tmp_path / out / "record.json").read_text())["rounds"]] for out in ("whole", "parts")]
+    assert rows[0] == rows[1]
+
+
+def test_mode_none_writes_the_cut_and_training_starts_from_it(call, toy, tmp_path):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    assert call("prune.py", path, toy, "--rate", 0.6, "--mode", "none", "--out", tmp_path / "none", *SHORT).returncode == 0
+    model = load_model(path)
+    _, _, arguments, small = cut("student", model.build(), 0.6, model.description.arguments)
+    written = load_model(tmp_path / "none" / "round1" / "best.pt")
+    assert written.description.arguments["widths"] == arguments["widths"]
+    assert all(torch.equal(value, written.state_dict[name]) for name, value in small.state_dict().items())
+    assert sorted(path.name for path in (tmp_path / "none" / "round1").iterdir()) == ["best.pt"]
+    assert call("prune.py", path, toy, "--rate", 0.6, "--lr", 1e-9, "--out", tmp_path / "slow", *SHORT).returncode == 0
+    slow = load_model(tmp_path / "slow" / "round1" / "best.pt").state_dict
+    assert all(torch.allclose(value, slow[name], atol=1e-6) for name, value in small.named_parameters())
+
+
+def test_retraining_forgets_the_weights_and_starts_from_the_seed(call, toy, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        network = random_network("student", **SMALL).float()
+        network.fc[0].weight.mul_(1 + seed)  # other weights, the same gammas
+        path = checkpoint(tmp_path, arguments=SMALL, network=network)
+        assert call("prune.py", path, toy, "--rate", 0.6, "--mode", "retrain", "--out", tmp_path / name, *SHORT).returncode == 0
+    assert same_weights(tmp_path / "a/round1/best.pt", tmp_path / "b/round1/best.pt")
+
+
+def test_a_teacher_is_asked(call, toy, tmp_path):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    assert "label-smoothing" in call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--label-smoothing", 0.1).stderr
+    stderr = call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--out", tmp_path / "out", *SHORT).stderr
+    assert "the teacher" in stderr and "always naming the commonest class" in stderr  # random weights are no teacher, and that is found out
+
+
+@pytest.mark.parametrize("flag, target", [("--target-params", 1500), ("--target-bytes", 5200)])
+def test_a_target_is_just_met_in_the_last_round(call, tmp_path, flag, target):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    shown = call("prune.py", path, flag, target, "--rounds", 2, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    rows = [line.split() for line in shown.stdout.splitlines() if re.match(r" +[012] +[01]\.\d{4} ", line)]
+    sizes = [int(row[2 if flag == "--target-params" else 3].replace(",", "")) for row in rows]
+    assert sizes[0] > sizes[1] > sizes[2] and sizes[2] <= target
+    model = load_model(path)
+    steps = sorted({count / width for width in (8, 12, 16) for count in range(1, width + 1)})
+    larger = next(step for step in steps if step > float(rows[2][1]) + 1e-4)
+    small = cut("student", model.build(), larger + 1e-9, model.description.arguments)[3]
+    if flag == "--target-params":
+        assert count_parameters(small) > target
+
+
+def test_the_penalty_is_an_option_and_an_older_run_without_it_can_be_resumed(call, toy, tmp_path):
+    command = ("train_student.py", toy, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--out", tmp_path / "run", *SHORT)
+    assert call(*command, "--gamma-l1", 0.01).returncode == 0
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["settings"]["gamma_l1"] == 0.01
+    refused = call(*command, "--resume")
+    assert refused.returncode == 2 and "gamma_l1 = 0.01" in refused.stderr
+    content = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    del content["run"]["settings"]["gamma_l1"]
+    torch.save(content, tmp_path / "run" / "last.pt")
+    assert call(*command, "--resume").returncode == 0
+
+
+def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypatch):
+    class Plain(nn.Sequential):
+        def __init__(self, num_classes=11, in_channels=3):
+            super().__init__(nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
+    monkeypatch.setitem(models.ARCHITECTURES, "plain", Architecture(Plain, 32, "test"))
+    assert "no BN" in refused("prune.py", checkpoint(tmp_path, "plain"), "--rate", 0.5, "--dry-run")
+
+
+@pytest.mark.parametrize("options, blamed", [
+    (("--rate", 0), "above 0"), (("--rate", 1.5), "at most 1"), (("--rate", "nan"), "range"), ((), "required"), (("--rate", 0.5, "--target-params", 5), "not allowed"),
+    (("--target-params", 100), "floor"), (("--target-bytes", 1000), "floor"), (("--target-params", 10**6), "met already"),
+    (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"), (("--rate", 0.5, "--scope", "7"), "nothing to prune"), (("--rate", 0.5, "--scope", "x"), "list of stages"),
+    (("--rate", 0.5, "--mode", "lowrank"), "--rank-ratio"), (("--rank-ratio", 0.5), "--rank-ratio"), (("--rank-ratio", 0.5, "--mode", "lowrank", "--floor", 2), "--floor"),
+    (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher")])
+def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
+    assert blamed in refused("prune.py", checkpoint(tmp_path, arguments=SMALL), *options, "--dry-run", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_path):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    assert "the data directory" in refused("prune.py", path, "--rate", 0.5)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "record.json").write_text("{}")
+    assert "damaged" in refused("prune.py", path, toy, "--rate", 0.5, "--out", tmp_path / "out", "--resume", *SHORT)
+
+
+def test_the_real_command_line(run_script, tmp_path):
+    shown = run_script("prune.py", checkpoint(tmp_path, "residual6"), "--rate", 0.5, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "constants dropped: zero padding of stem.3" in shown.stdout and "stays: the classes" in shown.stdout
