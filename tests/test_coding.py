@@ -69,7 +69,7 @@ def test_codes_without_redundancy_are_not_blown_up():
     assert pack([(5, codes)]) == ("bits", pack_bits(codes, 5))
 
 
-@pytest.mark.parametrize("count", [10**6, 10**7])
+@pytest.mark.parametrize("count", [10**5, 10**6])
 def test_what_would_expand_too_much_stays_uncompressed_and_readable(count):
     arrays = [(8, np.zeros(count, np.uint8))]
     coding, data = pack(arrays)
