@@ -286,7 +286,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(small_model, tmp_path):
 def test_a_damaged_file_is_refused_or_harmless(small_model, tmp_path, seed):
     whole, path, chance = small_model.read_bytes(), tmp_path / "model.bin", random.Random(seed)
     _, weights = outcome(small_model)
-    for _ in range(100):
+    for _ in range(500):
         damaged = bytearray(whole)
         kind, place = chance.choice(("bit", "byte", "zeros", "delete", "insert", "swap")), chance.randrange(len(whole))
         if kind == "bit":
@@ -305,6 +305,20 @@ def test_a_damaged_file_is_refused_or_harmless(small_model, tmp_path, seed):
         path.write_bytes(damaged)
         result = outcome(path)
         assert result is None or same_tensors(result[1], weights), (seed, kind, place)
+
+
+def test_damaged_codes_under_a_right_checksum_are_refused_or_finite(small_network, tmp_path):
+    """What an attacker can do: every file is refused in one sentence or builds a network of finite weights."""
+    content, chance, path = encode(*small_network_state(small_network), Scheme(4, "channel", "mse")), random.Random(0), tmp_path / "model.bin"
+    for _ in range(100):
+        data = content["data"].clone()
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(to_bytes(signed({**content, "data": data[:len(data) - chance.choice((0, 0, 1))].clone()})))
+        outcome(path)
+
+
+def small_network_state(small_network):
+    return small_network[0], small_network[1].state_dict()
 
 
 def test_damage_to_the_header_is_noticed(small_model, tmp_path):
