@@ -29,6 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PLAIN = Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32))  # for tensors that belong to no network
 
 
+def reopened(content):
+    """`content` as it comes out of a file."""
+    return torch.load(io.BytesIO(to_bytes(content)), weights_only=True)
+
+
 def scheme(bits, vectors=8):
     return Scheme(bits, vectors=vectors)
 
@@ -238,6 +243,11 @@ def test_a_model_file_has_little_overhead(small_network):
     description, network = small_network
     content = encode(description, network.state_dict())
     assert len(to_bytes(content)) - len(content["data"]) < 3000
+
+
+def test_files_of_version_1_are_still_read(content_1, small_network):
+    state = small_network[1].state_dict()
+    assert same_tensors({name: reference_8_bits(value) if value.ndim == 4 else value for name, value in state.items()}, decode(reopened(content_1)))
 
 
 @pytest.mark.parametrize(("encoding", "tolerance"), [((32,), 0), ((16,), 0.01), ((8, 16), 0.5), ((8,), 0.5)])
