@@ -56,15 +56,21 @@ def build_optimizer(network, settings):
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
+def plain_state(network):
+    """What a checkpoint tells of the evaluated network: {"state_dict": ...}."""
+    return {"state_dict": {name: value.detach().contiguous() for name, value in network.state_dict().items()}}
+
+
 class Run:
     """Everything that changes during training, with its saving and loading.
 
-    data: fingerprints of the photos, which must be the same when the run is resumed.
+    data: fingerprints of the photos, which must be the same when the run is resumed. export: replaces
+    `plain_state` for a network that is trained in another form than it is used in.
     """
 
-    def __init__(self, network, description, settings, steps_per_epoch, device, loss_function=None, data=None):
+    def __init__(self, network, description, settings, steps_per_epoch, device, loss_function=None, data=None, export=plain_state):
         self.loss_function = loss_function or CrossEntropy(settings.label_smoothing)
-        self.data = data or {}
+        self.data, self.export = data or {}, export
         self.description, self.settings, self.device, self.steps_per_epoch = description, settings, device, steps_per_epoch
         self.network = network.to(device, memory_format=torch.channels_last)
         self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True) if settings.ema else None
@@ -152,8 +158,7 @@ class Run:
 
     def save(self, path, complete):
         """Write a checkpoint atomically: complete = all that resuming needs, else only the evaluated weights."""
-        weights = {key: value.detach().contiguous() for key, value in self.evaluated.state_dict().items()}
-        checkpoint = {"format": CHECKPOINT_FORMAT, "version": VERSION, **self.description.to_dict(), "state_dict": weights}
+        checkpoint = {"format": CHECKPOINT_FORMAT, "version": VERSION, **self.description.to_dict(), **self.export(self.evaluated)}
         write_bytes(path, to_bytes({**checkpoint, "run": self.state_dict()} if complete else checkpoint))
 
     def resume(self, path):

@@ -1,0 +1,183 @@
+"""Quantization-aware training: the gradients' closed forms, folding into the scales, runs that are resumed, and quantize.py --qat-epochs."""
+
+import json
+import math
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import qat
+from command_line import UserError
+from dataset import PhotoSet
+from folding import foldable_pairs
+from model_file import Description, load_model
+from models import build
+from preprocessing import Preprocessing
+from qat import FakeQuantize, LearnedStep, fake_quantize, finish, fold_into_scales, quantized_state, reestimate_bn, stored_scale
+from quantization import Scheme, code_range, dequantize_symmetric, mse_scale, quantize_symmetric
+from training import evaluate, fit
+from training_run import Run, Settings, parameter_groups
+
+CPU = torch.device("cpu")
+SIZE = 32
+NARROW = {"stem": (8, 8), "widths": (8, 8), "hidden": (16, 16), "pools": (1, 0), "head": 16, "dropout": 0.2}
+
+
+def weight(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---------------------------------------------------------------- rounding
+
+
+def test_both_gradients_by_hand():
+    """Three bits, codes -4 to 3, scale 1/2: weights between codes, on a code, at and beyond both ends."""
+    values = torch.tensor([[0.6, -0.2, 0.5, 9.0, -9.0, 1.5, -2.0, 0.9]], requires_grad=True)
+    log_scale = torch.tensor([math.log(0.5)], requires_grad=True)
+    upstream = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]])
+    rounded = FakeQuantize.apply(values, log_scale, 3)
+    assert torch.equal(rounded, torch.tensor([[0.5, 0.0, 0.5, 1.5, -2.0, 1.5, -2.0, 1.0]]))
+    rounded.backward(upstream)
+    assert torch.equal(values.grad, upstream * torch.tensor([[1, 1, 1, 0, 0, 0, 0, 1]]))
+    slopes = torch.tensor([[1 - 1.2, 0 + 0.4, 0, 3, -4, 3, -4, 2 - 1.8]])
+    assert log_scale.grad.item() == pytest.approx(0.5 * (upstream * slopes).sum().item() / math.sqrt(8 * 3), rel=1e-5)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_the_scales_gradient_is_lsqs_for_every_group(granularity):
+    values = weight(5, 4, 3, 3)
+    step = LearnedStep(values, 4, granularity)
+    upstream = weight(5, 4, 3, 3, seed=1)
+    (step(values) * upstream).sum().backward()
+    scale = stored_scale(step.log_scale)
+    for group in range(len(scale)):
+        own, gradient = (tensor[group] if granularity == "channel" else tensor for tensor in (values, upstream))
+        expected = 0.0
+        for value, slope in zip(own.flatten().tolist(), gradient.flatten().tolist()):
+            ratio = value / scale[group].item()
+            expected += slope * (-8 if ratio <= -8 else 7 if ratio >= 7 else round(ratio) - ratio)
+        expected *= scale[group].item() / math.sqrt(own.numel() * 7)
+        assert step.log_scale.grad[group].item() == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_rounding_starts_from_the_least_squares_grid_and_is_the_files(bits, granularity):
+    values = weight(6, 3, 3, 3)
+    step = LearnedStep(values, bits, granularity)
+    scale = mse_scale(values, bits, granularity)
+    assert torch.equal(stored_scale(step.log_scale), scale)
+    assert torch.equal(step(values), dequantize_symmetric(quantize_symmetric(values, scale, bits), scale))
+
+
+def test_scales_are_float16_and_above_zero_whatever_is_learned():
+    scale = stored_scale(torch.tensor([-1e4, -20.0, -3.21, 0.0, 5.0, 1e4]))
+    assert torch.equal(scale, scale.half().float()) and (scale > 0).all() and torch.isfinite(scale).all()
+
+
+def test_a_weight_that_is_not_finite_is_not_hidden():
+    assert FakeQuantize.apply(torch.tensor([[1.0, math.nan]]), torch.zeros(1), 4).isnan().any()
+
+
+def test_scales_are_learned_without_weight_decay():
+    network = fake_quantize(build("residual6", **NARROW), Scheme(4, "channel", "mse"))
+    decayed, spared = (group["params"] for group in parameter_groups(network, 0.1))
+    scales = {id(parameter) for name, parameter in network.named_parameters() if name.endswith("log_scale")}
+    assert scales and scales <= {id(parameter) for parameter in spared} and not scales & {id(parameter) for parameter in decayed}
+
+
+def test_the_scheme_says_how_many_bits_each_weight_gets():
+    network = build("residual6", **NARROW)
+    scheme = Scheme(4, "channel", "mse", overrides={"blocks.0.depthwise.0": 6, "blocks.1.expand.0": 16})
+    wanted = {name: bits for name, bits in scheme.bits_of(network.state_dict()).items() if network.state_dict()[name].ndim >= 2 and bits <= 8}
+    got = {name: bits for name, (bits, _) in quantized_state(fake_quantize(network, scheme))["scales"].items()}
+    assert got == wanted and set(got.values()) == {4, 6, 8} and "blocks.1.expand.0.weight" not in got
+
+
+def test_the_exported_state_is_the_plain_networks_and_gives_the_same_logits():
+    torch.manual_seed(0)
+    network = fake_quantize(build("residual6", **NARROW), Scheme(3, "channel", "mse")).eval()
+    plain = build("residual6", **NARROW)
+    exported = quantized_state(network)
+    plain.load_state_dict(exported["state_dict"])
+    images = weight(4, 3, SIZE, SIZE)
+    assert torch.equal(plain.eval()(images), network(images))
+    for name, (bits, scale) in exported["scales"].items():
+        tensor = exported["state_dict"][name]
+        assert torch.equal(dequantize_symmetric(quantize_symmetric(tensor, scale, bits), scale), tensor)
+        assert len(tensor.unique()) > 1
+
+
+# ---------------------------------------------------------------- after the last epoch
+
+
+def trained_bn(network, seed=0):
+    """BN with statistics and parameters that matter, some gammas below zero and one at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+            for tensor, low, high in ((module.weight.data, -1.0, 1.5), (module.bias.data, -1, 1), (module.running_mean, -1, 1), (module.running_var, 0.2, 3)):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+            module.weight.data[0] = 0
+    return network
+
+
+@pytest.mark.parametrize("name, arguments", [("residual6", NARROW), ("student", {"widths": (8,) * 8, "hidden": 16}), ("fer_mobilenet", {"in_channels": 3})])
+def test_bn_goes_into_the_scales_and_no_code_changes(name, arguments):
+    torch.manual_seed(0)
+    network = trained_bn(build(name, **arguments))
+    plain = build(name, **arguments).eval()
+    exported = quantized_state(fake_quantize(network, Scheme(4, "channel", "mse")))
+    plain.load_state_dict(exported["state_dict"])
+    images = weight(4, 3, SIZE, SIZE)
+    before, pairs = plain(images), foldable_pairs(plain)
+    scales = fold_into_scales(plain, exported["scales"])
+    assert torch.allclose(plain(images), before, rtol=0.01, atol=0.01 * before.abs().max().item())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
+    folded = {f"{layer}.weight" for layer, _ in pairs}
+    for weight_name, (bits, scale) in scales.items():
+        old_scale, tensor = exported["scales"][weight_name][1], plain.get_parameter(weight_name)
+        codes = quantize_symmetric(exported["state_dict"][weight_name], old_scale, bits)
+        assert torch.equal(scale, scale.half().float()) and torch.equal(dequantize_symmetric(codes, scale), tensor)
+        assert (weight_name in folded) == (not torch.equal(scale, old_scale))
+    assert any((scale < 0).any() for _, scale in scales.values()) and any((scale == 0).any() for _, scale in scales.values())
+
+
+def test_the_folded_bias_belongs_to_the_rounded_scale():
+    """Where the input is what BN's running mean says, BN gives exactly beta; so must the folded layer, however coarse its scale."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.BatchNorm2d(1)).eval()
+    with torch.no_grad():
+        network[0].weight.fill_(3 * 0.25)
+        network[1].running_mean.fill_(3000.0), network[1].running_var.fill_(1.7), network[1].weight.fill_(0.37), network[1].bias.fill_(0.5)
+    fold_into_scales(network, {"0.weight": (4, torch.tensor([0.25]))})
+    assert network(torch.full((1, 1, 1, 1), 4000.0)).item() == pytest.approx(0.5, abs=1e-3)
+
+
+# ---------------------------------------------------------------- runs
+
+
+def photo_set(count, seed):
+    """Photos whose class is the direction of their stripes, under noise: learned in a few epochs, lost by coarse rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    stripes = torch.arange(SIZE) // 4 % 2 * 60
+    photos = torch.where(labels.view(-1, 1, 1) == 0, stripes.view(1, SIZE, 1), stripes.view(1, 1, SIZE))[..., None]
+    photos = photos + torch.randint(0, 190, (count, SIZE, SIZE, 3), generator=generator)
+    return PhotoSet(photos.to(torch.uint8), torch.arange(count), labels, ("rows", "columns"), f"fingerprint {seed}")
+
+
+TRAINING, VALIDATION = photo_set(128, 1), photo_set(100, 2)
+DESCRIPTION = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """best.pt of a short training in floats."""
+    out = tmp_path_factory.mktemp("floats")
+    torch.manual_seed(0)
+    fit(build("residual6", **DESCRIPTION.arguments), DESCRIPTION, TRAINING, VALIDATION, Settings(epochs=12, batch_size=16, lr=0.01, ema=0.9, augment="none"), out, CPU)
+    return out / "best.pt"
