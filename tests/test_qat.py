@@ -1,26 +1,24 @@
 """Quantization-aware training: the gradients' closed forms, folding into the scales, runs that are resumed, and quantize.py --qat-epochs."""
 
-import json
 import math
+import os
 import signal
-import sys
-from pathlib import Path
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
 
-import qat
 from command_line import UserError
 from dataset import PhotoSet
 from folding import foldable_pairs
+from losses import CrossEntropy
 from model_file import Description, load_model
 from models import build
 from preprocessing import Preprocessing
 from qat import FakeQuantize, LearnedStep, fake_quantize, finish, fold_into_scales, quantized_state, reestimate_bn, stored_scale
 from quantization import Scheme, code_range, dequantize_symmetric, mse_scale, quantize_symmetric
 from training import evaluate, fit
-from training_run import Run, Settings, parameter_groups
+from training_run import Settings, parameter_groups
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -161,23 +159,126 @@ def test_the_folded_bias_belongs_to_the_rounded_scale():
 
 
 def photo_set(count, seed):
-    """Photos whose class is the direction of their stripes, under noise: learned in a few epochs, lost by coarse rounding."""
+    """Photos whose class is the direction and width of their faint stripes: learned in a few epochs, lost by coarse rounding."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 2
-    stripes = torch.arange(SIZE) // 4 % 2 * 60
-    photos = torch.where(labels.view(-1, 1, 1) == 0, stripes.view(1, SIZE, 1), stripes.view(1, 1, SIZE))[..., None]
-    photos = photos + torch.randint(0, 190, (count, SIZE, SIZE, 3), generator=generator)
-    return PhotoSet(photos.to(torch.uint8), torch.arange(count), labels, ("rows", "columns"), f"fingerprint {seed}")
+    labels, lines = torch.arange(count) % 4, torch.arange(SIZE)
+    stripes = torch.stack([(lines // width % 2).view(shape).expand(SIZE, SIZE) for width in (4, 2) for shape in ((SIZE, 1), (1, SIZE))])
+    photos = 40 * stripes[labels][..., None] + torch.randint(0, 200, (count, SIZE, SIZE, 3), generator=generator)
+    return PhotoSet(photos.to(torch.uint8), torch.arange(count), labels, ("wide rows", "wide columns", "rows", "columns"), f"fingerprint {seed}")
 
 
-TRAINING, VALIDATION = photo_set(128, 1), photo_set(100, 2)
+TRAINING, VALIDATION = photo_set(96, 1), photo_set(60, 2)
 DESCRIPTION = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
+
+
+TWO_BITS = Scheme(2, "channel", "mse", overrides={"stem.0": 2, "fc.1": 2})
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """best.pt of a short training in floats."""
+    """best.pt of a short training in floats that learned its photos."""
     out = tmp_path_factory.mktemp("floats")
     torch.manual_seed(0)
-    fit(build("residual6", **DESCRIPTION.arguments), DESCRIPTION, TRAINING, VALIDATION, Settings(epochs=12, batch_size=16, lr=0.01, ema=0.9, augment="none"), out, CPU)
+    record = fit(build("residual6", **DESCRIPTION.arguments), DESCRIPTION, TRAINING, VALIDATION, settings(epochs=10, lr=0.015), out, CPU)
+    assert record["best"]["validation_accuracy"] > 0.95
     return out / "best.pt"
+
+
+def settings(**changes):
+    return Settings(**{"epochs": 3, "batch_size": 16, "lr": 0.005, "ema": 0.9, "augment": "none", **changes})
+
+
+def rounded(path, scheme):
+    """The network of a checkpoint with its weights rounded, as post-training quantization would."""
+    network = build("residual6", **DESCRIPTION.arguments)
+    network.load_state_dict(load_model(path).state_dict)
+    return fake_quantize(network, scheme)
+
+
+def tune(path, out, scheme=TWO_BITS, settings=settings(), **options):
+    torch.manual_seed(settings.seed)
+    return fit(rounded(path, scheme), DESCRIPTION, TRAINING, VALIDATION, settings, out, CPU, export=quantized_state, **options)
+
+
+def score(network):
+    return evaluate(network, VALIDATION, DESCRIPTION.preprocessing, CPU)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_training_through_the_rounding_regains_what_rounding_lost(trained, tmp_path, granularity):
+    scheme = replace(TWO_BITS, granularity=granularity)
+    before, after_rounding = score(load_model(trained).build()), score(rounded(trained, scheme))
+    tune(trained, tmp_path, scheme)
+    model, scales = finish(tmp_path / "best.pt", TRAINING, scheme, settings(), CPU)
+    loss, accuracy = score(model.build())
+    print(before, after_rounding, score(load_model(tmp_path / "best.pt").build()), (loss, accuracy))
+    assert loss < before[0] + 0.5 * (after_rounding[0] - before[0]) and accuracy >= after_rounding[1] + 0.1, (before, after_rounding, loss, accuracy)
+    assert all(len(scale) == (len(model.state_dict[name]) if granularity == "channel" else 1) for name, (_, scale) in scales.items())
+    assert bool(foldable_pairs(model.build())) == (granularity == "tensor") and model.description.arguments.get("folded", False) == (granularity == "channel")
+
+
+def test_the_best_checkpoint_is_an_ordinary_one_of_rounded_weights(trained, tmp_path):
+    record = tune(trained, tmp_path)
+    model = load_model(tmp_path / "best.pt")
+    assert score(model.build())[1] == record["best"]["validation_accuracy"]
+    assert all(len(model.state_dict[name][channel].unique()) <= 4 for name in ("stem.0.weight", "blocks.0.project.0.weight", "fc.1.weight") for channel in range(4))
+
+
+class Stop(CrossEntropy):
+    """A loss that raises, or sends a signal to this process, at its n-th call."""
+
+    def __init__(self, calls, number=None):
+        super().__init__(label_smoothing=0.1)
+        self.calls, self.number = calls, number
+
+    def __call__(self, logits, batch):
+        self.calls -= 1
+        if self.calls == 0 and self.number is None:
+            raise RuntimeError("killed")
+        if self.calls == 0:
+            os.kill(os.getpid(), self.number)
+        return super().__call__(logits, batch)
+
+
+@pytest.mark.parametrize("stop, error", [(Stop(13), RuntimeError), (Stop(12, signal.SIGTERM), SystemExit)], ids=["killed", "SIGTERM"])
+def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(trained, tmp_path, stop, error):
+    tune(trained, tmp_path / "whole", settings=settings(augment="standard"))
+    with pytest.raises(error):
+        tune(trained, tmp_path / "parts", settings=settings(augment="standard"), loss_function=stop)
+    torch.rand(5)
+    tune(trained, tmp_path / "parts", settings=settings(augment="standard"), resume=True)
+    states = [torch.load(tmp_path / name / "last.pt", weights_only=True)["run"] for name in ("whole", "parts")]
+    for part in ("network", "ema"):
+        assert states[0][part].keys() == states[1][part].keys() and all(torch.equal(states[0][part][name], states[1][part][name]) for name in states[0][part])
+    (whole, scales), (parts, same) = (finish(tmp_path / name / "best.pt", TRAINING, TWO_BITS, settings(augment="standard"), CPU) for name in ("whole", "parts"))
+    assert all(torch.equal(whole.state_dict[name], parts.state_dict[name]) for name in whole.state_dict)
+    assert all(torch.equal(scales[name][1], same[name][1]) for name in scales)
+
+
+def test_a_run_of_other_bits_is_not_continued(trained, tmp_path):
+    tune(trained, tmp_path, settings=settings(epochs=1))
+    with pytest.raises(UserError, match="cannot be continued"):
+        tune(trained, tmp_path, Scheme(4, "tensor", "mse"), settings=settings(epochs=1), resume=True)
+
+
+def test_a_checkpoint_without_scales_is_not_finished(trained):
+    with pytest.raises(UserError, match="holds no scales"):
+        finish(trained, TRAINING, TWO_BITS, settings(), CPU)
+
+
+def test_bn_is_reestimated_over_the_photos_of_the_training(trained):
+    network = load_model(trained).build()
+    reestimate_bn(network, TRAINING, DESCRIPTION.preprocessing, settings(batch_size=128), CPU)
+    outputs = network.stem[0](DESCRIPTION.preprocessing.normalise(TRAINING.photos))
+    norm = network.stem[1]
+    assert torch.allclose(norm.running_mean, outputs.mean((0, 2, 3)), atol=1e-5) and torch.allclose(norm.running_var, outputs.var((0, 2, 3)), rtol=1e-4)
+    assert not network.training and norm.momentum == 0.1
+    again = reestimate_bn(load_model(trained).build(), TRAINING, DESCRIPTION.preprocessing, settings(batch_size=128), CPU)
+    assert all(torch.equal(network.state_dict()[name], again.state_dict()[name]) for name in network.state_dict())
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_training_in_bf16_learns_scales_in_fp32(trained, tmp_path, precision):
+    tune(trained, tmp_path, settings=settings(epochs=1, precision=precision))
+    states = [state for state in torch.load(tmp_path / "last.pt", weights_only=True)["run"]["network"].items() if state[0].endswith("log_scale")]
+    assert states and all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for _, tensor in states)
