@@ -69,7 +69,7 @@ def streams(arrays):
 
 def byte_planes(stream):
     """uint8 (bytes of an element, elements): the lowest bytes of all elements, then the next ones."""
-    return stream.view(np.uint8).reshape(len(stream), -1).T
+    return stream.view(np.uint8).reshape(len(stream), stream.itemsize).T
 
 
 def pack(arrays):
@@ -101,7 +101,7 @@ def unpack(coding, data, layout):
         if isinstance(kind, int):
             joined[kind] = unpack_codes(part, kind, totals[kind])
         else:
-            joined[kind] = np.ascontiguousarray(np.frombuffer(part, np.uint8).reshape(item_size(kind), -1).T).view("<" + kind).reshape(-1)
+            joined[kind] = np.ascontiguousarray(np.frombuffer(part, np.uint8).reshape(item_size(kind), totals[kind]).T).view("<" + kind).reshape(-1)
         offset += size
     arrays, places = [], dict.fromkeys(joined, 0)
     for kind, count in layout:

@@ -38,6 +38,7 @@ def fold(network):
             continue
         gain = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
         centre = norm.running_mean.double() if before is None else norm.running_mean.double() - before.double()
-        layer.weight.copy_(layer.weight.double() * gain.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+        folded = layer.weight.double() * gain.reshape(-1, *[1] * (layer.weight.ndim - 1))
+        layer.weight = nn.Parameter(folded.to(layer.weight.dtype))  # a new one: a network can share its weights with a state_dict
         layer.bias.copy_(norm.bias.double() - centre * gain)
     return network

@@ -1,19 +1,20 @@
 """`model.bin`: one small file that `torch.load(weights_only=True)` opens and that describes itself.
 
-The file is a dict of plain values and two uint8 tensors:
+The file is a dict of plain values and one uint8 tensor:
 
-    format, version      "food11-model", 1
+    format, version      "food11-model", 2
     architecture         name in models.py, and `arguments`, what `build` needs to rebuild the network
     class_names          label i is class_names[i]
     preprocessing        size in pixels, resize rule, mean and std of the normalisation
     training             where the weights come from (free-form plain values)
-    bits                 32, 16 or 8: what was asked of the encoder
-    index                zlib-compressed JSON: [[tensor name, shape, storage], ...] in the order of `data`
-    data                 the tensors' bytes one after another, little-endian
+    bits                 2 to 8, 16 or 32: what was asked of the encoder for most weights
+    storage              how each tensor of the network's state_dict is stored, in its order, with blanks between (see `storage.py`)
+    layout               CRC-32 of names and shapes of these tensors, so that another network's are noticed
+    coding, data         all arrays in one blob, and how it was packed (see `coding.py`)
     crc32                checksum of all of the above (see `checksum`)
 
-Storage of a tensor: "f4" and "f2" are IEEE floats, "i8" 64-bit integers, and "u1" is the course's
-8-bit scheme: minimum and maximum as two f4, then one code per element (see `quantize_minmax`).
+Version 1, which is still read, had in place of `storage`, `layout` and `coding` an `index`: zlib-compressed JSON
+[[tensor name, shape, "f4", "f2", "i8" or "u1"], ...]; u1 was m8, the tensors' bytes in `data` one after another.
 """
 
 import io
@@ -26,12 +27,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import coding
 from command_line import UserError
 from files import read_torch
 from models import build, full_arguments
 from preprocessing import Preprocessing
+from quantization import Scheme
+from storage import layout_of, restore_tensor, storage_of, store_tensor
 
-MODEL_FORMAT, CHECKPOINT_FORMAT, VERSION = "food11-model", "food11-checkpoint", 1
+MODEL_FORMAT, MODEL_VERSION = "food11-model", 2
+CHECKPOINT_FORMAT, VERSION = "food11-checkpoint", 1
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,17 @@ class Description:
             raise UserError(f"{path} names {len(description.class_names)} classes, which is not what its network has; make the file anew")
         return description
 
-    def build(self, state_dict, path="the model"):
-        """The network in eval mode with these weights; UserError if they do not fit the architecture exactly."""
+    def skeleton(self, path="the model"):
+        """The network without memory for its weights (on the meta device); UserError if it cannot be built."""
         try:
-            with torch.device("meta"):  # no memory and no initialisation before the shapes are known to agree
-                network = build(self.architecture, **self.arguments)
+            with torch.device("meta"):
+                return build(self.architecture, **self.arguments)
         except UserError as error:
             raise UserError(f"{path} describes no network that can be built: {error}") from None
+
+    def build(self, state_dict, path="the model"):
+        """The network in eval mode with these weights; UserError if they do not fit the architecture exactly."""
+        network = self.skeleton(path)
         self.check_channels(network)
         kinds = {name: tensor.dtype for name, tensor in network.state_dict().items()}
         try:
@@ -96,68 +105,101 @@ class Description:
             raise UserError(f"{self.architecture} with {channels} input channel(s) cannot read RGB photos; build it with in_channels={len(self.preprocessing.mean)}")
 
 
-def quantize_minmax(values):
-    """The course's 8-bit scheme: q = round((w - min) / (max - min) * 255), in float64; a constant tensor gets code 0.
+# ---------------------------------------------------------------- all tensors
 
-    Returns (min, max, uint8 codes of the same shape). Raises ValueError for an empty array or NaN/inf.
+
+def store(state_dict, scheme, scales=None):
+    """Every tensor as a list of (storage, arrays), in the order of the state_dict; see `encode`."""
+    bits, scales = scheme.bits_of(state_dict), scales or {}
+    if scales.keys() - bits.keys():
+        raise UserError(f"a scale was given for {min(scales.keys() - bits.keys())}, which is no tensor of weights")
+    return [store_tensor(name, tensor, *(scales[name][0], scheme, scales[name][1]) if name in scales else (bits.get(name), scheme))
+            for name, tensor in state_dict.items()]
+
+
+def stored_tensors(storage, chosen_coding, data, shapes):
+    """[(storage, arrays)] of a blob as `store` gave it, where storage lists how each tensor was stored and shapes their shapes.
+
+    Raises ValueError unless the blob holds exactly these.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if not values.size or not np.isfinite(values).all():
-        raise ValueError("only finite, non-empty tensors can be quantized")
-    low, high = values.min(), values.max()
-    if low == high:
-        return low, high, np.zeros(values.shape, np.uint8)
-    return low, high, np.round((values - low) / (high - low) * 255).astype(np.uint8)
+    if len(storage) != len(shapes):
+        raise ValueError("the storage of another number of tensors")
+    layouts = [layout_of(one, shape) for one, shape in zip(storage, shapes)]
+    arrays = iter(coding.unpack(chosen_coding, data, [entry for layout in layouts for entry in layout]))
+    return [(one, [next(arrays) for _ in layout]) for one, layout in zip(storage, layouts)]
 
 
-def dequantize_minmax(low, high, codes):
-    """The inverse: min + q / 255 * (max - min) as float32; off by at most half a step, (max - min) / 510."""
-    return (low + codes.astype(np.float64) / 255 * (high - low)).astype(np.float32)
+def shapes_of(network):
+    """{tensor name: shape} of a network's state_dict."""
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def _store(name, tensor, bits, vectors):
-    """One tensor as (storage, bytes)."""
-    array = tensor.detach().cpu().numpy()
-    if not tensor.is_floating_point():
-        return "i8", array.astype("<i8").tobytes()
-    if not np.isfinite(array).all():
-        raise UserError(f"tensor {name} holds NaN or infinity, so it cannot be encoded; train again or use an earlier checkpoint")
-    wanted = vectors if tensor.ndim < 2 and bits == 8 else bits
-    if wanted == 8 and array.size:
-        low, high, codes = quantize_minmax(array)
-        return "u1", np.array([low, high], "<f4").tobytes() + codes.tobytes()
-    if wanted == 16 and (not array.size or np.abs(array).max() <= np.finfo(np.float16).max):
-        return "f2", array.astype("<f2").tobytes()
-    return "f4", array.astype("<f4").tobytes()
+def layout_checksum(shapes):
+    """CRC-32 of names and shapes, in their order."""
+    return zlib.crc32(json.dumps([[name, list(shape)] for name, shape in shapes.items()]).encode())
 
 
-def encode(description, state_dict, bits=8, vectors=8):
-    """A `state_dict` as the content of a model file.
+def predicted_data_bytes(description, scheme):
+    """Bytes of all tensors packed to the bit, from the shapes alone; the entropy coding behind it takes off what it can."""
+    tensors = description.skeleton().state_dict()
+    bits = scheme.bits_of(tensors)
+    entries = [entry for name, tensor in tensors.items() for entry in layout_of(storage_of(tensor, bits.get(name), scheme), tuple(tensor.shape))]
+    return sum(coding.packed_size(kind, sum(count for one, count in entries if one == kind)) for kind in coding.KINDS)
 
-    bits: 32, 16 or 8 per value. vectors: with 8 bits, the bits of tensors with fewer than two
-    dimensions (biases, BN): 8 as in the course, or 16. A tensor that float16 cannot hold stays float32.
-    Raises UserError for NaN or infinity, naming the tensor.
+
+# ---------------------------------------------------------------- the file
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of all tensors: packed to the bit, as coded in the file, and by the entropy of the codes."""
+
+    packed: int
+    coded: int
+    entropy: int
+
+
+def encode(description, state_dict, scheme=None, scales=None):
+    """The content of a model file for a `state_dict` and a quantization.Scheme (None: the default one).
+
+    scales: {tensor name: (bits, scales)} for weights that are on a symmetric grid already, which is then kept
+    exactly. A tensor that float16 cannot hold stays float32. Raises UserError for NaN or infinity, for weights
+    that do not fit the description and for weights off the grid given for them, naming the tensor.
     """
-    if bits not in (32, 16, 8) or vectors not in (16, 8):
-        raise UserError(f"there is no encoding with bits={bits}, vectors={vectors}; use 32, 16 or 8 bits and 16 or 8 for vectors")
-    index, data = [], bytearray()
-    for name, tensor in state_dict.items():
-        storage, stored = _store(name, tensor, bits, vectors)
-        index.append([name, list(tensor.shape), storage])
-        data += stored
-    index = bytearray(zlib.compress(json.dumps(index, separators=(",", ":")).encode(), 9))
+    scheme, shapes = scheme or Scheme(), shapes_of(description.skeleton())
+    if {name: tuple(tensor.shape) for name, tensor in state_dict.items()} != shapes:
+        raise UserError(f"the weights do not fit {description.architecture}; use a checkpoint of a training script")
+    stored = store({name: state_dict[name] for name in shapes}, scheme, scales)
+    chosen, data = coding.pack(_labelled(stored, shapes.values()))
     if not data:
         raise UserError(f"there are no weights to encode for {description.architecture}; use a checkpoint of a training script")
-    content = {"format": MODEL_FORMAT, "version": VERSION, **description.to_dict(), "bits": bits,
-               "index": torch.frombuffer(index, dtype=torch.uint8), "data": torch.frombuffer(data, dtype=torch.uint8)}
+    content = {"format": MODEL_FORMAT, "version": MODEL_VERSION, **description.to_dict(), "bits": scheme.bits,
+               "storage": " ".join(storage for storage, _ in stored), "layout": layout_checksum(shapes),
+               "coding": chosen, "data": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
     return {**content, "crc32": checksum(content)}
+
+
+def _labelled(stored, shapes):
+    """[(kind, array)] for `coding` of all the arrays of [(storage, arrays)]."""
+    return [(kind, array) for (storage, arrays), shape in zip(stored, shapes) for (kind, _), array in zip(layout_of(storage, shape), arrays)]
+
+
+def sizes(content):
+    """The Sizes of what `encode` made."""
+    shapes = shapes_of(Description.from_dict(content, "the model").skeleton()).values()
+    arrays = _labelled(stored_tensors(content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes), shapes)
+    packed = sum(coding.packed_size(kind, len(stream)) for kind, stream in coding.streams(arrays).items())
+    return Sizes(packed, len(content["data"]), round(coding.theoretical_size(arrays)))
 
 
 def checksum(content):
     """CRC-32 over everything in a model file but the checksum itself."""
+    tensors = [content[key].numpy() for key in ("index", "data") if key in content]
     plain = {key: value for key, value in content.items() if key not in ("index", "data", "crc32")}
     checksum = zlib.crc32(json.dumps(plain, sort_keys=True).encode())
-    return zlib.crc32(content["data"].numpy(), zlib.crc32(content["index"].numpy(), checksum))
+    for tensor in tensors:
+        checksum = zlib.crc32(tensor, checksum)
+    return checksum
 
 
 def to_bytes(content):
@@ -171,30 +213,39 @@ def decode(content, path="the model"):
     """The float32 `state_dict` in the content of a model file; UserError naming `path` if it is damaged."""
     damaged = UserError(f"{path} is damaged: its checksum or layout does not hold; copy or make it again")
     try:
-        if any(content[key].dtype != torch.uint8 or content[key].ndim != 1 or not content[key].is_contiguous() for key in ("index", "data")):
-            raise damaged  # not contiguous: a stride of 0 can claim any length
+        for tensor in (content[key] for key in ("index", "data") if key == "data" or content["version"] == 1):
+            if tensor.dtype != torch.uint8 or tensor.ndim != 1 or not tensor.is_contiguous():
+                raise damaged  # not contiguous: a stride of 0 can claim any length
         if checksum(content) != content["crc32"]:
             raise damaged
-        index, data = (content[key].numpy().tobytes() for key in ("index", "data"))
-        index = json.loads(zlib.decompressobj().decompress(index, 1 << 24))  # 16 MB: far above any real index
-        state, offset = {}, 0
-        for name, shape, storage in index:
-            count = math.prod(shape)
-            if not isinstance(name, str) or storage not in ("u1", "f2", "f4", "i8") or not 0 <= count <= len(data):
-                raise damaged
-            if storage == "u1":
-                low, high = np.frombuffer(data, "<f4", 2, offset).astype(np.float64)
-                values = dequantize_minmax(low, high, np.frombuffer(data, np.uint8, count, offset + 8))
-                offset += 8 + count
-            else:
-                values = np.frombuffer(data, "<" + storage, count, offset)
-                offset += values.nbytes
-                values = values.astype(np.int64 if storage == "i8" else np.float32)
-            state[name] = torch.from_numpy(values.reshape(shape))
-        if offset != len(data):
-            raise damaged
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError, zlib.error) as error:
-        raise (error if error is damaged else damaged) from None
+        if content["version"] == 1:
+            return _decode_1(content)
+        description = Description.from_dict(content, path)
+        shapes = shapes_of(description.skeleton(path))
+        if content["layout"] != layout_checksum(shapes):
+            raise UserError(f"the weights in {path} do not fit {description.architecture} as this program builds it; use the matching release")
+        stored = stored_tensors(content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes.values())
+        return {name: restore_tensor(*one, shape) for (name, shape), one in zip(shapes.items(), stored)}
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError, zlib.error):
+        raise damaged from None
+
+
+def _decode_1(content):
+    """`decode` for version 1; ValueError and others for a file that does not keep to it."""
+    index, data = (content[key].numpy().tobytes() for key in ("index", "data"))
+    state, offset = {}, 0
+    for name, shape, storage in json.loads(zlib.decompressobj().decompress(index, 1 << 24)):  # 16 MB: far above any real index
+        count = math.prod(shape)
+        if not isinstance(name, str) or storage not in ("u1", "f2", "f4", "i8") or not 0 <= count <= len(data):
+            raise ValueError("no such tensor")
+        limits = np.frombuffer(data, "<f4", 2 if storage == "u1" else 0, offset)
+        values = np.frombuffer(data, "<" + storage, count, offset + limits.nbytes)
+        offset += limits.nbytes + values.nbytes
+        state[name] = restore_tensor("m8" if storage == "u1" else storage, [limits, values], shape)
+    if offset != len(data):
+        raise ValueError("bytes are left over")
     return state
 
 
@@ -224,8 +275,9 @@ def load_model(path, max_bytes=None):
     kind = content.get("format") if isinstance(content, dict) else None
     if not isinstance(kind, str) or kind not in (MODEL_FORMAT, CHECKPOINT_FORMAT):
         raise UserError(f"{path} was not written by this project (no model or checkpoint header); use model.bin or a checkpoint of the training scripts")
-    if repr(content.get("version")) != repr(VERSION):
-        raise UserError(f"{path} has format version {str(content.get('version'))[:20]} and this program reads version {VERSION}; use the matching release")
+    newest = MODEL_VERSION if kind == MODEL_FORMAT else VERSION
+    if repr(content.get("version")) not in map(repr, range(1, newest + 1)):
+        raise UserError(f"{path} has format version {str(content.get('version'))[:20]} and this program reads up to version {newest}; use the matching release")
     description = Description.from_dict(content, path)
     if kind == MODEL_FORMAT:
         return Model(description, decode(content, path), content.get("bits"), path)

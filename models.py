@@ -19,6 +19,7 @@ from torch import nn
 
 from command_line import UserError, number, parser, run
 from files import read_torch
+from folding import fold
 from networks import DepthwiseNet, FaceCNN, FaceMobileNet, PlainNet, ResidualNet, SmallCNN, resnet18
 
 
@@ -74,10 +75,13 @@ def full_arguments(name, /, **arguments):
 def build(name, /, **arguments):
     """A freshly initialised network of the table, its arguments overridden by those given.
 
-    Every network takes `num_classes` and `in_channels`; a family takes its widths too (see its class).
+    Every network takes `num_classes` and `in_channels`; a family takes its widths too (see its class). With `folded`
+    it comes without the BNs that `folding.fold` removes.
     Raises UserError for an unknown name or argument and for a shape that cannot be built.
     """
-    defaults, make = full_arguments(name), ARCHITECTURES[name].network
+    defaults, make, folded = full_arguments(name), ARCHITECTURES[name].network, arguments.pop("folded", False)
+    if not isinstance(folded, bool):
+        raise UserError(f"{name} cannot be built with folded={str(folded)[:50]}: it must be True or False")
     known = inspect.signature(make).parameters
     for argument, value in arguments.items():
         if argument not in known:
@@ -97,7 +101,7 @@ def build(name, /, **arguments):
         raise UserError(f"{name} cannot be built with {arguments} ({error}); mend the arguments") from None
     if not all(parameter.numel() for parameter in network.parameters()):
         raise UserError(f"{name} cannot be built with {arguments}: a layer would be empty; mend the arguments")
-    return network
+    return fold(network) if folded else network
 
 
 def count_parameters(network):
