@@ -32,7 +32,8 @@ from training import fit, pick_precision
 from training_run import Settings
 
 LEARNING_RATE = 5e-4
-FINE_TUNING = ("lr", "batch_size", "augment", "mixup", "teacher", "teacher_size", "alpha", "temperature", "out", "seed", "precision", "resume", "dry_run")
+FILES = ("last.pt", "best.pt", "log.csv", "record.json")  # of a run, in --out
+ONLY_HERE = ("lr", "batch_size", "augment", "mixup", "teacher", "teacher_size", "alpha", "temperature", "out", "seed", "precision", "resume", "dry_run")
 
 
 # ---------------------------------------------------------------- rounding that can be trained through
@@ -142,6 +143,7 @@ def fold_into_scales(network, scales):
             bits, scale = scales[name]
             deviation = (norm.running_var.double() + norm.eps).sqrt()
             folded = (scale.double() * norm.weight.double() / deviation).clamp(-LARGEST, LARGEST).half().float()
+            folded = torch.where(folded == 0, SMALLEST, folded)  # so that the codes can be read off the weights
             norm.weight.copy_(folded.double() / scale.double() * deviation)
             scales[name] = bits, folded
     fold(network)
@@ -174,7 +176,7 @@ def add_options(parser):
     """What quantize.py needs to know for it, `--device` among it."""
     default = Settings()
     group = parser.add_argument_group("quantization-aware training")
-    group.add_argument("--qat-epochs", type=number(int, 1), metavar="E", help="fine-tune the rounded weights for so many epochs on --data; the options below are for this alone")
+    group.add_argument("--qat-epochs", type=number(int, 1), metavar="E", help="fine-tune the rounded weights for so many epochs on --data; what follows is for this alone, but for --device")
     group.add_argument("--lr", type=number(float, 0, open_low=True), default=LEARNING_RATE, help="peak learning rate of AdamW")
     group.add_argument("--batch-size", type=number(int, 2), default=default.batch_size, help="photos per step")
     add_views(group)
@@ -183,15 +185,19 @@ def add_options(parser):
 
 
 def check_options(parser, options):
-    """UserError for options that contradict each other."""
+    """UserError for options of quantize.py that contradict each other."""
     if options.qat_epochs is None:
-        for name in FINE_TUNING:
+        for name in ONLY_HERE:
             if getattr(options, name) != parser.get_default(name):
-                raise UserError(f"--{name.replace('_', '-')} goes with --qat-epochs, which is not given; add it or leave --{name.replace('_', '-')} out")
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} goes with --qat-epochs, which is not given; add it or leave {flag} out")
     elif not options.data:
         raise UserError("--qat-epochs fine-tunes on photos; name the root that holds training/ and validation/ with --data")
-    elif options.bits > 8:
-        raise UserError(f"--qat-epochs trains weights that are stored as codes, and --bits {options.bits} stores floats; choose 2 to 8 bits")
+    elif options.bits is None or options.bits > 8:
+        raise UserError(f"--qat-epochs trains weights that are stored as codes, and {'no --bits is given' if options.bits is None else f'--bits {options.bits} stores floats'}; "
+                        "choose --bits 2 to 8")
+    elif options.scale == "minmax":
+        raise UserError("--qat-epochs learns the scales of symmetric grids, and --scale minmax asks for other ones; leave it out")
 
 
 def fine_tune(model, scheme, options, device):

@@ -1,5 +1,6 @@
 """Quantization-aware training: the gradients' closed forms, folding into the scales, runs that are resumed, and quantize.py --qat-epochs."""
 
+import json
 import math
 import os
 import signal
@@ -9,16 +10,16 @@ import pytest
 import torch
 
 from command_line import UserError
-from dataset import PhotoSet
+from dataset import PhotoSet, list_labelled, load_photos
 from folding import foldable_pairs
 from losses import CrossEntropy
 from model_file import Description, load_model
 from models import build
 from preprocessing import Preprocessing
 from qat import FakeQuantize, LearnedStep, fake_quantize, finish, fold_into_scales, quantized_state, reestimate_bn, stored_scale
-from quantization import Scheme, code_range, dequantize_symmetric, mse_scale, quantize_symmetric
+from quantization import Scheme, dequantize_symmetric, mse_scale, quantize_symmetric
 from training import evaluate, fit
-from training_run import Settings, parameter_groups
+from training_run import Run, Settings, parameter_groups
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -142,7 +143,7 @@ def test_bn_goes_into_the_scales_and_no_code_changes(name, arguments):
         codes = quantize_symmetric(exported["state_dict"][weight_name], old_scale, bits)
         assert torch.equal(scale, scale.half().float()) and torch.equal(dequantize_symmetric(codes, scale), tensor)
         assert (weight_name in folded) == (not torch.equal(scale, old_scale))
-    assert any((scale < 0).any() for _, scale in scales.values()) and any((scale == 0).any() for _, scale in scales.values())
+    assert any((scale < 0).any() for _, scale in scales.values()) and all((scale != 0).all() for _, scale in scales.values())
 
 
 def test_the_folded_bias_belongs_to_the_rounded_scale():
@@ -195,9 +196,10 @@ def rounded(path, scheme):
     return fake_quantize(network, scheme)
 
 
-def tune(path, out, scheme=TWO_BITS, settings=settings(), **options):
-    torch.manual_seed(settings.seed)
-    return fit(rounded(path, scheme), DESCRIPTION, TRAINING, VALIDATION, settings, out, CPU, export=quantized_state, **options)
+def tune(path, out, scheme=TWO_BITS, changes=None, **options):
+    """Three epochs of fine-tuning; changes: of the settings."""
+    torch.manual_seed(0)
+    return fit(rounded(path, scheme), DESCRIPTION, TRAINING, VALIDATION, settings(**(changes or {})), out, CPU, export=quantized_state, **options)
 
 
 def score(network):
@@ -211,7 +213,6 @@ def test_training_through_the_rounding_regains_what_rounding_lost(trained, tmp_p
     tune(trained, tmp_path, scheme)
     model, scales = finish(tmp_path / "best.pt", TRAINING, scheme, settings(), CPU)
     loss, accuracy = score(model.build())
-    print(before, after_rounding, score(load_model(tmp_path / "best.pt").build()), (loss, accuracy))
     assert loss < before[0] + 0.5 * (after_rounding[0] - before[0]) and accuracy >= after_rounding[1] + 0.1, (before, after_rounding, loss, accuracy)
     assert all(len(scale) == (len(model.state_dict[name]) if granularity == "channel" else 1) for name, (_, scale) in scales.items())
     assert bool(foldable_pairs(model.build())) == (granularity == "tensor") and model.description.arguments.get("folded", False) == (granularity == "channel")
@@ -242,11 +243,11 @@ class Stop(CrossEntropy):
 
 @pytest.mark.parametrize("stop, error", [(Stop(13), RuntimeError), (Stop(12, signal.SIGTERM), SystemExit)], ids=["killed", "SIGTERM"])
 def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(trained, tmp_path, stop, error):
-    tune(trained, tmp_path / "whole", settings=settings(augment="standard"))
+    tune(trained, tmp_path / "whole", changes={"augment": "standard"})
     with pytest.raises(error):
-        tune(trained, tmp_path / "parts", settings=settings(augment="standard"), loss_function=stop)
+        tune(trained, tmp_path / "parts", changes={"augment": "standard"}, loss_function=stop)
     torch.rand(5)
-    tune(trained, tmp_path / "parts", settings=settings(augment="standard"), resume=True)
+    tune(trained, tmp_path / "parts", changes={"augment": "standard"}, resume=True)
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True)["run"] for name in ("whole", "parts")]
     for part in ("network", "ema"):
         assert states[0][part].keys() == states[1][part].keys() and all(torch.equal(states[0][part][name], states[1][part][name]) for name in states[0][part])
@@ -256,9 +257,9 @@ def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(trained, tm
 
 
 def test_a_run_of_other_bits_is_not_continued(trained, tmp_path):
-    tune(trained, tmp_path, settings=settings(epochs=1))
+    tune(trained, tmp_path, changes={"epochs": 1})
     with pytest.raises(UserError, match="cannot be continued"):
-        tune(trained, tmp_path, Scheme(4, "tensor", "mse"), settings=settings(epochs=1), resume=True)
+        tune(trained, tmp_path, Scheme(4, "tensor", "mse"), changes={"epochs": 1}, resume=True)
 
 
 def test_a_checkpoint_without_scales_is_not_finished(trained):
@@ -277,8 +278,126 @@ def test_bn_is_reestimated_over_the_photos_of_the_training(trained):
     assert all(torch.equal(network.state_dict()[name], again.state_dict()[name]) for name in network.state_dict())
 
 
-@pytest.mark.parametrize("precision", ["bf16"])
-def test_training_in_bf16_learns_scales_in_fp32(trained, tmp_path, precision):
-    tune(trained, tmp_path, settings=settings(epochs=1, precision=precision))
+def test_training_in_bf16_learns_scales_in_fp32(trained, tmp_path):
+    tune(trained, tmp_path, changes={"epochs": 1, "precision": "bf16"})
     states = [state for state in torch.load(tmp_path / "last.pt", weights_only=True)["run"]["network"].items() if state[0].endswith("log_scale")]
     assert states and all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for _, tensor in states)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small_network, tmp_path_factory):
+    """A checkpoint as the training scripts write it, of a network for the toy photos."""
+    description, network = small_network
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    torch.save({"format": "food11-checkpoint", "version": 1, **description.to_dict(), "state_dict": network.state_dict()}, path)
+    return path
+
+
+def command(checkpoint, output, toy, *more):
+    return ["quantize.py", checkpoint, output, "--bits", 3, "--qat-epochs", 2, "--data", toy, "--cache", "none", "--batch-size", 11, "--device", "cpu",
+            "--out", output.parent / "run", *more]
+
+
+def photos_of(toy, description):
+    return load_photos(list_labelled(toy, "validation", description.class_names), description.preprocessing, cache=False)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_the_file_holds_bitwise_what_was_evaluated_last(call, checkpoint, toy, tmp_path, monkeypatch, granularity):
+    evaluated = []
+
+    def noting(network, *rest, **options):
+        evaluated.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return evaluate(network, *rest, **options)
+
+    monkeypatch.setattr("quantize.evaluate", noting)
+    done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--granularity", granularity, "--record", tmp_path / "record.json"))
+    assert done.returncode == 0, done.stderr
+    model, record = load_model(tmp_path / "model.bin"), json.loads((tmp_path / "record.json").read_text())
+    weights = evaluated[-1]
+    assert weights.keys() == model.state_dict.keys() and all(torch.equal(weights[name], model.state_dict[name]) for name in weights)
+    network, photos = model.build(), photos_of(toy, model.description)
+    accuracy = evaluate(network, photos, model.description.preprocessing, CPU)[1]
+    assert record["validation_accuracy_after"] == accuracy and f"-> {accuracy:.4f} on 22 photos" in done.stdout
+    images = model.description.preprocessing.normalise(photos.photos)
+    assert torch.equal(network(images), model.description.build(weights)(images))
+
+    prepared, scales = finish(tmp_path / "run/best.pt", load_photos(list_labelled(toy, "training"), model.description.preprocessing, cache=False),
+                              Scheme(3, granularity, "mse"), Settings(batch_size=11), CPU)
+    assert all(torch.equal(model.state_dict[name], prepared.state_dict[name]) for name in scales)
+    assert record["fine_tuning"]["settings"]["epochs"] == 2 and record["bits"] == 3 and model.description.training["script"] == "quantize.py"
+
+
+def test_the_same_command_resumes_a_killed_run_to_the_same_file(call, checkpoint, toy, tmp_path, monkeypatch):
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    assert call(*command(checkpoint, tmp_path / "whole/model.bin", toy)).returncode == 0
+    steps, train_step = iter(range(100)), Run.train_step
+
+    def killed(self, batch):
+        if next(steps) == 5:
+            raise KeyboardInterrupt
+        train_step(self, batch)
+
+    monkeypatch.setattr(Run, "train_step", killed)
+    assert call(*command(checkpoint, tmp_path / "parts/model.bin", toy)).returncode == 130 and not (tmp_path / "parts/model.bin").exists()
+    monkeypatch.undo()
+    for _ in range(2):  # once more: a finished run is only finished again
+        done = call(*command(checkpoint, tmp_path / "parts/model.bin", toy, "--resume"))
+        assert done.returncode == 0 and (tmp_path / "whole/model.bin").read_bytes() == (tmp_path / "parts/model.bin").read_bytes(), done
+    assert "is finished already" in done.stdout
+
+
+def test_a_teacher_and_another_size_are_recorded(call, checkpoint, toy, tmp_path):
+    done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--teacher", checkpoint, "--teacher", checkpoint, "--alpha", 1, "--size", 48, "--qat-epochs", 1,
+                         "--record", tmp_path / "record.json"))
+    assert done.returncode == 0, done.stderr
+    training = load_model(tmp_path / "model.bin").description.training
+    assert len(training["teachers"]) == 2 and training["alpha"] == 1 and len(training["started_from"]) == 16
+    assert load_model(tmp_path / "model.bin").description.preprocessing.size == 48 and load_model(tmp_path / "run/best.pt").description.preprocessing.size == 32
+    assert json.loads((tmp_path / "record.json").read_text())["fine_tuning"]["teachers"][0]["file"] == "best.pt"
+
+
+def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
+    done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--dry-run"))
+    assert done.returncode == 0 and "dry run" in done.stdout and not list(tmp_path.iterdir()), done
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--bits", "16"], "stores floats"), (["--bits", "32"], "stores floats"), (["--scale", "minmax"], "--scale minmax"), (["--qat-epochs", "0"], "out of range"),
+    (["--max-bytes", "2000"], "nothing was written"), (["--override", "fc.9=3"], "fc.9"), (["--precision", "fp16"], "needs a GPU")])
+def test_what_cannot_be_is_told_before_any_training(refused, checkpoint, toy, tmp_path, flags, message):
+    assert message in refused(*command(checkpoint, tmp_path / "model.bin", toy, *flags))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--bits", 4, "--qat-epochs", 1], "--data"), (["--qat-epochs", 1, "--data", "."], "no --bits"), (["--teacher", "best.pt"], "--teacher goes with --qat-epochs"),
+    (["--batch-size", 32], "--batch-size goes with --qat-epochs"), (["--resume"], "--resume goes with")])
+def test_options_of_fine_tuning_stand_or_fall_together(refused, checkpoint, tmp_path, flags, message):
+    assert message in refused("quantize.py", checkpoint, tmp_path / "model.bin", *flags) and not list(tmp_path.iterdir())
+
+
+def error(done):
+    """What a script that had read its photos was ended by."""
+    photos, sentence = done.stderr.splitlines()
+    assert done.returncode == 2 and photos.startswith("44 training"), done
+    return sentence
+
+
+def test_a_teacher_that_is_missing_or_of_other_classes_is_refused(call, checkpoint, toy, tmp_path):
+    other = Description.of("student", {"widths": (4,) * 8, "in_channels": 3}, ("a", "b"), Preprocessing(32))
+    torch.save({"format": "food11-checkpoint", "version": 1, **other.to_dict(), "state_dict": build("student", **other.arguments).state_dict()}, tmp_path / "teacher.pt")
+    for teacher, message in (("teacher.pt", "knows 2 classes"), ("absent.pt", "there is no teacher file")):
+        assert message in error(call(*command(checkpoint, tmp_path / "out/model.bin", toy, "--teacher", tmp_path / teacher)))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_run_is_not_overwritten_nor_continued_with_other_bits(call, checkpoint, toy, tmp_path):
+    assert call(*command(checkpoint, tmp_path / "model.bin", toy, "--qat-epochs", 1)).returncode == 0
+    assert "already holds a run" in error(call(*command(checkpoint, tmp_path / "other.bin", toy, "--qat-epochs", 1)))
+    assert "training.bits = 3 and this command means 4" in error(call(*command(checkpoint, tmp_path / "other.bin", toy, "--qat-epochs", 1, "--bits", 4, "--resume")))
+    assert not (tmp_path / "other.bin").exists()
