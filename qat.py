@@ -203,7 +203,8 @@ def check_options(parser, options):
 def fine_tune(model, scheme, options, device):
     """Fine-tune a Model as the options say; returns (Model, scales, record), see `finish` and `fit`, or None after a dry run.
 
-    The run is kept in `--out` and is resumed like any other; a finished one is only finished again.
+    It sees photos at the size that the model was trained at. The run is kept in `--out` and is resumed like any other; a
+    finished one is only finished again.
     """
     settings = Settings(epochs=options.qat_epochs, batch_size=options.batch_size, lr=options.lr, label_smoothing=0.0 if options.teacher else Settings().label_smoothing,
                         augment=options.augment, mixup=options.mixup, precision=pick_precision(options.precision, device), seed=options.seed)
