@@ -170,7 +170,7 @@ def encode(description, state_dict, scheme=None, scales=None):
     if {name: tuple(tensor.shape) for name, tensor in state_dict.items()} != shapes:
         raise UserError(f"the weights do not fit {description.architecture}; use a checkpoint of a training script")
     stored = store({name: state_dict[name] for name in shapes}, scheme, scales)
-    chosen, data = coding.pack(_labelled(stored, shapes.values()))
+    chosen, data = coding.pack(labelled(stored, shapes.values()))
     if not data:
         raise UserError(f"there are no weights to encode for {description.architecture}; use a checkpoint of a training script")
     content = {"format": MODEL_FORMAT, "version": MODEL_VERSION, **description.to_dict(), "bits": scheme.bits,
@@ -179,7 +179,7 @@ def encode(description, state_dict, scheme=None, scales=None):
     return {**content, "crc32": checksum(content)}
 
 
-def _labelled(stored, shapes):
+def labelled(stored, shapes):
     """[(kind, array)] for `coding` of all the arrays of [(storage, arrays)]."""
     return [(kind, array) for (storage, arrays), shape in zip(stored, shapes) for (kind, _), array in zip(layout_of(storage, shape), arrays)]
 
@@ -187,7 +187,7 @@ def _labelled(stored, shapes):
 def sizes(content):
     """The Sizes of what `encode` made."""
     shapes = shapes_of(Description.from_dict(content, "the model").skeleton()).values()
-    arrays = _labelled(stored_tensors(content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes), shapes)
+    arrays = labelled(stored_tensors(content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes), shapes)
     packed = sum(coding.packed_size(kind, len(stream)) for kind, stream in coding.streams(arrays).items())
     return Sizes(packed, len(content["data"]), round(coding.theoretical_size(arrays)))
 

@@ -1,14 +1,16 @@
 """Turn a checkpoint into a small, self-describing model file.
 
     python quantize.py runs/student/best.pt model.bin
-    python quantize.py runs/student/best.pt model.bin --vectors 16 --size 112 --data food-11 --record results/model.json
+    python quantize.py runs/student/best.pt model.bin --size 112 --data food-11 --record results/model.json
+    python quantize.py runs/wide/best.pt model.bin --bits 4 --override head.0=6
 
-Prints raw and packed sizes and the worst error of a weight; with --data also the validation accuracy
-before and after. A file over --max-bytes is refused: nothing is written.
+BN is folded into the layers before it. Without --bits, the most bits that fit --max-bytes are searched: the table
+shows what was tried. Prints all sizes and the worst error of a weight; with --data also the validation
+accuracies. A file over --max-bytes is refused: nothing is written.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,85 +18,185 @@ import torch
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_labelled, load_photos
 from files import check_distinct, check_output, write_bytes
-from model_file import decode, encode, load_model, to_bytes
+from folding import fold, foldable_pairs
+from model_file import decode, encode, load_model, predicted_data_bytes, sizes, to_bytes
 from options import add_cache, cache_folder
+from quantization import Scheme
 from records import provenance, write_record
 from training import evaluate
 
-ENCODINGS = {(32, 8): "--bits 32", (16, 8): "--bits 16", (8, 16): "--bits 8 --vectors 16", (8, 8): "--bits 8"}
+SEARCHED_BITS = (16, 8, 7, 6, 5, 4, 3, 2)
+HOPELESS = 8  # a file whose packed weights alone are so many times too large is not even tried
 
 
-def worst_error(before, after):
-    """(largest absolute difference of a value, name of its tensor) between two state_dicts."""
-    errors = {name: (before[name].double() - after[name].double()).abs().max().item() for name in before if before[name].numel()}
+@dataclass(frozen=True)
+class Attempt:
+    """What a scheme makes of a model: the file's content and bytes, its weights, and how far they are from the model's.
+
+    worst: (largest absolute difference, name of its tensor). rms: root of the mean squared difference of all weights.
+    """
+
+    scheme: Scheme
+    content: dict
+    file: bytes
+    weights: dict
+    worst: tuple
+    rms: float
+    accuracy: float | None
+
+
+def folded(model):
+    """The model with BN folded into the layers before it; itself where there is none."""
+    network = model.build()
+    if not foldable_pairs(network):
+        return model
+    description = replace(model.description, arguments={**model.description.arguments, "folded": True})
+    return replace(model, description=description, state_dict=fold(network).state_dict())
+
+
+def differences(before, after):
+    """((largest absolute difference of a value, name of its tensor), root mean square of all) between two state_dicts."""
+    pairs = {name: before[name].double() - after[name].double() for name in before if before[name].numel()}
+    errors = {name: difference.abs().max().item() for name, difference in pairs.items()}
     name = max(errors, key=errors.get)
-    return errors[name], name
+    return (errors[name], name), math.sqrt(sum(pair.square().sum().item() for pair in pairs.values()) / sum(pair.numel() for pair in pairs.values()))
 
 
-def what_fits(model, max_bytes):
-    """Advice for a model that is too large: the most precise encoding that fits, or by how much to shrink the network."""
-    sizes = {flags: len(to_bytes(encode(model.description, model.state_dict, *encoding))) for encoding, flags in ENCODINGS.items()}
-    for flags, size in sizes.items():
-        if size <= max_bytes:
-            return f"{flags} makes {size:,} bytes and would fit"
-    smallest = min(sizes.values())
-    return f"even 8 bits make {smallest:,}, so take a network with about {math.floor(100 * max_bytes / smallest)} % of the parameters (`python models.py` lists sizes)"
+def attempt(model, scheme, accuracy_of=None, scales=None):
+    """The Attempt of storing a model by a scheme. scales: see `encode`."""
+    content = encode(model.description, model.state_dict, scheme, scales)
+    weights = decode(content)
+    return Attempt(scheme, content, to_bytes(content), weights, *differences(model.state_dict, weights), accuracy_of(weights) if accuracy_of else None)
 
 
-def accuracies(model, decoded, options, device):
-    """Validation accuracy of the float weights and of the decoded file: (before, after, photos, fingerprint)."""
-    preprocessing, names = model.description.preprocessing, model.description.class_names
-    photos = load_photos(list_labelled(options.data, "validation", names), preprocessing, cache_folder(options)).to(device)
-    results = []
-    for weights in (model.state_dict, decoded):
+def search(model, options, accuracy_of=None):
+    """(best Attempt that fits or None, all that were tried): the most bits first, and of the scales that fit the least rms error."""
+    tried = []
+    for bits in SEARCHED_BITS:
+        scales = (options.scale,) if options.scale else ("mse",) if bits > 8 else ("mse", "minmax")
+        schemes = [scheme_of(options, bits, scale) for scale in scales]
+        if predicted_data_bytes(model.description, schemes[0]) > HOPELESS * options.max_bytes and bits > SEARCHED_BITS[-1]:
+            continue
+        attempts = [attempt(model, scheme, accuracy_of) for scheme in schemes]
+        tried += attempts
+        fitting = [one for one in attempts if len(one.file) <= options.max_bytes]
+        if fitting:
+            return min(fitting, key=lambda one: one.rms), tried
+    return None, tried
+
+
+def scheme_of(options, bits, scale=None):
+    """The Scheme of the options at these bits."""
+    return Scheme(bits, options.granularity, scale or options.scale or "mse", options.vectors, parse_overrides(options.override))
+
+
+def parse_overrides(settings):
+    """`--override` options: ["fc.1=8"] -> {"fc.1": 8}."""
+    overrides = {}
+    for setting in settings:
+        layer, _, bits = setting.rpartition("=")
+        if not layer or not bits.isascii() or not bits.isdecimal():
+            raise UserError(f"--override {setting} is not LAYER=BITS; write e.g. --override fc.1=8")
+        overrides[layer] = int(bits[:4])
+    return overrides
+
+
+def table(tried, max_bytes):
+    """What was tried, a line each."""
+    lines = [f"{'bits':>4}  {'granularity':12}{'scale':8}{'bytes':>12}{'worst error':>13}{'rms error':>12}{'validation accuracy':>21}   * = fits in {max_bytes:,}"]
+    for one in tried:
+        grid = f"{one.scheme.granularity:12}{one.scheme.scale:8}" if one.scheme.bits <= 8 else f"{'float':20}"
+        accuracy = "" if one.accuracy is None else f"{one.accuracy:.4f}"
+        lines.append(f"{one.scheme.bits:>4}  {grid}{len(one.file):>12,}{'*' if len(one.file) <= max_bytes else ' '}{one.worst[0]:>12.3g}{one.rms:>12.3g}{accuracy:>21}".rstrip())
+    return "\n".join(lines)
+
+
+def advice(model, options):
+    """What to do about a model that is too large: the most precise encoding that fits, or by how much to shrink the network."""
+    best, tried = search(model, options)
+    if best:
+        return f"--bits {best.scheme.bits} --scale {best.scheme.scale} makes {len(best.file):,} bytes and would fit"
+    smallest = min(len(one.file) for one in tried)
+    return (f"even {SEARCHED_BITS[-1]} bits make {smallest:,}, so take a network with about {math.floor(100 * options.max_bytes / smallest)} % of the parameters "
+            "(`python models.py` lists sizes)")
+
+
+def chosen(model, options, accuracy_of, scales=None):
+    """The Attempt that the options ask for; UserError with advice if it does not fit."""
+    if options.bits is None:
+        best, tried = search(model, options, accuracy_of)
+        print(table(tried, options.max_bytes))
+        if best:
+            return best
+        smallest = min(tried, key=lambda one: len(one.file))
+    else:
+        smallest = attempt(model, scheme_of(options, options.bits), accuracy_of, scales)
+        if len(smallest.file) <= options.max_bytes:
+            return smallest
+    raise UserError(f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are allowed, so nothing was written; {advice(model, options)}")
+
+
+def validation(model, options, device):
+    """(function from weights to validation accuracy, photos)."""
+    preprocessing = model.description.preprocessing
+    photos = load_photos(list_labelled(options.data, "validation", model.description.class_names), preprocessing, cache_folder(options)).to(device)
+
+    def accuracy_of(weights):
         network = model.description.build(weights, model.path).to(device, memory_format=torch.channels_last)
-        results.append(evaluate(network, photos, preprocessing, device)[1])
-    return *results, len(photos), photos.fingerprint
+        return evaluate(network, photos, preprocessing, device)[1]
+
+    return accuracy_of, photos
 
 
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
     options.add_argument("output", type=Path, help="the model file to write")
-    options.add_argument("--bits", type=int, choices=(32, 16, 8), default=8, help="32: float32, 16: float16, 8: min-max uint8 per tensor")
-    options.add_argument("--vectors", type=int, choices=(16, 8), default=8, help="bits of biases and BN tensors when --bits is 8")
-    options.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="store another input size than the training's: a network trained on "
-                         "random crops often does best at a somewhat larger one (Touvron et al. 2019), and it costs no bytes")
-    options.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger file")
-    options.add_argument("--data", type=Path, help="root that holds validation/: measure the accuracy before and after")
-    add_cache(options)
-    options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N, for --data")
-    options.add_argument("--record", type=Path, help="also write a JSON record there")
+    group = options.add_argument_group("encoding")
+    group.add_argument("--bits", type=int, choices=(32, 16, *range(8, 1, -1)), help="per weight: floats of 32 or 16, codes of 2 to 8; below 6, the first and the "
+                       "last layer keep 8 (default: the most that fit)")
+    group.add_argument("--granularity", choices=("tensor", "channel"), default="channel", help="one grid for a layer, or one for each of its output channels")
+    group.add_argument("--scale", choices=("minmax", "mse"), help="a grid from minimum to maximum (at 8 bits per tensor the course's), or the symmetric one of least squared error "
+                       "(default: mse; without --bits, whichever is nearer to the weights)")
+    group.add_argument("--override", metavar="LAYER=BITS", action="append", default=[], help="other bits for a layer, e.g. fc.1=8")
+    group.add_argument("--vectors", type=int, choices=(16, 8), default=16, help="bits of biases and other vectors beside codes")
+    group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="store another input size than the training's: a network trained on "
+                       "random crops often does best at a somewhat larger one (Touvron et al. 2019), and it costs no bytes")
+    group.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger file")
+    group = options.add_argument_group("measuring")
+    group.add_argument("--data", type=Path, help="root that holds validation/: measure the accuracy before and after")
+    add_cache(group)
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N, for --data")
+    group.add_argument("--record", type=Path, help="also write a JSON record there")
     options = options.parse_args(argv)
 
-    if options.vectors != 8 and options.bits != 8:
-        raise UserError(f"--vectors {options.vectors} goes with --bits 8 and not with --bits {options.bits}; leave one of them out")
+    if options.vectors != 16 and options.bits in (16, 32):
+        raise UserError(f"--vectors {options.vectors} goes with 2 to 8 bits and not with --bits {options.bits}; leave one of them out")
     check_distinct(options.checkpoint, options.output, options.record)
     device = pick_device(options.device)
     model = load_model(options.checkpoint)
+    raw = sum(value.numel() * value.element_size() for value in model.state_dict.values())
     if options.size:
         model = replace(model, description=replace(model.description, preprocessing=replace(model.description.preprocessing, size=options.size)))
-    model.build()  # weights that do not fit their architecture are told now
+    model = folded(model)  # weights that do not fit their architecture are told now
+    scheme_of(options, options.bits or 8).bits_of(model.state_dict)  # and overrides of no layer
     for output in filter(None, (options.output, options.record)):
         check_output(output)
-    content = encode(model.description, model.state_dict, options.bits, options.vectors)
-    packed = to_bytes(content)
-    if len(packed) > options.max_bytes:
-        raise UserError(f"{options.output} would have {len(packed):,} bytes and at most {options.max_bytes:,} are allowed, so nothing was written; {what_fits(model, options.max_bytes)}")
-    decoded = decode(content)
-    error, tensor = worst_error(model.state_dict, decoded)
-    raw = sum(value.numel() * value.element_size() for value in model.state_dict.values())
-    summary = {"architecture": model.description.architecture, "bits": options.bits, "vectors": options.vectors, "raw_bytes": raw,
-               "packed_bytes": len(packed), "data_bytes": len(content["data"]), "worst_error": error, "worst_tensor": tensor}
-    print(f"{summary['architecture']}: {raw:,} bytes raw -> {len(packed):,} packed ({len(packed) - len(content['data']):,} of them header and index)")
-    print(f"worst error {error:.3g} in {tensor}")
-    fingerprints = {}
-    if options.data:
-        before, after, photos, fingerprints["validation"] = accuracies(model, decoded, options, device)
-        summary |= {"validation_accuracy_before": before, "validation_accuracy_after": after, "validation_photos": photos}
-        print(f"validation accuracy {before:.4f} -> {after:.4f} on {photos:,} photos")
-    write_bytes(options.output, packed)
+    accuracy_of, photos = validation(model, options, device) if options.data else (None, None)
+    result = chosen(model, options, accuracy_of)
+    size, decoded = sizes(result.content), sum(value.numel() * value.element_size() for value in result.weights.values())
+    summary = {"architecture": model.description.architecture, **asdict(result.scheme), "raw_bytes": raw, "decoded_bytes": decoded, "bit_packed_bytes": size.packed,
+               "coded_bytes": size.coded, "entropy_bytes": size.entropy, "file_bytes": len(result.file), "worst_error": result.worst[0], "worst_tensor": result.worst[1]}
+    print(f"{summary['architecture']}: raw {raw:,} B -> packed {size.packed:,} B -> coded {size.coded:,} B (entropy {size.entropy:,} B) "
+          f"-> file {len(result.file):,} B; decoded {decoded:,} B")
+    print(f"worst error {result.worst[0]:.3g} in {result.worst[1]}")
+    if photos is not None:
+        before = accuracy_of(model.state_dict)
+        summary |= {"validation_accuracy_before": before, "validation_accuracy_after": result.accuracy, "validation_photos": len(photos)}
+        print(f"validation accuracy {before:.4f} -> {result.accuracy:.4f} on {len(photos):,} photos")
+    write_bytes(options.output, result.file)
     if options.record:
+        fingerprints = {"validation": photos.fingerprint} if photos is not None else {}
         write_record(options.record, {**provenance(device, data=fingerprints), "model": model.description.to_dict(), **summary})
     print(f"wrote {options.output}")
     return 0

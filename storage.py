@@ -89,7 +89,7 @@ def restore_tensor(storage, arrays, shape):
     values, bits = values.reshape(shape), int(storage[1])
     with np.errstate(all="ignore"):  # of hostile values; what is not finite is refused when the network is built
         if storage == "m8":
-            return torch.from_numpy(dequantize_minmax(*parameters[0].astype(np.float64), values))
+            return torch.from_numpy(np.asarray(dequantize_minmax(*parameters[0].astype(np.float64), values)))
         if storage[0] in "aA":
             return torch.from_numpy(dequantize_affine(values, *parameters))
         if storage[0] in "sS":
