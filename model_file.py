@@ -147,6 +147,14 @@ def predicted_data_bytes(description, scheme):
     return sum(coding.packed_size(kind, sum(count for one, count in entries if one == kind)) for kind in coding.KINDS)
 
 
+def predicted_file_bytes(description, scheme):
+    """Bytes of a model file that is packed to the bit but not entropy-coded, from the shapes alone."""
+    shapes = shapes_of(description.skeleton())
+    content = {"format": MODEL_FORMAT, "version": MODEL_VERSION, **description.to_dict(), "bits": scheme.bits, "storage": "f2 " * len(shapes),
+               "layout": layout_checksum(shapes), "coding": "bits", "data": torch.zeros(1, dtype=torch.uint8), "crc32": 1 << 31}
+    return len(to_bytes(content)) + predicted_data_bytes(description, scheme)
+
+
 # ---------------------------------------------------------------- the file
 
 

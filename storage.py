@@ -79,7 +79,7 @@ def store_tensor(name, tensor, bits, scheme, scale=None):
         if scale is None:
             scale = mse_scale(tensor, bits, scheme.granularity)
             codes = quantize_symmetric(tensor, scale, bits)
-        return storage, [scale.numpy().astype("<f2"), (codes.numpy().astype(np.int16) - code_range(bits)[0]).astype(np.uint8)]
+        return storage, [scale.numpy().astype("<f2"), np.asarray(codes.numpy().astype(np.int16) - code_range(bits)[0]).astype(np.uint8)]
     return storage, [array.astype("<" + storage)]
 
 
@@ -91,8 +91,8 @@ def restore_tensor(storage, arrays, shape):
         if storage == "m8":
             return torch.from_numpy(np.asarray(dequantize_minmax(*parameters[0].astype(np.float64), values)))
         if storage[0] in "aA":
-            return torch.from_numpy(dequantize_affine(values, *parameters))
+            return torch.from_numpy(np.asarray(dequantize_affine(values, *parameters)))
         if storage[0] in "sS":
-            codes = torch.from_numpy((values.astype(np.int16) + code_range(bits)[0]).astype(np.int8))
+            codes = torch.from_numpy(np.asarray(values.astype(np.int16) + code_range(bits)[0]).astype(np.int8))
             return dequantize_symmetric(codes, torch.from_numpy(parameters[0].astype(np.float32)))
     return torch.from_numpy(values.astype(np.int64 if storage == "i8" else np.float32))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dataset import FOOD11_CLASSES, list_labelled
+from folding import fold
 from model_file import Description, load_model
 from models import build
 from preprocessing import Preprocessing, decode_photo
@@ -40,46 +41,62 @@ def test_the_courses_student_fits_the_courses_limit(run_script, tmp_path):
     size = (tmp_path / "model.bin").stat().st_size
     assert size <= 300_000
     raw = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    assert f"{raw:,} bytes raw -> {size:,} packed" in done.stdout
-    decoded = load_model(tmp_path / "model.bin", max_bytes=300_000).build()
-    assert sum(parameter.numel() for parameter in decoded.parameters()) == 256_779
+    assert f"raw {raw:,} B -> packed " in done.stdout and f"-> file {size:,} B" in done.stdout
+    model = load_model(tmp_path / "model.bin", max_bytes=300_000)
+    assert model.bits == 8 and model.description.arguments["folded"]
+    assert sum(parameter.numel() for parameter in model.build().parameters()) == 256_779 - 2 * 1024  # without gamma and beta
 
 
-@pytest.mark.parametrize(("flags", "bits"), [([], 8), (["--vectors", "16"], 8), (["--bits", "16"], 16), (["--bits", "32"], 32)])
+def folded_weights(path):
+    return fold(load_model(path).build()).state_dict()
+
+
+@pytest.mark.parametrize(("flags", "bits"), [([], 16), (["--bits", "8", "--vectors", "8"], 8), (["--bits", "16"], 16), (["--bits", "32"], 32),
+    (["--bits", "4"], 4), (["--bits", "3", "--granularity", "tensor", "--scale", "minmax", "--override", "fc.0=2"], 3)])
 def test_the_printed_sizes_and_error_are_the_files(call, checkpoint, tmp_path, flags, bits):
     output = tmp_path / "new folder" / "model.bin"
     done = call("quantize", checkpoint, output, *flags)
     assert done.returncode == 0 and not done.stderr
-    before, after = load_model(checkpoint).state_dict, load_model(output)
-    _, packed, overhead = numbers(done.stdout.splitlines()[0].split("student:")[1])
-    assert packed == output.stat().st_size and overhead == packed - len(torch.load(output, weights_only=True)["data"])
+    before, after = folded_weights(checkpoint), load_model(output)
+    raw, packed, coded, entropy, size, decoded = numbers(next(line for line in done.stdout.splitlines() if line.startswith("student:")).split("student:")[1])
+    assert size == output.stat().st_size and coded == len(torch.load(output, weights_only=True)["data"])
+    assert entropy <= packed and coded <= packed < raw and decoded == 4 * sum(tensor.numel() for tensor in before.values())
     error = max((before[name].double() - after.state_dict[name].double()).abs().max().item() for name in before)
     assert after.bits == bits and f"worst error {error:.3g} in " in done.stdout and f"wrote {output}" in done.stdout
     assert [file.name for file in output.parent.iterdir()] == ["model.bin"]
 
 
-def test_quantizing_twice_changes_nothing_more(call, checkpoint, tmp_path):
-    call("quantize", checkpoint, tmp_path / "once.bin")
-    call("quantize", tmp_path / "once.bin", tmp_path / "twice.bin")
+@pytest.mark.parametrize("flags", [["--bits", 16], ["--bits", 8, "--granularity", "tensor", "--scale", "minmax"]])
+def test_quantizing_twice_changes_nothing_more(call, checkpoint, tmp_path, flags):
+    call("quantize", checkpoint, tmp_path / "once.bin", *flags)
+    call("quantize", tmp_path / "once.bin", tmp_path / "twice.bin", *flags)
     once, twice = (load_model(tmp_path / name).state_dict for name in ("once.bin", "twice.bin"))
     assert all(torch.allclose(once[name], twice[name], rtol=1e-6, atol=0) for name in once)
 
 
 def test_too_large_writes_nothing_and_its_advice_fits(refused, call, checkpoint, tmp_path):
-    output, sizes = tmp_path / "model.bin", {}
-    for flags in ("--bits 32", "--bits 16", "--bits 8 --vectors 16", "--bits 8"):
-        call("quantize", checkpoint, tmp_path / "size.bin", *flags.split())
-        sizes[flags] = (tmp_path / "size.bin").stat().st_size
-    assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
+    output = tmp_path / "model.bin"
+    call("quantize", checkpoint, tmp_path / "size.bin", "--bits", 5, "--scale", "mse")
+    limit = (tmp_path / "size.bin").stat().st_size
     (tmp_path / "size.bin").unlink()
-    for wanted in ("--bits 16", "--bits 8 --vectors 16", "--bits 8"):
-        sentence = refused("quantize", checkpoint, output, "--bits", 32, "--max-bytes", sizes[wanted])
-        assert f"{sizes['--bits 32']:,}" in sentence and not list(tmp_path.iterdir())
-        advice = re.search(r"; (--bits.*) makes ([\d,]+) bytes and would fit", sentence)
-        assert (advice[1], numbers(advice[2])) == (wanted, [sizes[wanted]])
-        assert call("quantize", checkpoint, output, *advice[1].split(), "--max-bytes", sizes[wanted]).returncode == 0
-        assert output.stat().st_size == sizes[wanted]
-        output.unlink()
+    sentence = refused("quantize", checkpoint, output, "--bits", 16, "--max-bytes", limit)
+    assert not list(tmp_path.iterdir())
+    advice = re.search(r"; (--bits.*) makes ([\d,]+) bytes and would fit", sentence)
+    assert call("quantize", checkpoint, output, *advice[1].split(), "--max-bytes", limit).returncode == 0
+    assert numbers(advice[2]) == [output.stat().st_size] and output.stat().st_size <= limit
+
+
+def test_without_bits_the_most_that_fit_are_found_and_shown(call, checkpoint, tmp_path):
+    sizes = {}
+    for bits in (16, 8, 6):
+        call("quantize", checkpoint, tmp_path / "size.bin", "--bits", bits, "--scale", "mse")
+        sizes[bits] = (tmp_path / "size.bin").stat().st_size
+    assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
+    for bits, size in sizes.items():
+        done = call("quantize", checkpoint, tmp_path / "model.bin", "--scale", "mse", "--max-bytes", size)
+        assert done.returncode == 0 and load_model(tmp_path / "model.bin").bits >= bits and (tmp_path / "model.bin").stat().st_size <= size
+        rows = [line.split() for line in done.stdout.splitlines() if re.match(r" +\d+  (float|channel)", line)]
+        assert [int(row[0]) for row in rows][:1] == [16] and [row for row in rows if any(cell.endswith("*") for cell in row)] == rows[-1:]
 
 
 def test_too_large_in_8_bits_says_by_how_much_to_shrink_and_keeps_the_old_file(refused, checkpoint, tmp_path):
@@ -107,7 +124,7 @@ def test_data_prints_both_accuracies_and_record_says_where_they_come_from(run_sc
 
     record = json.loads((tmp_path / "notes/record.json").read_text(), parse_constant=pytest.fail)
     assert [record["validation_accuracy_before"], record["validation_accuracy_after"]] == pytest.approx(expected)
-    assert record["packed_bytes"] == (tmp_path / "model.bin").stat().st_size and record["validation_photos"] == 22
+    assert record["file_bytes"] == (tmp_path / "model.bin").stat().st_size and record["validation_photos"] == 22
     command = shlex.split(record["command"])
     assert command[:3] == ["quantize.py", str(checkpoint), "model.bin"] and "--data" in command
     assert record["commit"] and record["device"] and record["date"]
@@ -115,7 +132,7 @@ def test_data_prints_both_accuracies_and_record_says_where_they_come_from(run_sc
     files = sorted((toy / "validation").iterdir(), key=lambda path: tuple(map(int, path.stem.split("_"))))
     digest = hashlib.sha256("".join(f"{path.name} {path.stat().st_size}\n" for path in files).encode())
     assert record["data"] == {"validation": digest.hexdigest()[:16]}
-    assert record["model"]["architecture"] == "student" and record["bits"] == 8 and record["vectors"] == 8
+    assert record["model"]["architecture"] == "student" and record["bits"] == 16 and record["vectors"] == 16 and record["overrides"] == {}
 
 
 def validation_accuracy(model, listing):
@@ -147,7 +164,8 @@ def test_an_output_that_cannot_be_written_is_refused(refused, checkpoint, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("flags", [["--bits", "4"], ["--bits", "many"], ["--vectors", "32"], ["--max-bytes", "0"], ["--max-bytes",
+@pytest.mark.parametrize("flags", [["--bits", "1"], ["--bits", "9"], ["--bits", "many"], ["--granularity", "row"], ["--scale", "max"], ["--override", "fc.0"],
+    ["--override", "fc.0=many"], ["--override", "=4"], ["--vectors", "32"], ["--max-bytes", "0"], ["--max-bytes",
     "3e5"], ["--unknown"]])
 def test_wrong_flags_are_refused(refused, checkpoint, tmp_path, flags):
     assert flags[0] in refused("quantize", checkpoint, tmp_path / "model.bin", *flags) and not list(tmp_path.iterdir())
