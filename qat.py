@@ -98,16 +98,15 @@ def fake_quantize(network, scheme):
 
 @torch.no_grad()
 def quantized_state(network):
-    """{"state_dict": ..., "scales": {tensor name: (bits, scale)}} of a fake-quantized network, under the plain network's names."""
-    state, scales = {}, {}
+    """{"weights": state_dict, "scales": {tensor name: (bits, scale)}} of a fake-quantized network, under the plain network's names."""
+    weights = {name: value for name, value in network.state_dict().items() if ".parametrizations." not in f".{name}"}
+    scales = {}
     for layer, module in network.named_modules():
         if is_parametrized(module):
             for tensor, (step,) in module.parametrizations.items():
-                name = f"{layer}.{tensor}"
-                state[name] = getattr(module, tensor).contiguous()
-                scales[name] = (step.bits, stored_scale(step.log_scale))
-    plain = {name: value.detach().contiguous() for name, value in network.state_dict().items() if ".parametrizations." not in f".{name}"}
-    return {"state_dict": {**plain, **state}, "scales": scales}
+                weights[f"{layer}.{tensor}"] = getattr(module, tensor)
+                scales[f"{layer}.{tensor}"] = (step.bits, stored_scale(step.log_scale))
+    return {"weights": weights, "scales": scales}
 
 
 # ---------------------------------------------------------------- after the last epoch

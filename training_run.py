@@ -56,9 +56,15 @@ def build_optimizer(network, settings):
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
+def write_checkpoint(path, description, weights, **further):
+    """Write a checkpoint atomically: what `model_file.load_model` reads, and `further` plain values and tensors."""
+    weights = {name: value.detach().contiguous() for name, value in weights.items()}
+    write_bytes(path, to_bytes({"format": CHECKPOINT_FORMAT, "version": VERSION, **description.to_dict(), "state_dict": weights, **further}))
+
+
 def plain_state(network):
-    """What a checkpoint tells of the evaluated network: {"state_dict": ...}."""
-    return {"state_dict": {name: value.detach().contiguous() for name, value in network.state_dict().items()}}
+    """What `write_checkpoint` is to know of the evaluated network."""
+    return {"weights": network.state_dict()}
 
 
 class Run:
@@ -158,8 +164,7 @@ class Run:
 
     def save(self, path, complete):
         """Write a checkpoint atomically: complete = all that resuming needs, else only the evaluated weights."""
-        checkpoint = {"format": CHECKPOINT_FORMAT, "version": VERSION, **self.description.to_dict(), **self.export(self.evaluated)}
-        write_bytes(path, to_bytes({**checkpoint, "run": self.state_dict()} if complete else checkpoint))
+        write_checkpoint(path, self.description, **self.export(self.evaluated), **({"run": self.state_dict()} if complete else {}))
 
     def resume(self, path):
         """Continue from a checkpoint; UserError if it is damaged or belongs to a different run."""

@@ -102,11 +102,11 @@ def test_the_exported_state_is_the_plain_networks_and_gives_the_same_logits():
     network = fake_quantize(build("residual6", **NARROW), Scheme(3, "channel", "mse")).eval()
     plain = build("residual6", **NARROW)
     exported = quantized_state(network)
-    plain.load_state_dict(exported["state_dict"])
+    plain.load_state_dict(exported["weights"])
     images = weight(4, 3, SIZE, SIZE)
     assert torch.equal(plain.eval()(images), network(images))
     for name, (bits, scale) in exported["scales"].items():
-        tensor = exported["state_dict"][name]
+        tensor = exported["weights"][name]
         assert torch.equal(dequantize_symmetric(quantize_symmetric(tensor, scale, bits), scale), tensor)
         assert len(tensor.unique()) > 1
 
@@ -131,7 +131,7 @@ def test_bn_goes_into_the_scales_and_no_code_changes(name, arguments):
     network = trained_bn(build(name, **arguments))
     plain = build(name, **arguments).eval()
     exported = quantized_state(fake_quantize(network, Scheme(4, "channel", "mse")))
-    plain.load_state_dict(exported["state_dict"])
+    plain.load_state_dict(exported["weights"])
     images = weight(4, 3, SIZE, SIZE)
     before, pairs = plain(images), foldable_pairs(plain)
     scales = fold_into_scales(plain, exported["scales"])
@@ -140,7 +140,7 @@ def test_bn_goes_into_the_scales_and_no_code_changes(name, arguments):
     folded = {f"{layer}.weight" for layer, _ in pairs}
     for weight_name, (bits, scale) in scales.items():
         old_scale, tensor = exported["scales"][weight_name][1], plain.get_parameter(weight_name)
-        codes = quantize_symmetric(exported["state_dict"][weight_name], old_scale, bits)
+        codes = quantize_symmetric(exported["weights"][weight_name], old_scale, bits)
         assert torch.equal(scale, scale.half().float()) and torch.equal(dequantize_symmetric(codes, scale), tensor)
         assert (weight_name in folded) == (not torch.equal(scale, old_scale))
     assert any((scale < 0).any() for _, scale in scales.values()) and all((scale != 0).all() for _, scale in scales.values())
