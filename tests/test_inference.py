@@ -16,6 +16,7 @@ from dataset import FOOD11_CLASSES
 from model_file import Description, encode, load_model, to_bytes
 from models import build
 from preprocessing import Preprocessing, decode_photo
+from quantization import Scheme
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -234,7 +235,7 @@ def test_bad_models_are_refused(refuse, toy, tmp_path, small_model):
 def test_a_model_over_the_limit_needs_max_bytes(call, refused, toy, tmp_path):
     network = build("student", num_classes=11)
     path = tmp_path / "large.bin"
-    path.write_bytes(to_bytes(encode(Description.of("student", {}, FOOD11_CLASSES, Preprocessing(32)), network.state_dict(), 16)))
+    path.write_bytes(to_bytes(encode(Description.of("student", {}, FOOD11_CLASSES, Preprocessing(32)), network.state_dict(), Scheme(16))))
     size = path.stat().st_size
     assert size > 300_000
     sentence = refused("inference", toy, tmp_path / "out.csv", "--model", path)
@@ -247,7 +248,7 @@ def test_a_checkpoint_predicts_like_its_32_bit_file(call, small_network, toy, tm
     description, network = small_network
     checkpoint = {"format": "food11-checkpoint", "version": 1, **description.to_dict(), "state_dict": dict(network.state_dict())}
     torch.save(checkpoint, tmp_path / "best.pt")
-    (tmp_path / "32.bin").write_bytes(to_bytes(encode(description, network.state_dict(), 32)))
+    (tmp_path / "32.bin").write_bytes(to_bytes(encode(description, network.state_dict(), Scheme(32))))
     for name in ("best.pt", "32.bin"):
         assert call("inference", toy, tmp_path / f"{name}.csv", "--model", tmp_path / name).returncode == 0
     assert (tmp_path / "best.pt.csv").read_bytes() == (tmp_path / "32.bin.csv").read_bytes()

@@ -29,6 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PLAIN = Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32))  # for tensors that belong to no network
 
 
+def reopened(content):
+    """`content` as it comes out of a file."""
+    return torch.load(io.BytesIO(to_bytes(content)), weights_only=True)
+
+
 def scheme(bits, vectors=8):
     return Scheme(bits, vectors=vectors)
 
@@ -240,6 +245,11 @@ def test_a_model_file_has_little_overhead(small_network):
     assert len(to_bytes(content)) - len(content["data"]) < 3000
 
 
+def test_files_of_version_1_are_still_read(content_1, small_network):
+    state = small_network[1].state_dict()
+    assert same_tensors({name: reference_8_bits(value) if value.ndim == 4 else value for name, value in state.items()}, decode(reopened(content_1)))
+
+
 @pytest.mark.parametrize(("encoding", "tolerance"), [((32,), 0), ((16,), 0.01), ((8, 16), 0.5), ((8,), 0.5)])
 def test_the_decoded_network_answers_like_the_float_network(small_network, tmp_path, encoding, tolerance):
     description, network = small_network
@@ -286,7 +296,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(small_model, tmp_path):
 def test_a_damaged_file_is_refused_or_harmless(small_model, tmp_path, seed):
     whole, path, chance = small_model.read_bytes(), tmp_path / "model.bin", random.Random(seed)
     _, weights = outcome(small_model)
-    for _ in range(100):
+    for _ in range(500):
         damaged = bytearray(whole)
         kind, place = chance.choice(("bit", "byte", "zeros", "delete", "insert", "swap")), chance.randrange(len(whole))
         if kind == "bit":
@@ -305,6 +315,20 @@ def test_a_damaged_file_is_refused_or_harmless(small_model, tmp_path, seed):
         path.write_bytes(damaged)
         result = outcome(path)
         assert result is None or same_tensors(result[1], weights), (seed, kind, place)
+
+
+def test_damaged_codes_under_a_right_checksum_are_refused_or_finite(small_network, tmp_path):
+    """What an attacker can do: every file is refused in one sentence or builds a network of finite weights."""
+    content, chance, path = encode(*small_network_state(small_network), Scheme(4, "channel", "mse")), random.Random(0), tmp_path / "model.bin"
+    for _ in range(100):
+        data = content["data"].clone()
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(to_bytes(signed({**content, "data": data[:len(data) - chance.choice((0, 0, 1))].clone()})))
+        outcome(path)
+
+
+def small_network_state(small_network):
+    return small_network[0], small_network[1].state_dict()
 
 
 def test_damage_to_the_header_is_noticed(small_model, tmp_path):
