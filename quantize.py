@@ -3,10 +3,12 @@
     python quantize.py runs/student/best.pt model.bin
     python quantize.py runs/student/best.pt model.bin --size 112 --data food-11 --record results/model.json
     python quantize.py runs/wide/best.pt model.bin --bits 4 --override head.0=6
+    python quantize.py runs/wide/best.pt model.bin --bits 3 --qat-epochs 20 --data food-11 --teacher runs/teacher/best.pt
 
 BN is folded into the layers before it. Without --bits, the most bits that fit --max-bytes are searched: the table
 shows what was tried. Prints all sizes and the worst error of a weight; with --data also the validation
-accuracies. A file over --max-bytes is refused: nothing is written.
+accuracies. A file over --max-bytes is refused: nothing is written. --qat-epochs fine-tunes the rounded weights
+before they are stored; such a run is kept in --out and resumed like a training.
 """
 
 import math
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+import qat
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_labelled, load_photos
 from files import check_distinct, check_output, write_bytes
@@ -43,6 +46,11 @@ class Attempt:
     worst: tuple
     rms: float
     accuracy: float | None
+
+
+def resized(model, size):
+    """The model for another input size in pixels, or itself where size is None."""
+    return model if size is None else replace(model, description=replace(model.description, preprocessing=replace(model.description.preprocessing, size=size)))
 
 
 def folded(model):
@@ -141,18 +149,18 @@ def validation(model, options, device):
     preprocessing = model.description.preprocessing
     photos = load_photos(list_labelled(options.data, "validation", model.description.class_names), preprocessing, cache_folder(options)).to(device)
 
-    def accuracy_of(weights):
-        network = model.description.build(weights, model.path).to(device, memory_format=torch.channels_last)
+    def accuracy_of(weights, description=model.description):
+        network = description.build(weights, model.path).to(device, memory_format=torch.channels_last)
         return evaluate(network, photos, preprocessing, device)[1]
 
     return accuracy_of, photos
 
 
 def main(argv=None):
-    options = parser(__doc__)
-    options.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
-    options.add_argument("output", type=Path, help="the model file to write")
-    group = options.add_argument_group("encoding")
+    command = parser(__doc__)
+    command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
+    command.add_argument("output", type=Path, help="the model file to write")
+    group = command.add_argument_group("encoding")
     group.add_argument("--bits", type=int, choices=(32, 16, *range(8, 1, -1)), help="per weight: floats of 32 or 16, codes of 2 to 8; below 6, the first and the "
                        "last layer keep 8 (default: the most that fit)")
     group.add_argument("--granularity", choices=("tensor", "channel"), default="channel", help="one grid for a layer, or one for each of its output channels")
@@ -163,35 +171,44 @@ def main(argv=None):
     group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="store another input size than the training's: a network trained on "
                        "random crops often does best at a somewhat larger one (Touvron et al. 2019), and it costs no bytes")
     group.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger file")
-    group = options.add_argument_group("measuring")
-    group.add_argument("--data", type=Path, help="root that holds validation/, or train.csv of faces: measure the accuracy before and after")
+    group = command.add_argument_group("measuring")
+    group.add_argument("--data", type=Path, help="root that holds validation/ (and training/ for --qat-epochs), or train.csv of faces: measure the accuracy before and after")
     add_cache(group)
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N, for --data")
     group.add_argument("--record", type=Path, help="also write a JSON record there")
-    options = options.parse_args(argv)
+    qat.add_options(command)
+    options = command.parse_args(argv)
 
     if options.vectors != 16 and options.bits in (16, 32):
         raise UserError(f"--vectors {options.vectors} goes with 2 to 8 bits and not with --bits {options.bits}; leave one of them out")
-    check_distinct(options.checkpoint, options.output, options.record, options.data)
+    qat.check_options(command, options)
+    check_distinct(options.checkpoint, options.output, options.record, options.data, *(options.out / name for name in qat.FILES if options.qat_epochs))
     device = pick_device(options.device)
-    model = load_model(options.checkpoint)
+    model = trained = load_model(options.checkpoint)
     raw = sum(value.numel() * value.element_size() for value in model.state_dict.values())
-    if options.size:
-        model = replace(model, description=replace(model.description, preprocessing=replace(model.description.preprocessing, size=options.size)))
-    model = folded(model)  # weights that do not fit their architecture are told now
+    model = folded(resized(model, options.size))  # weights that do not fit their architecture are told now
     scheme_of(options, options.bits or 8).bits_of(model.state_dict)  # and overrides of no layer
     for output in filter(None, (options.output, options.record)):
         check_output(output)
+    floats, scales, summary = model, None, {}
+    if options.qat_epochs:
+        chosen(model, options, None)  # what does not fit is told before the training
+        tuned = qat.fine_tune(trained, scheme_of(options, options.bits), options, device)
+        if tuned is None:
+            return 0
+        model, scales, record = tuned
+        model = resized(model, options.size)
+        summary["fine_tuning"] = {key: record[key] for key in ("settings", "data", "photos", "best", "seconds", "teachers") if key in record}
     accuracy_of, photos = validation(model, options, device) if options.data else (None, None)
-    result = chosen(model, options, accuracy_of)
+    before = accuracy_of(floats.state_dict, floats.description) if options.data else None
+    result = chosen(model, options, accuracy_of, scales)
+    assert all(torch.equal(result.weights[name], model.state_dict[name]) for name in scales or ()), "what was trained is not what was stored"
     size, decoded = sizes(result.content), sum(value.numel() * value.element_size() for value in result.weights.values())
-    summary = {"architecture": model.description.architecture, **asdict(result.scheme), "raw_bytes": raw, "decoded_bytes": decoded, "bit_packed_bytes": size.packed,
+    summary |= {"architecture": model.description.architecture, **asdict(result.scheme), "raw_bytes": raw, "decoded_bytes": decoded, "bit_packed_bytes": size.packed,
                "coded_bytes": size.coded, "entropy_bytes": size.entropy, "file_bytes": len(result.file), "worst_error": result.worst[0], "worst_tensor": result.worst[1]}
     print(f"{summary['architecture']}: raw {raw:,} B -> packed {size.packed:,} B -> coded {size.coded:,} B (entropy {size.entropy:,} B) "
           f"-> file {len(result.file):,} B; decoded {decoded:,} B")
     print(f"worst error {result.worst[0]:.3g} in {result.worst[1]}")
     if photos is not None:
-        before = accuracy_of(model.state_dict)
         summary |= {"validation_accuracy_before": before, "validation_accuracy_after": result.accuracy, "validation_photos": len(photos)}
         print(f"validation accuracy {before:.4f} -> {result.accuracy:.4f} on {len(photos):,} photos")
     write_bytes(options.output, result.file)

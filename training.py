@@ -32,7 +32,7 @@ from files import check_output, locked, write_text
 from losses import Batch, mix
 from models import count_parameters
 from records import provenance, write_record
-from training_run import Run
+from training_run import Run, plain_state
 
 
 def pick_precision(name, device):
@@ -91,13 +91,13 @@ class StopRequest:
         self._restore()
 
 
-def fit(network, description, training, validation, settings, out, device, loss_function=None, resume=False, dry_run=False, details=None):
+def fit(network, description, training, validation, settings, out, device, loss_function=None, resume=False, dry_run=False, details=None, export=plain_state):
     """Train `network` and return the record that is written to `out`/record.json.
 
     training, validation: PhotoSets. loss_function(logits, Batch) -> scalar, with state_dict and
     load_state_dict; CrossEntropy with the settings' label smoothing by default.
     resume: continue from `out`/last.pt where there is one. dry_run: two batches of everything, no files.
-    details: further plain values for the record. Raises UserError for a folder in use or a loss that is
+    details: further plain values for the record. export: see `Run`. Raises UserError for a folder in use or a loss that is
     not finite; SystemExit with 128 + signal after Ctrl-C or SIGTERM.
     """
     torch.backends.cudnn.benchmark = True  # one input shape: let cuDNN choose once
@@ -105,7 +105,7 @@ def fit(network, description, training, validation, settings, out, device, loss_
     if batch_size < 2:
         raise UserError(f"{len(training)} training photo(s) with batches of {settings.batch_size} cannot be trained on: BN needs two photos a batch; add photos or raise --batch-size")
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
-    run = Run(network, description, settings, len(training) // batch_size, device, loss_function, data)
+    run = Run(network, description, settings, len(training) // batch_size, device, loss_function, data, export)
     training, validation = training.to(device), validation.to(device)
     if dry_run:
         with StopRequest() as stop:
@@ -147,7 +147,8 @@ def fit(network, description, training, validation, settings, out, device, loss_
                   "photos": {"training": len(training), "validation": len(validation)}, **(details or {}),
                   "best": run.best(), "seconds": round(run.seconds, 1), "history": run.history}
         write_record(finished, record)
-        print(f"best validation accuracy {run.best()['validation_accuracy']:.4f} in epoch {run.best()['epoch']}; next: python quantize.py {out / 'best.pt'} model.bin")
+        print(f"best validation accuracy {run.best()['validation_accuracy']:.4f} in epoch {run.best()['epoch']}"
+              + (f"; next: python quantize.py {out / 'best.pt'} model.bin" if export is plain_state else ""))
     return record
 
 

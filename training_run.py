@@ -65,15 +65,21 @@ def write_checkpoint(path, description, weights, **further):
     write_bytes(path, to_bytes({"format": CHECKPOINT_FORMAT, "version": VERSION, **description.to_dict(), "state_dict": weights, **further}))
 
 
+def plain_state(network):
+    """What `write_checkpoint` is to know of the evaluated network."""
+    return {"weights": network.state_dict()}
+
+
 class Run:
     """Everything that changes during training, with its saving and loading.
 
-    data: fingerprints of the photos, which must be the same when the run is resumed.
+    data: fingerprints of the photos, which must be the same when the run is resumed. export: replaces
+    `plain_state` for a network that is trained in another form than it is used in.
     """
 
-    def __init__(self, network, description, settings, steps_per_epoch, device, loss_function=None, data=None):
+    def __init__(self, network, description, settings, steps_per_epoch, device, loss_function=None, data=None, export=plain_state):
         self.loss_function = loss_function or CrossEntropy(settings.label_smoothing)
-        self.data = data or {}
+        self.data, self.export = data or {}, export
         self.description, self.settings, self.device, self.steps_per_epoch = description, settings, device, steps_per_epoch
         self.network = network.to(device, memory_format=torch.channels_last)
         self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True) if settings.ema else None
@@ -163,7 +169,7 @@ class Run:
 
     def save(self, path, complete):
         """Write a checkpoint atomically: complete = all that resuming needs, else only the evaluated weights."""
-        write_checkpoint(path, self.description, self.evaluated.state_dict(), **({"run": self.state_dict()} if complete else {}))
+        write_checkpoint(path, self.description, **self.export(self.evaluated), **({"run": self.state_dict()} if complete else {}))
 
     def resume(self, path):
         """Continue from a checkpoint; UserError if it is damaged or belongs to a different run."""
