@@ -8,6 +8,7 @@ network its weights belong to, so that is read off the tensors' shapes; nor how 
 Written: the course's 8-bit dict, name -> (minimum, maximum, uint8 codes) for every tensor, and its 16-bit dict, name -> float16.
 """
 
+import functools
 import io
 import math
 import pickle
@@ -36,13 +37,7 @@ def load_foreign(path):
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES:,} bytes")
         data = path.read_bytes()
-        if data.startswith(ZIP_MAGIC):
-            data = _npz_member(path, len(data))
-        content = read_pickle(io.BytesIO(data), path, NUMPY)
-        content = content.value if isinstance(content, Array) else content  # np.savez wraps a dict in an array
-        if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
-            raise ValueError("it is no dict of named arrays")
-        state, bits = _tensors(content, len(data))
+        state, bits = read_tensors(_npz_member(path, len(data)) if data.startswith(ZIP_MAGIC) else data, path)
     except UserError:
         raise
     except OSError as error:
@@ -70,26 +65,33 @@ def _npz_member(path, size):
     return data[stream.tell():]
 
 
-def _tensors(content, size):
-    """(state_dict, bits of the values) of a dict of 32-, 16- or 8-bit arrays that came from `size` bytes."""
+def read_tensors(data, path):
+    """(`state_dict` of float32 tensors, bits of the values) from a pickled dict of 32-, 16- or 8-bit arrays.
+
+    Raises UserError naming `path` if the pickle asks for code, ValueError if it is damaged or anything else.
+    """
+    content = read_pickle(io.BytesIO(data), path, NUMPY)
+    content = content.value if isinstance(content, Array) else content  # np.savez wraps a dict in an array
+    if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
+        raise ValueError("it is no dict of named arrays")
     state, bits, total = {}, set(), 0
     for name, value in content.items():
-        value = value if isinstance(value, tuple) else (value,)
-        array = getattr(value[-1], "value", value[-1])
-        if not isinstance(array, (np.ndarray, np.number, int, float)):
-            raise ValueError(f"{ascii(name)[:80]} is no array")
+        *bounds, array = value if isinstance(value, tuple) and value else (value,)
+        array = array.value if isinstance(array, Array) else array
+        if not all(isinstance(number, (np.number, int, float)) for number in bounds) or not isinstance(array, (np.ndarray, np.number, int, float)):
+            raise ValueError(f"{ascii(name)[:80]} is neither an array nor (minimum, maximum, codes)")
         array = np.asarray(array)
         total += array.nbytes
-        if total > size + 8 * len(content):  # one array under many names
+        if total > len(data) + 8 * len(content):  # one array under many names
             raise ValueError("more arrays than the file has bytes")
-        if len(value) == 3 and array.dtype == np.uint8:
-            low, high = (float(bound) for bound in value[:2])
+        if len(bounds) == 2 and array.dtype == np.uint8:
+            low, high = map(float, bounds)
             if not -math.inf < low <= high < math.inf:
                 raise ValueError(f"{ascii(name)[:80]} has no finite minimum and maximum")
             bits.add(8)
             with np.errstate(over="ignore"):  # infinities are refused when the network is built
                 array = dequantize_minmax(low, high, array)
-        elif len(value) != 1 or array.dtype == np.uint8:
+        elif bounds or array.dtype == np.uint8:
             raise ValueError(f"{ascii(name)[:80]} is neither an array nor (minimum, maximum, codes)")
         elif array.ndim:
             bits.add(16 if array.dtype == np.float16 else 32)
@@ -107,35 +109,46 @@ def recognise(path, state, bits=32):
     """The Model of a bare `state_dict`: the one network of the table that has tensors of these shapes in this order.
 
     Names may differ (`module.` before them, other names of modules), but the last part of each (`weight`, `running_var`, ...)
-    must agree. Widths of the DepthwiseNet family, pruned ones too, and the number of classes are read off the shapes.
-    Raises UserError if no network fits, or several.
+    must agree. The number of classes and, in the DepthwiseNet family, the widths are read off the shapes, so pruned networks are
+    recognised too. Raises UserError if no network fits, or several.
     """
     shapes = [tuple(value.shape) for value in state.values()]
     kernels, matrices = ([shape for shape in shapes if len(shape) == dimensions and 0 not in shape] for dimensions in (4, 2))
     found = {}
-    if kernels and matrices:
-        common = {"num_classes": matrices[-1][0], "in_channels": kernels[0][1]}
-        pruned = {**common, "widths": tuple(shape[0] for shape in kernels[:1] + kernels[2::2]), "hidden": matrices[0][0] if len(matrices) > 1 else 0}
-        for name, arguments in [*((name, common) for name in ARCHITECTURES), *((name, pruned) for name in ARCHITECTURES)]:
-            if arguments is pruned and (found or ARCHITECTURES[name].network is not DepthwiseNet or len(pruned["widths"]) > 100):
-                continue
-            if bool(full_arguments(name).get("hidden")) != (len(matrices) > 1) and ARCHITECTURES[name].network is DepthwiseNet:
-                continue
-            if name == "resnet18" and kernels[0][2:] != (7, 7):
-                continue  # importing torchvision takes seconds
-            renamed = _renamed(name, arguments, state)
-            if renamed:
-                arguments = full_arguments(name, **arguments)
-                found.setdefault((ARCHITECTURES[name].network, str(arguments)), (name, arguments, renamed))
+    for name, architecture in ARCHITECTURES.items() if kernels and matrices else ():
+        arguments = {"num_classes": matrices[-1][0], "in_channels": kernels[0][1]}
+        if architecture.network is DepthwiseNet:
+            arguments |= {"widths": tuple(shape[0] for shape in kernels[:1] + kernels[2::2]), "hidden": matrices[0][0] if len(matrices) > 1 else 0}
+        if _skeleton(name) != [(_kind(tensor), len(shape)) for tensor, shape in zip(state, shapes)]:
+            continue
+        renamed = _renamed(name, arguments, state)
+        if renamed:
+            found[name] = arguments, renamed
     if len(found) != 1:
-        what = f"may be those of {' or '.join(name for name, _, _ in found.values())}" if found else "are not those of a network that this project knows"
+        what = f"may be those of {' or '.join(found)}" if found else "are not those of a network that this project knows"
         raise UserError(f"{path} was not written by this project, and its {len(state)} tensors {what}; use a file that says what it is")
-    (name, arguments, renamed), = found.values()
+    (name, (arguments, renamed)), = found.items()
     for tensor, value in renamed.items():
         if tensor.endswith("running_var") and (value < 0).any():
             raise UserError(f"tensor {tensor} in {path} has negative variances; use an undamaged file")
     names = FOOD11_CLASSES if arguments["num_classes"] == len(FOOD11_CLASSES) else [f"class {label}" for label in range(arguments["num_classes"])]
     return Model(Description.of(name, arguments, names, COURSE_PREPROCESSING, {"from": "a file of another program"}), renamed, bits, path)
+
+
+def _kind(tensor):
+    """What a tensor is to its module: the last part of its name."""
+    return tensor.rpartition(".")[2]
+
+
+@functools.cache
+def _skeleton(name):
+    """[(kind, dimensions), ...] of a network's tensors, which its widths do not change."""
+    if name == "resnet18":  # without importing torchvision, which takes seconds
+        kinds = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+        norm = [(kind, 0 if kind == "num_batches_tracked" else 1) for kind in kinds]
+        return 20 * [("weight", 4), *norm] + [("weight", 2), ("bias", 1)]
+    with torch.device("meta"):
+        return [(_kind(tensor), value.ndim) for tensor, value in build(name).state_dict().items()]
 
 
 def _renamed(name, arguments, state):
@@ -148,7 +161,7 @@ def _renamed(name, arguments, state):
     given = {key.removeprefix("module."): key for key in state}
     if given.keys() == expected.keys():
         pairs = {key: state[given[key]] for key in expected}
-    elif len(state) == len(expected) and all(key.rpartition(".")[2] == other.rpartition(".")[2] for key, other in zip(state, expected)):
+    elif list(map(_kind, state)) == list(map(_kind, expected)):
         pairs = dict(zip(expected, state.values()))
     else:
         return None
@@ -179,7 +192,8 @@ def export(state_dict, bits):
 
 def strangers(description):
     """Sentences on what the course's script would do differently with a network of this description."""
-    if description.architecture != "student" or description.arguments != full_arguments("student", num_classes=11):
+    course = Description.of("student", {}, FOOD11_CLASSES, COURSE_PREPROCESSING).to_dict()
+    if any(description.to_dict()[key] != course[key] for key in ("architecture", "arguments")):
         yield "the course's script builds its own StudentNet for 11 classes and cannot load this network's weights"
     if description.preprocessing != COURSE_PREPROCESSING:
         yield "the course's script feeds 256 px crops with values in [0, 1], not what this network was trained on"

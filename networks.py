@@ -209,6 +209,41 @@ class ResidualNet(nn.Module):
         return self.fc(self.head(self.blocks(self.stem(images))).flatten(1))
 
 
+class MobileNetV2(Classifier):
+    """MobileNetV2 (Sandler et al. 2018) without its last 1x1 convolution, as one student shrank torchvision's.
+
+    stem: channels of the 3x3 stride-2 convolution. widths, expansions, strides: of every block, its output channels,
+    expanded channels per input channel (1: no expansion) and stride; a block whose shape allows it is residual.
+    Input (N, in_channels, H, W); output logits (N, num_classes).
+    """
+
+    def __init__(self, widths, expansions, strides, stem=32, num_classes=11, in_channels=3):
+        super().__init__()
+        if not len(widths) == len(expansions) == len(strides):
+            raise UserError(f"widths, expansions and strides must be equally long, not {len(widths)}, {len(expansions)} and {len(strides)}")
+        layers, before = [nn.Conv2d(in_channels, stem, 3, 2, 1, bias=False), *norm_act(stem, nn.ReLU6())], stem
+        for width, expansion, stride in zip(widths, expansions, strides):
+            layers.append(StridedInvertedResidual(before, expansion * before, width, stride))
+            before = width
+        self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
+        self.fc = nn.Sequential(nn.Dropout(0.2), nn.Linear(before, num_classes))
+
+
+class StridedInvertedResidual(nn.Module):
+    """[Expand 1x1 ->] depthwise 3x3 -> project 1x1 as MobileNetV2 has it: ReLU6, and a strided depthwise convolution."""
+
+    def __init__(self, before, hidden, after, stride):
+        super().__init__()
+        self.residual = stride == 1 and before == after
+        expand = [] if hidden == before else [nn.Conv2d(before, hidden, 1, bias=False), *norm_act(hidden, nn.ReLU6())]
+        self.conv = nn.Sequential(
+            *expand, nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False), *norm_act(hidden, nn.ReLU6()),
+            nn.Conv2d(hidden, after, 1, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, features):
+        return features + self.conv(features) if self.residual else self.conv(features)
+
+
 def resnet18(num_classes=11, in_channels=3):
     """torchvision's ResNet-18 without pre-trained weights (He et al. 2015): the course's teacher."""
     from torchvision.models import resnet18 as torchvision_resnet18  # imported here: it would double the start-up time of inference

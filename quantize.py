@@ -2,12 +2,15 @@
 
     python quantize.py runs/student/best.pt model.bin
     python quantize.py runs/student/best.pt model.bin --vectors 16 --size 112 --data food-11 --record results/model.json
+    python quantize.py runs/student/best.pt model.pkl --export course8
 
 Prints raw and packed sizes and the worst error of a weight; with --data also the validation accuracy
-before and after. A file over --max-bytes is refused: nothing is written.
+before and after. A file over --max-bytes is refused: nothing is written. With --export the file is one for the course's own
+script; checkpoints may be files in its formats too (see foreign_files.py).
 """
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import torch
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_labelled, load_photos
 from files import check_distinct, check_output, write_bytes
+from foreign_files import EXPORTS, export, read_tensors, strangers
 from model_file import decode, encode, load_model, to_bytes
 from options import add_cache, cache_folder
 from records import provenance, write_record
@@ -52,6 +56,19 @@ def accuracies(model, decoded, options, device):
     return *results, len(photos), photos.fingerprint
 
 
+def write_export(model, output, kind, max_bytes):
+    """Write the course's own file of a model, and say what its script cannot know; UserError if it is too large."""
+    packed = export(model.state_dict, EXPORTS[kind])
+    if len(packed) > max_bytes:
+        raise UserError(f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, so nothing was written; take a smaller network or raise --max-bytes")
+    for sentence in strangers(model.description):
+        print(f"warning: {sentence}", file=sys.stderr)
+    error, tensor = worst_error(model.state_dict, read_tensors(packed, output)[0])
+    write_bytes(output, packed)
+    print(f"{model.description.architecture}: {len(packed):,} bytes in the course's {EXPORTS[kind]}-bit format, worst error {error:.3g} in {tensor}")
+    print(f"wrote {output}")
+
+
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
@@ -62,6 +79,7 @@ def main(argv=None):
                          "random crops often does best at a somewhat larger one (Touvron et al. 2019), and it costs no bytes")
     options.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger file")
     options.add_argument("--data", type=Path, help="root that holds validation/: measure the accuracy before and after")
+    options.add_argument("--export", choices=tuple(EXPORTS), help="write the course's own 8- or 16-bit pickle in place of a model file of this project")
     add_cache(options)
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N, for --data")
     options.add_argument("--record", type=Path, help="also write a JSON record there")
@@ -69,6 +87,9 @@ def main(argv=None):
 
     if options.vectors != 8 and options.bits != 8:
         raise UserError(f"--vectors {options.vectors} goes with --bits 8 and not with --bits {options.bits}; leave one of them out")
+    for flag, given in {"--bits": options.bits != 8, "--vectors": options.vectors != 8, "--size": options.size, "--data": options.data, "--record": options.record}.items():
+        if options.export and given:
+            raise UserError(f"{flag} does not go with --export {options.export}, whose format leaves no choice and no room for it; leave one of them out")
     check_distinct(options.checkpoint, options.output, options.record)
     device = pick_device(options.device)
     model = load_model(options.checkpoint)
@@ -77,6 +98,9 @@ def main(argv=None):
     model.build()  # weights that do not fit their architecture are told now
     for output in filter(None, (options.output, options.record)):
         check_output(output)
+    if options.export:
+        write_export(model, options.output, options.export, options.max_bytes)
+        return 0
     content = encode(model.description, model.state_dict, options.bits, options.vectors)
     packed = to_bytes(content)
     if len(packed) > options.max_bytes:

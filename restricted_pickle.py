@@ -50,7 +50,10 @@ def read_pickle(stream, path, names, persistent=None):
             opcode = _OPCODES.get(stream.read(1))
             if opcode is None or opcode.name not in _KNOWN:  # before its argument is read
                 raise ValueError(f"{opcode.name if opcode else 'a byte that'} is no opcode of a file of weights")
-            argument = opcode.arg.reader(stream) if opcode.arg else None
+            if opcode.name in ("GLOBAL", "INST"):  # pickletools would interpret escapes in it
+                argument = ".".join(stream.readline()[:-1].decode() for _ in range(2))
+            else:
+                argument = opcode.arg.reader(stream) if opcode.arg else None
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass
@@ -88,7 +91,7 @@ def read_pickle(stream, path, names, persistent=None):
                 case "BINGET" | "LONG_BINGET":
                     stack.append(memo[argument])
                 case "GLOBAL" | "INST" | "STACK_GLOBAL":
-                    full = ".".join((stack.pop(-2), stack.pop())) if opcode.name == "STACK_GLOBAL" else argument.replace(" ", ".")
+                    full = ".".join((stack.pop(-2), stack.pop())) if opcode.name == "STACK_GLOBAL" else argument
                     if full not in names or opcode.name == "INST":
                         raise UserError(f"{path} asks for {ascii(full)[1:-1][:100]}, which no file of weights needs; nothing was run, do not use this file")
                     stack.append(Name(full))
