@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 from command_line import UserError
 from dataset import FOOD11_CLASSES
 from model_file import Description, Model, dequantize_minmax, quantize_minmax
-from models import ARCHITECTURES, build, full_arguments
+from models import ARCHITECTURES, build
 from networks import DepthwiseNet
 from preprocessing import Preprocessing
 from restricted_pickle import NUMPY, Array, read_pickle
@@ -43,7 +43,8 @@ def load_foreign(path):
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions") from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged or no model file ({str(error)[:150]}); use a file of this project or one of the course's formats") from None
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"{path} is damaged or no model file ({reason}); use a file of this project or one of the course's formats") from None
     return recognise(path, state, bits)
 
 
@@ -58,7 +59,7 @@ def _npz_member(path, size):
         raise ValueError("an array file of another version")
     try:
         shape, _, dtype = npy.read_array_header_1_0(stream, max_header_size=1000)
-    except (SyntaxError, TypeError, RecursionError, MemoryError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # of a literal that need not be one
         raise ValueError("a damaged array header") from None
     if shape != () or dtype.kind != "O":
         raise ValueError("weights.npy is no dict")
