@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from command_line import UserError
+from torch_stream import check_torch_stream
 
 
 @contextlib.contextmanager
@@ -97,7 +98,7 @@ class _Unused(Exception):
 def read_torch(path, what):
     """What `torch.save` wrote to `path` (legacy or zip stream), read with `weights_only=True`.
 
-    what: how an error message calls the file. Raises UserError for a missing, damaged or foreign file.
+    what: how an error message calls the file. Raises UserError for a missing, damaged, foreign or hostile file.
     """
     import torch
 
@@ -108,9 +109,12 @@ def read_torch(path, what):
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions") from None
     try:
+        check_torch_stream(path)
         with warnings.catch_warnings():  # of foreign pickles: the error below says what matters
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except MemoryError:
         raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
     except Exception as error:  # torch.load raises a dozen types for bytes that are not its own

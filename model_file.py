@@ -34,6 +34,7 @@ from models import build, full_arguments
 from preprocessing import Preprocessing
 from quantization import Scheme
 from storage import layout_of, restore_tensor, storage_of, store_tensor
+from torch_stream import is_torch_stream
 
 MODEL_FORMAT, MODEL_VERSION = "food11-model", 2
 CHECKPOINT_FORMAT, VERSION = "food11-checkpoint", 1
@@ -272,15 +273,21 @@ class Model:
 
 
 def load_model(path, max_bytes=None):
-    """Read a `model.bin` or a checkpoint of the training scripts (its evaluated weights).
+    """Read a `model.bin`, a checkpoint of the training scripts (its evaluated weights), or another program's file (see foreign_files.py).
 
-    max_bytes: refuse a larger file. Raises UserError if the file is missing, too large, damaged or foreign.
+    max_bytes: refuse a larger file. Raises UserError if the file is missing, too large, damaged, hostile or of an unknown network.
     """
+    import foreign_files  # which needs this module
+
     path = Path(path)
     if max_bytes is not None and path.is_file() and path.stat().st_size > max_bytes:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes and at most {max_bytes:,} are allowed; quantize it further or raise --max-bytes")
+    if path.is_file() and not is_torch_stream(path):
+        return foreign_files.load_foreign(path)
     content = read_torch(path, "model file")
     kind = content.get("format") if isinstance(content, dict) else None
+    if foreign_files.is_state_dict(content):
+        return foreign_files.recognise(path, content)
     if not isinstance(kind, str) or kind not in (MODEL_FORMAT, CHECKPOINT_FORMAT):
         raise UserError(f"{path} was not written by this project (no model or checkpoint header); use model.bin or a checkpoint of the training scripts")
     newest = MODEL_VERSION if kind == MODEL_FORMAT else VERSION

@@ -21,7 +21,7 @@ from command_line import UserError, number, parser, run
 from files import read_torch
 from folding import fold
 from lowrank import factorise
-from networks import DepthwiseNet, FaceCNN, FaceMobileNet, PlainNet, ResidualNet, SmallCNN, resnet18
+from networks import DepthwiseNet, FaceCNN, FaceMobileNet, MobileNetV2, PlainNet, ResidualNet, SmallCNN, resnet18
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ ARCHITECTURES = {
         "convs": _SMALL_CONVS, "separable": (64, 64, 88, 88), "group_width": 8, "pool_after": (1, 3, 5, 7)}),
     "fer_cnn": Architecture(FaceCNN, 48, "2019 homework"),
     "fer_mobilenet": Architecture(FaceMobileNet, 48, "2019 homework"),
+    # No file tells its strides: under these, the BN statistics that the peer's file stores agree best with those of photos.
+    "mobilenet_v2": Architecture(MobileNetV2, 256, "peer's file", {
+        "widths": (16, 32, 32, 64, 64, 128), "expansions": (1, 6, 6, 6, 6, 4), "strides": (2, 2, 1, 2, 1, 1)}),
     "residual6": Architecture(ResidualNet, 128, "ours", {
         "stem": (16, 32), "widths": (64, 64, 64, 104, 104, 104), "hidden": (96, 160, 160, 256, 304, 304),
         "pools": (1, 0, 0, 1, 0, 0), "head": 256}),

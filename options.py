@@ -35,7 +35,7 @@ def add_views(group):
     """How the training photos are varied."""
     group.add_argument("--augment", choices=AUGMENTATIONS, default=Settings().augment, help="strength of the random views")
     group.add_argument("--view-size", type=number(int, 16, 4096), default=Settings().view_size, metavar="PIXELS", help="train on views of this size and evaluate at --size; "
-                       "0 = the same. Random crops enlarge what they show, so about three quarters of --size fit it, and cost half (Touvron et al. 2019)")
+                       "0 = the same, or what a trained network was trained on. Random crops enlarge what they show, so about three quarters of --size fit it, and cost half (Touvron et al. 2019)")
     group.add_argument("--mixup", type=number(float, 0, 0.5), default=Settings().mixup, metavar="SHARE", help="mix up to this share of another photo into each view")
 
 
@@ -108,8 +108,16 @@ def load_splits(options, preprocessing, how, class_names=None):
     return training, validation
 
 
-def read_settings(options, device):
-    """The `Settings` that the data, optimisation and run options describe."""
+def view_size_of(options, trained=None):
+    """`--view-size`, or where it is not given what the Description of a trained network tells of its views; 0 = the input size."""
+    known = trained.training.get("view_size") if trained else None
+    if options.view_size or type(known) is not int or known == trained.preprocessing.size or options.augment == "none":
+        return options.view_size
+    return known if 16 <= known <= 4096 else 0
+
+
+def read_settings(options, device, trained=None):
+    """The `Settings` that the data, optimisation and run options describe; trained: the Description of a network that is trained on."""
     if options.view_size and options.augment == "none":
         raise UserError("--view-size is the size of random views; leave it out or choose another --augment than none")
     sgd = options.optimizer == "sgd"
@@ -117,7 +125,7 @@ def read_settings(options, device):
         epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer,
         lr=options.lr if options.lr is not None else 0.1 if sgd else 2e-3,
         weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
-        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, view_size=options.view_size, views=getattr(options, "views", 0),
+        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, trained), views=getattr(options, "views", 0),
         gamma_l1=options.gamma_l1, precision=pick_precision(options.precision, device), seed=options.seed)
 
 

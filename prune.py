@@ -22,11 +22,12 @@ from command_line import UserError, number, parser, pick_device, run
 from distillation import Distillation, add_distillation, read_teachers
 from files import check_output, locked
 from lowrank import choose_ranks, factorisable, factorise, full_rank, merge
-from model_file import Description, Model, encode, load_model, to_bytes
+from model_file import Description, Model, load_model, predicted_file_bytes
 from models import build, count_macs, count_parameters
 from options import add_cache, add_optimisation, add_run, add_views, load_splits, read_settings
 from preprocessing import Preprocessing
 from pruning import CRITERIA, NORMS, Coupling, choose, compact
+from quantization import Scheme
 from records import provenance, write_record
 from training import evaluate, fit
 from training_run import Settings, write_checkpoint
@@ -60,6 +61,7 @@ class Task:
     def describe(self, arguments, index, fraction):
         """The Description of the network with these arguments after round `index`, which keeps a fraction of the original."""
         origin = {"script": "prune.py", "mode": self.options.mode, "round": index, "kept": round(fraction, 6), "seed": self.settings.seed,
+                  "view_size": self.settings.view_size or self.preprocessing.size,
                   **({"epochs": self.settings.epochs} if self.options.mode != "none" else {}), "before": self.model.description.training}
         if self.model.description.training.get("transductive"):
             origin["transductive"] = True
@@ -154,15 +156,11 @@ class ByRank:
 
 
 def measure(description, keys=("parameters", "bytes", "macs")):
-    """Parameters, bytes as an 8-bit model file (quantize.py --bits 8) and MACs of what a description describes."""
+    """Parameters, bytes of a model file at 8 bits per weight before its entropy coding, and MACs of what a description describes."""
     with torch.device("meta"):
         network = build(description.architecture, **description.arguments)
 
-    def file_bytes():
-        state = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in network.state_dict().items()}
-        return len(to_bytes({**encode(description, state), "crc32": 2**32 - 1}))  # the longest checksum: the weights' own is not known yet
-
-    sizes = {"parameters": lambda: count_parameters(network), "bytes": file_bytes,
+    sizes = {"parameters": lambda: count_parameters(network), "bytes": lambda: predicted_file_bytes(description, Scheme(8)),
              "macs": lambda: count_macs(description.architecture, description.preprocessing.size, **description.arguments)}
     return {key: sizes[key]() for key in keys}
 
@@ -333,7 +331,7 @@ def main(argv=None):
     device = pick_device(options.device)
     model = load_model(options.checkpoint)
     preprocessing = replace(model.description.preprocessing, size=options.size or model.description.preprocessing.size)
-    task = Task(options, model, preprocessing, device, read_settings(options, device))
+    task = Task(options, model, preprocessing, device, read_settings(options, device, model.description))
     method = (ByRank if options.mode == "lowrank" else ByGamma)(model, model.build(), options)
     fractions, plan = make_plan(method, task)
     if options.dry_run:

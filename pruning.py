@@ -334,6 +334,9 @@ _WIDTHS = {
     "ResidualNet": lambda network, arguments: {
         "stem": [_out(layer) for layer in network.stem[::3]], "widths": [_out(block.project[0]) for block in network.blocks],
         "hidden": [_out(block.expand[0]) for block in network.blocks], "residual": [int(block.residual) for block in network.blocks], "head": _out(network.head[0])},
+    "MobileNetV2": lambda network, arguments: {
+        "stem": _out(network.cnn[0]), "widths": [_out(block.conv[-2]) for block in network.cnn[3:-1]],
+        "hidden": [_out(block.conv[-5]) for block in network.cnn[3:-1]], "residual": [int(block.residual) for block in network.cnn[3:-1]]},
     "ResNet": lambda network, arguments: {
         "widths": [_out(stage[-1].conv2) for stage in (network.layer1, network.layer2, network.layer3, network.layer4)],
         "hidden": [_out(block.conv1) for stage in (network.layer1, network.layer2, network.layer3, network.layer4) for block in stage]},

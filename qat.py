@@ -26,14 +26,14 @@ from files import read_torch
 from folding import fold, foldable_pairs
 from model_file import Model, load_model
 from models import build, count_parameters
-from options import add_run, add_views, load_splits
+from options import add_run, add_views, load_splits, view_size_of
 from quantization import LARGEST, SMALLEST, code_range, dequantize_symmetric, mse_scale, quantize_symmetric
 from training import fit, pick_precision
 from training_run import Settings
 
 LEARNING_RATE = 5e-4
 FILES = ("last.pt", "best.pt", "log.csv", "record.json")  # of a run, in --out
-ONLY_HERE = ("lr", "batch_size", "augment", "mixup", "teacher", "teacher_size", "alpha", "temperature", "out", "seed", "precision", "resume", "dry_run")
+ONLY_HERE = ("lr", "batch_size", "augment", "view_size", "mixup", "teacher", "teacher_size", "alpha", "temperature", "out", "seed", "precision", "resume", "dry_run")
 
 
 # ---------------------------------------------------------------- rounding that can be trained through
@@ -121,7 +121,7 @@ def reestimate_bn(network, photos, preprocessing, settings, device):
     def batches():
         for positions in torch.randperm(len(photos), generator=views)[: len(photos) // size * size].split(size):
             images, _ = photos.batch(positions, device)
-            yield augmentation(images, preprocessing, views) if augmentation else preprocessing.normalise(images)
+            yield augmentation(images, preprocessing, views, settings.view_size) if augmentation else preprocessing.normalise(images)
 
     update_bn(batches(), network)
     return network.eval()
@@ -206,10 +206,11 @@ def fine_tune(model, scheme, options, device):
     finished one is only finished again.
     """
     settings = Settings(epochs=options.qat_epochs, batch_size=options.batch_size, lr=options.lr, label_smoothing=0.0 if options.teacher else Settings().label_smoothing,
-                        augment=options.augment, mixup=options.mixup, precision=pick_precision(options.precision, device), seed=options.seed)
+                        augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, model.description), precision=pick_precision(options.precision, device), seed=options.seed)
     description, preprocessing = model.description, model.description.preprocessing
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", description.class_names)
-    origin = {"script": "quantize.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint, "bits": scheme.bits,
+    origin = {"script": "quantize.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
+              "view_size": settings.view_size or preprocessing.size, "bits": scheme.bits,
               "granularity": scheme.granularity, "overrides": scheme.overrides, "started_from": hashlib.sha256(model.path.read_bytes()).hexdigest()[:16],
               "before": description.training}
     loss, details = None, {}

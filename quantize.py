@@ -4,14 +4,17 @@
     python quantize.py runs/student/best.pt model.bin --size 112 --data food-11 --record results/model.json
     python quantize.py runs/wide/best.pt model.bin --bits 4 --override head.0=6
     python quantize.py runs/wide/best.pt model.bin --bits 3 --qat-epochs 20 --data food-11 --teacher runs/teacher/best.pt
+    python quantize.py runs/student/best.pt model.pkl --export course8
 
 BN is folded into the layers before it. Without --bits, the most bits that fit --max-bytes are searched: the table
 shows what was tried. Prints all sizes and the worst error of a weight; with --data also the validation
 accuracies. A file over --max-bytes is refused: nothing is written. --qat-epochs fine-tunes the rounded weights
-before they are stored; such a run is kept in --out and resumed like a training.
+before they are stored; such a run is kept in --out and resumed like a training. With --export the file is one for
+the course's own script; checkpoints may be files in its formats too (see foreign_files.py).
 """
 
 import math
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from command_line import UserError, number, parser, pick_device, run
 from dataset import list_labelled, load_photos
 from files import check_distinct, check_output, write_bytes
 from folding import fold, foldable_pairs
+from foreign_files import EXPORTS, export, read_tensors, strangers
 from model_file import decode, encode, load_model, predicted_data_bytes, sizes, to_bytes
 from options import add_cache, cache_folder
 from quantization import Scheme
@@ -29,6 +33,7 @@ from records import provenance, write_record
 from training import evaluate
 
 SEARCHED_BITS = (16, 8, 7, 6, 5, 4, 3, 2)
+NOT_EXPORTED = ("bits", "granularity", "scale", "override", "vectors", "size", "data", "record", "qat_epochs")
 HOPELESS = 8  # a file whose packed weights alone are so many times too large is not even tried
 
 
@@ -156,6 +161,19 @@ def validation(model, options, device):
     return accuracy_of, photos
 
 
+def write_export(model, output, kind, max_bytes):
+    """Write the course's own file of a model, and say what its script cannot know; UserError if it is too large."""
+    packed = export(model.state_dict, EXPORTS[kind])
+    if len(packed) > max_bytes:
+        raise UserError(f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, so nothing was written; take a smaller network or raise --max-bytes")
+    for sentence in strangers(model.description):
+        print(f"warning: {sentence}", file=sys.stderr)
+    (error, tensor), _ = differences(model.state_dict, read_tensors(packed, output)[0])
+    write_bytes(output, packed)
+    print(f"{model.description.architecture}: {len(packed):,} bytes in the course's {EXPORTS[kind]}-bit format, worst error {error:.3g} in {tensor}")
+    print(f"wrote {output}")
+
+
 def main(argv=None):
     command = parser(__doc__)
     command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
@@ -171,6 +189,7 @@ def main(argv=None):
     group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="store another input size than the training's: a network trained on "
                        "random crops often does best at a somewhat larger one (Touvron et al. 2019), and it costs no bytes")
     group.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger file")
+    group.add_argument("--export", choices=tuple(EXPORTS), help="write the course's own 8- or 16-bit pickle in place of a model file of this project")
     group = command.add_argument_group("measuring")
     group.add_argument("--data", type=Path, help="root that holds validation/ (and training/ for --qat-epochs), or train.csv of faces: measure the accuracy before and after")
     add_cache(group)
@@ -180,11 +199,19 @@ def main(argv=None):
 
     if options.vectors != 16 and options.bits in (16, 32):
         raise UserError(f"--vectors {options.vectors} goes with 2 to 8 bits and not with --bits {options.bits}; leave one of them out")
+    for name in NOT_EXPORTED if options.export else ():
+        if getattr(options, name) != command.get_default(name):
+            raise UserError(f"--{name.replace('_', '-')} does not go with --export {options.export}, whose format leaves no choice and no room for it; leave one of them out")
     qat.check_options(command, options)
     check_distinct(options.checkpoint, options.output, options.record, options.data, *(options.out / name for name in qat.FILES if options.qat_epochs))
     device = pick_device(options.device)
     model = trained = load_model(options.checkpoint)
     raw = sum(value.numel() * value.element_size() for value in model.state_dict.values())
+    if options.export:
+        model.build()  # weights that do not fit their architecture are told now
+        check_output(options.output)
+        write_export(model, options.output, options.export, options.max_bytes)
+        return 0
     model = folded(resized(model, options.size))  # weights that do not fit their architecture are told now
     scheme_of(options, options.bits or 8).bits_of(model.state_dict)  # and overrides of no layer
     for output in filter(None, (options.output, options.record)):

@@ -39,6 +39,17 @@ def test_input_size_is_the_published_one(name, size):
     assert ARCHITECTURES[name].size == size
 
 
+def test_mobilenet_v2_is_torchvisions_without_its_last_convolution():
+    from torchvision.models.mobilenetv2 import MobileNetV2
+
+    reference = MobileNetV2(11, inverted_residual_setting=[[1, 16, 1, 2], [6, 32, 2, 2], [6, 64, 2, 2], [4, 128, 1, 1]])
+    reference.features, reference.classifier[1] = reference.features[:-1], nn.Linear(128, 11)
+    ours = build("mobilenet_v2")
+    ours.load_state_dict(dict(zip(ours.state_dict(), reference.state_dict().values(), strict=True)))
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(ours.eval()(images), reference.eval()(images)) and ours.state_dict().keys() != reference.state_dict().keys()
+
+
 @pytest.mark.parametrize("group_width, parameters", [(1, 161_819), (2, 163_259), (4, 166_139), (8, 171_899), (0, 243_323)])
 def test_1mb_net_of_three_blocks_with_other_groups(group_width, parameters):
     assert count("dw1mb_3", group_width=group_width) == parameters
