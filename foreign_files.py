@@ -19,10 +19,11 @@ from numpy.lib import format as npy
 
 from command_line import UserError
 from dataset import FOOD11_CLASSES
-from model_file import Description, Model, dequantize_minmax, quantize_minmax
+from model_file import Description, Model
 from models import ARCHITECTURES, build
 from networks import DepthwiseNet
 from preprocessing import Preprocessing
+from quantization import dequantize_minmax, quantize_minmax
 from restricted_pickle import NUMPY, Array, read_pickle
 from torch_stream import ZIP_MAGIC, open_zip, read_entry
 

@@ -213,6 +213,8 @@ def fine_tune(model, scheme, options, device):
               "view_size": settings.view_size or preprocessing.size, "bits": scheme.bits,
               "granularity": scheme.granularity, "overrides": scheme.overrides, "started_from": hashlib.sha256(model.path.read_bytes()).hexdigest()[:16],
               "before": description.training}
+    if description.training.get("transductive"):
+        origin["transductive"] = True
     loss, details = None, {}
     if options.teacher:
         teachers, details["teachers"] = read_teachers(options, validation, preprocessing, device)

@@ -315,7 +315,7 @@ def test_an_export_read_and_exported_again_is_the_same_file(student, written, bi
     assert export(load_model(written(once)).state_dict, bits) == once
 
 
-@pytest.mark.parametrize("flags", [["--bits", 16], ["--vectors", 16], ["--size", 64], ["--data", "."], ["--record", "record.json"]])
+@pytest.mark.parametrize("flags", [["--bits", 16], ["--vectors", 8], ["--size", 64], ["--data", "."], ["--record", "record.json"]])
 def test_export_and_what_it_has_no_room_for_contradict_each_other(refused, student, tmp_path, flags):
     path = checkpoint(tmp_path / "best.pt", student, widths=(8, 8, 12, 8, 16, 8, 8, 24))
     assert flags[0] in refused("quantize", path, tmp_path / "model.pkl", "--export", "course8", *flags)
