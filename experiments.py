@@ -40,10 +40,42 @@ class Experiment:
 
 RUN = "--seed {seed} --out {out} --resume"
 NARROW = "--network residual6 --set hidden=96,160,160,256,256,256"
+SMALL = "{data} --size 64 --augment light"  # short runs on small photos learn more from light views
+
+CUTS = {  # of one trained network: name -> how it goes on
+    "none": "prune.py {base}/best.pt {data} --mode none --rounds 5",
+    "mistake1": "benchmarks/reference_mistake.py {base}/best.pt {data} --mode finetune --epochs 1 --rounds 5 --augment light --lr 0.001",
+    "finetune1": "prune.py {base}/best.pt {data} --mode finetune --epochs 1 --rounds 5 --augment light --lr 0.001",
+    "finetune5": "prune.py {base}/best.pt {data} --mode finetune --epochs 5 --rounds 5 --augment light --lr 0.001",
+    "retrain5": "prune.py {base}/best.pt {data} --mode retrain --epochs 5 --rounds 5 --augment light",
+}
+WIDER = "--set widths=16,32,64,160,320,320,320,320"
+
+
+def rounding(network, options, training):
+    """Commands that store a network at 8 to 2 bits, without and with training through the rounding."""
+    grids = [(bits, granularity) for bits in (8, 6, 5, 4, 3, 2) for granularity in ("tensor", "channel")]
+    command = f"quantize.py {{{network}}}/best.pt {{out}}/model.bin --max-bytes 1000000 --data {{data}} --record {{out}}/record.json"
+    return {network: f"train_student.py {SMALL} --epochs 15 {options} {RUN}",
+            **{f"{network}_{bits}_{granularity}": f"{command} --bits {bits} --granularity {granularity}" for bits, granularity in grids},
+            **{f"{network}_{bits}_{granularity}_qat": f"{command} --bits {bits} --granularity {granularity} --qat-epochs {training} --augment light "
+                                                      "--seed {seed} --out {out}/run --resume" for bits, granularity in grids if bits <= 4}}
+
+
 EXPERIMENTS = {
     "scratch": Experiment("from scratch, equal epochs: the course's student against our network, also in no more bytes than the student's", {
         name: f"train_student.py {{data}} --size 96 --epochs 12 {network} {RUN}"
         for name, network in (("student", "--network student"), ("residual6_narrow", NARROW), ("residual6", "--network residual6"))}),
+    "pruning": Experiment("the course's student cut five times: training in between or none, anew or on, and the reference code's mistake", {
+        "base": f"train_student.py {SMALL} --epochs 15 --network student {RUN}",
+        **{f"{name}_{rate}": f"{cut} --rate {rate} --scope 3-6 {RUN}" for rate in (0.95, 0.9) for name, cut in CUTS.items()},
+        **{f"once_{rate}": f"prune.py {{base}}/best.pt {{data}} --mode retrain --epochs 15 --rounds 1 --augment light --rate {rate**5:.6f} --scope 3-6 {RUN}" for rate in (0.95, 0.9)}}),
+    "pruned_or_small": Experiment("at equal parameters and epochs: the course's student trained directly, against a wider one pruned to its size", {
+        "direct": f"train_student.py {SMALL} --epochs 20 --network student {RUN}",
+        "wide": f"train_student.py {SMALL} --epochs 10 --network student {WIDER} {RUN}",
+        "pruned": f"prune.py {{wide}}/best.pt {{data}} --target-params 256779 --mode finetune --epochs 10 --augment light {RUN}"}),
+    "bits": Experiment("bytes against accuracy from 8 to 2 bits per weight, rounded only and trained through the rounding", {
+        **rounding("student", "--network student", 2), **rounding("residual6", "--network residual6", 2)}),
 }
 
 
@@ -62,16 +94,17 @@ class Job:
         if not self.result.exists():
             return False
         record = json.loads(self.result.read_text())
-        tokens, found = self.template.split(), shlex.split(record["command"])
-        same = len(tokens) == len(found) and all("{" in token and token != "{seed}" or token == value for token, value in zip(
+        script, *tokens = self.template.split()
+        program, *found = shlex.split(record["command"])
+        same = Path(script).name == program and len(tokens) == len(found) and all("{" in token and token != "{seed}" or token == value for token, value in zip(
             (token.replace("{seed}", str(record["seed"])) for token in tokens), found))
         return same and all(fingerprints[split] == value for split, value in record["data"].items() if split in fingerprints)
 
 
-def plan(name, data, runs, results):
-    """The Jobs of an experiment, seed by seed."""
+def plan(name, data, runs, results, seeds=None):
+    """The Jobs of an experiment, seed by seed. seeds: others than the experiment's."""
     experiment, jobs = EXPERIMENTS[name], []
-    for seed in experiment.seeds:
+    for seed in seeds or experiment.seeds:
         for variant, template in experiment.variants.items():
             needs = []
 
@@ -134,6 +167,7 @@ def main(argv=None):
     options.add_argument("experiment", nargs="?", help="its name")
     options.add_argument("data", type=Path, nargs="?", help="root that holds training/ and validation/")
     options.add_argument("--list", action="store_true", help="list the experiments")
+    options.add_argument("--seeds", type=number(int, 0), nargs="+", help="these seeds only (default: the experiment's)")
     options.add_argument("--workers", type=number(int, 1), default=1, help="runs at once; small networks gain from one run per core")
     options.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs keep their checkpoints")
     options.add_argument("--results", type=Path, default=HERE / "results", help="where the records are kept")
@@ -147,7 +181,7 @@ def main(argv=None):
 
     fingerprints = {split: list_labelled(options.data, split).fingerprint() for split in ("training", "validation")}
     failed = 0
-    for well, line in schedule(plan(options.experiment, options.data, options.runs, options.results), fingerprints, options.workers):
+    for well, line in schedule(plan(options.experiment, options.data, options.runs, options.results, options.seeds), fingerprints, options.workers):
         failed += not well
         print(line, flush=True)
     if failed:

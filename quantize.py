@@ -241,7 +241,7 @@ def main(argv=None):
     write_bytes(options.output, result.file)
     if options.record:
         fingerprints = {"validation": photos.fingerprint} if photos is not None else {}
-        write_record(options.record, {**provenance(device, data=fingerprints), "model": model.description.to_dict(), **summary})
+        write_record(options.record, {**provenance(device, options.seed if options.qat_epochs else None, fingerprints), "model": model.description.to_dict(), **summary})
     print(f"wrote {options.output}")
     return 0
 
