@@ -159,8 +159,8 @@ def measure(description, keys=("parameters", "bytes", "macs")):
     """Parameters, bytes of a model file at 8 bits per weight before its entropy coding, and MACs of what a description describes."""
     with torch.device("meta"):
         network = build(description.architecture, **description.arguments)
-
-    sizes = {"parameters": lambda: count_parameters(network), "bytes": lambda: predicted_file_bytes(description, Scheme(8)),
+    folded = replace(description, arguments={**description.arguments, "folded": True})
+    sizes = {"parameters": lambda: count_parameters(network), "bytes": lambda: predicted_file_bytes(folded, Scheme(8, "channel", "mse")),
              "macs": lambda: count_macs(description.architecture, description.preprocessing.size, **description.arguments)}
     return {key: sizes[key]() for key in keys}
 

@@ -36,11 +36,7 @@ def mean_std(values):
 
 def comparison(experiment):
     """Markdown rows of an experiment: a line per variant with mean ± std over its seeds."""
-    groups = {}
-    for path in sorted((HERE / experiment).glob("*-seed*.json")):
-        groups.setdefault(path.stem.rsplit("-seed", 1)[0], []).append(read(f"{experiment}/{path.name}"))
-    if not groups:
-        raise UserError(f"results/{experiment} holds no records; run `python experiments.py {experiment} DATA`")
+    groups = runs(experiment)
     lines = ["| network | parameters | tensors at 8 bits | size | epochs | seeds | validation accuracy, % |", "|---|---|---|---|---|---|---|"]
     for name, records in groups.items():
         first = records[0]
@@ -60,18 +56,97 @@ def _data_bytes(record):
     return predicted_data_bytes(Description.from_dict(model, "the record"), Scheme(8, "channel", "mse"))
 
 
+def runs(experiment):
+    """{variant: [records of its seeds]} of an experiment; UserError if there are none."""
+    groups = {}
+    for path in sorted((HERE / experiment).glob("*-seed*.json")):
+        groups.setdefault(path.stem.rsplit("-seed", 1)[0], []).append(read(f"{experiment}/{path.name}"))
+    if not groups:
+        raise UserError(f"results/{experiment} holds no records; run `python experiments.py {experiment} DATA`")
+    return groups
+
+
+def source(records, experiment):
+    """The line under a table: where its numbers come from."""
+    seeds = len(records)
+    return f"{records[0]['device']}; {seeds} seed{'s' if seeds > 1 else ''}; commit {records[0]['commit']}; records in `results/{experiment}/`."
+
+
+PRUNING = {"none": "no training", "mistake1": "the reference mistake, 1 epoch", "finetune1": "fine-tuned, 1 epoch", "finetune5": "fine-tuned, 5 epochs", "retrain5": "trained anew, 5 epochs"}
+
+
+def pruning():
+    """Accuracy after each of five cuts, by what was done after each of them; then what training anew once at the end gives."""
+    groups, lines = runs("pruning"), []
+    for rate in ("0.95", "0.9"):
+        shown = [(name, text) for name, text in PRUNING.items() if f"{name}_{rate}" in groups]
+        lines += [f"| rate {rate}: round | parameters | " + " | ".join(text for _, text in shown) + " |", "|---" * (2 + len(shown)) + "|"]
+        first = groups[f"{shown[0][0]}_{rate}"]
+        lines.append(f"| before | {first[0]['plan'][0]['parameters']:,} | " + " | ".join([mean_std([record["validation_accuracy"] for record in first])] * len(shown)) + " |")
+        for index, row in enumerate(first[0]["rounds"]):
+            cells = (mean_std([record["rounds"][index]["after_training"] for record in groups[f"{name}_{rate}"]]) for name, _ in shown)
+            lines.append(f"| {index + 1} | {row['parameters']:,} | " + " | ".join(cells) + " |")
+        if f"once_{rate}" in groups:
+            once = [record["rounds"][0] for record in groups[f"once_{rate}"]]
+            epochs = groups[f"once_{rate}"][0]["pruning"]["settings"]["epochs"]
+            lines.append(f"| all at once | {once[0]['parameters']:,} | trained anew, {epochs} epochs: {mean_std([row['after_training'] for row in once])} |" + " |" * (len(shown) - 1))
+        lines.append("")
+    return "\n".join([*lines, source(groups["base"], "pruning")])
+
+
+def pruned_or_small():
+    """At equal parameters and epochs: trained directly, or wider and pruned."""
+    groups = runs("pruned_or_small")
+    direct, wide, pruned = (groups[name] for name in ("direct", "wide", "pruned"))
+    rows = [("trained directly", direct[0]["parameters"], direct[0]["settings"]["epochs"], [record["best"]["validation_accuracy"] for record in direct]),
+            ("a wider one", wide[0]["parameters"], wide[0]["settings"]["epochs"], [record["best"]["validation_accuracy"] for record in wide]),
+            ("the wider one pruned and fine-tuned", pruned[0]["rounds"][-1]["parameters"], wide[0]["settings"]["epochs"] + pruned[0]["pruning"]["settings"]["epochs"],
+             [record["rounds"][-1]["after_training"] for record in pruned])]
+    lines = [f"| {name} | {parameters:,} | {epochs} | {mean_std(values)} |" for name, parameters, epochs, values in rows]
+    return "\n".join(["| `student`, 64 px | parameters | epochs in all | validation accuracy, % |", "|---|---|---|---|", *lines, "", source(direct, "pruned_or_small")])
+
+
+def bits():
+    """Bytes and accuracy from 8 to 2 bits, rounded only and trained through the rounding."""
+    groups, lines = runs("bits"), ["| network | bits | grid per | file | rounded only | trained through the rounding |", "|---|---|---|---|---|---|"]
+    for network in ("student", "residual6"):
+        if network not in groups:
+            continue
+        lines.append(f"| `{network}` | 32 | | | {mean_std([record['best']['validation_accuracy'] for record in groups[network]])} | |")
+        for width in (8, 6, 5, 4, 3, 2):
+            for granularity in ("tensor", "channel"):
+                name = f"{network}_{width}_{granularity}"
+                if name in groups:
+                    plain, tuned = ([record["validation_accuracy_after"] for record in groups.get(key, [])] for key in (name, f"{name}_qat"))
+                    lines.append(f"| `{network}` | {width} | {granularity} | {groups[name][0]['file_bytes']:,} B | {mean_std(plain)} | {mean_std(tuned) if tuned else ''} |")
+    return "\n".join([*lines, "", source(next(iter(groups.values())), "bits")])
+
+
 def shipped_model():
     """What model.bin is."""
-    training, model = read("model_training.json"), read("model.json")
+    teacher, student, model = read("model_teacher.json"), read("model_training.json"), read("model.json")
+    tuning = model["fine_tuning"]
+    minutes = (teacher["seconds"] + student["seconds"] + tuning["seconds"]) / 60
     return "\n".join([
         "| `model.bin` | |", "|---|---|",
-        f"| network | `{model['architecture']}`, {training['parameters']:,} parameters, {model['model']['preprocessing']['size']} px |",
-        f"| trained on | the stand-in's {training['photos']['training']:,} training photos at {training['model']['preprocessing']['size']} px, {training['settings']['epochs']} epochs, seed {training['seed']} |",
-        f"| file | {model.get('file_bytes') or model['packed_bytes']:,} bytes, {model['bits']} bits per weight, {model['vectors']} for biases and BN |",
-        f"| validation accuracy (stand-in) | {100 * model['validation_accuracy_before']:.2f} % before, {100 * model['validation_accuracy_after']:.2f} % after quantization "
+        f"| network | `{model['architecture']}`, {student['parameters']:,} parameters, {model['model']['preprocessing']['size']} px |",
+        f"| trained on | the stand-in's {student['photos']['training']:,} training photos: {student['settings']['epochs']} epochs distilled from a teacher of ours "
+        f"({teacher['parameters']:,} parameters, {100 * teacher['best']['validation_accuracy']:.2f} % at {teacher['model']['preprocessing']['size']} px, from scratch), "
+        f"{tuning['settings']['epochs']} epochs through the rounding; seed {student['seed']} |",
+        f"| file | {model['file_bytes']:,} bytes, {model['bits']} bits per weight (8 in the first and last layer, {model['bits'] + 2} in depthwise ones), {model['vectors']} for biases |",
+        f"| validation accuracy (stand-in) | {100 * model['validation_accuracy_before']:.2f} % in 32 bits, {100 * model['validation_accuracy_after']:.2f} % in the file "
         f"({model['validation_photos']:,} photos) |",
-        f"| training time | {training['seconds'] / 60:.0f} minutes on {training['device']}, with other work beside it |",
-        f"| command | `python {training['command']}`, then `python {model['command']}` |"])
+        f"| training time | {minutes:.0f} minutes on {student['device']}, with other work beside it |",
+        "| commands | `bash hw7_train.sh food-11 model.bin` |"])
+
+
+def resolution():
+    """Accuracy of model.bin by the resolution of the photos."""
+    record = read("evaluation.json")
+    rows = [("all", record["photos"], record["accuracy"]), (f"shorter side below {record['model']['preprocessing']['size']} px", record["small_photos"], record["accuracy_of_small"]),
+            ("the others", record["photos"] - record["small_photos"], record["accuracy_of_larger"]), (f"all, first reduced to {record['reduced_to']} px", record["photos"], record["accuracy_reduced"])]
+    lines = [f"| {name} | {count:,} | {100 * accuracy:.2f} % |" for name, count, accuracy in rows]
+    return "\n".join(["| photos | | validation accuracy |", "|---|---|---|", *lines, "", f"{record['device']}; `results/evaluation.json`."])
 
 
 def input_size():
@@ -79,7 +154,7 @@ def input_size():
     records = sorted((read(f"input_size/{path.name}") for path in (HERE / "input_size").glob("*.json")), key=lambda record: record["model"]["preprocessing"]["size"])
     if not records:
         raise UserError("results/input_size holds no records; run quantize.py --size ... --record results/input_size/SIZE.json")
-    lines = ["| input size | validation accuracy, 32-bit weights | after 8 bits |", "|---|---|---|"]
+    lines = ["| input size | validation accuracy, 32-bit weights | in the file |", "|---|---|---|"]
     trained = read("model_training.json")["model"]["preprocessing"]["size"]
     for record in records:
         size = record["model"]["preprocessing"]["size"]
@@ -101,7 +176,7 @@ def data_path():
     return f"| network, {record['size']} px | epoch over the cache / same steps on one batch in memory |\n|---|---|\n{rows}\n{record['device']}; `results/data_path.json`."
 
 
-TABLES = {"scratch": lambda: comparison("scratch"), "model": shipped_model, "input_size": input_size, "grading": grading, "data_path": data_path}
+TABLES = {"pruning": pruning, "pruned_or_small": pruned_or_small, "bits": bits, "scratch": lambda: comparison("scratch"), "model": shipped_model, "resolution": resolution, "input_size": input_size, "grading": grading, "data_path": data_path}
 
 
 def fill(text):

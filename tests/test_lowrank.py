@@ -13,6 +13,7 @@ from lowrank import Factors, choose_ranks, factorisable, factorise, factorised_p
 from model_file import Description, decode, encode, load_model
 from models import ARCHITECTURES, build, count_macs, count_parameters, full_arguments
 from preprocessing import Preprocessing
+from quantization import Scheme
 from pruning import Coupling, choose, compact
 from training_run import write_checkpoint
 
@@ -87,7 +88,7 @@ def test_ranks_travel_in_the_description_and_count():
     network = build("student", **description.arguments)
     assert network.cnn[4][3][0].out_channels == 10
     read = Description.from_dict(description.to_dict(), "test")
-    restored = read.build(decode(encode(read, network.state_dict(), 32)))
+    restored = read.build(decode(encode(read, network.state_dict(), Scheme(32))))
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in restored.state_dict().items())
     assert count_macs("student", 32) - count_macs("student", 32, ranks={"fc.0": 2}) == 256 * 11 - 2 * (256 + 11)
     assert "ranks" not in full_arguments("student")

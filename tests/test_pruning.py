@@ -311,10 +311,9 @@ def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_pre
     assert record["rounds"][1]["before_cut"] == record["rounds"][0]["after_training"]
     assert model.description.training["before"] == {"script": "test"}
 
-    quantized = call("quantize.py", out / "round2" / "best.pt", tmp_path / "model.bin", "--device", "cpu")
+    quantized = call("quantize.py", out / "round2" / "best.pt", tmp_path / "model.bin", "--bits", 8, "--device", "cpu")
     assert quantized.returncode == 0, quantized.stderr
-    size = (tmp_path / "model.bin").stat().st_size
-    assert row["bytes"] - 64 <= size <= row["bytes"]  # the checksum's own length varies
+    assert (tmp_path / "model.bin").stat().st_size <= row["bytes"]
     predicted = call("inference.py", toy / "testing", tmp_path / "prediction.csv", "--model", tmp_path / "model.bin", "--device", "cpu")
     assert predicted.returncode == 0, predicted.stderr
     assert len((tmp_path / "prediction.csv").read_text().splitlines()) == 16
