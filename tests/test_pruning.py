@@ -386,7 +386,7 @@ def test_a_target_is_just_met_in_the_last_round(call, tmp_path, flag, target):
     assert shown.returncode == 0, shown.stderr
     rows = [line.split() for line in shown.stdout.splitlines() if re.match(r" +[012] +[01]\.\d{4} ", line)]
     sizes = [int(row[2 if flag == "--target-params" else 3].replace(",", "")) for row in rows]
-    assert sizes[0] > sizes[1] > sizes[2] and sizes[2] <= target
+    assert sizes[0] > sizes[1] >= sizes[2] and sizes[2] <= target  # torch.save pads to 64 bytes
     model = load_model(path)
     steps = sorted({count / width for width in (8, 12, 16) for count in range(1, width + 1)})
     larger = next(step for step in steps if step > float(rows[2][1]) + 1e-4)
