@@ -24,7 +24,7 @@ demo: .venv/installed
 	@$(venv) toy_food11.py $(toy) --score runs/demo/prediction.csv
 
 test: .venv/installed
-	$(venv) -m pytest -q tests
+	$(venv) -m pytest -q -n auto tests
 
 readme: .venv/installed
 	$(venv) results/fill_readme.py

@@ -52,13 +52,12 @@ CUTS = {  # of one trained network: name -> how it goes on
 WIDER = "--set widths=16,32,64,160,320,320,320,320"
 
 
-def rounding(network, options, training):
-    """Commands that store a network at 8 to 2 bits, without and with training through the rounding."""
+def rounding(network, trained):
+    """Commands that store a trained network at 8 to 2 bits, without and with two epochs of training through the rounding."""
     grids = [(bits, granularity) for bits in (8, 6, 5, 4, 3, 2) for granularity in ("tensor", "channel")]
-    command = f"quantize.py {{{network}}}/best.pt {{out}}/model.bin --max-bytes 1000000 --data {{data}} --record {{out}}/record.json"
-    return {network: f"train_student.py {SMALL} --epochs 15 {options} {RUN}",
-            **{f"{network}_{bits}_{granularity}": f"{command} --bits {bits} --granularity {granularity}" for bits, granularity in grids},
-            **{f"{network}_{bits}_{granularity}_qat": f"{command} --bits {bits} --granularity {granularity} --qat-epochs {training} --augment light "
+    command = f"quantize.py {{{trained}}}/best.pt {{out}}/model.bin --max-bytes 1000000 --data {{data}} --record {{out}}/record.json"
+    return {**{f"{network}_{bits}_{granularity}": f"{command} --bits {bits} --granularity {granularity}" for bits, granularity in grids},
+            **{f"{network}_{bits}_{granularity}_qat": f"{command} --bits {bits} --granularity {granularity} --qat-epochs 2 --augment light "
                                                       "--seed {seed} --out {out}/run --resume" for bits, granularity in grids if bits <= 4}}
 
 
@@ -74,8 +73,8 @@ EXPERIMENTS = {
         "direct": f"train_student.py {SMALL} --epochs 20 --network student {RUN}",
         "wide": f"train_student.py {SMALL} --epochs 10 --network student {WIDER} {RUN}",
         "pruned": f"prune.py {{wide}}/best.pt {{data}} --target-params 256779 --mode finetune --epochs 10 --augment light {RUN}"}),
-    "bits": Experiment("bytes against accuracy from 8 to 2 bits per weight, rounded only and trained through the rounding", {
-        **rounding("student", "--network student", 2), **rounding("residual6", "--network residual6", 2)}),
+    "bits": Experiment("bytes against accuracy from 8 to 2 bits per weight, rounded only and trained through the rounding; the student is that of `pruning`", {
+        **rounding("student", "pruning/base"), "residual6": f"train_student.py {SMALL} --epochs 15 --network residual6 {RUN}", **rounding("residual6", "residual6")}),
 }
 
 

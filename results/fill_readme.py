@@ -110,9 +110,9 @@ def bits():
     """Bytes and accuracy from 8 to 2 bits, rounded only and trained through the rounding."""
     groups, lines = runs("bits"), ["| network | bits | grid per | file | rounded only | trained through the rounding |", "|---|---|---|---|---|---|"]
     for network in ("student", "residual6"):
-        if network not in groups:
+        if f"{network}_8_channel" not in groups:
             continue
-        lines.append(f"| `{network}` | 32 | | | {mean_std([record['best']['validation_accuracy'] for record in groups[network]])} | |")
+        lines.append(f"| `{network}` | 32 | | {groups[f'{network}_8_channel'][0]['raw_bytes']:,} B | {mean_std([record['validation_accuracy_before'] for record in groups[f'{network}_8_channel']])} | |")
         for width in (8, 6, 5, 4, 3, 2):
             for granularity in ("tensor", "channel"):
                 name = f"{network}_{width}_{granularity}"
