@@ -1,6 +1,7 @@
 """Experiments, records, and that README.md and model.bin agree with the records."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -143,3 +144,23 @@ def test_the_shipped_model_reaches_its_recorded_accuracy(food11):
     photos = load_photos(listing, preprocessing, cache=False)
     accuracy = evaluate(model.build(), photos, preprocessing, torch.device("cpu"))[1]
     assert accuracy == pytest.approx(record["validation_accuracy_after"], abs=0.002)
+
+
+def test_hw7_train_runs_three_stages_whose_options_exist(call, tmp_path):
+    """The script's commands, noted by a stand-in for Python; the scripts must get as far as missing data or checkpoints."""
+    python, noted = tmp_path / "python", tmp_path / "noted.txt"
+    python.write_text(f'#!/bin/sh\necho "$@" >> "{noted}"\n')
+    python.chmod(0o755)
+    done = subprocess.run(["bash", ROOT / "hw7_train.sh", tmp_path / "food", tmp_path / "out.bin", tmp_path / "runs"], env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    commands = [line.split() for line in noted.read_text().splitlines()]
+    assert [Path(command[0]).name for command in commands] == ["train_student.py", "train_kd.py", "quantize.py"]
+    assert commands[2][2] == str(tmp_path / "out.bin") and all("--resume" in command for command in commands)
+    for command in commands:
+        result = call(Path(command[0]).name, *command[1:])
+        assert result.returncode == 2 and re.search("there is no (folder|model file)", result.stderr), result.stderr
+
+
+def test_hw7_train_without_arguments_tells_its_usage():
+    done = subprocess.run(["bash", ROOT / "hw7_train.sh", "data"], capture_output=True, text=True)
+    assert done.returncode == 2 and "usage" in done.stderr
