@@ -100,7 +100,7 @@ class ByGamma:
     def cut(self, model, fraction, index):
         """(arguments, network) of the model at a fraction of the channels at first; index: of the round."""
         network = model.build()
-        coupling = Coupling(network)
+        coupling = self.coupling.carried_to(network)
         return compact(model.description.architecture, model.description.arguments, network, coupling, self._choose(coupling, network, fraction, index))
 
     def table(self, fractions):

@@ -363,6 +363,16 @@ def test_mode_none_writes_the_cut_and_training_starts_from_it(call, toy, tmp_pat
     assert all(torch.allclose(value, slow[name], atol=1e-6) for name, value in small.named_parameters())
 
 
+@pytest.mark.parametrize("name, arguments, size, rate", [("student", SMALL, 32, 0.1), ("group1mb_4", {"hidden": 0}, 64, 0.3)])
+def test_rounds_go_on_where_a_depthwise_layer_has_one_channel_or_group_left(call, toy, tmp_path, name, arguments, size, rate):
+    done = call("prune.py", checkpoint(tmp_path, name, arguments, size), toy, "--rate", rate, "--rounds", 3, "--mode", "none", "--out", tmp_path / "out", *SHORT)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert [row["parameters"] for row in record["rounds"]] == [row["parameters"] for row in record["plan"][1:]]
+    last = record["rounds"][-1]["arguments"]
+    assert last["widths"][:7] == [1] * 7 if name == "student" else last["separable"][:3] == [8] * 3
+
+
 def test_retraining_forgets_the_weights_and_starts_from_the_seed(call, toy, tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
         network = random_network("student", **SMALL).float()
