@@ -239,6 +239,8 @@ def check_same(before, now, path):
 
 def read_record(path, resume):
     """The record of the rounds that earlier calls finished; None where there is none."""
+    if not path.exists() and (path.parent / "last.pt").exists():
+        raise UserError(f"{path.parent} holds a training run (last.pt), whose record would be overwritten; choose another --out")
     if not path.exists():
         return None
     if not resume:

@@ -445,6 +445,18 @@ def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_pa
     assert "damaged" in refused("prune.py", path, toy, "--rate", 0.5, "--out", tmp_path / "out", "--resume", *SHORT)
 
 
+def test_a_training_run_and_a_pruning_do_not_overwrite_each_other(refused, call, toy, tmp_path):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    prune, train = ("prune.py", path, toy, "--rate", 0.6, "--mode", "none", *SHORT), ("train_student.py", toy, "--network", "student", "--size", 32, *SHORT)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pt").write_bytes(path.read_bytes())
+    assert "training run" in refused(*prune, "--out", tmp_path / "run")
+    assert call(*prune, "--out", tmp_path / "out").returncode == 0
+    record = (tmp_path / "out" / "record.json").read_bytes()
+    assert "no last.pt" in call(*train, "--out", tmp_path / "out", "--resume").stderr
+    assert (tmp_path / "out" / "record.json").read_bytes() == record and not (tmp_path / "out" / "best.pt").exists()
+
+
 def test_the_real_command_line(run_script, tmp_path):
     shown = run_script("prune.py", checkpoint(tmp_path, "residual6"), "--rate", 0.5, "--dry-run")
     assert shown.returncode == 0, shown.stderr
