@@ -175,8 +175,9 @@ def find_fraction(method, task):
 
     steps = [1e-9, *(min(1.0, step + 1e-9) for step in sorted(method.steps()))]  # int(C * (n / C)) alone may be n - 1
     low, high = 0, len(steps) - 1
-    if size(steps[high]) <= target:
-        raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {size(steps[high]):,} {key}; ask for fewer")
+    present = min(size(steps[high]), measure(replace(task.model.description, preprocessing=task.preprocessing), [key])[key])  # factors are smaller than the whole
+    if present <= target:
+        raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {present:,} {key}; ask for fewer")
     if size(steps[low]) > target:
         raise UserError(f"{flag} {target:,} is less than the {size(steps[low]):,} {key} that are left with every layer at its floor; ask for more, or widen --scope")
     while high - low > 1:
@@ -266,6 +267,9 @@ def make_plan(method, task):
         arguments = method.arguments(fraction)
         changed = {name: value for name, value in arguments.items() if value != source.arguments.get(name)}
         plan.append({"round": index, "kept": fraction, **measure(task.describe(arguments, index, fraction)), "arguments": changed})
+    if plan[1]["parameters"] > plan[0]["parameters"]:
+        raise UserError(f"{options.checkpoint} has low-rank layers already, and --rank-ratio {rate:g} of the full ranks would enlarge it from {plan[0]['parameters']:,} to "
+                        f"{plan[1]['parameters']:,} parameters; ask for a lower one")
     print(f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px", *method.table(fractions), sep="\n")
     print(f"{'round':>5}{'kept':>8}{'parameters':>13}{'bytes, 8 bits':>15}{'MACs':>16}")
     for row in plan:
