@@ -288,7 +288,7 @@ def prune(method, task, fractions, plan, record):
     if options.mode != "lowrank":
         chosen |= {"criterion": options.criterion, "ranking": options.ranking, "scope": options.scope, "floor": options.floor}
     if teachers:
-        chosen |= {"teachers": [one["sha256"] for one in told], "alpha": options.alpha, "temperature": options.temperature}
+        chosen |= {"teachers": [{key: one[key] for key in ("sha256", "size")} for one in told], "alpha": options.alpha, "temperature": options.temperature}
     begun = json.loads(json.dumps({**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}))
 
     def accuracy(network):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import distillation
 import models
 import pruning
 from command_line import UserError
@@ -387,6 +388,22 @@ def test_a_teacher_is_asked(call, toy, tmp_path):
     assert "label-smoothing" in call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--label-smoothing", 0.1).stderr
     stderr = call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--out", tmp_path / "out", *SHORT).stderr
     assert "the teacher" in stderr and "always naming the commonest class" in stderr  # random weights are no teacher, and that is found out
+
+
+def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_same_size(call, toy, tmp_path, monkeypatch):
+    path, teacher = checkpoint(tmp_path, arguments=SMALL), tmp_path / "teacher.bin"
+    network = random_network("resnet18", widths=(4,) * 4, hidden=(4,) * 8).float()
+    torch.save(network.state_dict(), teacher)
+    monkeypatch.setattr(distillation, "load_teacher", lambda path: network)
+    monkeypatch.setattr(distillation, "check_teacher", lambda *arguments, **options: 0.5)
+    command = ("prune.py", path, toy, "--rate", 0.5, "--teacher", teacher, "--alpha", 1, "--out", tmp_path / "out", *SHORT, "--teacher-size")
+    done = call(*command, 48)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["pruning"]["teachers"] == [{"sha256": record["teachers"][0]["sha256"], "size": 48}] and record["pruning"]["alpha"] == 1
+    assert call(*command, 48, "--resume").returncode == 0
+    other = call(*command, 64, "--resume")
+    assert other.returncode == 2 and "teachers" in other.stderr
 
 
 @pytest.mark.parametrize("flag, target", [("--target-params", 1500), ("--target-bytes", 5200)])
