@@ -217,6 +217,8 @@ def read_options(argv):
         raise UserError("--rank-ratio goes with --mode lowrank and --rate with the other modes; use the one that fits --mode")
     if options.mode == "lowrank" and (options.scope, options.criterion, options.ranking, options.floor) != ("all", CRITERIA[0], "layer", 1):
         raise UserError("--scope, --criterion, --ranking and --floor are about channels and --mode lowrank removes none; leave them out")
+    if options.ranking == "global" and options.rounds > 1 and not options.rate and options.mode != "lowrank":
+        raise UserError("--ranking global fixes the widths of later rounds by the gammas then, so that no target can be promised; use --rounds 1 or --ranking layer")
     if options.teacher and options.mode == "none":
         raise UserError("--teacher is for training and --mode none trains nothing; leave one of them out")
     if options.teacher and options.label_smoothing:

@@ -448,7 +448,7 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
     (("--target-params", 100), "floor"), (("--target-bytes", 1000), "floor"), (("--target-params", 10**6), "met already"),
     (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"), (("--rate", 0.5, "--scope", "7"), "nothing to prune"), (("--rate", 0.5, "--scope", "x"), "list of stages"),
     (("--rate", 0.5, "--mode", "lowrank"), "--rank-ratio"), (("--rank-ratio", 0.5), "--rank-ratio"), (("--rank-ratio", 0.5, "--mode", "lowrank", "--floor", 2), "--floor"),
-    (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher")])
+    (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher"), (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "no target")])
 def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
     assert blamed in refused("prune.py", checkpoint(tmp_path, arguments=SMALL), *options, "--dry-run", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
