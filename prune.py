@@ -210,7 +210,7 @@ def read_options(argv):
     add_views(group)
     add_cache(group)
     add_optimisation(options, epochs=20)
-    add_run(options, out="runs/pruned")
+    add_run(options, out="runs/pruned", dry_run="print the plan, then exit; no photo is read and nothing is written")
     options.set_defaults(label_smoothing=None)
     options = options.parse_args(argv)
     if (options.rank_ratio is not None and options.mode != "lowrank") or (options.rate is not None and options.mode == "lowrank"):

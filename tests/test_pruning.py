@@ -474,6 +474,11 @@ def test_a_training_run_and_a_pruning_do_not_overwrite_each_other(refused, call,
     assert (tmp_path / "out" / "record.json").read_bytes() == record and not (tmp_path / "out" / "best.pt").exists()
 
 
+def test_the_help_tells_what_a_dry_run_of_pruning_is(call):
+    shown = " ".join(call("prune.py", "--help").stdout.split())
+    assert "print the plan, then exit" in shown and "two batches" not in shown
+
+
 def test_the_real_command_line(run_script, tmp_path):
     shown = run_script("prune.py", checkpoint(tmp_path, "residual6"), "--rate", 0.5, "--dry-run")
     assert shown.returncode == 0, shown.stderr
