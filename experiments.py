@@ -137,17 +137,20 @@ def perform(job, threads):
 
 
 def schedule(jobs, fingerprints, workers):
-    """Run what is not recorded yet, and what that needs; yields (went well, line) as jobs end. Interrupted, it starts no more."""
-    wanted = {job.out: job for job in jobs if not job.recorded(fingerprints)}
-    for job in reversed(jobs):  # what a run needs stands before it
+    """Run what is not recorded yet, what builds on that, and what that needs; yields (went well, line) as jobs end. Interrupted, it starts no more."""
+    wanted = {}
+    for job in jobs:  # what a run needs stands before it
+        if not job.recorded(fingerprints) or any(folder in wanted for folder in job.needs):
+            wanted[job.out] = job
+    for job in reversed(jobs):
         if any(job.out in other.needs for other in wanted.values()) and not (job.out / "record.json").exists():
             wanted[job.out] = job
     threads, running = max(1, available_cores() // workers), {}
     with ThreadPoolExecutor(workers) as pool:
         def start(job):
             for folder in job.needs:  # submitted earlier, so never behind this one in the queue
-                if folder in running:
-                    running[folder].result()
+                if folder in running and not running[folder].result()[0]:
+                    return False, f"{job.result.name}: not started, because {folder} failed"
             return perform(job, threads)
 
         for job in jobs:

@@ -64,15 +64,15 @@ def add_optimisation(parser, epochs):
     group.add_argument("--ema", type=number(float, 0, 0.99999), default=default.ema, help="decay of the averaged weights per step, 0 = off")
 
 
-def add_run(parser, out):
-    """Where and how a run goes on; `out` is the script's default."""
+def add_run(parser, out, dry_run="two batches of everything, then exit; nothing is written but the photo cache"):
+    """Where and how a run goes on; `out` is the script's default, `dry_run` says what --dry-run does."""
     group = parser.add_argument_group("run")
     group.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints, log and record")
     group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: bf16 or fp16 where the hardware gains from it")
     group.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
-    group.add_argument("--dry-run", action="store_true", help="two batches of everything, then exit; nothing is written but the photo cache")
+    group.add_argument("--dry-run", action="store_true", help=dry_run)
 
 
 def add_training(parser, out, epochs):

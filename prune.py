@@ -100,7 +100,7 @@ class ByGamma:
     def cut(self, model, fraction, index):
         """(arguments, network) of the model at a fraction of the channels at first; index: of the round."""
         network = model.build()
-        coupling = Coupling(network)
+        coupling = self.coupling.carried_to(network)
         return compact(model.description.architecture, model.description.arguments, network, coupling, self._choose(coupling, network, fraction, index))
 
     def table(self, fractions):
@@ -175,8 +175,9 @@ def find_fraction(method, task):
 
     steps = [1e-9, *(min(1.0, step + 1e-9) for step in sorted(method.steps()))]  # int(C * (n / C)) alone may be n - 1
     low, high = 0, len(steps) - 1
-    if size(steps[high]) <= target:
-        raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {size(steps[high]):,} {key}; ask for fewer")
+    present = min(size(steps[high]), measure(replace(task.model.description, preprocessing=task.preprocessing), [key])[key])  # factors are smaller than the whole
+    if present <= target:
+        raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {present:,} {key}; ask for fewer")
     if size(steps[low]) > target:
         raise UserError(f"{flag} {target:,} is less than the {size(steps[low]):,} {key} that are left with every layer at its floor; ask for more, or widen --scope")
     while high - low > 1:
@@ -209,13 +210,15 @@ def read_options(argv):
     add_views(group)
     add_cache(group)
     add_optimisation(options, epochs=20)
-    add_run(options, out="runs/pruned")
+    add_run(options, out="runs/pruned", dry_run="print the plan, then exit; no photo is read and nothing is written")
     options.set_defaults(label_smoothing=None)
     options = options.parse_args(argv)
     if (options.rank_ratio is not None and options.mode != "lowrank") or (options.rate is not None and options.mode == "lowrank"):
         raise UserError("--rank-ratio goes with --mode lowrank and --rate with the other modes; use the one that fits --mode")
     if options.mode == "lowrank" and (options.scope, options.criterion, options.ranking, options.floor) != ("all", CRITERIA[0], "layer", 1):
         raise UserError("--scope, --criterion, --ranking and --floor are about channels and --mode lowrank removes none; leave them out")
+    if options.ranking == "global" and options.rounds > 1 and not options.rate and options.mode != "lowrank":
+        raise UserError("--ranking global fixes the widths of later rounds by the gammas then, so that no target can be promised; use --rounds 1 or --ranking layer")
     if options.teacher and options.mode == "none":
         raise UserError("--teacher is for training and --mode none trains nothing; leave one of them out")
     if options.teacher and options.label_smoothing:
@@ -239,6 +242,8 @@ def check_same(before, now, path):
 
 def read_record(path, resume):
     """The record of the rounds that earlier calls finished; None where there is none."""
+    if not path.exists() and (path.parent / "last.pt").exists():
+        raise UserError(f"{path.parent} holds a training run (last.pt), whose record would be overwritten; choose another --out")
     if not path.exists():
         return None
     if not resume:
@@ -264,6 +269,9 @@ def make_plan(method, task):
         arguments = method.arguments(fraction)
         changed = {name: value for name, value in arguments.items() if value != source.arguments.get(name)}
         plan.append({"round": index, "kept": fraction, **measure(task.describe(arguments, index, fraction)), "arguments": changed})
+    if plan[1]["parameters"] > plan[0]["parameters"]:
+        raise UserError(f"{options.checkpoint} has low-rank layers already, and --rank-ratio {rate:g} of the full ranks would enlarge it from {plan[0]['parameters']:,} to "
+                        f"{plan[1]['parameters']:,} parameters; ask for a lower one")
     print(f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px", *method.table(fractions), sep="\n")
     print(f"{'round':>5}{'kept':>8}{'parameters':>13}{'bytes, 8 bits':>15}{'MACs':>16}")
     for row in plan:
@@ -282,7 +290,7 @@ def prune(method, task, fractions, plan, record):
     if options.mode != "lowrank":
         chosen |= {"criterion": options.criterion, "ranking": options.ranking, "scope": options.scope, "floor": options.floor}
     if teachers:
-        chosen |= {"teachers": [one["sha256"] for one in told], "alpha": options.alpha, "temperature": options.temperature}
+        chosen |= {"teachers": [{key: one[key] for key in ("sha256", "size")} for one in told], "alpha": options.alpha, "temperature": options.temperature}
     begun = json.loads(json.dumps({**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}))
 
     def accuracy(network):

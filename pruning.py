@@ -16,7 +16,7 @@ or into the running mean of the BN behind a layer without one. Elsewhere beta is
 import copy
 import math
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,14 @@ class Coupling:
             for names in (channels.producers, channels.through, channels.norms, channels.consumers):
                 names.sort(key=list(self.modules).index)
         self._decide()
+
+    def carried_to(self, network):
+        """The same coupling for what a cut has left of the network: the graph of one channel or group does not tell any more that its convolution was depthwise."""
+        carried = copy.copy(self)
+        carried.modules = dict(network.named_modules())
+        now = {channels: replace(channels, count=len(carried.modules[channels.name].weight)) for channels in self.sets}
+        carried.sets, carried.of = list(now.values()), {node: now.get(channels, channels) for node, channels in self.of.items()}
+        return carried
 
     def _module(self, node, before):
         """The channels behind a module that reads the channels `before`."""

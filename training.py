@@ -121,6 +121,8 @@ def fit(network, description, training, validation, settings, out, device, loss_
         if (out / name).exists() and not resume:
             raise UserError(f"{out} already holds a run ({name}); add --resume to continue it or choose another --out")
     check_output(last)
+    if finished.exists() and not last.exists():
+        raise UserError(f"{out} holds {finished.name} and no last.pt that could be continued, and training anew would overwrite what is there; choose another --out")
     with locked(out), StopRequest() as stop:
         if last.exists():
             run.resume(last)

@@ -126,6 +126,16 @@ def test_a_factorised_network_can_be_pruned_exactly(name, arguments):
     assert (masked(images) - logits).abs().max() <= 1e-9 and (logits[0] - logits[1]).abs().max() > 1e-4
 
 
+def test_what_is_factorised_already_is_not_enlarged(refused, call, tmp_path):
+    network = build("student", in_channels=3)
+    arguments = {"in_channels": 3, "ranks": choose_ranks(network, 0.3)}
+    network, path = build("student", **arguments), tmp_path / "factors.pt"
+    write_checkpoint(path, Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32)), network.state_dict())
+    assert "enlarge it" in refused("prune.py", path, "--mode", "lowrank", "--rank-ratio", 0.45, "--dry-run")
+    assert "met already" in refused("prune.py", path, "--mode", "lowrank", "--target-params", count_parameters(network) + 20_000, "--dry-run")
+    assert call("prune.py", path, "--mode", "lowrank", "--rank-ratio", 0.2, "--dry-run").returncode == 0
+
+
 def test_the_command_line_factorises_round_by_round_and_starts_from_the_nearest_weights(call, toy, tmp_path):
     path = tmp_path / "student.pt"
     description = Description.of("student", {"in_channels": 3, "widths": [8, 8, 16, 16, 16, 16, 16, 16]}, FOOD11_CLASSES, Preprocessing(32))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import distillation
 import models
 import pruning
 from command_line import UserError
@@ -363,6 +364,16 @@ def test_mode_none_writes_the_cut_and_training_starts_from_it(call, toy, tmp_pat
     assert all(torch.allclose(value, slow[name], atol=1e-6) for name, value in small.named_parameters())
 
 
+@pytest.mark.parametrize("name, arguments, size, rate", [("student", SMALL, 32, 0.1), ("group1mb_4", {"hidden": 0}, 64, 0.3)])
+def test_rounds_go_on_where_a_depthwise_layer_has_one_channel_or_group_left(call, toy, tmp_path, name, arguments, size, rate):
+    done = call("prune.py", checkpoint(tmp_path, name, arguments, size), toy, "--rate", rate, "--rounds", 3, "--mode", "none", "--out", tmp_path / "out", *SHORT)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert [row["parameters"] for row in record["rounds"]] == [row["parameters"] for row in record["plan"][1:]]
+    last = record["rounds"][-1]["arguments"]
+    assert last["widths"][:7] == [1] * 7 if name == "student" else last["separable"][:3] == [8] * 3
+
+
 def test_retraining_forgets_the_weights_and_starts_from_the_seed(call, toy, tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
         network = random_network("student", **SMALL).float()
@@ -377,6 +388,22 @@ def test_a_teacher_is_asked(call, toy, tmp_path):
     assert "label-smoothing" in call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--label-smoothing", 0.1).stderr
     stderr = call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--out", tmp_path / "out", *SHORT).stderr
     assert "the teacher" in stderr and "always naming the commonest class" in stderr  # random weights are no teacher, and that is found out
+
+
+def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_same_size(call, toy, tmp_path, monkeypatch):
+    path, teacher = checkpoint(tmp_path, arguments=SMALL), tmp_path / "teacher.bin"
+    network = random_network("resnet18", widths=(4,) * 4, hidden=(4,) * 8).float()
+    torch.save(network.state_dict(), teacher)
+    monkeypatch.setattr(distillation, "load_teacher", lambda path: network)
+    monkeypatch.setattr(distillation, "check_teacher", lambda *arguments, **options: 0.5)
+    command = ("prune.py", path, toy, "--rate", 0.5, "--teacher", teacher, "--alpha", 1, "--out", tmp_path / "out", *SHORT, "--teacher-size")
+    done = call(*command, 48)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["pruning"]["teachers"] == [{"sha256": record["teachers"][0]["sha256"], "size": 48}] and record["pruning"]["alpha"] == 1
+    assert call(*command, 48, "--resume").returncode == 0
+    other = call(*command, 64, "--resume")
+    assert other.returncode == 2 and "teachers" in other.stderr
 
 
 @pytest.mark.parametrize("flag, target", [("--target-params", 1500), ("--target-bytes", 5200)])
@@ -421,7 +448,7 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
     (("--target-params", 100), "floor"), (("--target-bytes", 1000), "floor"), (("--target-params", 10**6), "met already"),
     (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"), (("--rate", 0.5, "--scope", "7"), "nothing to prune"), (("--rate", 0.5, "--scope", "x"), "list of stages"),
     (("--rate", 0.5, "--mode", "lowrank"), "--rank-ratio"), (("--rank-ratio", 0.5), "--rank-ratio"), (("--rank-ratio", 0.5, "--mode", "lowrank", "--floor", 2), "--floor"),
-    (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher")])
+    (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher"), (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "no target")])
 def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
     assert blamed in refused("prune.py", checkpoint(tmp_path, arguments=SMALL), *options, "--dry-run", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -433,6 +460,23 @@ def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_pa
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "record.json").write_text("{}")
     assert "damaged" in refused("prune.py", path, toy, "--rate", 0.5, "--out", tmp_path / "out", "--resume", *SHORT)
+
+
+def test_a_training_run_and_a_pruning_do_not_overwrite_each_other(refused, call, toy, tmp_path):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    prune, train = ("prune.py", path, toy, "--rate", 0.6, "--mode", "none", *SHORT), ("train_student.py", toy, "--network", "student", "--size", 32, *SHORT)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pt").write_bytes(path.read_bytes())
+    assert "training run" in refused(*prune, "--out", tmp_path / "run")
+    assert call(*prune, "--out", tmp_path / "out").returncode == 0
+    record = (tmp_path / "out" / "record.json").read_bytes()
+    assert "no last.pt" in call(*train, "--out", tmp_path / "out", "--resume").stderr
+    assert (tmp_path / "out" / "record.json").read_bytes() == record and not (tmp_path / "out" / "best.pt").exists()
+
+
+def test_the_help_tells_what_a_dry_run_of_pruning_is(call):
+    shown = " ".join(call("prune.py", "--help").stdout.split())
+    assert "print the plan, then exit" in shown and "two batches" not in shown
 
 
 def test_the_real_command_line(run_script, tmp_path):
