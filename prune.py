@@ -26,26 +26,11 @@ from model_file import Description, Model, load_model, predicted_file_bytes
 from models import build, count_macs, count_parameters
 from options import add_cache, add_optimisation, add_run, add_views, load_splits, read_settings
 from preprocessing import Preprocessing
-from pruning import CRITERIA, NORMS, Coupling, choose, compact
+from pruning import CRITERIA, NORMS, Coupling, choose, compact, read_scope
 from quantization import Scheme
 from records import provenance, write_record
 from training import evaluate, fit
 from training_run import Settings, write_checkpoint
-
-
-def read_scope(text, count):
-    """Indices that a scope such as "3-6" or "0,3-6" names among `count` stages; None for "all"."""
-    if text == "all":
-        return None
-    stages = set()
-    for part in text.removeprefix("stages").strip().split(","):
-        first, dash, last = part.partition("-")
-        if not (first.strip().isdecimal() and (last.strip().isdecimal() or not dash)):
-            raise UserError(f"--scope {text} is neither 'all' nor a list of stages; write e.g. --scope 3-6 or --scope 0,3-6")
-        stages |= set(range(int(first), int(last or first) + 1)[:10_000])
-    if not stages or max(stages) >= count:
-        raise UserError(f"--scope {text} names stages that the network does not have; it has the stages 0-{count - 1}, which --scope all --dry-run lists")
-    return stages
 
 
 @dataclass(frozen=True)

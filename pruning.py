@@ -24,6 +24,7 @@ from torch import fx, nn
 
 from command_line import UserError
 from models import build
+from shapes import widths
 
 NORMS, LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d), (nn.Conv2d, nn.Linear)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity)  # a constant passes unchanged
@@ -233,6 +234,21 @@ def _matrix(layer, channels):
     return layer.weight.reshape(len(layer.weight), channels, -1).sum(2)
 
 
+def read_scope(text, count):
+    """Indices that a scope such as "3-6" or "0,3-6" names among `count` stages; None for "all"."""
+    if text == "all":
+        return None
+    stages = set()
+    for part in text.removeprefix("stages").strip().split(","):
+        first, dash, last = part.partition("-")
+        if not (first.strip().isdecimal() and (last.strip().isdecimal() or not dash)):
+            raise UserError(f"--scope {text} is neither 'all' nor a list of stages; write e.g. --scope 3-6 or --scope 0,3-6")
+        stages |= set(range(int(first), int(last or first) + 1)[:10_000])
+    if not stages or max(stages) >= count:
+        raise UserError(f"--scope {text} names stages that the network does not have; it has the stages 0-{count - 1}, which --scope all --dry-run lists")
+    return stages
+
+
 def scores(coupling, network, criterion, generator=None):
     """How much every unit of every set matters: {set: values}, the larger the more; for a set with several BNs, their mean.
 
@@ -309,51 +325,3 @@ def compact(architecture, arguments, network, coupling, kept):
         detail = " ".join(str(error).split("\n\t")[1:2]).strip()[:120]
         raise UserError(f"{architecture} has no arguments for this shape ({detail}); leave the layer out with --scope") from None
     return arguments, result.eval().requires_grad_(False)
-
-
-# ---------------------------------------------------------------- the arguments of a shape, family by family
-
-
-def _out(layer):
-    """Output channels of a layer, or of its two factors."""
-    return len((layer[-1] if isinstance(layer, nn.Sequential) else layer).weight)
-
-
-def _depthwise_net(network, arguments):
-    stages, hidden = network.cnn[:-1], arguments["hidden"]
-    if hidden:
-        first, second = _out(network.fc[0]), _out(network.fc[4])
-        hidden = first if first == second else [first, second]
-    return {"widths": [_out(stages[0][0]), *(_out(stage[3]) for stage in stages[1:])], "hidden": hidden}
-
-
-def _small_cnn(network, arguments):
-    ordinary = len(arguments["convs"])
-    return {"convs": [_out(layer[0]) for layer in network.cnn[:ordinary]], "separable": [_out(layer[3]) for layer in network.cnn[ordinary:-1]]}
-
-
-_WIDTHS = {
-    "DepthwiseNet": _depthwise_net,
-    "PlainNet": lambda network, arguments: {"widths": [_out(stage[0]) for stage in network.cnn[:-1]]},
-    "SmallCNN": _small_cnn,
-    "FaceCNN": lambda network, arguments: {"widths": [_out(layer) for layer in network.cnn[3:-1:8]], "inner": [_out(layer) for layer in network.cnn[:-1:8]],
-                                           "hidden": [_out(layer) for layer in network.fc[:-1:4]]},
-    "FaceMobileNet": lambda network, arguments: {"widths": [_out(network.cnn[0]), *(_out(block[3]) for block in network.cnn[4:-1])]},
-    "ResidualNet": lambda network, arguments: {
-        "stem": [_out(layer) for layer in network.stem[::3]], "widths": [_out(block.project[0]) for block in network.blocks],
-        "hidden": [_out(block.expand[0]) for block in network.blocks], "residual": [int(block.residual) for block in network.blocks], "head": _out(network.head[0])},
-    "MobileNetV2": lambda network, arguments: {
-        "stem": _out(network.cnn[0]), "widths": [_out(block.conv[-2]) for block in network.cnn[3:-1]],
-        "hidden": [_out(block.conv[-5]) for block in network.cnn[3:-1]], "residual": [int(block.residual) for block in network.cnn[3:-1]]},
-    "ResNet": lambda network, arguments: {
-        "widths": [_out(stage[-1].conv2) for stage in (network.layer1, network.layer2, network.layer3, network.layer4)],
-        "hidden": [_out(block.conv1) for stage in (network.layer1, network.layer2, network.layer3, network.layer4) for block in stage]},
-}
-
-
-def widths(architecture, network, arguments):
-    """The arguments of `build` that give these layers' widths; UserError for a family that does not tell them."""
-    family = type(network).__name__
-    if family not in _WIDTHS:
-        raise UserError(f"{architecture} cannot be pruned: pruning.py does not know the widths of a {family}; take another network")
-    return _WIDTHS[family](network, arguments)

@@ -12,7 +12,7 @@ from torch import nn
 
 import distillation
 import models
-import pruning
+import shapes
 from command_line import UserError
 from dataset import FOOD11_CLASSES
 from losses import Batch, CrossEntropy
@@ -158,7 +158,7 @@ class Squeezed(nn.Module):
 
 def test_squeeze_excite_is_followed_and_what_cannot_be_followed_stays(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "squeezed", Architecture(Squeezed, 32, "test"))
-    monkeypatch.setitem(pruning._WIDTHS, "Squeezed", lambda network, arguments: {"width": len(network.conv.weight), "squeezed": len(network.squeeze.weight)})
+    monkeypatch.setitem(shapes._WIDTHS, "Squeezed", lambda network, arguments: {"width": len(network.conv.weight), "squeezed": len(network.squeeze.weight)})
     network = random_network("squeezed")
     coupling, kept, arguments, small = cut("squeezed", network, 0.5)
     features, squeezed, behind, *_ = coupling.sets
