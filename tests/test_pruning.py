@@ -12,6 +12,7 @@ from torch import nn
 
 import distillation
 import models
+import pruning
 import shapes
 from command_line import UserError
 from dataset import FOOD11_CLASSES
