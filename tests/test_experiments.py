@@ -50,16 +50,14 @@ def test_a_changed_command_is_run_again_and_one_that_is_needed_too(tiny, toy, ca
     assert json.loads((tmp_path / "results/tiny/measured-seed1.json").read_text())["command"].endswith("--device cpu")
 
 
-def test_what_builds_on_a_changed_run_is_run_again_and_not_where_that_fails(tiny, toy, call, tmp_path, monkeypatch):
-    command = ["experiments.py", "tiny", toy, "--seeds", 0, "--results", tmp_path / "results", "--runs"]
-    assert call(*command, tmp_path / "runs").returncode == 0
-    measured = tmp_path / "results/tiny/measured-seed0.json"
-    before = measured.read_bytes()
-    monkeypatch.setitem(TINY.variants, "four", TINY.variants["four"].replace("--epochs 1", "--epochs 2"))
-    failing = call(*command, tmp_path / "runs")  # the folder holds the run of one epoch
-    assert failing.returncode == 2 and failing.stdout.count("failed") == 2 and measured.read_bytes() == before
-    assert call(*command, tmp_path / "others").stdout.count("done") == 2
-    assert json.loads(measured.read_text())["model"]["training"]["epochs"] == 2
+def test_what_builds_on_a_changed_run_is_run_again_and_not_where_that_fails(tmp_path, monkeypatch):
+    base, cut = (experiments.Job(name, (name,), tmp_path / name, tmp_path / f"{name}.json", needs) for name, needs in (("base", ()), ("cut", (tmp_path / "base",))))
+    begun = []
+    monkeypatch.setattr(experiments.Job, "recorded", lambda job, fingerprints: job.template == "cut")  # the command of base has changed
+    for well in (True, False):
+        monkeypatch.setattr(experiments, "perform", lambda job, threads, well=well: (begun.append(job.template), (well, job.template))[1])
+        assert [ended for ended, _ in experiments.schedule([base, cut], {}, 1)] == [well, well]
+    assert begun == ["base", "cut", "base"]
 
 
 def test_a_run_of_another_experiment_is_named_when_it_is_missing(toy, call, tmp_path, monkeypatch):
