@@ -178,7 +178,7 @@ class Array(Unfinished):
 
 
 def _shaped(vector, shape, order):
-    if not all(type(length) is int and length >= 0 for length in _expect(shape, tuple)) or math.prod(shape) != vector.size or len(shape) > 8:
+    if len(_expect(shape, tuple)) > 8 or not all(type(length) is int and length >= 0 for length in shape) or math.prod(shape) != vector.size:
         raise ValueError("an array whose bytes do not fill its shape")
     return vector.reshape(shape, order=order)
 

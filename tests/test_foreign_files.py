@@ -462,6 +462,7 @@ def resource_bombs():
         "an array of objects": pickle.dumps({"fc.0.weight": np.array([[1], None], dtype=object)}, 4),
         "a bomb in an npz": in_npz(pickle.dumps({"a.weight": np.zeros(1 << 24, np.float16)}, 4)),
         "an array of 8 GB": array_of((1 << 16, 1 << 16)), "an array of 2 ** 100": array_of((1 << 50, 1 << 50)), "an array of less than nothing": array_of((-2, -2)),
+        "an array of a thousand dimensions of 2 ** 2000": array_of(((1 << 2000),) * 3000),
         "an empty array of 2 ** 64": array_of((0, 1 << 64), data=b""), "an array of 100 dimensions": array_of((1,) * 100, data=b"\0\0"), "bytes in halves": array_of((4,), data=b"\0" * 7),
         "an array of pointers": array_of((1,), "O8"), "an array of a million records": array_of((1,), "V9"),
         "a storage of 4 TB": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.", {"0": bytes(8)}),
