@@ -452,6 +452,7 @@ def resource_bombs():
         "laughing tuples": b"\x80\x02(" + laughs(60) + b"t.", "laughing tuples as a key": b"\x80\x02}" + laughs(60) + key,
         "laughing lists": b"\x80\x02(" + laughs(60, (b"](", b"e")) + b"t.", "a list in itself": b"\x80\x02]q\x00h\x00a.",
         "laughing text": b"\x80\x02(" + text("x" * 10**6) + b"q\x00" + b"h\x00" * 50_000 + b"t.",
+        "laughing bytes": b"\x80\x02c_codecs\nencode\nq\x00" + text("x" * 10**6) + b"q\x01" + text("latin1") + b"q\x02(" + b"h\x00h\x01h\x02\x86R" * 300 + b"t.",
         "a large memo": b"\x80\x02}r\xff\xff\xff\x7f.", "the largest memo": b"\x80\x02}r\xff\xff\xff\xff.", "unknown memo": b"\x80\x02h\x05.",
         "a long integer": b"\x80\x02\x8b\xff\xff\xff\x7f" + bytes(100), "a longer integer": b"\x80\x02\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6 + b".",
         "a decimal integer": b"\x80\x02L" + b"9" * 10**6 + b"L\n.", "long bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x", "long text": b"\x80\x04X\xff\xff\xff\x7fx",
