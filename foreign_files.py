@@ -43,7 +43,7 @@ def load_foreign(path):
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions") from None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # Python's integers may be too large for any float
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{path} is damaged or no model file ({reason}); use a file of this project or one of the course's formats") from None
     return recognise(path, state, bits)

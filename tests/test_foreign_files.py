@@ -201,14 +201,14 @@ def test_values_that_no_training_makes_are_refused(student, refused_file, kind, 
     refused_file(FORMATS[kind][1](state), match)
 
 
-@pytest.mark.parametrize("bounds", [(math.nan, 1.0), (0.0, math.inf), (1.0, -1.0), (-1e300, 1e300), ("0", "1"), (None, None), ([], {})])
+@pytest.mark.parametrize("bounds", [(math.nan, 1.0), (0.0, math.inf), (1.0, -1.0), (-1e300, 1e300), (0, 1 << 2000), ("0", "1"), (None, None), ([], {})])
 def test_bounds_that_decode_to_nothing_are_refused(student, refused_file, bounds):
     content = reference_8bit(student.state_dict())
     refused_file(pickle.dumps({**content, "fc.0.bias": (*bounds, content["fc.0.bias"][2])}))
 
 
 @pytest.mark.parametrize("value", [None, "text", [], (), (1, 2), np.zeros(11, np.uint8), np.zeros(11, "S1"), np.zeros(11, complex), np.zeros(11, bool), {}, b"x" * 11,
-                                   np.array([None] * 11), (0.0, 1.0, np.zeros(11, np.int64)), (0.0, 1.0, np.zeros(11, np.float16)), np.zeros(11, "f4,f4"), math.nan])
+                                   np.array([None] * 11), (0.0, 1.0, np.zeros(11, np.int64)), (0.0, 1.0, np.zeros(11, np.float16)), np.zeros(11, "f4,f4"), math.nan, 1 << 2000])
 def test_what_is_no_array_of_weights_is_refused(student, refused_file, value):
     for protocol in (2, 4):
         refused_file(pickle.dumps({**reference_16bit(student.state_dict()), "fc.0.bias": value}, protocol))
