@@ -368,7 +368,8 @@ def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
 
 @pytest.mark.parametrize("flags, message", [
     (["--bits", "16"], "stores floats"), (["--bits", "32"], "stores floats"), (["--scale", "minmax"], "--scale minmax"), (["--qat-epochs", "0"], "out of range"),
-    (["--max-bytes", "2000"], "nothing was written"), (["--override", "fc.9=3"], "fc.9"), (["--precision", "fp16"], "needs a GPU")])
+    (["--max-bytes", "2000"], "nothing was written"), (["--override", "fc.9=3"], "fc.9"), (["--precision", "fp16"], "needs a GPU"),
+    (["--view-size", "64", "--augment", "none"], "--view-size is the size of random views")])
 def test_what_cannot_be_is_told_before_any_training(refused, checkpoint, toy, tmp_path, flags, message):
     assert message in refused(*command(checkpoint, tmp_path / "model.bin", toy, *flags))
     assert not list(tmp_path.iterdir())
