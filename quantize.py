@@ -204,6 +204,8 @@ def main(argv=None):
             raise UserError(f"--{name.replace('_', '-')} does not go with --export {options.export}, whose format leaves no choice and no room for it; leave one of them out")
     qat.check_options(command, options)
     check_distinct(options.checkpoint, options.output, options.record, options.data, *(options.out / name for name in qat.FILES if options.qat_epochs))
+    for teacher in options.teacher:
+        check_distinct(teacher, options.output, options.record, *(options.out / name for name in qat.FILES))
     device = pick_device(options.device)
     model = trained = load_model(options.checkpoint)
     raw = sum(value.numel() * value.element_size() for value in model.state_dict.values())

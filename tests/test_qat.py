@@ -361,6 +361,13 @@ def test_a_teacher_and_another_size_are_recorded(call, checkpoint, toy, tmp_path
     assert json.loads((tmp_path / "record.json").read_text())["fine_tuning"]["teachers"][0]["file"] == "best.pt"
 
 
+def test_a_teacher_is_not_overwritten(refused, checkpoint, toy, tmp_path):
+    (tmp_path / "teacher.pt").write_bytes(checkpoint.read_bytes())
+    for output, more in (("teacher.pt", []), ("model.bin", ["--record", tmp_path / "teacher.pt"])):
+        assert "teacher.pt is named twice" in refused(*command(checkpoint, tmp_path / output, toy, "--teacher", tmp_path / "teacher.pt", *more))
+    assert (tmp_path / "teacher.pt").read_bytes() == checkpoint.read_bytes()
+
+
 def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
     done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--dry-run"))
     assert done.returncode == 0 and "dry run" in done.stdout and not list(tmp_path.iterdir()), done
