@@ -110,6 +110,8 @@ def parse_overrides(settings):
         layer, _, bits = setting.rpartition("=")
         if not layer or not bits.isascii() or not bits.isdecimal():
             raise UserError(f"--override {setting} is not LAYER=BITS; write e.g. --override fc.1=8")
+        if layer.removesuffix(".weight") in {other.removesuffix(".weight") for other in overrides}:
+            raise UserError(f"--override gives {layer} bits twice; leave one of them out")
         overrides[layer] = int(bits[:4])
     return overrides
 
