@@ -136,6 +136,13 @@ def advice(model, options):
             "(`python models.py` lists sizes)")
 
 
+def kept(model, options, scales):
+    """What to do about a fine-tuned model that is too large, so that its training is not lost."""
+    least = attempt(model, replace(scheme_of(options, options.bits), vectors=8), None, scales)
+    vectors = f"--vectors 8 ({len(least.file):,} bytes) or " if len(least.file) <= options.max_bytes else ""
+    return f"the training is kept in {options.out}, and the same command with --resume and {vectors}a larger --max-bytes stores it"
+
+
 def chosen(model, options, accuracy_of, scales=None):
     """The Attempt that the options ask for; UserError with advice if it does not fit."""
     if options.bits is None:
@@ -148,7 +155,8 @@ def chosen(model, options, accuracy_of, scales=None):
         smallest = attempt(model, scheme_of(options, options.bits), accuracy_of, scales)
         if len(smallest.file) <= options.max_bytes:
             return smallest
-    raise UserError(f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are allowed, so nothing was written; {advice(model, options)}")
+    raise UserError(f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are allowed, so nothing was written; "
+                    f"{kept(model, options, scales) if scales else advice(model, options)}")
 
 
 def validation(model, options, device):
@@ -216,7 +224,10 @@ def main(argv=None):
         check_output(options.output)
         write_export(model, options.output, options.export, options.max_bytes)
         return 0
-    model = folded(resized(model, options.size))  # weights that do not fit their architecture are told now
+    model = resized(model, options.size)
+    model.build()  # weights that do not fit their architecture are told now
+    if not options.qat_epochs or options.granularity == "channel":  # else fine-tuning leaves BN where it is, see qat.finish
+        model = folded(model)
     scheme_of(options, options.bits or 8).bits_of(model.state_dict)  # and overrides of no layer
     for output in filter(None, (options.output, options.record)):
         check_output(output)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import quantize
 from command_line import UserError
 from dataset import PhotoSet, list_labelled, load_photos
 from folding import foldable_pairs
@@ -366,6 +367,22 @@ def test_a_teacher_is_not_overwritten(refused, checkpoint, toy, tmp_path):
     for output, more in (("teacher.pt", []), ("model.bin", ["--record", tmp_path / "teacher.pt"])):
         assert "teacher.pt is named twice" in refused(*command(checkpoint, tmp_path / output, toy, "--teacher", tmp_path / "teacher.pt", *more))
     assert (tmp_path / "teacher.pt").read_bytes() == checkpoint.read_bytes()
+
+
+def test_a_file_that_is_too_large_by_its_bn_is_told_before_the_training(call, refused, checkpoint, toy, tmp_path):
+    assert call("quantize.py", checkpoint, tmp_path / "folded.bin", "--bits", 3, "--granularity", "tensor").returncode == 0
+    size = (tmp_path / "folded.bin").stat().st_size
+    assert "nothing was written" in refused(*command(checkpoint, tmp_path / "model.bin", toy, "--granularity", "tensor", "--max-bytes", size + 100))
+    assert [path.name for path in tmp_path.iterdir()] == ["folded.bin"]
+
+
+def test_a_training_whose_file_is_too_large_is_kept_and_can_be_stored(call, checkpoint, toy, tmp_path, monkeypatch):
+    chosen = quantize.chosen
+    monkeypatch.setattr("quantize.chosen", lambda model, options, accuracy_of, scales=None: chosen(model, options, accuracy_of, scales) if scales else None)
+    again = command(checkpoint, tmp_path / "model.bin", toy, "--qat-epochs", 1)
+    sentence = error(call(*again, "--max-bytes", 2000))
+    assert f"kept in {tmp_path / 'run'}" in sentence and "--resume" in sentence and "--bits" not in sentence and not (tmp_path / "model.bin").exists()
+    assert call(*again, "--resume", "--vectors", 8).returncode == 0 and (tmp_path / "model.bin").exists()
 
 
 def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
