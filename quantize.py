@@ -239,7 +239,7 @@ def main(argv=None):
             return 0
         model, scales, record = tuned
         model = resized(model, options.size)
-        summary["fine_tuning"] = {key: record[key] for key in ("settings", "data", "photos", "best", "seconds", "teachers") if key in record}
+        summary["fine_tuning"] = {key: record[key] for key in ("commit", "date", "resumed", "settings", "data", "photos", "best", "seconds", "teachers") if key in record}
     accuracy_of, photos = validation(model, options, device) if options.data else (None, None)
     before = accuracy_of(floats.state_dict, floats.description) if options.data else None
     result = chosen(model, options, accuracy_of, scales)

@@ -329,7 +329,7 @@ def test_the_file_holds_bitwise_what_was_evaluated_last(call, checkpoint, toy, t
     prepared, scales = finish(tmp_path / "run/best.pt", load_photos(list_labelled(toy, "training"), model.description.preprocessing, cache=False),
                               Scheme(3, granularity, "mse"), Settings(batch_size=11), CPU)
     assert all(torch.equal(model.state_dict[name], prepared.state_dict[name]) for name in scales)
-    assert record["fine_tuning"]["settings"]["epochs"] == 2 and record["bits"] == 3 and model.description.training["script"] == "quantize.py"
+    assert record["fine_tuning"]["settings"]["epochs"] == 2 and record["fine_tuning"]["commit"] and record["fine_tuning"]["resumed"] == [] and record["bits"] == 3 and model.description.training["script"] == "quantize.py"
 
 
 def test_the_same_command_resumes_a_killed_run_to_the_same_file(call, checkpoint, toy, tmp_path, monkeypatch):
