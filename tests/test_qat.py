@@ -362,6 +362,14 @@ def test_a_teacher_and_another_size_are_recorded(call, checkpoint, toy, tmp_path
     assert json.loads((tmp_path / "record.json").read_text())["fine_tuning"]["teachers"][0]["file"] == "best.pt"
 
 
+def test_what_a_teacher_learned_from_the_testing_photos_is_told_of_its_student(call, small_network, checkpoint, toy, tmp_path):
+    description, network = small_network
+    told = replace(description, training={"transductive": True}).to_dict()
+    torch.save({"format": "food11-checkpoint", "version": 1, **told, "state_dict": network.state_dict()}, tmp_path / "teacher.pt")
+    done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--teacher", tmp_path / "teacher.pt", "--qat-epochs", 1))
+    assert done.returncode == 0 and load_model(tmp_path / "model.bin").description.training["transductive"] is True, done
+
+
 def test_a_teacher_is_not_overwritten(refused, checkpoint, toy, tmp_path):
     (tmp_path / "teacher.pt").write_bytes(checkpoint.read_bytes())
     for output, more in (("teacher.pt", []), ("model.bin", ["--record", tmp_path / "teacher.pt"])):
