@@ -190,7 +190,7 @@ def main(argv=None):
     command.add_argument("output", type=Path, help="the model file to write")
     group = command.add_argument_group("encoding")
     group.add_argument("--bits", type=int, choices=(32, 16, *range(8, 1, -1)), help="per weight: floats of 32 or 16, codes of 2 to 8; below 6, the first and the "
-                       "last layer keep 8 (default: the most that fit)")
+                       "last layer keep 8 and depthwise convolutions get 2 more (default: the most that fit)")
     group.add_argument("--granularity", choices=("tensor", "channel"), default="channel", help="one grid for a layer, or one for each of its output channels")
     group.add_argument("--scale", choices=("minmax", "mse"), help="a grid from minimum to maximum (at 8 bits per tensor the course's), or the symmetric one of least squared error "
                        "(default: mse; without --bits, whichever is nearer to the weights)")
