@@ -18,7 +18,8 @@ import numpy as np
 
 KINDS = (2, 3, 4, 5, 6, 7, 8, "f2", "f4", "i8")
 CODINGS = ("bits", "lzma")
-MOST_EXPANSION = 64  # bytes from a byte of LZMA: bounds the memory that a blob can ask for; `pack` keeps to it
+MOST_EXPANSION = 64  # bytes from a byte of LZMA,
+MOST_VALUES = 16     # and values: they bound the memory that a blob can ask for, which is some 11 bytes for a value; `pack` keeps to both
 FILTERS = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 16}]
 
 
@@ -78,19 +79,22 @@ def pack(arrays):
     tight, aligned = (b"".join(pack_codes(stream, kind) if isinstance(kind, int) else byte_planes(stream).tobytes() for kind, stream in joined.items())
                       for pack_codes in (pack_bits, pack_aligned))
     coded = lzma.compress(aligned, format=lzma.FORMAT_RAW, filters=FILTERS)
-    return ("lzma", coded) if len(coded) < len(tight) and len(aligned) <= MOST_EXPANSION * len(coded) else ("bits", tight)
+    bearable = len(aligned) <= MOST_EXPANSION * len(coded) and sum(map(len, joined.values())) <= MOST_VALUES * len(coded)
+    return ("lzma", coded) if len(coded) < len(tight) and bearable else ("bits", tight)
 
 
 def unpack(coding, data, layout):
     """The arrays of a blob, flat, for layout = [(kind, length)] as they were packed.
 
-    Raises ValueError unless the blob holds exactly these; allocates at most MOST_EXPANSION times its bytes.
+    Raises ValueError unless the blob holds exactly these; allocates no more than MOST_EXPANSION and MOST_VALUES allow for its bytes.
     """
     totals = {kind: sum(count for one, count in layout if one == kind) for kind in KINDS if any(one == kind for one, _ in layout)}
     if coding not in CODINGS:
         raise ValueError("unknown coding")
     size_of = packed_size if coding == "bits" else aligned_size
     sizes = {kind: size_of(kind, total) for kind, total in totals.items()}
+    if sum(totals.values()) > MOST_VALUES * len(data):
+        raise ValueError("the blob is too short for its contents")
     if coding == "lzma":
         data = _decompress(data, sum(sizes.values()))
     if len(data) != sum(sizes.values()):

@@ -25,6 +25,7 @@ class Teacher:
     preprocessing: Preprocessing
     path: Path
     view_size: int | None = None
+    transductive: bool = False  # whether it was trained on the photos to be predicted
 
     def logits(self, images, seen_by, size=None):
         """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation and `size` (by default its input size)."""
@@ -48,11 +49,11 @@ def read_teacher(path, class_names, size, device, channels=3):
     if isinstance(content, dict) and content.get("format") in (MODEL_FORMAT, CHECKPOINT_FORMAT):
         model = load_model(path)
         network, preprocessing, names = model.build(), model.description.preprocessing, model.description.class_names
-        view_size, taken = model.description.training.get("view_size"), preprocessing.channels
+        origin, taken = model.description.training, preprocessing.channels
     else:
         network = load_teacher(path)
         preprocessing = Preprocessing(size=size, mean=(0.0,) * channels, std=(1.0,) * channels)  # values in [0, 1], as the provided teachers were trained
-        names, view_size, taken = None, None, network.conv1.in_channels
+        names, origin, taken = None, {}, network.conv1.in_channels
     classes = len(names) if names else network.fc.out_features
     if classes != len(class_names) or (names and tuple(names) != tuple(class_names)):
         raise UserError(f"the teacher {path} knows {classes} classes ({', '.join(names[:3]) + ', ...' if names else 'unnamed'}) and the photos have "
@@ -60,7 +61,7 @@ def read_teacher(path, class_names, size, device, channels=3):
     if taken != channels:
         raise UserError(f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; use a teacher that was trained on photos like them")
     return Teacher(network.to(device, memory_format=torch.channels_last).requires_grad_(False), preprocessing, Path(path),
-                   view_size if type(view_size) is int and 16 <= view_size <= 4096 else None)
+                   view_size if type(view_size := origin.get("view_size")) is int and 16 <= view_size <= 4096 else None, bool(origin.get("transductive")))
 
 
 class SeenBy(nn.Module):
@@ -143,5 +144,5 @@ def read_teachers(options, validation, preprocessing, device):
         print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views seen at {teacher.preprocessing.size} px"
               + (", of two batches only" if options.dry_run else ""))
         told.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
-                     "size": teacher.preprocessing.size, "validation_accuracy": accuracy})
+                     "size": teacher.preprocessing.size, "validation_accuracy": accuracy, **({"transductive": True} if teacher.transductive else {})})
     return teachers, told

@@ -24,7 +24,7 @@ from models import ARCHITECTURES, build
 from networks import DepthwiseNet
 from preprocessing import Preprocessing
 from quantization import dequantize_minmax, quantize_minmax
-from restricted_pickle import NUMPY, Array, read_pickle
+from restricted_pickle import Array, numpy_names, read_pickle
 from torch_stream import ZIP_MAGIC, open_zip, read_entry
 
 COURSE_PREPROCESSING = Preprocessing(256, "course", (0, 0, 0), (1, 1, 1))
@@ -43,7 +43,7 @@ def load_foreign(path):
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions") from None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # Python's integers may be too large for any float
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{path} is damaged or no model file ({reason}); use a file of this project or one of the course's formats") from None
     return recognise(path, state, bits)
@@ -72,7 +72,7 @@ def read_tensors(data, path):
 
     Raises UserError naming `path` if the pickle asks for code, ValueError if it is damaged or anything else.
     """
-    content = read_pickle(io.BytesIO(data), path, NUMPY)
+    content = read_pickle(io.BytesIO(data), path, numpy_names())
     content = content.value if isinstance(content, Array) else content  # np.savez wraps a dict in an array
     if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
         raise ValueError("it is no dict of named arrays")

@@ -68,8 +68,8 @@ def factorise(network, ranks, svd=False):
     ranks: layer name -> rank. svd: take the factors from the layers' weights (else they are initialised anew).
     Raises UserError for a layer that is not there or cannot be factorised, and for a rank that is no whole number above 0.
     """
-    if not isinstance(ranks, dict) or len(ranks) > 1000:
-        raise UserError("ranks must give at most 1000 layers their rank, e.g. {'fc.0': 8}; mend the arguments")
+    if not isinstance(ranks, dict) or len(ranks) > 300:
+        raise UserError("ranks must give at most 300 layers their rank, e.g. {'fc.0': 8}; mend the arguments")
     possible = factorisable(network)
     for name, rank in ranks.items():
         if name not in possible:

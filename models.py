@@ -34,6 +34,7 @@ class Architecture:
     arguments: dict = field(default_factory=dict)
 
 
+MOST_LAYERS = 100  # of a list of widths: a file that asks for more would take seconds to refuse
 _SMALL_CONVS = (16, 16, 32, 32)
 ARCHITECTURES = {
     "student": Architecture(DepthwiseNet, 256, "course", {"widths": (16, 32, 64, 128, 256, 256, 256, 256)}),
@@ -97,8 +98,8 @@ def build(name, /, **arguments):
         values = value if isinstance(value, (list, tuple)) else [value]
         if isinstance(defaults.get(argument), tuple) and not isinstance(value, (list, tuple)):
             raise UserError(f"{name} takes a list for {argument}; write {argument}={value}, with a comma behind each number")
-        if len(values) > 1000 or not all(isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 100_000 for one in values):
-            raise UserError(f"{name} cannot be built with this {argument}: it must be a number or list of at most 1000 numbers from 0 to 100,000")
+        if len(values) > MOST_LAYERS or not all(isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 100_000 for one in values):
+            raise UserError(f"{name} cannot be built with this {argument}: it must be a number or list of at most {MOST_LAYERS} numbers from 0 to 100,000")
     try:
         network = make(**{**defaults, **arguments})
     except UserError:

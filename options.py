@@ -110,6 +110,8 @@ def load_splits(options, preprocessing, how, class_names=None):
 
 def view_size_of(options, trained=None):
     """`--view-size`, or where it is not given what the Description of a trained network tells of its views; 0 = the input size."""
+    if options.view_size and options.augment == "none":
+        raise UserError("--view-size is the size of random views; leave it out or choose another --augment than none")
     known = trained.training.get("view_size") if trained else None
     if options.view_size or type(known) is not int or known == trained.preprocessing.size or options.augment == "none":
         return options.view_size
@@ -118,8 +120,6 @@ def view_size_of(options, trained=None):
 
 def read_settings(options, device, trained=None):
     """The `Settings` that the data, optimisation and run options describe; trained: the Description of a network that is trained on."""
-    if options.view_size and options.augment == "none":
-        raise UserError("--view-size is the size of random views; leave it out or choose another --augment than none")
     sgd = options.optimizer == "sgd"
     return Settings(
         epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer,

@@ -297,6 +297,8 @@ def prune(method, task, fractions, plan, record):
         before = record["rounds"][-1]["after_training"] if record["rounds"] else record["validation_accuracy"]
         arguments, network = method.cut(model, fraction, index)
         description = task.describe(arguments, index, fraction)
+        if any(one.get("transductive") for one in told):
+            description.training["transductive"] = True
         row = {"round": index, "kept": fraction, **measure(description), "arguments": description.to_dict()["arguments"], "before_cut": before, "after_cut": accuracy(network)}
         print(f"round {index}: validation accuracy {before:.4f} -> {row['after_cut']:.4f} by the cut to {row['parameters']:,} parameters", flush=True)
         if options.mode == "none":

@@ -213,13 +213,14 @@ def fine_tune(model, scheme, options, device):
               "view_size": settings.view_size or preprocessing.size, "bits": scheme.bits,
               "granularity": scheme.granularity, "overrides": scheme.overrides, "started_from": hashlib.sha256(model.path.read_bytes()).hexdigest()[:16],
               "before": description.training}
-    if description.training.get("transductive"):
-        origin["transductive"] = True
     loss, details = None, {}
     if options.teacher:
         teachers, details["teachers"] = read_teachers(options, validation, preprocessing, device)
         origin |= {"alpha": options.alpha, "temperature": options.temperature, "teachers": [one["sha256"] for one in details["teachers"]]}
         loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision)
+
+    if any(one.get("transductive") for one in (description.training, *details.get("teachers", ()))):
+        origin["transductive"] = True
 
     torch.manual_seed(settings.seed)
     network = build(description.architecture, **description.arguments)

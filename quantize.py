@@ -110,6 +110,8 @@ def parse_overrides(settings):
         layer, _, bits = setting.rpartition("=")
         if not layer or not bits.isascii() or not bits.isdecimal():
             raise UserError(f"--override {setting} is not LAYER=BITS; write e.g. --override fc.1=8")
+        if layer.removesuffix(".weight") in {other.removesuffix(".weight") for other in overrides}:
+            raise UserError(f"--override gives {layer} bits twice; leave one of them out")
         overrides[layer] = int(bits[:4])
     return overrides
 
@@ -134,6 +136,13 @@ def advice(model, options):
             "(`python models.py` lists sizes)")
 
 
+def kept(model, options, scales):
+    """What to do about a fine-tuned model that is too large, so that its training is not lost."""
+    least = attempt(model, replace(scheme_of(options, options.bits), vectors=8), None, scales)
+    vectors = f"--vectors 8 ({len(least.file):,} bytes) or " if len(least.file) <= options.max_bytes else ""
+    return f"the training is kept in {options.out}, and the same command with --resume and {vectors}a larger --max-bytes stores it"
+
+
 def chosen(model, options, accuracy_of, scales=None):
     """The Attempt that the options ask for; UserError with advice if it does not fit."""
     if options.bits is None:
@@ -146,7 +155,8 @@ def chosen(model, options, accuracy_of, scales=None):
         smallest = attempt(model, scheme_of(options, options.bits), accuracy_of, scales)
         if len(smallest.file) <= options.max_bytes:
             return smallest
-    raise UserError(f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are allowed, so nothing was written; {advice(model, options)}")
+    raise UserError(f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are allowed, so nothing was written; "
+                    f"{kept(model, options, scales) if scales else advice(model, options)}")
 
 
 def validation(model, options, device):
@@ -180,7 +190,7 @@ def main(argv=None):
     command.add_argument("output", type=Path, help="the model file to write")
     group = command.add_argument_group("encoding")
     group.add_argument("--bits", type=int, choices=(32, 16, *range(8, 1, -1)), help="per weight: floats of 32 or 16, codes of 2 to 8; below 6, the first and the "
-                       "last layer keep 8 (default: the most that fit)")
+                       "last layer keep 8 and depthwise convolutions get 2 more (default: the most that fit)")
     group.add_argument("--granularity", choices=("tensor", "channel"), default="channel", help="one grid for a layer, or one for each of its output channels")
     group.add_argument("--scale", choices=("minmax", "mse"), help="a grid from minimum to maximum (at 8 bits per tensor the course's), or the symmetric one of least squared error "
                        "(default: mse; without --bits, whichever is nearer to the weights)")
@@ -204,6 +214,8 @@ def main(argv=None):
             raise UserError(f"--{name.replace('_', '-')} does not go with --export {options.export}, whose format leaves no choice and no room for it; leave one of them out")
     qat.check_options(command, options)
     check_distinct(options.checkpoint, options.output, options.record, options.data, *(options.out / name for name in qat.FILES if options.qat_epochs))
+    for teacher in options.teacher:
+        check_distinct(teacher, options.output, options.record, *(options.out / name for name in qat.FILES))
     device = pick_device(options.device)
     model = trained = load_model(options.checkpoint)
     raw = sum(value.numel() * value.element_size() for value in model.state_dict.values())
@@ -212,7 +224,10 @@ def main(argv=None):
         check_output(options.output)
         write_export(model, options.output, options.export, options.max_bytes)
         return 0
-    model = folded(resized(model, options.size))  # weights that do not fit their architecture are told now
+    model = resized(model, options.size)
+    model.build()  # weights that do not fit their architecture are told now
+    if not options.qat_epochs or options.granularity == "channel":  # else fine-tuning leaves BN where it is, see qat.finish
+        model = folded(model)
     scheme_of(options, options.bits or 8).bits_of(model.state_dict)  # and overrides of no layer
     for output in filter(None, (options.output, options.record)):
         check_output(output)
@@ -224,7 +239,7 @@ def main(argv=None):
             return 0
         model, scales, record = tuned
         model = resized(model, options.size)
-        summary["fine_tuning"] = {key: record[key] for key in ("settings", "data", "photos", "best", "seconds", "teachers") if key in record}
+        summary["fine_tuning"] = {key: record[key] for key in ("commit", "date", "resumed", "settings", "data", "photos", "best", "seconds", "teachers") if key in record}
     accuracy_of, photos = validation(model, options, device) if options.data else (None, None)
     before = accuracy_of(floats.state_dict, floats.description) if options.data else None
     result = chosen(model, options, accuracy_of, scales)

@@ -5,6 +5,7 @@ the handful of opcodes that a file of weights needs, and a name in the file is n
 of functions that its caller wrote. Work and memory are bounded by the length of the file.
 """
 
+import functools
 import math
 import pickletools
 
@@ -178,7 +179,7 @@ class Array(Unfinished):
 
 
 def _shaped(vector, shape, order):
-    if not all(type(length) is int and length >= 0 for length in _expect(shape, tuple)) or math.prod(shape) != vector.size or len(shape) > 8:
+    if len(_expect(shape, tuple)) > 8 or not all(type(length) is int and length >= 0 for length in shape) or math.prod(shape) != vector.size:
         raise ValueError("an array whose bytes do not fill its shape")
     return vector.reshape(shape, order=order)
 
@@ -216,7 +217,9 @@ def empty_dict():
     return {}
 
 
-NUMPY = {"numpy.ndarray": None, "numpy.dtype": Dtype, "collections.OrderedDict": empty_dict, "_codecs.encode": _encode,
-         "__builtin__.bytes": _empty_bytes, "builtins.bytes": _empty_bytes,
-         **{f"numpy.{core}.multiarray.{name}": function for core in ("core", "_core") for name, function in (("_reconstruct", _reconstruct), ("scalar", _scalar))},
-         **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")}}
+def numpy_names():
+    """The table for one file with numpy arrays. A text is encoded once, however often the file asks for it."""
+    return {"numpy.ndarray": None, "numpy.dtype": Dtype, "collections.OrderedDict": empty_dict, "_codecs.encode": functools.cache(_encode),
+            "__builtin__.bytes": _empty_bytes, "builtins.bytes": _empty_bytes,
+            **{f"numpy.{core}.multiarray.{name}": function for core in ("core", "_core") for name, function in (("_reconstruct", _reconstruct), ("scalar", _scalar))},
+            **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")}}

@@ -42,7 +42,7 @@ def storage_of(tensor, bits, scheme):
     if bits == 8 and (tensor.ndim < 2 or (scheme.granularity, scheme.scale) == ("tensor", "minmax")):
         return "m8"
     grid = "a" if scheme.scale == "minmax" else "s"
-    return f"{grid.upper() if scheme.granularity == 'channel' else grid}{bits}"
+    return f"{grid.upper() if scheme.granularity == 'channel' and tensor.ndim > 1 else grid}{bits}"
 
 
 def layout_of(storage, shape):
@@ -72,12 +72,13 @@ def store_tensor(name, tensor, bits, scheme, scale=None):
     if storage == "m8":
         low, high, codes = quantize_minmax(array)
         return storage, [np.array([low, high], "<f4"), codes]
+    granularity = "channel" if storage[0].isupper() else "tensor"  # a grid for every value of a vector would be larger than the values
     if storage[0] in "aA":
-        grid = affine_grid(array, bits, scheme.granularity)
+        grid = affine_grid(array, bits, granularity)
         return storage, [*(column.astype("<f2") for column in grid), quantize_affine(array, *grid, bits)]
     if storage[0] in "sS":
         if scale is None:
-            scale = mse_scale(tensor, bits, scheme.granularity)
+            scale = mse_scale(tensor, bits, granularity)
             codes = quantize_symmetric(tensor, scale, bits)
         return storage, [scale.numpy().astype("<f2"), np.asarray(codes.numpy().astype(np.int16) - code_range(bits)[0]).astype(np.uint8)]
     return storage, [array.astype("<" + storage)]

@@ -55,7 +55,8 @@ def main(argv=None):
     teachers, told = read_teachers(options, validation, preprocessing, device)
     training, unlabelled = add_unlabelled(training, options, preprocessing)
     origin = {"script": "train_kd.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint, "view_size": settings.view_size or options.size, "alpha": options.alpha,
-              "temperature": options.temperature, "teachers": [one["sha256"] for one in told], **unlabelled}
+              "temperature": options.temperature, "teachers": [one["sha256"] for one in told], **unlabelled,
+              **({"transductive": True} if any(one.get("transductive") for one in told) else {})}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)
     loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision, len(training), len(training.class_names), settings.views)

@@ -1,12 +1,13 @@
 """coding.py: what is packed comes back, in as many bytes as predicted, near the entropy; a damaged blob is an error."""
 
+import lzma
 import math
 import random
 
 import numpy as np
 import pytest
 
-from coding import CODINGS, aligned_size, entropy, pack, pack_aligned, pack_bits, packed_size, theoretical_size, unpack, unpack_aligned, unpack_bits
+from coding import CODINGS, FILTERS, aligned_size, entropy, pack, pack_aligned, pack_bits, packed_size, theoretical_size, unpack, unpack_aligned, unpack_bits
 
 WIDTHS = range(2, 9)
 
@@ -74,6 +75,17 @@ def test_what_would_expand_too_much_stays_uncompressed_and_readable(count):
     arrays = [(8, np.zeros(count, np.uint8))]
     coding, data = pack(arrays)
     assert coding == "bits" and len(data) == count and not unpack(coding, data, [(8, count)])[0].any()
+
+
+def test_a_blob_of_more_values_than_memory_can_be_had_for_is_not_decoded():
+    """Two-bit codes take four values to a byte before LZMA, and a float32 each behind it."""
+    assert pack([(2, np.zeros(10**6, np.uint8))])[0] == "bits"
+    chance = np.random.default_rng(0)
+    aligned = chance.integers(0, 256, 40_000, dtype=np.uint8).tobytes() + bytes(2_000_000)  # 8 million values in 40 kB
+    data = lzma.compress(aligned, format=lzma.FORMAT_RAW, filters=FILTERS)
+    assert len(aligned) < 64 * len(data)
+    with pytest.raises(ValueError, match="too short"):
+        unpack("lzma", data, [(2, 4 * len(aligned))])
 
 
 @pytest.mark.parametrize("coding", CODINGS)

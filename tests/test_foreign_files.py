@@ -201,14 +201,14 @@ def test_values_that_no_training_makes_are_refused(student, refused_file, kind, 
     refused_file(FORMATS[kind][1](state), match)
 
 
-@pytest.mark.parametrize("bounds", [(math.nan, 1.0), (0.0, math.inf), (1.0, -1.0), (-1e300, 1e300), ("0", "1"), (None, None), ([], {})])
+@pytest.mark.parametrize("bounds", [(math.nan, 1.0), (0.0, math.inf), (1.0, -1.0), (-1e300, 1e300), (0, 1 << 2000), ("0", "1"), (None, None), ([], {})])
 def test_bounds_that_decode_to_nothing_are_refused(student, refused_file, bounds):
     content = reference_8bit(student.state_dict())
     refused_file(pickle.dumps({**content, "fc.0.bias": (*bounds, content["fc.0.bias"][2])}))
 
 
 @pytest.mark.parametrize("value", [None, "text", [], (), (1, 2), np.zeros(11, np.uint8), np.zeros(11, "S1"), np.zeros(11, complex), np.zeros(11, bool), {}, b"x" * 11,
-                                   np.array([None] * 11), (0.0, 1.0, np.zeros(11, np.int64)), (0.0, 1.0, np.zeros(11, np.float16)), np.zeros(11, "f4,f4"), math.nan])
+                                   np.array([None] * 11), (0.0, 1.0, np.zeros(11, np.int64)), (0.0, 1.0, np.zeros(11, np.float16)), np.zeros(11, "f4,f4"), math.nan, 1 << 2000])
 def test_what_is_no_array_of_weights_is_refused(student, refused_file, value):
     for protocol in (2, 4):
         refused_file(pickle.dumps({**reference_16bit(student.state_dict()), "fc.0.bias": value}, protocol))
@@ -452,6 +452,7 @@ def resource_bombs():
         "laughing tuples": b"\x80\x02(" + laughs(60) + b"t.", "laughing tuples as a key": b"\x80\x02}" + laughs(60) + key,
         "laughing lists": b"\x80\x02(" + laughs(60, (b"](", b"e")) + b"t.", "a list in itself": b"\x80\x02]q\x00h\x00a.",
         "laughing text": b"\x80\x02(" + text("x" * 10**6) + b"q\x00" + b"h\x00" * 50_000 + b"t.",
+        "laughing bytes": b"\x80\x02c_codecs\nencode\nq\x00" + text("x" * 10**6) + b"q\x01" + text("latin1") + b"q\x02(" + b"h\x00h\x01h\x02\x86R" * 300 + b"t.",
         "a large memo": b"\x80\x02}r\xff\xff\xff\x7f.", "the largest memo": b"\x80\x02}r\xff\xff\xff\xff.", "unknown memo": b"\x80\x02h\x05.",
         "a long integer": b"\x80\x02\x8b\xff\xff\xff\x7f" + bytes(100), "a longer integer": b"\x80\x02\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6 + b".",
         "a decimal integer": b"\x80\x02L" + b"9" * 10**6 + b"L\n.", "long bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x", "long text": b"\x80\x04X\xff\xff\xff\x7fx",
@@ -462,6 +463,7 @@ def resource_bombs():
         "an array of objects": pickle.dumps({"fc.0.weight": np.array([[1], None], dtype=object)}, 4),
         "a bomb in an npz": in_npz(pickle.dumps({"a.weight": np.zeros(1 << 24, np.float16)}, 4)),
         "an array of 8 GB": array_of((1 << 16, 1 << 16)), "an array of 2 ** 100": array_of((1 << 50, 1 << 50)), "an array of less than nothing": array_of((-2, -2)),
+        "an array of a thousand dimensions of 2 ** 2000": array_of(((1 << 2000),) * 3000),
         "an empty array of 2 ** 64": array_of((0, 1 << 64), data=b""), "an array of 100 dimensions": array_of((1,) * 100, data=b"\0\0"), "bytes in halves": array_of((4,), data=b"\0" * 7),
         "an array of pointers": array_of((1,), "O8"), "an array of a million records": array_of((1,), "V9"),
         "a storage of 4 TB": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.", {"0": bytes(8)}),

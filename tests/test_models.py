@@ -349,3 +349,8 @@ def test_set_changes_the_network_shown(capsys):
     ["--only", "student", "--set", "hidden=x=3"]])
 def test_wrong_set_or_name_is_a_user_error(refused, options):
     assert "error: " in refused("models.py", *options)
+
+
+def test_a_network_of_more_layers_than_any_in_the_field_is_refused_before_it_is_built():
+    with pytest.raises(UserError, match="at most 100 numbers"):
+        build("student", widths=(1,) * 101)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import quantize
 from command_line import UserError
 from dataset import PhotoSet, list_labelled, load_photos
 from folding import foldable_pairs
@@ -328,7 +329,7 @@ def test_the_file_holds_bitwise_what_was_evaluated_last(call, checkpoint, toy, t
     prepared, scales = finish(tmp_path / "run/best.pt", load_photos(list_labelled(toy, "training"), model.description.preprocessing, cache=False),
                               Scheme(3, granularity, "mse"), Settings(batch_size=11), CPU)
     assert all(torch.equal(model.state_dict[name], prepared.state_dict[name]) for name in scales)
-    assert record["fine_tuning"]["settings"]["epochs"] == 2 and record["bits"] == 3 and model.description.training["script"] == "quantize.py"
+    assert record["fine_tuning"]["settings"]["epochs"] == 2 and record["fine_tuning"]["commit"] and record["fine_tuning"]["resumed"] == [] and record["bits"] == 3 and model.description.training["script"] == "quantize.py"
 
 
 def test_the_same_command_resumes_a_killed_run_to_the_same_file(call, checkpoint, toy, tmp_path, monkeypatch):
@@ -361,6 +362,37 @@ def test_a_teacher_and_another_size_are_recorded(call, checkpoint, toy, tmp_path
     assert json.loads((tmp_path / "record.json").read_text())["fine_tuning"]["teachers"][0]["file"] == "best.pt"
 
 
+def test_what_a_teacher_learned_from_the_testing_photos_is_told_of_its_student(call, small_network, checkpoint, toy, tmp_path):
+    description, network = small_network
+    told = replace(description, training={"transductive": True}).to_dict()
+    torch.save({"format": "food11-checkpoint", "version": 1, **told, "state_dict": network.state_dict()}, tmp_path / "teacher.pt")
+    done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--teacher", tmp_path / "teacher.pt", "--qat-epochs", 1))
+    assert done.returncode == 0 and load_model(tmp_path / "model.bin").description.training["transductive"] is True, done
+
+
+def test_a_teacher_is_not_overwritten(refused, checkpoint, toy, tmp_path):
+    (tmp_path / "teacher.pt").write_bytes(checkpoint.read_bytes())
+    for output, more in (("teacher.pt", []), ("model.bin", ["--record", tmp_path / "teacher.pt"])):
+        assert "teacher.pt is named twice" in refused(*command(checkpoint, tmp_path / output, toy, "--teacher", tmp_path / "teacher.pt", *more))
+    assert (tmp_path / "teacher.pt").read_bytes() == checkpoint.read_bytes()
+
+
+def test_a_file_that_is_too_large_by_its_bn_is_told_before_the_training(call, refused, checkpoint, toy, tmp_path):
+    assert call("quantize.py", checkpoint, tmp_path / "folded.bin", "--bits", 3, "--granularity", "tensor").returncode == 0
+    size = (tmp_path / "folded.bin").stat().st_size
+    assert "nothing was written" in refused(*command(checkpoint, tmp_path / "model.bin", toy, "--granularity", "tensor", "--max-bytes", size + 100))
+    assert [path.name for path in tmp_path.iterdir()] == ["folded.bin"]
+
+
+def test_a_training_whose_file_is_too_large_is_kept_and_can_be_stored(call, checkpoint, toy, tmp_path, monkeypatch):
+    chosen = quantize.chosen
+    monkeypatch.setattr("quantize.chosen", lambda model, options, accuracy_of, scales=None: chosen(model, options, accuracy_of, scales) if scales else None)
+    again = command(checkpoint, tmp_path / "model.bin", toy, "--qat-epochs", 1)
+    sentence = error(call(*again, "--max-bytes", 2000))
+    assert f"kept in {tmp_path / 'run'}" in sentence and "--resume" in sentence and "--bits" not in sentence and not (tmp_path / "model.bin").exists()
+    assert call(*again, "--resume", "--vectors", 8).returncode == 0 and (tmp_path / "model.bin").exists()
+
+
 def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
     done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--dry-run"))
     assert done.returncode == 0 and "dry run" in done.stdout and not list(tmp_path.iterdir()), done
@@ -368,7 +400,8 @@ def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
 
 @pytest.mark.parametrize("flags, message", [
     (["--bits", "16"], "stores floats"), (["--bits", "32"], "stores floats"), (["--scale", "minmax"], "--scale minmax"), (["--qat-epochs", "0"], "out of range"),
-    (["--max-bytes", "2000"], "nothing was written"), (["--override", "fc.9=3"], "fc.9"), (["--precision", "fp16"], "needs a GPU")])
+    (["--max-bytes", "2000"], "nothing was written"), (["--override", "fc.9=3"], "fc.9"), (["--precision", "fp16"], "needs a GPU"),
+    (["--view-size", "64", "--augment", "none"], "--view-size is the size of random views")])
 def test_what_cannot_be_is_told_before_any_training(refused, checkpoint, toy, tmp_path, flags, message):
     assert message in refused(*command(checkpoint, tmp_path / "model.bin", toy, *flags))
     assert not list(tmp_path.iterdir())

@@ -153,6 +153,7 @@ def test_storage_names():
     assert [storage_of(weight, bits, Scheme(bits, *grid)) for bits, *grid in (
         (8, "tensor", "minmax"), (8, "channel", "minmax"), (4, "tensor", "minmax"), (8, "tensor", "mse"), (3, "channel", "mse"), (32,), (16,))] == [
         "m8", "A8", "a4", "s8", "S3", "f4", "f2"]
+    assert [storage_of(vector, 3, Scheme(4, "channel", scale)) for scale in ("mse", "minmax")] == ["s3", "a3"]  # not a scale for every value
     assert storage_of(vector, 8, Scheme(4, "channel", "mse", 8)) == "m8" and storage_of(torch.tensor(3), None, Scheme()) == "i8"
     for wrong in ("", "f8", "u1", "s9", "s1", "m4", "s4 ", "S", "f4,f4"):
         with pytest.raises(ValueError):

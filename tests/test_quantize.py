@@ -165,7 +165,7 @@ def test_an_output_that_cannot_be_written_is_refused(refused, checkpoint, tmp_pa
 
 
 @pytest.mark.parametrize("flags", [["--bits", "1"], ["--bits", "9"], ["--bits", "many"], ["--granularity", "row"], ["--scale", "max"], ["--override", "fc.0"],
-    ["--override", "fc.0=many"], ["--override", "=4"], ["--vectors", "32"], ["--max-bytes", "0"], ["--max-bytes",
+    ["--override", "fc.0=many"], ["--override", "=4"], ["--override", "fc.0=8", "--override", "fc.0.weight=2"], ["--vectors", "32"], ["--max-bytes", "0"], ["--max-bytes",
     "3e5"], ["--unknown"]])
 def test_wrong_flags_are_refused(refused, checkpoint, tmp_path, flags):
     assert flags[0] in refused("quantize", checkpoint, tmp_path / "model.bin", *flags) and not list(tmp_path.iterdir())
