@@ -44,9 +44,9 @@ SMALL = "{data} --size 64 --augment light"  # short runs on small photos learn m
 
 CUTS = {  # of one trained network: name -> how it goes on
     "none": "prune.py {base}/best.pt {data} --mode none --rounds 5",
-    "mistake1": "benchmarks/reference_mistake.py {base}/best.pt {data} --mode finetune --epochs 1 --rounds 5 --lr 0.0005",
-    "finetune1": "prune.py {base}/best.pt {data} --mode finetune --epochs 1 --rounds 5 --lr 0.0005",  # under light views the training
-    "finetune5": "prune.py {base}/best.pt {data} --mode finetune --epochs 5 --rounds 5 --lr 0.0005",  # photos are soon learned by heart
+    "mistake1": "benchmarks/reference_mistake.py {base}/best.pt {data} --mode finetune --epochs 1 --rounds 5 --augment light --lr 0.001",
+    "finetune1": "prune.py {base}/best.pt {data} --mode finetune --epochs 1 --rounds 5 --augment light --lr 0.001",
+    "finetune5": "prune.py {base}/best.pt {data} --mode finetune --epochs 5 --rounds 5 --augment light --lr 0.001",
     "retrain5": "prune.py {base}/best.pt {data} --mode retrain --epochs 5 --rounds 5 --augment light",
 }
 WIDER = "--set widths=16,32,64,160,320,320,320,320"

@@ -94,18 +94,6 @@ def pruning():
     return "\n".join([*lines, source(groups["base"], "pruning")])
 
 
-def pruned_or_small():
-    """At equal parameters and epochs: trained directly, or wider and pruned."""
-    groups = runs("pruned_or_small")
-    direct, wide, pruned = (groups[name] for name in ("direct", "wide", "pruned"))
-    rows = [("trained directly", direct[0]["parameters"], direct[0]["settings"]["epochs"], [record["best"]["validation_accuracy"] for record in direct]),
-            ("a wider one", wide[0]["parameters"], wide[0]["settings"]["epochs"], [record["best"]["validation_accuracy"] for record in wide]),
-            ("the wider one pruned and fine-tuned", pruned[0]["rounds"][-1]["parameters"], wide[0]["settings"]["epochs"] + pruned[0]["pruning"]["settings"]["epochs"],
-             [record["rounds"][-1]["after_training"] for record in pruned])]
-    lines = [f"| {name} | {parameters:,} | {epochs} | {mean_std(values)} |" for name, parameters, epochs, values in rows]
-    return "\n".join(["| `student`, 64 px | parameters | epochs in all | validation accuracy, % |", "|---|---|---|---|", *lines, "", source(direct, "pruned_or_small")])
-
-
 def bits():
     """Bytes and accuracy from 8 to 2 bits, rounded only and trained through the rounding."""
     groups, lines = runs("bits"), ["| network | bits | grid per | file | rounded only | trained through the rounding |", "|---|---|---|---|---|---|"]
@@ -176,7 +164,7 @@ def data_path():
     return f"| network, {record['size']} px | epoch over the cache / same steps on one batch in memory |\n|---|---|\n{rows}\n{record['device']}; `results/data_path.json`."
 
 
-TABLES = {"pruning": pruning, "pruned_or_small": pruned_or_small, "bits": bits, "scratch": lambda: comparison("scratch"), "model": shipped_model, "resolution": resolution, "input_size": input_size, "grading": grading, "data_path": data_path}
+TABLES = {"pruning": pruning, "bits": bits, "scratch": lambda: comparison("scratch"), "model": shipped_model, "resolution": resolution, "input_size": input_size, "grading": grading, "data_path": data_path}
 
 
 def fill(text):
