@@ -135,6 +135,14 @@ def add_distillation(parser, required):
     return group
 
 
+def check_distillation(parser, options):
+    """UserError for an option about teachers where there is none."""
+    for name in ("teacher_size", "alpha", "temperature"):
+        if not options.teacher and getattr(options, name) != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} goes with --teacher, which is not given; add it or leave {flag} out")
+
+
 def read_teachers(options, validation, preprocessing, device):
     """The teachers that the options name, checked on the student's input, and what a record says of them: (list, list of dicts)."""
     teachers = [read_teacher(path, validation.class_names, options.teacher_size, device, preprocessing.channels) for path in options.teacher]

@@ -90,7 +90,8 @@ def measure(model, listing, photos, device, reduce=None, reduced=None):
         result[name] = part.double().mean().item() if len(part) else None
     if reduce:
         result |= {"reduced_to": reduce, "accuracy_reduced": (probabilities(network, reduced, preprocessing, device).argmax(1) == labels).double().mean().item()}
-    return {**result, "class_accuracy": dict(zip(names, (table.diag() / table.sum(1).clamp(min=1)).tolist())),
+    by_class = [row[index].item() / row.sum().item() if row.any() else None for index, row in enumerate(table)]
+    return {**result, "class_accuracy": dict(zip(names, by_class)),
             "calibration_error": error, "reliability": reliability, "confusion": table.tolist()}
 
 
@@ -121,8 +122,8 @@ def main(argv=None):
         if result.get(name) is not None:
             print(f"  {result[name]:.4f}  {text}")
     for (name, accuracy), row in zip(result["class_accuracy"].items(), result["confusion"]):
-        others = sorted(((count, other) for other, count in zip(result["class_accuracy"], row) if other != name), reverse=True)
-        print(f"  {accuracy:.4f}  {name} ({sum(row)} photos; most often taken for {others[0][1]}, {others[0][0]} times)")
+        count, other = max((count, other) for other, count in zip(result["class_accuracy"], row) if other != name)
+        print(f"  {'none  ' if accuracy is None else f'{accuracy:.4f}'}  {name} ({sum(row)} photos" + (f"; most often taken for {other}, {count} times)" if count else ")"))
     if options.record:
         write_record(options.record, {**provenance(device, data={"validation": photos.fingerprint}), "model": model.description.to_dict(), "bits": model.bits, **result})
     return 0

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from command_line import UserError, number, parser, pick_device, run
-from distillation import Distillation, add_distillation, read_teachers
+from distillation import Distillation, add_distillation, check_distillation, read_teachers
 from files import check_output, locked
 from lowrank import choose_ranks, factorisable, factorise, full_rank, merge
 from model_file import Description, Model, load_model, predicted_file_bytes
@@ -173,10 +173,10 @@ def find_fraction(method, task):
 
 def read_options(argv):
     """The command line, checked for contradictions."""
-    options = parser(__doc__)
-    options.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
-    options.add_argument("data", type=Path, nargs="?", help="root that holds training/ and validation/; not needed for --dry-run")
-    group = options.add_argument_group("pruning")
+    command = parser(__doc__)
+    command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
+    command.add_argument("data", type=Path, nargs="?", help="root that holds training/ and validation/; not needed for --dry-run")
+    group = command.add_argument_group("pruning")
     size = group.add_mutually_exclusive_group(required=True)
     size.add_argument("--rate", type=number(float, 0, 1, open_low=True), metavar="R", help="share of the channels that a round keeps")
     size.add_argument("--rank-ratio", type=number(float, 0, 1, open_low=True), metavar="R", help="share of the full rank that a round keeps, with --mode lowrank")
@@ -189,15 +189,16 @@ def read_options(argv):
     group.add_argument("--ranking", choices=("layer", "global"), default="layer", help="the share holds in every layer, or over all of them by one threshold")
     group.add_argument("--scope", default="all", metavar="STAGES", help="stages of the plan, e.g. 3-6 as in the course")
     group.add_argument("--floor", type=number(int, 1), default=1, metavar="N", help="least channels of a layer")
-    add_distillation(options, required=False)
-    group = options.add_argument_group("data")
+    add_distillation(command, required=False)
+    group = command.add_argument_group("data")
     group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="input size (default: the checkpoint's)")
     add_views(group)
     add_cache(group)
-    add_optimisation(options, epochs=20)
-    add_run(options, out="runs/pruned", dry_run="print the plan, then exit; no photo is read and nothing is written")
-    options.set_defaults(label_smoothing=None)
-    options = options.parse_args(argv)
+    add_optimisation(command, epochs=20)
+    add_run(command, out="runs/pruned", dry_run="print the plan, then exit; no photo is read and nothing is written")
+    command.set_defaults(label_smoothing=None)
+    options = command.parse_args(argv)
+    check_distillation(command, options)
     if (options.rank_ratio is not None and options.mode != "lowrank") or (options.rate is not None and options.mode == "lowrank"):
         raise UserError("--rank-ratio goes with --mode lowrank and --rate with the other modes; use the one that fits --mode")
     if options.mode == "lowrank" and (options.scope, options.criterion, options.ranking, options.floor) != ("all", CRITERIA[0], "layer", 1):

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import update_bn
 
 from augmentation import AUGMENTATIONS
 from command_line import UserError, number
-from distillation import Distillation, add_distillation, read_teachers
+from distillation import Distillation, add_distillation, check_distillation, read_teachers
 from files import read_torch
 from folding import fold, foldable_pairs
 from model_file import Model, load_model
@@ -185,6 +185,7 @@ def add_options(parser):
 
 def check_options(parser, options):
     """UserError for options of quantize.py that contradict each other."""
+    check_distillation(parser, options)
     if options.qat_epochs is None:
         for name in ONLY_HERE:
             if getattr(options, name) != parser.get_default(name):

@@ -62,3 +62,14 @@ def test_wrong_arguments_are_one_sentence(toy, small_model, refused, more, messa
 
 def test_record_is_not_written_over_the_model(toy, small_model, refused):
     assert "named twice" in refused("evaluate.py", small_model, toy, "--record", small_model)
+
+
+def test_a_class_without_photos_has_no_accuracy(toy, small_model, call, tmp_path):
+    import shutil
+
+    shutil.copytree(toy / "validation", tmp_path / "data/validation")
+    for path in (tmp_path / "data/validation").glob("7_*"):
+        path.unlink()
+    done = call("evaluate.py", small_model, tmp_path / "data", "--cache", "none", "--record", tmp_path / "record.json")
+    assert done.returncode == 0 and "none    Rice (0 photos)" in done.stdout
+    assert json.loads((tmp_path / "record.json").read_text())["class_accuracy"]["Rice"] is None

@@ -407,6 +407,11 @@ def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_s
     assert other.returncode == 2 and "teachers" in other.stderr
 
 
+@pytest.mark.parametrize("flags", [("--alpha", 0.5), ("--temperature", 2), ("--teacher-size", 64)])
+def test_options_about_a_teacher_need_one(refused, toy, tmp_path, flags):
+    assert f"{flags[0]} goes with --teacher" in refused("prune.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate", 0.5, *flags)
+
+
 @pytest.mark.parametrize("flag, target", [("--target-params", 1500), ("--target-bytes", 5200)])
 def test_a_target_is_just_met_in_the_last_round(call, tmp_path, flag, target):
     path = checkpoint(tmp_path, arguments=SMALL)
