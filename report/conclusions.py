@@ -43,14 +43,12 @@ class Comparison:
     verdict: int
     seeds: int
 
-    @property
-    def text(self):
-        """As it follows "a is ...": "3.21 points better than" ...; says what kept it from a conclusion where there is none."""
-        size, basis = points(abs(self.difference)).lstrip("+"), "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
+    def to(self, other):
+        """As it follows "a is": "3.21 points better than OTHER (3 seeds)"; says what keeps it from a conclusion where there is none."""
+        basis = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
         if self.verdict:
-            return f"{size} points {'better' if self.verdict > 0 else 'worse'} than ({basis})"
-        bars = "sampling error of one run" if self.seeds == 1 else "error bars"
-        return f"not different beyond the {bars} ({points(self.difference)} points, {basis}) from"
+            return f"{points(abs(self.difference)).lstrip('+')} points {'better' if self.verdict > 0 else 'worse'} than {other} ({basis})"
+        return f"not different from {other} beyond the {'sampling error of one run' if self.seeds == 1 else 'error bars'} ({points(self.difference)} points, {basis})"
 
 
 def compare(ours, theirs, photos):
@@ -71,3 +69,14 @@ def compare(ours, theirs, photos):
 def verdict_text(comparison, better, same, worse):
     """The sentence that goes with the verdict."""
     return {1: better, 0: same, -1: worse}[comparison.verdict]
+
+
+def together(comparisons, other):
+    """As `Comparison.to`, for the same question at several rates: {"0.95": Comparison, ...} against OTHER."""
+    first, *rest = comparisons.values()
+    if any(one.verdict != first.verdict for one in rest):
+        return ", and ".join(f"at rate {rate} {one.to(other)}" for rate, one in comparisons.items())
+    sizes = listed([f"{points(one.difference) if not one.verdict else points(abs(one.difference)).lstrip('+')} at rate {rate}" for rate, one in comparisons.items()])
+    if first.verdict:
+        return f"{'better' if first.verdict > 0 else 'worse'} than {other} (by {sizes}, in points)"
+    return f"not different from {other} beyond the {'sampling error' if first.seeds == 1 else 'error bars'} ({sizes}, in points)"

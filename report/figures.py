@@ -72,7 +72,8 @@ def pruning_epochs(records, photos):
         for index, cut in enumerate(cuts):
             panel.axvline(cut, color="0.35", linestyle=":", linewidth=0.9, label=None if index else f"cut to {100 * float(rate):.0f} %")
         panel.set(xlabel="epoch", ylabel=f"accuracy ({photos}), %" if key == "accuracy" else "cross-entropy")
-    axes[0].legend()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -114,7 +115,7 @@ def input_size(records, photos):
     axes.axvline(input_pixels(records["model_training.json"]), color="0.35", linestyle=":", linewidth=0.9, label="size of training")
     axes.set(xlabel="input size, pixels", ylabel=accuracy_label(photos), xticks=pixels)
     axes.yaxis.label.set_fontsize(8)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
     return figure
 
 
@@ -125,11 +126,11 @@ def confusion(records, photos):
     shares = [[100 * count / max(sum(row), 1) for count in row] for row in record["confusion"]]
     figure, (axes,) = panels(1, 3.9, width=4.6)
     axes.grid(False)
-    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)  # even in lightness, so grey printing keeps the order
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)  # falling in lightness, so grey printing keeps the order
     for row, line in enumerate(shares):
         for column, share in enumerate(line):
             if share >= 0.5:
-                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color="white" if share < 50 else "black")
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color="black" if share < 55 else "white")
     axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="taken for", ylabel=f"label ({photos})")
     axes.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticklabels(names)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from conclusions import compare, listed, mean_std, percent, points, sampling_error, seeds_text, verdict_text
+from conclusions import compare, listed, mean_std, percent, points, sampling_error, seeds_text, together, verdict_text
 
 PUBLISHED = json.loads((Path(__file__).resolve().parent / "published.json").read_text())
 STUDENT_WIDTHS = (16, 32, 64, 128, 256, 256, 256, 256)  # the course's network, where a record leaves its default out
@@ -104,7 +104,7 @@ def shipped(records):
             "epochs": str(training["settings"]["epochs"]), "training_photos": f"{training['photos']['training']:,}", "photos": f"{photos:,}", "seed": str(training["seed"]),
             "how": how, "bits": str(model["bits"]), "vectors": str(model["vectors"]), "bytes": f"{file_bytes(model):,}", "raw_bytes": f"{model['raw_bytes']:,}",
             "share": percent(file_bytes(model) / model["raw_bytes"], 1), "spare": f"{300_000 - file_bytes(model):,}", "before": percent(before), "after": percent(after),
-            "change": points(after - before), "sampling": percent(sampling_error(after, photos)), "loss": loss.text,
+            "change": points(after - before), "sampling": percent(sampling_error(after, photos)), "loss": loss.to("the 32-bit network"),
             "tuned": f"{tuned['settings']['epochs']} epochs of training through the rounding" if tuned else "rounding only", "teachers": bool(teachers), "minutes": f"{training['seconds'] / 60:.0f}",
             "processor": training["device"].replace(", 1 threads", ", 1 thread"), "commands": [training["command"], model["command"]],
             "architecture": architecture_table(model["model"]) if model["architecture"] in ("student", "residual6") else []}
@@ -120,7 +120,7 @@ def scratch(records):
     conclusion = verdict_text(against["residual6_narrow"], "At equal size the design itself is better", "At equal size and so few epochs the design makes no difference that could be told",
                               "At equal size the design itself is worse")
     return {"rows": [[names[name], name, f"{runs[name][0]['parameters']:,}", mean_std(count[name])] for name in names], "epochs": str(first["settings"]["epochs"]),
-            "pixels": str(input_pixels(first)), "seeds": seeds_text(count["student"]), "narrow": against["residual6_narrow"].text, "wide": against["residual6"].text,
+            "pixels": str(input_pixels(first)), "seeds": seeds_text(count["student"]), "narrow": against["residual6_narrow"].to("the student"), "wide": against["residual6"].to("it"),
             "conclusion": conclusion, "student": architecture_table(first["model"]), "ours": architecture_table(runs["residual6"][0]["model"])}
 
 
@@ -138,7 +138,7 @@ def pruned_or_small(records):
             "cut": mean_std([one["after_cut"] for one in last]), "pruned": mean_std(accuracies(pruned)), "pruned_parameters": f"{last[0]['parameters']:,}",
             "pruned_epochs": str(pruned[0]["pruning"]["settings"]["epochs"]), "direct": mean_std(accuracies(direct)), "direct_parameters": f"{direct[0]['parameters']:,}",
             "direct_epochs": str(direct[0]["settings"]["epochs"]), "pixels": str(input_pixels(direct[0])), "seeds": seeds_text(direct), "kept": percent(last[0]["kept"], 0),
-            "against": against.text, "conclusion": conclusion}
+            "against": against.to("the one trained directly"), "conclusion": conclusion}
 
 
 MODES = {"none": "cut only", "mistake1": "reference code's mistake", "finetune1": "fine-tuned, 1 epoch a round", "finetune5": "fine-tuned, 5 epochs a round",
@@ -168,9 +168,9 @@ def pruning(records):
 
     rows = [[MODES[mode], *(cell for rate in rates for cell in (mean_std(end(mode, rate)), points(statistics.mean(end(mode, rate)) - statistics.mean(accuracies(base)))))]
             for mode in MODES]
-    pairs = {"tuned_or_mistake": ("finetune1", "mistake1"), "mistake_or_none": ("mistake1", "none"), "tuned_or_retrained": ("finetune5", "retrain5"), "once_or_rounds": ("once", "retrain5"),
-             "longer": ("finetune5", "finetune1")}
-    found = {name: {rate: compare(end(first, rate), end(second, rate), photos) for rate in rates} for name, (first, second) in pairs.items()}
+    pairs = {"tuned_or_mistake": ("finetune1", "mistake1", "the mistake"), "mistake_or_none": ("mistake1", "none", "no training at all"), "longer": ("finetune5", "finetune1", "one epoch a round"),
+             "tuned_or_retrained": ("finetune5", "retrain5", "training anew"), "once_or_rounds": ("once", "retrain5", "training anew in rounds"), "once_or_tuned": ("once", "finetune5", "fine-tuning in rounds")}
+    found = {name: {rate: compare(end(first, rate), end(second, rate), photos) for rate in rates} for name, (first, second, _) in pairs.items()}
 
     def agreed(name, better, mixed, worse):
         """The sentence for a comparison that comes out alike at all rates, or the one for anything else."""
@@ -178,21 +178,20 @@ def pruning(records):
         return better if verdicts == {1} else worse if verdicts == {-1} else mixed
 
     epochs = {mode: sum(1 for _ in lines[mode, rates[0]][1:]) * runs[f"{mode}_{rates[0]}"][0]["pruning"]["settings"]["epochs"] for mode in ("retrain5", "once")}
-    ten = max((point for point in lines["finetune5", rates[0]]), key=lambda point: point[0] < lines["finetune5", rates[0]][0][0] and point[0])
+    whole, (cut_parameters, cut) = lines["finetune5", rates[0]][:2]
     return {"rates": [f"{float(rate):.2f}" for rate in rates], "rows": rows, "base": mean_std(accuracies(base)), "base_parameters": f"{base[0]['parameters']:,}",
             "base_epochs": str(base[0]["settings"]["epochs"]), "pixels": str(input_pixels(base[0])), "seeds": seeds_text(base), "rounds": str(len(lines["none", rates[0]]) - 1),
             "parameters": [f"{lines['none', rate][-1][0]:,}" for rate in rates],
-            "found": {name: [found[name][rate].text for rate in rates] for name in pairs},
+            "found": {name: together({f"{float(rate):.2f}": found[name][rate] for rate in rates}, other) for name, (_, _, other) in pairs.items()},
             "lesson": agreed("tuned_or_mistake", "The students' finding that fine-tuning is useless is contradicted: it is the mistake that is useless",
                              "Between fine-tuning and the mistake the records do not decide at every rate",
                              "Fine-tuning for one epoch does worse than the mistake, which at least leaves the weights where they were"),
-            "anew": agreed("tuned_or_retrained", "With an optimiser that holds the right tensors, fine-tuning beats training anew at every rate; the opposite finding of a student report rests on the mistake",
-                           "Between fine-tuning and training anew there is no common answer for all rates",
-                           "Training anew beats fine-tuning at every rate, as one student report found"),
+            "anew": agreed("tuned_or_retrained", "So with an optimiser that holds the right tensors, training on is worth more than starting again; a student report that found the opposite compared with the mistake",
+                           "So the records do not decide between the two at every rate", "So starting again is worth more, as one student report found"),
             "mistake_change": points(statistics.mean(end("mistake1", rates[-1])) - statistics.mean(accuracies(base))),
             "tuned_change": points(statistics.mean(end("finetune5", rates[-1])) - statistics.mean(accuracies(base))),
-            "anew_epochs": str(epochs["retrain5"]), "once_epochs": str(epochs["once"]), "first_cut": points(statistics.mean(ten[1]) - statistics.mean(accuracies(base))),
-            "first_cut_parameters": f"{ten[0]:,}", "published": {f"{float(rate):.2f}": [percent(value, 1) for value in values] for rate, values in PUBLISHED["pruning"].items()},
+            "anew_epochs": str(epochs["retrain5"]), "once_epochs": str(epochs["once"]), "first_cut": compare(cut, accuracies(base), photos).to("the un-pruned network"),
+            "first_cut_parameters": f"{cut_parameters:,}", "first_cut_share": percent(1 - cut_parameters / whole[0], 0), "published": {f"{float(rate):.2f}": [percent(value, 1) for value in values] for rate, values in PUBLISHED["pruning"].items()},
             "published_fall": points(PUBLISHED["pruning"][rates[-1]][-1] - PUBLISHED["pruning"][rates[-1]][0])}
 
 
@@ -223,20 +222,27 @@ def bits(records):
         return next(values for found, _, values in curves[network, granularity, trained] if found == number)
 
     eight = {network: compare(at(network, 8), whole[network], photos) for network in networks}
-    harmless = {network: min((number for number, _, values in curves[network, "channel", False] if compare(values, whole[network], photos).verdict >= 0), default=None) for network in networks}
+
+    def down_to(network, trained):
+        """The fewest bits down to which no loss can be told, as text."""
+        fine = []
+        for number, _, values in curves[network, "channel", trained]:
+            if compare(values, whole[network], photos).verdict < 0:
+                break
+            fine.append(number)
+        return f"{fine[-1]} bits for {network}" if fine else f"none of these numbers of bits for {network}"
+
     trained = [f"{points(statistics.mean(at(network, number, trained=True)) - statistics.mean(at(network, number)))} at {number} bits" for network in networks[:1] for number in (4, 3, 2)]
-    smallest = {network: min((number for number, _, values in curves[network, "channel", True] if compare(values, whole[network], photos).verdict >= 0), default=None) for network in networks}
     sizes = {network: {number: size for number, size, _ in curves[network, "channel", False]} for network in networks}
     published = PUBLISHED["eight_bits"]
     return {"rows": rows, "networks": list(networks), "whole": {network: mean_std(whole[network]) for network in networks}, "seeds": seeds_text(whole[networks[0]]),
             "epochs": str(runs[networks[0]][0]["settings"]["epochs"]), "pixels": str(input_pixels(runs[networks[0]][0])),
             "more_epochs": str(runs[f"{networks[0]}_4_channel_qat"][0]["fine_tuning"]["settings"]["epochs"]),
-            "eight": [f"For `{network}`, 8 bits per channel are {eight[network].text} 32 bits." for network in networks],
-            "harmless": listed([f"{number} bits for {network}" if number else f"no number of bits for {network}" for network, number in harmless.items()]),
-            "smallest": listed([f"{number} bits for {network}" if number else f"no number of bits for {network}" for network, number in smallest.items()]),
-            "trained": listed(trained), "first": networks[0],
-            "granularity": [f"`{network}`: per channel is {compare(at(network, 4), at(network, 4, 'tensor'), photos).text} per tensor" for network in networks],
-            "sizes": [f"{network} from {sizes[network][8] / 1000:.0f} kB at 8 bits to {sizes[network][2] / 1000:.0f} kB at 2" for network in networks],
+            "eight": [f"At 8 bits per channel `{network}` is {eight[network].to('at 32 bits')}." for network in networks],
+            "holds": "holds here and can be carried further" if all(one.verdict >= 0 for one in eight.values()) else "does not hold for every network here",
+            "harmless": listed([down_to(network, False) for network in networks]), "smallest": listed([down_to(network, True) for network in networks]),
+            "trained": listed(trained), "first": networks[0], "granularity": [f"`{network}` per channel is {compare(at(network, 4), at(network, 4, 'tensor'), photos).to('per tensor')}" for network in networks],
+            "sizes": listed([f"{sizes[network][8] / 1000:.0f} kB at 8 bits to {sizes[network][2] / 1000:.0f} kB at 2 ({network})" for network in networks]),
             "published": listed([f"{percent(before)} to {percent(after)} % ({name})" for name, (before, after) in published.items()])}
 
 
@@ -289,7 +295,7 @@ def evaluation(records):
         "under-confident" if confidence < after["accuracy"] - 2 * sampling_error(after["accuracy"], after["photos"]) else "neither over- nor under-confident on the whole"
     return {"photos": f"{after['photos']:,}", "pixels": str(input_pixels(after)), "accuracy": percent(after["accuracy"]), "accuracy_before": percent(before["accuracy"]), "bits": str(after["bits"]),
             "best": [f"{name} ({percent(share, 1)} %)" for name, share in by_class[::-1][:2]], "worst": [f"{name} ({percent(share, 1)} %)" for name, share in by_class[:2]],
-            "moved": f"{moved}, by {points(change[moved])} points of its {totals[moved]:,} photos, which is {'beyond' if abs(change[moved]) > bound else 'within'} the sampling error",
+            "moved": f"{moved} most, by {points(change[moved])} points on its {totals[moved]:,} photos, which is {'beyond' if abs(change[moved]) > bound else 'within'} the sampling error",
             "confusions": listed(mutual), "top_share": percent(top / max(wrong, 1), 0), "wrong": f"{wrong:,}", "resolution": resolution,
             "ece": percent(after["calibration_error"]), "ece_before": percent(before["calibration_error"]), "confidence": percent(confidence), "leaning": leaning,
             "rows": [[name, f"{totals[name]:,}", percent(before["class_accuracy"][name], 1), percent(share, 1), points(change[name])] for name, share in after["class_accuracy"].items()]}

@@ -111,3 +111,214 @@ def change(path, edit):
     record = json.loads(path.read_text())
     edit(record)
     save(path, record)
+
+
+@pytest.fixture
+def built(results, tmp_path):
+    """build(edit=None) renders the report from the (edited) invented records; returns (the PDF's pages, folder of what was written)."""
+    pytest.importorskip("typst", reason="typst is not installed (report/requirements.txt)")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (report/requirements.txt)")
+    pymupdf = pytest.importorskip("pymupdf", reason="pymupdf, which reads the PDF, is not installed (tests/requirements.txt)")
+
+    def render():
+        build.build(results, tmp_path / "out")
+        return pymupdf.open(tmp_path / "out/report.pdf"), tmp_path / "out"
+
+    return render
+
+
+def text_of(pages):
+    return " ".join(" ".join(page.get_text().split()) for page in pages)
+
+
+# ---------------------------------------------------------------- conclusions follow from numbers
+
+
+def test_error_bars_that_overlap_allow_no_conclusion():
+    same = conclusions.compare([0.50, 0.52, 0.51], [0.49, 0.51, 0.50], PHOTOS)
+    assert same.verdict == 0 and same.to("the other") == "not different from the other beyond the error bars (+1.00 points, 3 seeds)"
+    better = conclusions.compare([0.50, 0.501, 0.502], [0.49, 0.491, 0.492], PHOTOS)
+    assert better.verdict == 1 and better.to("the other") == "1.00 points better than the other (3 seeds)"
+    assert conclusions.compare([0.49, 0.491, 0.492], [0.50, 0.501, 0.502], PHOTOS).verdict == -1
+
+
+def test_one_seed_is_judged_by_the_sampling_error_and_called_one_seed():
+    assert conclusions.sampling_error(0.5, 10_000) == 0.005
+    # two standard errors of a difference: 2 * sqrt(2) * 0.5 points = 1.41 points
+    assert conclusions.compare([0.514], [0.5], 10_000).verdict == 0 and conclusions.compare([0.515], [0.5], 10_000).verdict == 1
+    assert "one seed" in conclusions.compare([0.6], [0.5], PHOTOS).to("it") and "one seed" in conclusions.compare([0.6], [0.5, 0.51], PHOTOS).to("it")
+
+
+def test_rates_that_disagree_are_told_apart():
+    better, worse, same = (conclusions.compare([0.5 + shift] * 2, [0.5] * 2, PHOTOS) for shift in (0.1, -0.1, 0))
+    assert conclusions.together({"0.95": better, "0.90": better}, "it") == "better than it (by 10.00 at rate 0.95 and 10.00 at rate 0.90, in points)"
+    mixed = conclusions.together({"0.95": better, "0.90": worse}, "it")
+    assert "at rate 0.95 10.00 points better" in mixed and "at rate 0.90 10.00 points worse" in mixed
+    assert conclusions.together({"0.95": same, "0.90": same}, "it").startswith("not different from it")
+
+
+def test_numbers_as_text():
+    assert conclusions.percent(0.622449) == "62.24" and conclusions.points(-0.0123) == "−1.23" and conclusions.points(0.01) == "+1.00"
+    assert conclusions.mean_std([0.5]) == "50.00" and conclusions.mean_std([0.49, 0.5, 0.51]) == "50.00 ± 1.00"
+    assert conclusions.listed(["a", "b", "c"]) == "a, b and c" and conclusions.listed(["a"]) == "a"
+
+
+@pytest.mark.parametrize("tuned, lesson", [(0.45, "is contradicted"), (0.25, "do not decide"), (0.10, "worse than the mistake")])
+def test_the_lesson_of_the_mistake_follows_the_records(results, tuned, lesson):
+    for path in (results / "pruning").glob("finetune1_*.json"):
+        change(path, lambda record: record["rounds"][-1].update(after_training=tuned))
+    assert lesson in sections.pruning(build.gather(results)[1]["pruning"])["lesson"]
+
+
+@pytest.mark.parametrize("four, bits", [(0.50, "4 bits for student"), (0.30, "5 bits for student")])
+def test_fewest_harmless_bits_are_those_before_the_first_loss(results, four, bits):
+    for variant in ("student_8_channel", "student_6_channel", "student_5_channel", "student_4_channel"):
+        for path in (results / "bits").glob(f"{variant}-seed*.json"):
+            change(path, lambda record: record.update(validation_accuracy_after=four if record["bits"] == 4 else 0.49))
+    assert bits in sections.bits(build.gather(results)[1]["bits"])["harmless"]
+
+
+def test_confusions_and_classes_are_counted_by_label(results):
+    values = sections.evaluation(build.gather(results)[1]["evaluation"])
+    assert values["confusions"].startswith("Bread for Dessert (32, 11 % of Bread)")
+    assert values["wrong"] == "1,320" and values["ece"] == "4.56"  # 11 classes of 300 photos, 60 % right
+
+
+def test_the_layers_of_an_architecture_have_the_parameters_of_the_record():
+    record = json.loads((ROOT / "results/scratch/student-seed0.json").read_text())
+    widths = [row[2] for row in sections.stages(record["model"])[:8]]
+    blocks = sum(10 * before + 2 * before + before * after + after for before, after in zip(widths, widths[1:]))
+    assert 28 * widths[0] + 2 * widths[0] + blocks + 11 * (widths[-1] + 1) == record["parameters"]
+    ours = json.loads((ROOT / "results/scratch/residual6-seed0.json").read_text())["model"]
+    rows = sections.architecture_table(ours)
+    assert len(rows) == 2 + len(ours["arguments"]["widths"]) + 2 and rows[1][3] == f"{ours['preprocessing']['size'] // 4}²"
+
+
+# ---------------------------------------------------------------- missing and stale records are named
+
+
+@pytest.mark.parametrize("name", ["model.json", "scratch/student-seed1.json", "pruning/mistake1_0.9-seed2.json", "evaluation_before.json", "hw7_test.json"])
+def test_a_missing_record_is_named(results, name):
+    (results / name).unlink()
+    with pytest.raises(UserError, match=f"results/{re.escape(name)} is missing"):
+        build.gather(results)
+
+
+def test_a_missing_record_ends_with_status_2(tmp_path, call):
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    (tmp_path / "results/scratch/student-seed1.json").unlink()
+    done = call("build.py", "--check", "--results", tmp_path / "results")
+    assert done.returncode == 2 and "results/scratch/student-seed1.json is missing" in done.stderr and "experiments.py scratch" in done.stderr
+
+
+@pytest.mark.parametrize("name, edit, message", [
+    ("pruning/none_0.9-seed0.json", lambda record: record.update(command=record["command"].replace("--rounds 5", "--rounds 4")), "none_0.9-seed0.json is stale: it holds another command"),
+    ("evaluation.json", lambda record: record.update(accuracy=0.7), "evaluation.json is stale: its accuracy is 0.7"),
+    ("evaluation_before.json", lambda record: record["model"]["preprocessing"].update(size=96), "evaluation_before.json is of 96 px"),
+    ("input_size/112.json", lambda record: record["model"]["arguments"].update(head=128), "input_size/112.json is stale: it is of another network"),
+    ("model_training.json", lambda record: record["model"]["arguments"].update(head=128), "model_training.json is stale"),
+    ("scratch/student-seed0.json", lambda record: record["data"].update(validation="another"), "scratch/student-seed0.json was measured on validation photos another")])
+def test_a_stale_record_is_named(results, name, edit, message):
+    change(results / name, edit)
+    with pytest.raises(UserError, match=re.escape(message)):
+        build.gather(results)
+
+
+def test_a_damaged_record_is_named(results):
+    (results / "bits/student-seed0.json").write_text("{")
+    with pytest.raises(UserError, match="results/bits/student-seed0.json cannot be read"):
+        build.gather(results)
+
+
+def test_a_pending_section_whose_records_are_there_is_told(results, monkeypatch):
+    monkeypatch.setattr(sections, "PENDING", ("pruning",))
+    with pytest.raises(UserError, match="the section pruning is on PENDING"):
+        build.gather(results)
+    (results / "pruning/base-seed0.json").unlink()
+    assert "pruning" not in build.gather(results)[1] and ["question 3", sections.PARTS[3][1]] in sections.not_measured(sections.PENDING)
+
+
+def test_other_photos_need_another_name(results):
+    with pytest.raises(UserError, match="which are the stand-in's; run it again on Food-11"):
+        build.gather(results, "Food-11")
+
+
+def test_every_section_has_its_text_and_every_part_its_section():
+    for name, section in sections.SECTIONS.items():
+        assert (ROOT / f"report/text/{name}.typ").is_file() and all(need.endswith((".json", "/")) or need in EXPERIMENTS for need in section.needs)
+    assert {section for _, _, section in sections.PARTS if section} <= sections.SECTIONS.keys()
+
+
+def test_no_measured_number_is_typed_into_the_texts():
+    """Accuracies, sizes and counts have a decimal point or a thousands separator; the texts have none but the assignment's limit."""
+    for path in (ROOT / "report/text").glob("*.typ"):
+        lines = re.sub(r"(?m)^#(let|import).*$|width: [\d.]+%|columns: \([^)]*\)|\d+(\.\d+)?(cm|pt|fr)", "", path.read_text(encoding="utf-8"))
+        assert set(re.findall(r"\d+[.,]\d+", lines)) <= {"300,000"}, path
+
+
+# ---------------------------------------------------------------- the PDF
+
+
+def test_the_pdf_holds_every_section_in_embedded_fonts_and_vector_figures(built):
+    pages, out = built()
+    text = text_of(pages)
+    assert len(pages) <= 8
+    assert {name for page in pages for _, kind, _, name, *_ in page.get_fonts() if kind == "n/a" or "+" not in name} == set(), "every font is embedded as a subset"
+    assert not [image for page in pages for image in page.get_images()], "figures are vectors"
+    for heading in ("Question 1", "Question 3", "Design", "down to 2 bits", "Input size", "gets wrong", "Speed", "Not measured yet"):
+        assert heading in text
+    assert "stand-in for Food-11" in text and "make report PHOTOS=Food-11" in text
+    links = [link for page in pages for link in page.get_links()]
+    assert any("arxiv.org" in link.get("uri", "") for link in links) and any(link["kind"] != 2 for link in links), "papers and sections are clickable"
+    for name in ("pruning", "bits", "confusion", "reliability", "classes", "input_size"):
+        assert (out / f"report/figures/{name}.svg").read_bytes().lstrip().startswith(b"<?xml") and (out / f"report/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "results/pruning.svg").read_bytes() == (out / "report/figures/pruning.svg").read_bytes() and (out / "results/bits.png").is_file()
+    assert build.outdated(out.parent / "results", out) is None
+
+
+def test_a_changed_record_changes_the_text_and_the_figure_and_is_noticed(built, results):
+    pages, out = built()
+    before, figure = text_of(pages), (out / "report/figures/pruning.svg").read_bytes()
+    assert "43.21" not in before
+    change(results / "model.json", lambda record: record.update(validation_accuracy_before=0.4321, validation_accuracy_after=0.4290))
+    for name, accuracy in (("evaluation_before.json", 0.4321), ("evaluation.json", 0.4290)):
+        change(results / name, lambda record, accuracy=accuracy: record.update(accuracy=accuracy))
+    for path in (results / "pruning").glob("none_0.9-*.json"):
+        change(path, lambda record: record["rounds"][-1].update(after_training=0.1234))
+    assert re.search(r"results/evaluation.json has changed", build.outdated(results, out))
+    after = text_of(built()[0])
+    assert "43.21" in after and "12.34 ± 0.00" in after and "12.34" not in before
+    assert (out / "report/figures/pruning.svg").read_bytes() != figure
+    assert build.outdated(results, out) is None
+
+
+def test_the_same_records_make_the_same_files(built):
+    _, out = built()
+    first = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    built()
+    assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == first
+
+
+def test_a_run_without_history_is_reported_without_its_chart(built, results):
+    for path in (results / "pruning").glob("*.json"):
+        change(path, lambda record: [one.pop("history", None) for one in record.get("rounds", [])])
+    pages, out = built()
+    assert "One run epoch by epoch" not in text_of(pages) and not (out / "report/figures/pruning_epochs.svg").exists()
+
+
+def test_one_seed_is_called_so_in_the_pdf(built, results):
+    for path in results.glob("pruning/*-seed[12].json"):
+        path.unlink()
+    assert "for 2 rates (one seed)" in text_of(built()[0])
+
+
+@pytest.mark.parametrize("file, message", [("report.pdf", "report.pdf is not the file"), ("report/figures/bits.svg", "bits.svg is not the file"), ("report/built.json", "built.json")])
+def test_a_file_that_is_not_the_built_one_is_noticed(built, results, file, message):
+    _, out = built()
+    (out / file).write_bytes(b"another")
+    assert message in build.outdated(results, out)
+
+
+def test_the_published_report_is_that_of_the_records():
+    result = subprocess.run([sys.executable, ROOT / "report/build.py", "--check"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
