@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from conclusions import sampling_error
-from sections import MODES, bits_curves, input_pixels, input_sizes, pruning_lines
+from sections import bits_curves, input_pixels, input_sizes, mode_names, pruning_lines
 
 STYLE = {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
          "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "0.88", "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.linewidth": 1.3,
@@ -41,13 +41,13 @@ def accuracy_label(photos):
 def pruning(records, photos):
     """Parameters against accuracy: one panel per rate, one line per way of going on after a cut."""
     looks = {"none": (BLACK, "x", ":"), "mistake1": (RED, "v", "--"), "finetune1": (SKY, "s", "-"), "finetune5": (BLUE, "o", "-"), "retrain5": (ORANGE, "^", "-."), "once": (GREEN, "D", "none")}
-    lines = pruning_lines(records["pruning"])
+    lines, names = pruning_lines(records["pruning"]), mode_names(records["pruning"])
     rates = sorted({rate for _, rate in lines}, reverse=True)
     figure, axes = panels(len(rates), 3.3, sharey=True, sharex=True)
     for panel, rate in zip(axes, rates):
         for mode, look in looks.items():
             line = lines[mode, rate][1:] if mode == "once" else lines[mode, rate]
-            series(panel, [size / 1000 for size, _ in line], [values for _, values in line], look, MODES[mode])
+            series(panel, [size / 1000 for size, _ in line], [values for _, values in line], look, names[mode])
         panel.set(title=f"each round keeps {100 * float(rate):.0f} % of the channels", xlabel="parameters, thousands")
     axes[0].set_ylabel(accuracy_label(photos))
     handles, labels = axes[0].get_legend_handles_labels()
@@ -124,19 +124,20 @@ def confusion(records, photos):
     record = records["evaluation.json"]
     names = list(record["class_accuracy"])
     shares = [[100 * count / max(sum(row), 1) for count in row] for row in record["confusion"]]
-    figure, (axes,) = panels(1, 3.9, width=4.6)
+    figure, (axes,) = panels(1, 3.9, width=4.2)
     axes.grid(False)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)  # falling in lightness, so grey printing keeps the order
+    axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)  # falling in lightness, so grey printing keeps the order; an image would not be vectors
     for row, line in enumerate(shares):
         for column, share in enumerate(line):
             if share >= 0.5:
-                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color="black" if share < 55 else "white")
-    axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="taken for", ylabel=f"label ({photos})")
+                axes.text(column + 0.5, row + 0.5, f"{share:.0f}", ha="center", va="center", fontsize=7, color="black" if share < 55 else "white")
+    centres = [index + 0.5 for index in range(len(names))]
+    axes.set(xticks=centres, yticks=centres, xlabel="taken for", ylabel=f"label ({photos})", aspect="equal")
+    axes.invert_yaxis()
     axes.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticklabels(names)
     for side in axes.spines.values():
         side.set_visible(False)
-    figure.colorbar(image, ax=axes, label="share of the label's photos, %", shrink=0.8)
     return figure
 
 

@@ -15,7 +15,9 @@ from typing import Callable
 from conclusions import compare, listed, mean_std, percent, points, sampling_error, seeds_text, together, verdict_text
 
 PUBLISHED = json.loads((Path(__file__).resolve().parent / "published.json").read_text())
-STUDENT_WIDTHS = (16, 32, 64, 128, 256, 256, 256, 256)  # the course's network, where a record leaves its default out
+DEFAULTS = {  # of models.py, which earlier records leave out
+    "student": {"widths": (16, 32, 64, 128, 256, 256, 256, 256)},
+    "residual6": {"stem": (16, 32), "widths": (64, 64, 64, 104, 104, 104), "hidden": (96, 160, 160, 256, 304, 304), "pools": (1, 0, 0, 1, 0, 0), "head": 256}}
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def input_pixels(record):
 
 def stages(model):
     """Rows (stage, what it is, output channels, resolution divided by) of a `student` or `residual6` in a record."""
-    arguments, rows, divided = model["arguments"], [], 1
+    arguments, rows, divided = {**DEFAULTS[model["architecture"]], **model["arguments"]}, [], 1
     if "stem" in arguments:
         for index, width in enumerate(arguments["stem"]):
             divided *= 2
@@ -76,7 +78,7 @@ def stages(model):
             before = width
         rows.append(("head", "1×1, mean over positions", arguments["head"], None))
     else:
-        for index, width in enumerate(arguments.get("widths", STUDENT_WIDTHS)):
+        for index, width in enumerate(arguments["widths"]):
             pool = index < 4
             divided *= 2 if pool else 1
             rows.append((f"stage {index}", ("depthwise 3×3, 1×1" if index else "3×3") + (", pool" if pool else ""), width, divided))
@@ -107,7 +109,7 @@ def shipped(records):
             "change": points(after - before), "sampling": percent(sampling_error(after, photos)), "loss": loss.to("the 32-bit network"),
             "tuned": f"{tuned['settings']['epochs']} epochs of training through the rounding" if tuned else "rounding only", "teachers": bool(teachers), "minutes": f"{training['seconds'] / 60:.0f}",
             "processor": training["device"].replace(", 1 threads", ", 1 thread"), "commands": [training["command"], model["command"]],
-            "architecture": architecture_table(model["model"]) if model["architecture"] in ("student", "residual6") else []}
+            "architecture": architecture_table(model["model"]) if model["architecture"] in DEFAULTS else []}
 
 
 def scratch(records):
@@ -141,8 +143,14 @@ def pruned_or_small(records):
             "against": against.to("the one trained directly"), "conclusion": conclusion}
 
 
-MODES = {"none": "cut only", "mistake1": "reference code's mistake", "finetune1": "fine-tuned, 1 epoch a round", "finetune5": "fine-tuned, 5 epochs a round",
-         "retrain5": "trained anew, 5 epochs a round", "once": "cut once, trained anew, 15 epochs"}
+MODES = {"none": "cut only", "mistake1": "reference code's mistake, {} a round", "finetune1": "fine-tuned, {} a round", "finetune5": "fine-tuned, {} a round",
+         "retrain5": "trained anew, {} a round", "once": "cut once, trained anew, {}"}
+
+
+def mode_names(runs):
+    """{mode: how the report calls it, with the epochs of its records}."""
+    epochs = {variant.rpartition("_")[0]: group[0]["pruning"]["settings"]["epochs"] for variant, group in runs.items() if variant != "base"}
+    return {mode: text.format("1 epoch" if epochs[mode] == 1 else f"{epochs[mode]} epochs") for mode, text in MODES.items()}
 
 
 def pruning_lines(runs):
@@ -166,7 +174,8 @@ def pruning(records):
     def end(mode, rate):
         return lines[mode, rate][-1][1]
 
-    rows = [[MODES[mode], *(cell for rate in rates for cell in (mean_std(end(mode, rate)), points(statistics.mean(end(mode, rate)) - statistics.mean(accuracies(base)))))]
+    names = mode_names(runs)
+    rows = [[names[mode], *(cell for rate in rates for cell in (mean_std(end(mode, rate)), points(statistics.mean(end(mode, rate)) - statistics.mean(accuracies(base)))))]
             for mode in MODES]
     pairs = {"tuned_or_mistake": ("finetune1", "mistake1", "the mistake"), "mistake_or_none": ("mistake1", "none", "no training at all"), "longer": ("finetune5", "finetune1", "one epoch a round"),
              "tuned_or_retrained": ("finetune5", "retrain5", "training anew"), "once_or_rounds": ("once", "retrain5", "training anew in rounds"), "once_or_tuned": ("once", "finetune5", "fine-tuning in rounds")}
@@ -190,6 +199,7 @@ def pruning(records):
                            "So the records do not decide between the two at every rate", "So starting again is worth more, as one student report found"),
             "mistake_change": points(statistics.mean(end("mistake1", rates[-1])) - statistics.mean(accuracies(base))),
             "tuned_change": points(statistics.mean(end("finetune5", rates[-1])) - statistics.mean(accuracies(base))),
+            "scope": runs[f"none_{rates[0]}"][0]["pruning"]["scope"].replace("-", " to "), "tuned_epochs": str(runs[f"finetune5_{rates[0]}"][0]["pruning"]["settings"]["epochs"]),
             "anew_epochs": str(epochs["retrain5"]), "once_epochs": str(epochs["once"]), "first_cut": compare(cut, accuracies(base), photos).to("the un-pruned network"),
             "first_cut_parameters": f"{cut_parameters:,}", "first_cut_share": percent(1 - cut_parameters / whole[0], 0), "published": {f"{float(rate):.2f}": [percent(value, 1) for value in values] for rate, values in PUBLISHED["pruning"].items()},
             "published_fall": points(PUBLISHED["pruning"][rates[-1]][-1] - PUBLISHED["pruning"][rates[-1]][0])}

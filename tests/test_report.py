@@ -42,7 +42,7 @@ def pruned_record(command, seed, start, fall, rounds, epochs):
     rows = [{"round": index, "kept": 0.9**index, "parameters": sizes[index], "before_cut": start - fall * (index - 1), "after_cut": start - fall * index - 0.05,
              "after_training": start - fall * index, "history": base_record("", 0, start - fall * index, epochs=max(epochs, 1))["history"]} for index in range(1, rounds + 1)]
     return {**{key: value for key, value in base_record(command, seed, start).items() if key not in ("best", "history", "settings", "parameters", "photos")},
-            "pruning": {"settings": {"epochs": epochs}}, "plan": [{"round": 0, "parameters": sizes[0]}, *rows], "validation_accuracy": start, "rounds": rows}
+            "pruning": {"settings": {"epochs": epochs}, "scope": "3-6"}, "plan": [{"round": 0, "parameters": sizes[0]}, *rows], "validation_accuracy": start, "rounds": rows}
 
 
 def stored_record(command, seed, accuracy, bits, before, size, pixels=64, network="student", trained=False):
@@ -81,11 +81,10 @@ def of_variant(name, variant, command, seed):
     return base_record(command, seed, accuracy, network, int(re.search(r"--size (\d+)", command)[1]), int(re.search(r"--epochs (\d+)", command)[1]))
 
 
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    """A results/ with an invented record of everything that the report can hold, none pending."""
-    monkeypatch.setattr(sections, "PENDING", ())
-    folder = tmp_path / "results"
+@pytest.fixture(scope="module")
+def invented(tmp_path_factory):
+    """A results/ with an invented record of everything that the report can hold; read-only."""
+    folder = tmp_path_factory.mktemp("invented") / "results"
     for name in ("scratch", "pruning", "pruned_or_small", "bits"):
         for job in plan(name, Path("data"), Path("runs"), folder, seeds=(0, 1, 2)):
             seed = int(job.result.stem[-1])
@@ -102,6 +101,13 @@ def results(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture
+def results(invented, tmp_path, monkeypatch):
+    """A copy of the invented records that a test may change, with no section pending."""
+    monkeypatch.setattr(sections, "PENDING", ())
+    return shutil.copytree(invented, tmp_path / "results")
+
+
 def save(path, record):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))
@@ -113,18 +119,23 @@ def change(path, edit):
     save(path, record)
 
 
-@pytest.fixture
-def built(results, tmp_path):
-    """build(edit=None) renders the report from the (edited) invented records; returns (the PDF's pages, folder of what was written)."""
-    pytest.importorskip("typst", reason="typst is not installed (report/requirements.txt)")
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed (report/requirements.txt)")
-    pymupdf = pytest.importorskip("pymupdf", reason="pymupdf, which reads the PDF, is not installed (tests/requirements.txt)")
+def rendered(results, out):
+    """The pages of the report on these records, with everything that is built under `out`."""
+    for name, names in (("typst", "report"), ("matplotlib", "report"), ("pymupdf", "tests")):
+        pytest.importorskip(name, reason=f"{name} is not installed ({names}/requirements.txt)")
+    import pymupdf
 
-    def render():
-        build.build(results, tmp_path / "out")
-        return pymupdf.open(tmp_path / "out/report.pdf"), tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sections, "PENDING", ())
+        build.build(results, out)
+    return pymupdf.open(out / "report.pdf")
 
-    return render
+
+@pytest.fixture(scope="module")
+def built(invented, tmp_path_factory):
+    """(pages, folder) of the report on the invented records; read-only."""
+    out = tmp_path_factory.mktemp("built")
+    return rendered(invented, out), out
 
 
 def text_of(pages):
@@ -189,9 +200,16 @@ def test_the_layers_of_an_architecture_have_the_parameters_of_the_record():
     widths = [row[2] for row in sections.stages(record["model"])[:8]]
     blocks = sum(10 * before + 2 * before + before * after + after for before, after in zip(widths, widths[1:]))
     assert 28 * widths[0] + 2 * widths[0] + blocks + 11 * (widths[-1] + 1) == record["parameters"]
-    ours = json.loads((ROOT / "results/scratch/residual6-seed0.json").read_text())["model"]
-    rows = sections.architecture_table(ours)
-    assert len(rows) == 2 + len(ours["arguments"]["widths"]) + 2 and rows[1][3] == f"{ours['preprocessing']['size'] // 4}²"
+    for name in ("residual6", "residual6_narrow"):
+        record = json.loads((ROOT / f"results/scratch/{name}-seed0.json").read_text())
+        rows, count, before = sections.stages(record["model"]), 0, 3
+        for stage, text, after, _ in rows:
+            if hidden := re.search(r"1×1 to (\d+)", text):
+                count += (before + 9 + after) * int(hidden[1]) + 4 * int(hidden[1]) + 2 * after
+            else:
+                count += {"stem": 9 * before * after + 2 * after, "head": before * after + 2 * after, "classifier": before * after + after}[stage.split()[0]]
+            before = after
+        assert count == record["parameters"]
 
 
 # ---------------------------------------------------------------- missing and stale records are named
@@ -207,7 +225,8 @@ def test_a_missing_record_is_named(results, name):
 def test_a_missing_record_ends_with_status_2(tmp_path, call):
     shutil.copytree(ROOT / "results", tmp_path / "results")
     (tmp_path / "results/scratch/student-seed1.json").unlink()
-    done = call("build.py", "--check", "--results", tmp_path / "results")
+    save(tmp_path / "report/built.json", {"photos": "stand-in"})
+    done = call("build.py", "--check", "--results", tmp_path / "results", "--out", tmp_path)
     assert done.returncode == 2 and "results/scratch/student-seed1.json is missing" in done.stderr and "experiments.py scratch" in done.stderr
 
 
@@ -260,7 +279,7 @@ def test_no_measured_number_is_typed_into_the_texts():
 
 
 def test_the_pdf_holds_every_section_in_embedded_fonts_and_vector_figures(built):
-    pages, out = built()
+    pages, out = built
     text = text_of(pages)
     assert len(pages) <= 8
     assert {name for page in pages for _, kind, _, name, *_ in page.get_fonts() if kind == "n/a" or "+" not in name} == set(), "every font is embedded as a subset"
@@ -273,50 +292,34 @@ def test_the_pdf_holds_every_section_in_embedded_fonts_and_vector_figures(built)
     for name in ("pruning", "bits", "confusion", "reliability", "classes", "input_size"):
         assert (out / f"report/figures/{name}.svg").read_bytes().lstrip().startswith(b"<?xml") and (out / f"report/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "results/pruning.svg").read_bytes() == (out / "report/figures/pruning.svg").read_bytes() and (out / "results/bits.png").is_file()
-    assert build.outdated(out.parent / "results", out) is None
 
 
-def test_a_changed_record_changes_the_text_and_the_figure_and_is_noticed(built, results):
-    pages, out = built()
-    before, figure = text_of(pages), (out / "report/figures/pruning.svg").read_bytes()
-    assert "43.21" not in before
+def test_changed_records_change_text_and_figures_and_are_noticed(built, results, tmp_path):
+    pages, first = built
+    assert build.outdated(results, first) is None
+    text = text_of(pages)
+    assert "43.21" not in text and "12.34" not in text and "for 2 rates (3 seeds" in text and "One run epoch by epoch" in text
     change(results / "model.json", lambda record: record.update(validation_accuracy_before=0.4321, validation_accuracy_after=0.4290))
     for name, accuracy in (("evaluation_before.json", 0.4321), ("evaluation.json", 0.4290)):
         change(results / name, lambda record, accuracy=accuracy: record.update(accuracy=accuracy))
-    for path in (results / "pruning").glob("none_0.9-*.json"):
-        change(path, lambda record: record["rounds"][-1].update(after_training=0.1234))
-    assert re.search(r"results/evaluation.json has changed", build.outdated(results, out))
-    after = text_of(built()[0])
-    assert "43.21" in after and "12.34 ± 0.00" in after and "12.34" not in before
-    assert (out / "report/figures/pruning.svg").read_bytes() != figure
-    assert build.outdated(results, out) is None
-
-
-def test_the_same_records_make_the_same_files(built):
-    _, out = built()
-    first = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    built()
-    assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == first
-
-
-def test_a_run_without_history_is_reported_without_its_chart(built, results):
-    for path in (results / "pruning").glob("*.json"):
+    assert "results/evaluation.json has changed" in build.outdated(results, first)
+    for path in results.glob("pruning/*.json"):
         change(path, lambda record: [one.pop("history", None) for one in record.get("rounds", [])])
-    pages, out = built()
-    assert "One run epoch by epoch" not in text_of(pages) and not (out / "report/figures/pruning_epochs.svg").exists()
-
-
-def test_one_seed_is_called_so_in_the_pdf(built, results):
-    for path in results.glob("pruning/*-seed[12].json"):
-        path.unlink()
-    assert "for 2 rates (one seed)" in text_of(built()[0])
-
-
-@pytest.mark.parametrize("file, message", [("report.pdf", "report.pdf is not the file"), ("report/figures/bits.svg", "bits.svg is not the file"), ("report/built.json", "built.json")])
-def test_a_file_that_is_not_the_built_one_is_noticed(built, results, file, message):
-    _, out = built()
-    (out / file).write_bytes(b"another")
-    assert message in build.outdated(results, out)
+        if not path.stem.endswith("seed0"):
+            path.unlink()
+    change(results / "pruning/none_0.9-seed0.json", lambda record: record["rounds"][-1].update(after_training=0.1234))
+    second = shutil.copytree(first, tmp_path / "out")
+    text = text_of(rendered(results, second))
+    assert "43.21" in text and "12.34" in text, "numbers in text and tables are the records'"
+    assert "for 2 rates (one seed)" in text, "and so are the seeds"
+    assert "One run epoch by epoch" not in text and not (second / "report/figures/pruning_epochs.svg").exists(), "a chart without records goes"
+    figures = {name: [(out / "report/figures" / name).read_bytes() for out in (first, second)] for name in ("pruning.svg", "pruning.png", "bits.svg", "bits.png")}
+    assert figures["pruning.svg"][0] != figures["pruning.svg"][1] and figures["pruning.png"][0] != figures["pruning.png"][1]
+    assert figures["bits.svg"][0] == figures["bits.svg"][1] and figures["bits.png"][0] == figures["bits.png"][1], "the same records make the same file"
+    assert build.outdated(results, second) is None
+    for file, message in (("report/figures/bits.svg", "bits.svg is not the file"), ("report.pdf", "report.pdf is not the file"), ("report/built.json", "built.json")):
+        (second / file).write_bytes(b"another")
+        assert message in build.outdated(results, second)
 
 
 def test_the_published_report_is_that_of_the_records():
