@@ -38,22 +38,22 @@ class Records:
 
     def __init__(self, results, photos=STANDIN):
         self.results, self.photos, self.digests = Path(results), photos, {}
-        self._read = {}
+        self.contents = {}
 
     def record(self, name, command="the script that writes it"):
         """The record `name`, a path below results/."""
-        if name not in self._read:
+        if name not in self.contents:
             try:
                 content = (self.results / name).read_bytes()
-                self._read[name] = json.loads(content)
-                self._read[name]["command"]
+                self.contents[name] = json.loads(content)
+                self.contents[name]["command"]
             except FileNotFoundError:
                 raise UserError(f"the record results/{name} is missing; run {command}, or put its section on PENDING in report/sections.py") from None
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UserError(f"the record results/{name} cannot be read ({type(error).__name__}: {error}); run {command} again") from None
             self.digests[name] = hashlib.sha256(content).hexdigest()
-            self._check_photos(name, self._read[name])
-        return self._read[name]
+            self._check_photos(name, self.contents[name])
+        return self.contents[name]
 
     def _check_photos(self, name, record):
         """A number measured on other photos than the report says is not for this report."""
@@ -88,17 +88,18 @@ class Records:
         return {name: self.folder(name) if name.endswith("/") else self.record(name) if name.endswith(".json") else self.experiment(name) for name in section.needs}
 
 
-def _shape(record):
-    """What must agree between records of one model: BN folded or not is no difference."""
-    model = record["model"]
-    return model["architecture"], {key: value for key, value in model["arguments"].items() if key != "folded"}
+def same_network(first, second):
+    """Whether two records are of one network. BN folded or not is no difference, nor is an argument that one of them leaves at its default."""
+    one, other = first["model"], second["model"]
+    common = one["arguments"].keys() & other["arguments"].keys() - {"folded"}
+    return one["architecture"] == other["architecture"] and all(one["arguments"][key] == other["arguments"][key] for key in common)
 
 
 def check_model(found):
     """UserError if records about the shipped model are of different models, or of different accuracy; found: {name: record} as needed."""
     shipped = found["model.json"]
     for name, record in found.items():
-        if name != "model.json" and _shape(record) != _shape(shipped):
+        if name != "model.json" and not same_network(record, shipped):
             raise UserError(f"the record results/{name} is stale: it is of another network than results/model.json; measure the shipped model again")
     for name, key in (("evaluation.json", "validation_accuracy_after"), ("evaluation_before.json", "validation_accuracy_before")):
         if name in found:
@@ -147,7 +148,7 @@ def provenance(found):
 
 def values(records, found, drawn):
     """Everything that the text refers to, as plain text by section."""
-    versions = next(iter(records._read.values()))["versions"]
+    versions = next(iter(records.contents.values()))["versions"]
     return {**{name: sections.SECTIONS[name].values(needs) for name, needs in found.items()}, "sections": list(found), "drawn": drawn, "photos": records.photos,
             "standin": records.photos == STANDIN, "not_measured": sections.not_measured(sections.PENDING), "provenance": provenance(found),
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items())}

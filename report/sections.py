@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+from architectures import DEFAULTS, architecture_table
 from conclusions import compare, listed, mean_std, percent, points, sampling_error, seeds_text, together, verdict_text
 
 PUBLISHED = json.loads((Path(__file__).resolve().parent / "published.json").read_text())
-DEFAULTS = {  # of models.py, which earlier records leave out
-    "student": {"widths": (16, 32, 64, 128, 256, 256, 256, 256)},
-    "residual6": {"stem": (16, 32), "widths": (64, 64, 64, 104, 104, 104), "hidden": (96, 160, 160, 256, 304, 304), "pools": (1, 0, 0, 1, 0, 0), "head": 256}}
 
 
 @dataclass(frozen=True)
@@ -59,37 +57,6 @@ def file_bytes(record):
 def input_pixels(record):
     """Input size of the network in a record."""
     return record["model"]["preprocessing"]["size"]
-
-
-def stages(model):
-    """Rows (stage, what it is, output channels, resolution divided by) of a `student` or `residual6` in a record."""
-    arguments, rows, divided = {**DEFAULTS[model["architecture"]], **model["arguments"]}, [], 1
-    if "stem" in arguments:
-        for index, width in enumerate(arguments["stem"]):
-            divided *= 2
-            rows.append((f"stem {index + 1}", "3×3, stride 2", width, divided))
-        before = arguments["stem"][-1]
-        for index, (width, hidden, pool) in enumerate(zip(arguments["widths"], arguments["hidden"], arguments["pools"])):
-            divided *= 2 if pool else 1
-            residual = arguments.get("residual")
-            adds = residual[index] if residual else not pool and before == width
-            text = f"{'pool, ' if pool else ''}1×1 to {hidden}, depthwise 3×3, 1×1{', + input' if adds else ''}"
-            rows.append((f"block {index + 1}", text, width, divided))
-            before = width
-        rows.append(("head", "1×1, mean over positions", arguments["head"], None))
-    else:
-        for index, width in enumerate(arguments["widths"]):
-            pool = index < 4
-            divided *= 2 if pool else 1
-            rows.append((f"stage {index}", ("depthwise 3×3, 1×1" if index else "3×3") + (", pool" if pool else ""), width, divided))
-        rows.append(("head", "mean over positions", rows[-1][2], None))
-    return [*rows, ("classifier", "linear", arguments["num_classes"], None)]
-
-
-def architecture_table(model):
-    """`stages` as rows of text for an input of the record's size."""
-    pixels = model["preprocessing"]["size"]
-    return [[name, text, f"{width:,}", f"{-(-pixels // divided)}²" if divided else "1"] for name, text, width, divided in stages(model)]
 
 
 # ---------------------------------------------------------------- sections
@@ -271,8 +238,8 @@ def input_size(records):
     gain = compare([at[best]], [at[trained]], photos)
     return {"trained": str(trained), "best": str(best), "bits": str(sizes[0][3]), "gain": points(at[best] - at[trained]), "photos": f"{photos:,}",
             "conclusion": "The size of training is the best here." if best == trained else verdict_text(
-                gain, "That is beyond the sampling error of one network.", "That is within the sampling error of two independent samples; the photos are the same ones, "
-                "so the truth is somewhat firmer, but it is one network.", "")}
+                gain, "That is beyond the sampling error of one network.", "That is within the sampling error of two independent samples; that both see the same photos "
+                "is left unused, but it is one network.", "")}
 
 
 def confusions(record, count=6):
@@ -343,8 +310,8 @@ PARTS = (  # what is asked, and the section that answers it, if there is one
     ("question 4", "ordinary, depthwise and grouped convolutions at about 1 MB", None),
     ("question 5", "the compressed network against the big CNN", None),
     ("question 6", "parameters against accuracy of the MobileNet and the plain CNN family", None),
-    ("further", "bytes against accuracy from 8 to 2 bits per weight", "bits"),
-    ("further", "classes, confusions and calibration before and after compression", "evaluation"),
+    ("beyond the questions", "bytes against accuracy from 8 to 2 bits per weight", "bits"),
+    ("beyond the questions", "classes, confusions and calibration before and after compression", "evaluation"),
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "report"))
 
+import architectures  # noqa: E402
 import build  # noqa: E402
 import conclusions  # noqa: E402
 import sections  # noqa: E402
@@ -197,12 +198,12 @@ def test_confusions_and_classes_are_counted_by_label(results):
 
 def test_the_layers_of_an_architecture_have_the_parameters_of_the_record():
     record = json.loads((ROOT / "results/scratch/student-seed0.json").read_text())
-    widths = [row[2] for row in sections.stages(record["model"])[:8]]
+    widths = [row[2] for row in architectures.stages(record["model"])[:8]]
     blocks = sum(10 * before + 2 * before + before * after + after for before, after in zip(widths, widths[1:]))
     assert 28 * widths[0] + 2 * widths[0] + blocks + 11 * (widths[-1] + 1) == record["parameters"]
     for name in ("residual6", "residual6_narrow"):
         record = json.loads((ROOT / f"results/scratch/{name}-seed0.json").read_text())
-        rows, count, before = sections.stages(record["model"]), 0, 3
+        rows, count, before = architectures.stages(record["model"]), 0, 3
         for stage, text, after, _ in rows:
             if hidden := re.search(r"1×1 to (\d+)", text):
                 count += (before + 9 + after) * int(hidden[1]) + 4 * int(hidden[1]) + 2 * after
