@@ -43,7 +43,7 @@ def pruning(records, photos):
     looks = {"none": (BLACK, "x", ":"), "mistake1": (RED, "v", "--"), "finetune1": (SKY, "s", "-"), "finetune5": (BLUE, "o", "-"), "retrain5": (ORANGE, "^", "-."), "once": (GREEN, "D", "none")}
     lines, names = pruning_lines(records["pruning"]), mode_names(records["pruning"])
     rates = sorted({rate for _, rate in lines}, reverse=True)
-    figure, axes = panels(len(rates), 3.3, sharey=True, sharex=True)
+    figure, axes = panels(len(rates), 2.9, sharey=True, sharex=True)
     for panel, rate in zip(axes, rates):
         for mode, look in looks.items():
             line = lines[mode, rate][1:] if mode == "once" else lines[mode, rate]
@@ -82,7 +82,7 @@ def bits(records, photos):
     curves, whole = bits_curves(records["bits"])
     networks = list(whole)
     looks = {("tensor", False): (ORANGE, "s", "--"), ("channel", False): (BLUE, "o", "-"), ("tensor", True): (RED, "v", ":"), ("channel", True): (GREEN, "^", "-.")}
-    figure, axes = panels(len(networks), 3.2, sharey=True, sharex=True)
+    figure, axes = panels(len(networks), 2.9, sharey=True, sharex=True)
     for panel, network in zip(axes, networks):
         panel.axhline(100 * statistics.mean(whole[network]), color="0.35", linewidth=0.9, linestyle=(0, (1, 1)), label="32 bits, whatever its bytes")
         for (granularity, trained), look in looks.items():
@@ -124,7 +124,7 @@ def confusion(records, photos):
     record = records["evaluation.json"]
     names = list(record["class_accuracy"])
     shares = [[100 * count / max(sum(row), 1) for count in row] for row in record["confusion"]]
-    figure, (axes,) = panels(1, 3.9, width=4.2)
+    figure, (axes,) = panels(1, 3.6, width=4.2)
     axes.grid(False)
     axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)  # falling in lightness, so grey printing keeps the order; an image would not be vectors
     for row, line in enumerate(shares):
@@ -143,7 +143,7 @@ def confusion(records, photos):
 
 def reliability(records, photos):
     """Confidence against accuracy, before and after compression (Guo et al. 2017), and how many photos are how sure."""
-    figure = Figure(figsize=(2.9, 3.0), layout="constrained")
+    figure = Figure(figsize=(2.9, 2.9), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot((0, 100), (0, 100), color="0.35", linewidth=0.9, linestyle=":", label="calibrated")
     for name, text, (colour, marker, dashes) in (("evaluation_before.json", "32 bits", (ORANGE, "s", "--")), ("evaluation.json", f"{records['evaluation.json']['bits']} bits, as handed in", (BLUE, "o", "-"))):
@@ -162,7 +162,7 @@ def classes(records, photos):
     before, after = records["evaluation_before.json"], records["evaluation.json"]
     names = sorted(after["class_accuracy"], key=after["class_accuracy"].get)
     totals = dict(zip(after["class_accuracy"], map(sum, after["confusion"])))
-    figure, (axes,) = panels(1, 2.4)
+    figure, (axes,) = panels(1, 2.1)
     for record, text, shift, colour, hatch in ((before, "32 bits", -0.2, ORANGE, "////"), (after, f"{after['bits']} bits, as handed in", 0.2, BLUE, None)):
         values = [record["class_accuracy"][name] for name in names]
         axes.bar([index + shift for index in range(len(names))], [100 * value for value in values], width=0.38, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3, label=text,

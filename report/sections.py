@@ -68,7 +68,9 @@ def shipped(records):
     before, after, photos = model["validation_accuracy_before"], model["validation_accuracy_after"], model["validation_photos"]
     teachers, tuned = training.get("teachers") or [], model.get("fine_tuning")
     loss = compare([after], [before], photos)
-    how = "from the labels alone" if not teachers else f"distilled from {listed([percent(one['validation_accuracy']) + ' % (' + one['file'] + ')' for one in teachers])}"
+    origin = training["model"]["training"]
+    told = listed(["a teacher with " + percent(one["validation_accuracy"]) + " %" for one in teachers])
+    how = f"by distillation from {told} (temperature {origin['temperature']:g}, weight of its answers {origin['alpha']:g})" if teachers else "from the labels alone"
     return {"network": model["architecture"], "parameters": f"{training['parameters']:,}", "pixels": str(input_pixels(model)), "trained_pixels": str(input_pixels(training)),
             "epochs": str(training["settings"]["epochs"]), "training_photos": f"{training['photos']['training']:,}", "photos": f"{photos:,}", "seed": str(training["seed"]),
             "how": how, "bits": str(model["bits"]), "vectors": str(model["vectors"]), "bytes": f"{file_bytes(model):,}", "raw_bytes": f"{model['raw_bytes']:,}",
@@ -144,7 +146,7 @@ def pruning(records):
     names = mode_names(runs)
     rows = [[names[mode], *(cell for rate in rates for cell in (mean_std(end(mode, rate)), points(statistics.mean(end(mode, rate)) - statistics.mean(accuracies(base)))))]
             for mode in MODES]
-    pairs = {"tuned_or_mistake": ("finetune1", "mistake1", "the mistake"), "mistake_or_none": ("mistake1", "none", "no training at all"), "longer": ("finetune5", "finetune1", "one epoch a round"),
+    pairs = {"tuned_or_mistake": ("finetune1", "mistake1", "the mistake"), "long_or_mistake": ("finetune5", "mistake1", "the mistake"), "mistake_or_none": ("mistake1", "none", "no training at all"), "longer": ("finetune5", "finetune1", "one epoch a round"),
              "tuned_or_retrained": ("finetune5", "retrain5", "training anew"), "once_or_rounds": ("once", "retrain5", "training anew in rounds"), "once_or_tuned": ("once", "finetune5", "fine-tuning in rounds")}
     found = {name: {rate: compare(end(first, rate), end(second, rate), photos) for rate in rates} for name, (first, second, _) in pairs.items()}
 
@@ -159,9 +161,10 @@ def pruning(records):
             "base_epochs": str(base[0]["settings"]["epochs"]), "pixels": str(input_pixels(base[0])), "seeds": seeds_text(base), "rounds": str(len(lines["none", rates[0]]) - 1),
             "parameters": [f"{lines['none', rate][-1][0]:,}" for rate in rates],
             "found": {name: together({f"{float(rate):.2f}": found[name][rate] for rate in rates}, other) for name, (_, _, other) in pairs.items()},
-            "lesson": agreed("tuned_or_mistake", "The students' finding that fine-tuning is useless is contradicted: it is the mistake that is useless",
-                             "Between fine-tuning and the mistake the records do not decide at every rate",
-                             "Fine-tuning for one epoch does worse than the mistake, which at least leaves the weights where they were"),
+            "lesson": agreed("tuned_or_mistake", "The students' finding that fine-tuning is useless is contradicted: it is the mistake that is useless", agreed(
+                "long_or_mistake", "So the students' finding that fine-tuning is useless is one about the mistake, and about training too short to repair what it disturbs; given its epochs, fine-tuning works",
+                "So whether fine-tuning is useless, as the students found, these records do not decide at every rate", "So the students' finding that fine-tuning is useless is not contradicted here"),
+                "So the students' finding that fine-tuning is useless is not contradicted by training as short as theirs: one epoch does more harm than leaving the weights where they were"),
             "anew": agreed("tuned_or_retrained", "So with an optimiser that holds the right tensors, training on is worth more than starting again; a student report that found the opposite compared with the mistake",
                            "So the records do not decide between the two at every rate", "So starting again is worth more, as one student report found"),
             "mistake_change": points(statistics.mean(end("mistake1", rates[-1])) - statistics.mean(accuracies(base))),
@@ -215,10 +218,10 @@ def bits(records):
     return {"rows": rows, "networks": list(networks), "whole": {network: mean_std(whole[network]) for network in networks}, "seeds": seeds_text(whole[networks[0]]),
             "epochs": str(runs[networks[0]][0]["settings"]["epochs"]), "pixels": str(input_pixels(runs[networks[0]][0])),
             "more_epochs": str(runs[f"{networks[0]}_4_channel_qat"][0]["fine_tuning"]["settings"]["epochs"]),
-            "eight": [f"At 8 bits per channel `{network}` is {eight[network].to('at 32 bits')}." for network in networks],
+            "eight": [f"At 8 bits per channel `{network}` is {eight[network].to('the network at 32 bits')}." for network in networks],
             "holds": "holds here and can be carried further" if all(one.verdict >= 0 for one in eight.values()) else "does not hold for every network here",
             "harmless": listed([down_to(network, False) for network in networks]), "smallest": listed([down_to(network, True) for network in networks]),
-            "trained": listed(trained), "first": networks[0], "granularity": [f"`{network}` per channel is {compare(at(network, 4), at(network, 4, 'tensor'), photos).to('per tensor')}" for network in networks],
+            "trained": listed(trained), "first": networks[0], "granularity": [f"for `{network}` a grid per channel is {compare(at(network, 4), at(network, 4, 'tensor'), photos).to('one per tensor')}" for network in networks],
             "sizes": listed([f"{sizes[network][8] / 1000:.0f} kB at 8 bits to {sizes[network][2] / 1000:.0f} kB at 2 ({network})" for network in networks]),
             "published": listed([f"{percent(before)} to {percent(after)} % ({name})" for name, (before, after) in published.items()])}
 
@@ -268,6 +271,8 @@ def evaluation(records):
         bar = 2 * math.hypot(sampling_error(after["accuracy_of_small"], small), sampling_error(after["accuracy_of_larger"], larger))
         resolution = (f"The {small:,} photos whose shorter side is below {input_pixels(after)} px are recognised in {percent(after['accuracy_of_small'])} % of cases, the {larger:,} larger ones in "
                       f"{percent(after['accuracy_of_larger'])} %: {'a difference beyond' if abs(gap) > bar else 'no difference beyond'} the sampling error.")
+    if "accuracy_reduced" in after:
+        resolution += f" All of them first scaled down to {after['reduced_to']} px, it is {percent(after['accuracy_reduced'])} %."
     leaning = "over-confident" if confidence > after["accuracy"] + 2 * sampling_error(after["accuracy"], after["photos"]) else \
         "under-confident" if confidence < after["accuracy"] - 2 * sampling_error(after["accuracy"], after["photos"]) else "neither over- nor under-confident on the whole"
     return {"photos": f"{after['photos']:,}", "pixels": str(input_pixels(after)), "accuracy": percent(after["accuracy"]), "accuracy_before": percent(before["accuracy"]), "bits": str(after["bits"]),
