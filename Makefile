@@ -1,15 +1,17 @@
 # make demo    a toy Food-11 through the whole pipeline, on a fresh machine too
 # make test    the tests
 # make readme  fill README.md's tables from results/
+# make report  report.pdf and its figures from results/; PHOTOS=Food-11 where the records are of the real photos
 # make clean   remove what demo and test have made, but not .venv
 PYTHON ?= python3
 EPOCHS ?= 12
+PHOTOS ?= stand-in
 venv := .venv/bin/python
 toy := toy_food11
 
-.PHONY: demo test readme clean
+.PHONY: demo test readme report clean
 
-.venv/installed: requirements.txt tests/requirements.txt
+.venv/installed: requirements.txt tests/requirements.txt report/requirements.txt
 	@echo "setting up .venv (a few GB, some minutes)"
 	$(PYTHON) -m venv .venv
 	$(venv) -m pip install --quiet --requirement tests/requirements.txt
@@ -28,6 +30,14 @@ test: .venv/installed
 
 readme: .venv/installed
 	$(venv) results/fill_readme.py
+
+.venv/report-installed: report/requirements.txt
+	test -x $(venv) || $(PYTHON) -m venv .venv
+	$(venv) -m pip install --quiet --requirement report/requirements.txt
+	@touch $@
+
+report: .venv/report-installed
+	$(venv) report/build.py --photos "$(PHOTOS)"
 
 clean:
 	rm -rf $(toy) runs/demo .pytest_cache __pycache__ tests/__pycache__

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import UserError, available_cores, number, parser, run
-from dataset import list_labelled
 
 HERE = Path(__file__).resolve().parent
 
@@ -180,6 +179,8 @@ def main(argv=None):
         return 0
     if options.experiment not in EXPERIMENTS or not options.data:
         raise UserError(f"name an experiment ({', '.join(EXPERIMENTS)}) and the data directory; --list describes them")
+
+    from dataset import list_labelled  # not before: the report reads the list of experiments where there is no torch
 
     fingerprints = {split: list_labelled(options.data, split).fingerprint() for split in ("training", "validation")}
     failed = 0

@@ -312,7 +312,7 @@ def prune(method, task, fractions, plan, record):
             loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision) if teachers else None
             trained = fit(network.requires_grad_(True), description, training, validation, settings, folder, device, loss,
                           resume=options.resume, details={"pruning": {**chosen, **row}, "teachers": told})
-            row |= {"after_training": trained["best"]["validation_accuracy"], "seconds": trained["seconds"]}
+            row |= {"after_training": trained["best"]["validation_accuracy"], "seconds": trained["seconds"], "history": trained["history"]}
         record["rounds"].append(row)
         write_record(path, record)
         model = load_model(folder / "best.pt")

@@ -1,0 +1,185 @@
+"""The report's figures, drawn from records: a function each, which returns a matplotlib Figure (None: the records hold nothing to draw).
+
+Colours are Okabe and Ito's for the colour-blind; every series has a marker and a line style of its own as well, for grey printing.
+"""
+
+import statistics
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
+
+from conclusions import sampling_error
+from sections import bits_curves, input_pixels, input_sizes, mode_names, pruning_lines
+
+STYLE = {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
+         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "0.88", "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.linewidth": 1.3,
+         "lines.markersize": 4.5, "legend.frameon": False, "svg.fonttype": "path", "svg.hashsalt": "report", "savefig.dpi": 200, "axes.linewidth": 0.7}
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+WIDTH = 6.5  # inches of text
+
+
+def panels(columns, height, width=WIDTH, **options):
+    """(Figure, list of its axes in one row)."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False, **options)[0])
+
+
+def series(axes, xs, groups, look, label):
+    """A line through the means of groups of accuracies, with a bar of one standard deviation where there are several seeds."""
+    colour, marker, dashes = look
+    means = [100 * statistics.mean(group) for group in groups]
+    bars = [100 * statistics.stdev(group) for group in groups] if all(len(group) > 1 for group in groups) else None
+    axes.errorbar(xs, means, yerr=bars, color=colour, marker=marker, linestyle=dashes, label=label, capsize=2, elinewidth=0.8)
+
+
+def accuracy_label(photos):
+    """Of an axis."""
+    return f"validation accuracy ({photos}), %"
+
+
+def pruning(records, photos):
+    """Parameters against accuracy: one panel per rate, one line per way of going on after a cut."""
+    looks = {"none": (BLACK, "x", ":"), "mistake1": (RED, "v", "--"), "finetune1": (SKY, "s", "-"), "finetune5": (BLUE, "o", "-"), "retrain5": (ORANGE, "^", "-."), "once": (GREEN, "D", "none")}
+    lines, names = pruning_lines(records["pruning"]), mode_names(records["pruning"])
+    rates = sorted({rate for _, rate in lines}, reverse=True)
+    figure, axes = panels(len(rates), 2.9, sharey=True, sharex=True)
+    for panel, rate in zip(axes, rates):
+        for mode, look in looks.items():
+            line = lines[mode, rate][1:] if mode == "once" else lines[mode, rate]
+            series(panel, [size / 1000 for size, _ in line], [values for _, values in line], look, names[mode])
+        panel.set(title=f"each round keeps {100 * float(rate):.0f} % of the channels", xlabel="parameters, thousands")
+    axes[0].set_ylabel(accuracy_label(photos))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def pruning_epochs(records, photos):
+    """One fine-tuned run epoch by epoch, with its cuts; None where the records keep no history."""
+    runs = records["pruning"]
+    rate = min(variant.rpartition("_")[2] for variant in runs if variant.startswith("finetune5_"))
+    first, rounds = runs["base"][0]["history"], [one.get("history") for one in runs[f"finetune5_{rate}"][0]["rounds"]]
+    if not all(rounds):
+        return None
+    history = [row for part in (first, *rounds) for row in part]
+    cuts = [len(first) + 0.5 + sum(len(part) for part in rounds[:index]) for index in range(len(rounds))]
+    epochs = range(1, len(history) + 1)
+    figure, axes = panels(2, 2.3)
+    for panel, key, factor in zip(axes, ("accuracy", "loss"), (100, 1)):
+        panel.plot(epochs, [factor * row[f"train_{key}"] for row in history], color=ORANGE, linestyle="--", marker="s", markersize=2.5, label="training")
+        panel.plot(epochs, [factor * row[f"validation_{key}"] for row in history], color=BLUE, linestyle="-", marker="o", markersize=2.5, label="validation")
+        for index, cut in enumerate(cuts):
+            panel.axvline(cut, color="0.35", linestyle=":", linewidth=0.9, label=None if index else f"cut to {100 * float(rate):.0f} %")
+        panel.set(xlabel="epoch", ylabel=f"accuracy ({photos}), %" if key == "accuracy" else "cross-entropy")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def bits(records, photos):
+    """File bytes (log) against accuracy: rounding only and training through it, one grid per tensor and per channel."""
+    curves, whole = bits_curves(records["bits"])
+    networks = list(whole)
+    looks = {("tensor", False): (ORANGE, "s", "--"), ("channel", False): (BLUE, "o", "-"), ("tensor", True): (RED, "v", ":"), ("channel", True): (GREEN, "^", "-.")}
+    figure, axes = panels(len(networks), 2.9, sharey=True, sharex=True)
+    for panel, network in zip(axes, networks):
+        panel.axhline(100 * statistics.mean(whole[network]), color="0.35", linewidth=0.9, linestyle=(0, (1, 1)), label="32 bits, whatever its bytes")
+        for (granularity, trained), look in looks.items():
+            curve = curves[network, granularity, trained]
+            series(panel, [size / 1000 for _, size, _ in curve], [values for _, _, values in curve], look, f"{'trained through the rounding' if trained else 'rounded'}, per {granularity}")
+        for number, size, values in curves[network, "channel", False]:
+            panel.annotate(str(number), (size / 1000, 100 * statistics.mean(values)), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7, color=BLUE)
+        panel.axvline(300, color="0.35", linewidth=0.8)
+        panel.set(xscale="log", title=network, xlabel="bytes of the file, thousands (logarithmic)")
+        sizes = [size / 1000 for key, curve in curves.items() for _, size, _ in curve] + [300]
+        panel.set_xlim(min(sizes) * 0.9, max(sizes) * 1.12)
+        panel.xaxis.set_major_locator(FixedLocator([tick for tick in (50, 70, 100, 150, 200, 300, 500, 700, 1000) if min(sizes) * 0.9 <= tick <= max(sizes) * 1.12]))
+        panel.xaxis.set_major_formatter(FormatStrFormatter("%d"))
+        panel.xaxis.set_minor_locator(NullLocator())
+    axes[0].set_ylabel(accuracy_label(photos))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def input_size(records, photos):
+    """Input size against accuracy of one network."""
+    sizes = input_sizes(records)
+    total = next(iter(records["input_size/"].values()))["validation_photos"]
+    pixels = [row[0] for row in sizes]
+    figure, (axes,) = panels(1, 2.3, width=3.4)
+    bars = [100 * sampling_error(before, total) for _, before, _, _ in sizes]
+    axes.errorbar(pixels, [100 * row[1] for row in sizes], yerr=bars, color=BLUE, marker="o", linestyle="-", capsize=2, elinewidth=0.8, label="32 bits")
+    axes.plot(pixels, [100 * row[2] for row in sizes], color=ORANGE, marker="s", linestyle="--", label=f"{sizes[0][3]} bits, as stored")
+    axes.axvline(input_pixels(records["model_training.json"]), color="0.35", linestyle=":", linewidth=0.9, label="size of training")
+    axes.set(xlabel="input size, pixels", ylabel=accuracy_label(photos), xticks=pixels)
+    axes.yaxis.label.set_fontsize(8)
+    figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
+    return figure
+
+
+def confusion(records, photos):
+    """Shares of every class's photos by what they are taken for."""
+    record = records["evaluation.json"]
+    names = list(record["class_accuracy"])
+    shares = [[100 * count / max(sum(row), 1) for count in row] for row in record["confusion"]]
+    figure, (axes,) = panels(1, 3.6, width=4.2)
+    axes.grid(False)
+    axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)  # falling in lightness, so grey printing keeps the order; an image would not be vectors
+    for row, line in enumerate(shares):
+        for column, share in enumerate(line):
+            if share >= 0.5:
+                axes.text(column + 0.5, row + 0.5, f"{share:.0f}", ha="center", va="center", fontsize=7, color="black" if share < 55 else "white")
+    centres = [index + 0.5 for index in range(len(names))]
+    axes.set(xticks=centres, yticks=centres, xlabel="taken for", ylabel=f"label ({photos})", aspect="equal")
+    axes.invert_yaxis()
+    axes.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticklabels(names)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return figure
+
+
+def reliability(records, photos):
+    """Confidence against accuracy, before and after compression (Guo et al. 2017), and how many photos are how sure."""
+    figure = Figure(figsize=(2.9, 2.9), layout="constrained")
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.plot((0, 100), (0, 100), color="0.35", linewidth=0.9, linestyle=":", label="calibrated")
+    for name, text, (colour, marker, dashes) in (("evaluation_before.json", "32 bits", (ORANGE, "s", "--")), ("evaluation.json", f"{records['evaluation.json']['bits']} bits, as handed in", (BLUE, "o", "-"))):
+        filled = [(100 * mean, 100 * accuracy) for count, mean, accuracy in records[name]["reliability"] if count]
+        axes.plot(*zip(*filled), color=colour, marker=marker, linestyle=dashes, label=text)
+    rows = records["evaluation.json"]["reliability"]
+    counts.bar([100 * (index + 0.5) / len(rows) for index in range(len(rows))], [count for count, _, _ in rows], width=90 / len(rows), color=BLUE)
+    axes.set(ylabel=f"accuracy ({photos}), %", xlim=(0, 100), ylim=(0, 100))
+    counts.set(xlabel="confidence, %", ylabel="photos")
+    axes.legend()
+    return figure
+
+
+def classes(records, photos):
+    """Accuracy of every class before and after compression, with the sampling error of its photos."""
+    before, after = records["evaluation_before.json"], records["evaluation.json"]
+    names = sorted(after["class_accuracy"], key=after["class_accuracy"].get)
+    totals = dict(zip(after["class_accuracy"], map(sum, after["confusion"])))
+    figure, (axes,) = panels(1, 2.1)
+    for record, text, shift, colour, hatch in ((before, "32 bits", -0.2, ORANGE, "////"), (after, f"{after['bits']} bits, as handed in", 0.2, BLUE, None)):
+        values = [record["class_accuracy"][name] for name in names]
+        axes.bar([index + shift for index in range(len(names))], [100 * value for value in values], width=0.38, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3, label=text,
+                 yerr=[100 * sampling_error(value, totals[name]) for name, value in zip(names, values)], error_kw={"elinewidth": 0.7, "capsize": 1.5})
+    axes.set(xticks=range(len(names)), ylabel=f"accuracy ({photos}), %", ylim=(0, 100))
+    axes.set_xticklabels([name.replace("/", "/\n").replace(" ", "\n") for name in names])
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="upper left", ncols=2)
+    return figure
+
+
+def draw(name, records, photos, folder):
+    """Write folder/NAME.svg and .png; returns whether there was anything to draw."""
+    with matplotlib.rc_context(STYLE):
+        figure = globals()[name](records, photos)
+        if figure is None:
+            return False
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        figure.savefig(folder / f"{name}.png")
+    return True

@@ -1,0 +1,332 @@
+"""The report: numbers come from records, conclusions follow from numbers, and what is missing or stale is named."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "report"))
+
+import architectures  # noqa: E402
+import build  # noqa: E402
+import conclusions  # noqa: E402
+import sections  # noqa: E402
+from command_line import UserError  # noqa: E402
+from experiments import EXPERIMENTS, plan  # noqa: E402
+
+CLASSES = ["Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat", "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit"]
+PHOTOS = 3430
+
+
+# ---------------------------------------------------------------- invented records, of the shape that the scripts write
+
+
+def base_record(command, seed, accuracy, network="student", pixels=64, epochs=15, parameters=256_779):
+    history = [{"epoch": epoch, "train_loss": 2.3 - epoch / epochs, "train_accuracy": accuracy * epoch / epochs, "validation_loss": 2.2 - 0.8 * epoch / epochs,
+                "validation_accuracy": accuracy * epoch / epochs} for epoch in range(1, epochs + 1)]
+    arguments = {"num_classes": 11, "in_channels": 3}
+    if network == "residual6":
+        arguments |= {"stem": [16, 32], "widths": [64, 64], "hidden": [96, 160], "pools": [1, 0], "head": 256}
+    return {"command": command, "seed": seed, "commit": "0123456789ab", "data": {"training": "e2ae8e356b852a3d", "validation": "965cdff64ff21bca"}, "device": "A Processor, 2 threads",
+            "versions": {"python": "3.11", "torch": "2.15"}, "settings": {"epochs": epochs}, "parameters": parameters, "photos": {"training": 9866, "validation": PHOTOS},
+            "model": {"architecture": network, "arguments": arguments, "class_names": CLASSES, "preprocessing": {"size": pixels}, "training": {}},
+            "best": {**history[-1]}, "history": history, "seconds": 600.0}
+
+
+def pruned_record(command, seed, start, fall, rounds, epochs):
+    sizes = [256_779, *(round(256_779 * 0.9**index) for index in range(1, rounds + 1))]
+    rows = [{"round": index, "kept": 0.9**index, "parameters": sizes[index], "before_cut": start - fall * (index - 1), "after_cut": start - fall * index - 0.05,
+             "after_training": start - fall * index, "history": base_record("", 0, start - fall * index, epochs=max(epochs, 1))["history"]} for index in range(1, rounds + 1)]
+    return {**{key: value for key, value in base_record(command, seed, start).items() if key not in ("best", "history", "settings", "parameters", "photos")},
+            "pruning": {"settings": {"epochs": epochs}, "scope": "3-6"}, "plan": [{"round": 0, "parameters": sizes[0]}, *rows], "validation_accuracy": start, "rounds": rows}
+
+
+def stored_record(command, seed, accuracy, bits, before, size, pixels=64, network="student", trained=False):
+    record = base_record(command, seed, accuracy, network, pixels)
+    kept = {key: record[key] for key in ("command", "seed", "commit", "data", "device", "versions", "model")}
+    return {**kept, "architecture": network, "bits": bits, "vectors": 16, "raw_bytes": 1_100_000, "file_bytes": size, "validation_accuracy_before": before, "validation_accuracy_after": accuracy,
+            "validation_photos": PHOTOS, **({"fine_tuning": {"settings": {"epochs": 2}}} if trained else {})}
+
+
+def evaluated_record(accuracy, bits):
+    right = round(accuracy * 300)
+    confusion = [[right if row == column else (300 - right) // 10 for column in range(11)] for row in range(11)]
+    confusion[0][2] += 20
+    confusion[0][3] -= 20
+    total = sum(map(sum, confusion))
+    measured = sum(confusion[index][index] for index in range(11)) / total
+    return {**stored_record("evaluate.py", None, 0, bits, 0, 0, 128, "residual6"), "photos": total, "accuracy": measured, "small_photos": total // 2, "accuracy_of_small": measured - 0.01,
+            "accuracy_of_larger": measured + 0.01, "class_accuracy": {name: row[index] / sum(row) for index, (name, row) in enumerate(zip(CLASSES, confusion))}, "calibration_error": 0.0456,
+            "reliability": [[total // 10, index / 10 + 0.05, index / 10 + 0.03] for index in range(10)], "confusion": confusion}
+
+
+def of_variant(name, variant, command, seed):
+    """The invented record of one variant of an experiment."""
+    noise = 0.003 * (seed - 1)
+    if command.startswith("quantize.py"):
+        network, bits, granularity, *trained = variant.split("_")
+        loss = {8: 0, 6: 0.002, 5: 0.006, 4: 0.03, 3: 0.12, 2: 0.3}[int(bits)] * (0.3 if trained else 1) * (1.5 if granularity == "tensor" else 1)
+        return stored_record(command, seed, 0.5 - loss + noise, int(bits), 0.5 + noise, 35_000 * int(bits), network=network, trained=trained)
+    if "prune.py" in command or "reference_mistake.py" in command:
+        if name == "pruned_or_small":
+            return pruned_record(command, seed, 0.5 + noise, 0.02, 1, 10)
+        fall = {"none": 0.06, "mistake1": 0.05, "finetune1": 0.02, "finetune5": 0.005, "retrain5": 0.025, "once": 0.07}[variant.split("_")[0]]
+        return pruned_record(command, seed, 0.5 + noise, fall, 1 if variant.startswith("once") else 5, int(match[1]) if (match := re.search(r"--epochs (\d+)", command)) else 20)
+    network = "residual6" if "--network residual6" in command else "student"
+    accuracy = {"residual6": 0.52, "residual6_narrow": 0.51}.get(variant, 0.48) + noise
+    return base_record(command, seed, accuracy, network, int(re.search(r"--size (\d+)", command)[1]), int(re.search(r"--epochs (\d+)", command)[1]))
+
+
+@pytest.fixture(scope="module")
+def invented(tmp_path_factory):
+    """A results/ with an invented record of everything that the report can hold; read-only."""
+    folder = tmp_path_factory.mktemp("invented") / "results"
+    for name in ("scratch", "pruning", "pruned_or_small", "bits"):
+        for job in plan(name, Path("data"), Path("runs"), folder, seeds=(0, 1, 2)):
+            seed = int(job.result.stem[-1])
+            save(job.result, of_variant(name, job.result.stem.rsplit("-seed", 1)[0], " ".join(job.command).replace("benchmarks/", ""), seed))
+    before, after = evaluated_record(0.62, 32), evaluated_record(0.60, 4)
+    save(folder / "evaluation_before.json", before)
+    save(folder / "evaluation.json", after)
+    save(folder / "model.json", stored_record("quantize.py a b", None, after["accuracy"], 4, before["accuracy"], 296_101, 128, "residual6", trained=True))
+    training = base_record("train_kd.py data", 0, 0.6, "residual6", 96, 90, 272_395)
+    training["model"]["training"] |= {"alpha": 0.8, "temperature": 2.0}
+    save(folder / "model_training.json", {**training, "teachers": [{"file": "best.pt", "size": 96, "validation_accuracy": 0.6543}]})
+    for pixels in (96, 112, 128):
+        save(folder / f"input_size/{pixels}.json", stored_record("quantize.py a b", None, 0.6 + pixels / 10_000, 8, 0.6 + pixels / 9_000, 296_000, pixels, "residual6"))
+    for name in ("hw7_test.json", "data_path.json"):
+        shutil.copyfile(ROOT / "results" / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def results(invented, tmp_path, monkeypatch):
+    """A copy of the invented records that a test may change, with no section pending."""
+    monkeypatch.setattr(sections, "PENDING", ())
+    return shutil.copytree(invented, tmp_path / "results")
+
+
+def save(path, record):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def change(path, edit):
+    record = json.loads(path.read_text())
+    edit(record)
+    save(path, record)
+
+
+def rendered(results, out):
+    """The pages of the report on these records, with everything that is built under `out`."""
+    for name, names in (("typst", "report"), ("matplotlib", "report"), ("pymupdf", "tests")):
+        pytest.importorskip(name, reason=f"{name} is not installed ({names}/requirements.txt)")
+    import pymupdf
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sections, "PENDING", ())
+        build.build(results, out)
+    return pymupdf.open(out / "report.pdf")
+
+
+@pytest.fixture(scope="module")
+def built(invented, tmp_path_factory):
+    """(pages, folder) of the report on the invented records; read-only."""
+    out = tmp_path_factory.mktemp("built")
+    return rendered(invented, out), out
+
+
+def text_of(pages):
+    return " ".join(" ".join(page.get_text().split()) for page in pages)
+
+
+# ---------------------------------------------------------------- conclusions follow from numbers
+
+
+def test_error_bars_that_overlap_allow_no_conclusion():
+    same = conclusions.compare([0.50, 0.52, 0.51], [0.49, 0.51, 0.50], PHOTOS)
+    assert same.verdict == 0 and same.to("the other") == "not different from the other beyond the error bars (+1.00 points, 3 seeds)"
+    better = conclusions.compare([0.50, 0.501, 0.502], [0.49, 0.491, 0.492], PHOTOS)
+    assert better.verdict == 1 and better.to("the other") == "1.00 points better than the other (3 seeds)"
+    assert conclusions.compare([0.49, 0.491, 0.492], [0.50, 0.501, 0.502], PHOTOS).verdict == -1
+
+
+def test_one_seed_is_judged_by_the_sampling_error_and_called_one_seed():
+    assert conclusions.sampling_error(0.5, 10_000) == 0.005
+    # two standard errors of a difference: 2 * sqrt(2) * 0.5 points = 1.41 points
+    assert conclusions.compare([0.514], [0.5], 10_000).verdict == 0 and conclusions.compare([0.515], [0.5], 10_000).verdict == 1
+    assert "one seed" in conclusions.compare([0.6], [0.5], PHOTOS).to("it") and "one seed" in conclusions.compare([0.6], [0.5, 0.51], PHOTOS).to("it")
+
+
+def test_rates_that_disagree_are_told_apart():
+    better, worse, same = (conclusions.compare([0.5 + shift] * 2, [0.5] * 2, PHOTOS) for shift in (0.1, -0.1, 0))
+    assert conclusions.together({"0.95": better, "0.90": better}, "it") == "better than it (by 10.00 at rate 0.95 and 10.00 at rate 0.90, in points)"
+    mixed = conclusions.together({"0.95": better, "0.90": worse}, "it")
+    assert "at rate 0.95 10.00 points better" in mixed and "at rate 0.90 10.00 points worse" in mixed
+    assert conclusions.together({"0.95": same, "0.90": same}, "it").startswith("not different from it")
+
+
+def test_numbers_as_text():
+    assert conclusions.percent(0.622449) == "62.24" and conclusions.points(-0.0123) == "−1.23" and conclusions.points(0.01) == "+1.00"
+    assert conclusions.mean_std([0.5]) == "50.00" and conclusions.mean_std([0.49, 0.5, 0.51]) == "50.00 ± 1.00"
+    assert conclusions.listed(["a", "b", "c"]) == "a, b and c" and conclusions.listed(["a"]) == "a"
+
+
+@pytest.mark.parametrize("short, long, lesson", [(0.45, 0.45, "is contradicted"), (0.25, 0.45, "given its epochs, fine-tuning works"), (0.25, 0.25, "do not decide"), (0.10, 0.45, "more harm")])
+def test_the_lesson_of_the_mistake_follows_the_records(results, short, long, lesson):
+    for mode, accuracy in (("finetune1", short), ("finetune5", long)):  # the mistake has 0.25
+        for path in (results / "pruning").glob(f"{mode}_*.json"):
+            change(path, lambda record, accuracy=accuracy: record["rounds"][-1].update(after_training=accuracy))
+    assert lesson in sections.pruning(build.gather(results)[1]["pruning"])["lesson"]
+
+
+@pytest.mark.parametrize("four, bits", [(0.50, "4 bits for student"), (0.30, "5 bits for student")])
+def test_fewest_harmless_bits_are_those_before_the_first_loss(results, four, bits):
+    for variant in ("student_8_channel", "student_6_channel", "student_5_channel", "student_4_channel"):
+        for path in (results / "bits").glob(f"{variant}-seed*.json"):
+            change(path, lambda record: record.update(validation_accuracy_after=four if record["bits"] == 4 else 0.49))
+    assert bits in sections.bits(build.gather(results)[1]["bits"])["harmless"]
+
+
+def test_confusions_and_classes_are_counted_by_label(results):
+    values = sections.evaluation(build.gather(results)[1]["evaluation"])
+    assert values["confusions"].startswith("Bread for Dessert (32, 11 % of Bread)")
+    assert values["wrong"] == "1,320" and values["ece"] == "4.56"  # 11 classes of 300 photos, 60 % right
+
+
+def test_the_layers_of_an_architecture_have_the_parameters_of_the_record():
+    record = json.loads((ROOT / "results/scratch/student-seed0.json").read_text())
+    widths = [row[2] for row in architectures.stages(record["model"])[:8]]
+    blocks = sum(10 * before + 2 * before + before * after + after for before, after in zip(widths, widths[1:]))
+    assert 28 * widths[0] + 2 * widths[0] + blocks + 11 * (widths[-1] + 1) == record["parameters"]
+    for name in ("residual6", "residual6_narrow"):
+        record = json.loads((ROOT / f"results/scratch/{name}-seed0.json").read_text())
+        rows, count, before = architectures.stages(record["model"]), 0, 3
+        for stage, text, after, _ in rows:
+            if hidden := re.search(r"1×1 to (\d+)", text):
+                count += (before + 9 + after) * int(hidden[1]) + 4 * int(hidden[1]) + 2 * after
+            else:
+                count += {"stem": 9 * before * after + 2 * after, "head": before * after + 2 * after, "classifier": before * after + after}[stage.split()[0]]
+            before = after
+        assert count == record["parameters"]
+
+
+# ---------------------------------------------------------------- missing and stale records are named
+
+
+@pytest.mark.parametrize("name", ["model.json", "scratch/student-seed1.json", "pruning/mistake1_0.9-seed2.json", "evaluation_before.json", "hw7_test.json"])
+def test_a_missing_record_is_named(results, name):
+    (results / name).unlink()
+    with pytest.raises(UserError, match=f"results/{re.escape(name)} is missing"):
+        build.gather(results)
+
+
+def test_a_missing_record_ends_with_status_2(tmp_path, call):
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    (tmp_path / "results/scratch/student-seed1.json").unlink()
+    save(tmp_path / "report/built.json", {"photos": "stand-in"})
+    done = call("build.py", "--check", "--results", tmp_path / "results", "--out", tmp_path)
+    assert done.returncode == 2 and "results/scratch/student-seed1.json is missing" in done.stderr and "experiments.py scratch" in done.stderr
+
+
+@pytest.mark.parametrize("name, edit, message", [
+    ("pruning/none_0.9-seed0.json", lambda record: record.update(command=record["command"].replace("--rounds 5", "--rounds 4")), "none_0.9-seed0.json is stale: it holds another command"),
+    ("evaluation.json", lambda record: record.update(accuracy=0.7), "evaluation.json is stale: its accuracy is 0.7"),
+    ("evaluation_before.json", lambda record: record["model"]["preprocessing"].update(size=96), "evaluation_before.json is of 96 px"),
+    ("input_size/112.json", lambda record: record["model"]["arguments"].update(head=128), "input_size/112.json is stale: it is of another network"),
+    ("model_training.json", lambda record: record["model"]["arguments"].update(head=128), "model_training.json is stale"),
+    ("scratch/student-seed0.json", lambda record: record["data"].update(validation="another"), "scratch/student-seed0.json was measured on validation photos another")])
+def test_a_stale_record_is_named(results, name, edit, message):
+    change(results / name, edit)
+    with pytest.raises(UserError, match=re.escape(message)):
+        build.gather(results)
+
+
+def test_a_damaged_record_is_named(results):
+    (results / "bits/student-seed0.json").write_text("{")
+    with pytest.raises(UserError, match="results/bits/student-seed0.json cannot be read"):
+        build.gather(results)
+
+
+def test_a_pending_section_whose_records_are_there_is_told(results, monkeypatch):
+    monkeypatch.setattr(sections, "PENDING", ("pruning",))
+    with pytest.raises(UserError, match="the section pruning is on PENDING"):
+        build.gather(results)
+    (results / "pruning/base-seed0.json").unlink()
+    assert "pruning" not in build.gather(results)[1] and ["question 3", sections.PARTS[3][1]] in sections.not_measured(sections.PENDING)
+
+
+def test_other_photos_need_another_name(results):
+    with pytest.raises(UserError, match="which are the stand-in's; run it again on Food-11"):
+        build.gather(results, "Food-11")
+
+
+def test_every_section_has_its_text_and_every_part_its_section():
+    for name, section in sections.SECTIONS.items():
+        assert (ROOT / f"report/text/{name}.typ").is_file() and all(need.endswith((".json", "/")) or need in EXPERIMENTS for need in section.needs)
+    assert {section for _, _, section in sections.PARTS if section} <= sections.SECTIONS.keys()
+
+
+def test_no_measured_number_is_typed_into_the_texts():
+    """Accuracies, sizes and counts have a decimal point or a thousands separator; the texts have none but the assignment's limit."""
+    for path in (ROOT / "report/text").glob("*.typ"):
+        lines = re.sub(r"(?m)^#(let|import).*$|width: [\d.]+%|columns: \([^)]*\)|\d+(\.\d+)?(cm|pt|fr)", "", path.read_text(encoding="utf-8"))
+        assert set(re.findall(r"\d+[.,]\d+", lines)) <= {"300,000"}, path
+
+
+# ---------------------------------------------------------------- the PDF
+
+
+def test_the_pdf_holds_every_section_in_embedded_fonts_and_vector_figures(built):
+    pages, out = built
+    text = text_of(pages)
+    assert len(pages) <= 8
+    assert {name for page in pages for _, kind, _, name, *_ in page.get_fonts() if kind == "n/a" or "+" not in name} == set(), "every font is embedded as a subset"
+    assert not [image for page in pages for image in page.get_images()], "figures are vectors"
+    for heading in ("Question 1", "Question 3", "Design", "down to 2 bits", "Input size", "gets wrong", "Speed", "Not measured yet"):
+        assert heading in text
+    assert "a teacher with 65.43 % (temperature 2, weight of its answers 0.8)" in text and "2 epochs of training through the rounding" in text
+    assert "stand-in for Food-11" in text and "make report PHOTOS=Food-11" in text
+    links = [link for page in pages for link in page.get_links()]
+    assert any("arxiv.org" in link.get("uri", "") for link in links) and any(link["kind"] != 2 for link in links), "papers and sections are clickable"
+    for name in ("pruning", "bits", "confusion", "reliability", "classes", "input_size"):
+        assert (out / f"report/figures/{name}.svg").read_bytes().lstrip().startswith(b"<?xml") and (out / f"report/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "results/pruning.svg").read_bytes() == (out / "report/figures/pruning.svg").read_bytes() and (out / "results/bits.png").is_file()
+
+
+def test_changed_records_change_text_and_figures_and_are_noticed(built, results, tmp_path):
+    pages, first = built
+    assert build.outdated(results, first) is None
+    text = text_of(pages)
+    assert "43.21" not in text and "12.34" not in text and "for 2 rates (3 seeds" in text and "One run epoch by epoch" in text
+    change(results / "model.json", lambda record: record.update(validation_accuracy_before=0.4321, validation_accuracy_after=0.4290))
+    for name, accuracy in (("evaluation_before.json", 0.4321), ("evaluation.json", 0.4290)):
+        change(results / name, lambda record, accuracy=accuracy: record.update(accuracy=accuracy))
+    assert "results/evaluation.json has changed" in build.outdated(results, first)
+    for path in results.glob("pruning/*.json"):
+        change(path, lambda record: [one.pop("history", None) for one in record.get("rounds", [])])
+        if not path.stem.endswith("seed0"):
+            path.unlink()
+    change(results / "pruning/none_0.9-seed0.json", lambda record: record["rounds"][-1].update(after_training=0.1234))
+    second = shutil.copytree(first, tmp_path / "out")
+    text = text_of(rendered(results, second))
+    assert "43.21" in text and "12.34" in text, "numbers in text and tables are the records'"
+    assert "for 2 rates (one seed)" in text, "and so are the seeds"
+    assert "One run epoch by epoch" not in text and not (second / "report/figures/pruning_epochs.svg").exists(), "a chart without records goes"
+    figures = {name: [(out / "report/figures" / name).read_bytes() for out in (first, second)] for name in ("pruning.svg", "pruning.png", "bits.svg", "bits.png")}
+    assert figures["pruning.svg"][0] != figures["pruning.svg"][1] and figures["pruning.png"][0] != figures["pruning.png"][1]
+    assert figures["bits.svg"][0] == figures["bits.svg"][1] and figures["bits.png"][0] == figures["bits.png"][1], "the same records make the same file"
+    assert build.outdated(results, second) is None
+    for file, message in (("report/figures/bits.svg", "bits.svg is not the file"), ("report.pdf", "report.pdf is not the file"), ("report/built.json", "built.json")):
+        (second / file).write_bytes(b"another")
+        assert message in build.outdated(results, second)
+
+
+def test_the_published_report_is_that_of_the_records():
+    result = subprocess.run([sys.executable, ROOT / "report/build.py", "--check"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
