@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from conclusions import sampling_error
-from sections import bits_curves, input_pixels, input_sizes, mode_names, pruning_lines
+from sections import bits_curves, view_pixels, input_sizes, mode_names, pruning_lines
 
 STYLE = {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
          "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "0.88", "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.linewidth": 1.3,
@@ -112,7 +112,7 @@ def input_size(records, photos):
     bars = [100 * sampling_error(before, total) for _, before, _, _ in sizes]
     axes.errorbar(pixels, [100 * row[1] for row in sizes], yerr=bars, color=BLUE, marker="o", linestyle="-", capsize=2, elinewidth=0.8, label="32 bits")
     axes.plot(pixels, [100 * row[2] for row in sizes], color=ORANGE, marker="s", linestyle="--", label=f"{sizes[0][3]} bits, as stored")
-    axes.axvline(input_pixels(records["model_training.json"]), color="0.35", linestyle=":", linewidth=0.9, label="size of training")
+    axes.axvline(view_pixels(records["model_training.json"]), color="0.35", linestyle=":", linewidth=0.9, label="size of training views")
     axes.set(xlabel="input size, pixels", ylabel=accuracy_label(photos), xticks=pixels)
     axes.yaxis.label.set_fontsize(8)
     figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)

@@ -59,6 +59,11 @@ def input_pixels(record):
     return record["model"]["preprocessing"]["size"]
 
 
+def view_pixels(record):
+    """Size of the random views that a training saw."""
+    return record["settings"].get("view_size") or input_pixels(record)
+
+
 # ---------------------------------------------------------------- sections
 
 
@@ -71,7 +76,7 @@ def shipped(records):
     origin = training["model"]["training"]
     told = listed(["a teacher with " + percent(one["validation_accuracy"]) + " %" for one in teachers])
     how = f"by distillation from {told} (temperature {origin['temperature']:g}, weight of its answers {origin['alpha']:g})" if teachers else "from the labels alone"
-    return {"network": model["architecture"], "parameters": f"{training['parameters']:,}", "pixels": str(input_pixels(model)), "trained_pixels": str(input_pixels(training)),
+    return {"network": model["architecture"], "parameters": f"{training['parameters']:,}", "pixels": str(input_pixels(model)), "trained_pixels": str(view_pixels(training)),
             "epochs": str(training["settings"]["epochs"]), "training_photos": f"{training['photos']['training']:,}", "photos": f"{photos:,}", "seed": str(training["seed"]),
             "how": how, "bits": str(model["bits"]), "vectors": str(model["vectors"]), "bytes": f"{file_bytes(model):,}", "raw_bytes": f"{model['raw_bytes']:,}",
             "share": percent(file_bytes(model) / model["raw_bytes"], 1), "spare": f"{300_000 - file_bytes(model):,}", "before": percent(before), "after": percent(after),
@@ -234,7 +239,7 @@ def input_sizes(records):
 def input_size(records):
     """Accuracy of one trained network by the input size it is stored with."""
     sizes = input_sizes(records)
-    trained = input_pixels(records["model_training.json"])
+    trained = view_pixels(records["model_training.json"])
     photos = next(iter(records["input_size/"].values()))["validation_photos"]
     at = {pixels: before for pixels, before, _, _ in sizes}
     best = max(at, key=at.get)
@@ -305,7 +310,7 @@ SECTIONS = {
 }
 
 # Sections whose experiments have not been run: left out, and named under "Not measured yet". Take one off when its records are there.
-PENDING = ("pruned_or_small", "pruning", "bits", "evaluation")
+PENDING = ("pruned_or_small", "pruning", "bits")
 
 PARTS = (  # what is asked, and the section that answers it, if there is one
     ("question 1", "a wide network pruned to the student's size against the student trained directly", "pruned_or_small"),

@@ -94,20 +94,19 @@ def pruning():
     return "\n".join([*lines, source(groups["base"], "pruning")])
 
 
-def bits():
-    """Bytes and accuracy from 8 to 2 bits, rounded only and trained through the rounding."""
-    groups, lines = runs("bits"), ["| network | bits | grid per | file | rounded only | trained through the rounding |", "|---|---|---|---|---|---|"]
-    for network in ("student", "residual6"):
-        if f"{network}_8_channel" not in groups:
-            continue
-        lines.append(f"| `{network}` | 32 | | {groups[f'{network}_8_channel'][0]['raw_bytes']:,} B | {mean_std([record['validation_accuracy_before'] for record in groups[f'{network}_8_channel']])} | |")
-        for width in (8, 6, 5, 4, 3, 2):
-            for granularity in ("tensor", "channel"):
-                name = f"{network}_{width}_{granularity}"
-                if name in groups:
-                    plain, tuned = ([record["validation_accuracy_after"] for record in groups.get(key, [])] for key in (name, f"{name}_qat"))
-                    lines.append(f"| `{network}` | {width} | {granularity} | {groups[name][0]['file_bytes']:,} B | {mean_std(plain)} | {mean_std(tuned) if tuned else ''} |")
-    return "\n".join([*lines, "", source(next(iter(groups.values())), "bits")])
+def rounding():
+    """Bytes and accuracy of the shipped network's weights from 8 to 2 bits, rounded only; and the shipped file."""
+    shipped = read("model.json")
+    records = sorted((read(f"rounding/{path.name}") for path in (HERE / "rounding").glob("*.json")), key=lambda record: -record["bits"])
+    if not records:
+        raise UserError("results/rounding holds no records; run quantize.py --bits B --data DATA --record results/rounding/B.json on the checkpoint behind model.bin")
+    lines = ["| bits per weight | file | validation accuracy, rounded only | trained through the rounding |", "|---|---|---|---|",
+             f"| 32 | {shipped['raw_bytes']:,} B of tensors | {100 * shipped['validation_accuracy_before']:.2f} % | |"]
+    for record in records:
+        same = record["bits"] == shipped["bits"]
+        lines.append(f"| {record['bits']} | {record['file_bytes']:,} B | {100 * record['validation_accuracy_after']:.2f} % | "
+                     + (f"{100 * shipped['validation_accuracy_after']:.2f} % ({shipped['file_bytes']:,} B, `model.bin`) |" if same else "|"))
+    return "\n".join([*lines, "", f"{records[0]['device']}; one network, one seed; records in `results/rounding/`."])
 
 
 def shipped_model():
@@ -143,10 +142,11 @@ def input_size():
     if not records:
         raise UserError("results/input_size holds no records; run quantize.py --size ... --record results/input_size/SIZE.json")
     lines = ["| input size | validation accuracy, 32-bit weights | in the file |", "|---|---|---|"]
-    trained = read("model_training.json")["model"]["preprocessing"]["size"]
+    training = read("model_training.json")
+    trained = training["settings"].get("view_size") or training["model"]["preprocessing"]["size"]
     for record in records:
         size = record["model"]["preprocessing"]["size"]
-        lines.append(f"| {size} px{' (trained at)' if size == trained else ''} | {100 * record['validation_accuracy_before']:.2f} % | {100 * record['validation_accuracy_after']:.2f} % |")
+        lines.append(f"| {size} px{' (as its training views)' if size == trained else ''} | {100 * record['validation_accuracy_before']:.2f} % | {100 * record['validation_accuracy_after']:.2f} % |")
     return "\n".join([*lines, "", f"{records[0]['device']}; records in `results/input_size/`."])
 
 
@@ -164,7 +164,7 @@ def data_path():
     return f"| network, {record['size']} px | epoch over the cache / same steps on one batch in memory |\n|---|---|\n{rows}\n{record['device']}; `results/data_path.json`."
 
 
-TABLES = {"pruning": pruning, "bits": bits, "scratch": lambda: comparison("scratch"), "model": shipped_model, "resolution": resolution, "input_size": input_size, "grading": grading, "data_path": data_path}
+TABLES = {"pruning": pruning, "rounding": rounding, "scratch": lambda: comparison("scratch"), "model": shipped_model, "resolution": resolution, "input_size": input_size, "grading": grading, "data_path": data_path}
 
 
 def fill(text):
