@@ -188,8 +188,7 @@ def bits_curves(runs):
         if grid:
             key = network, grid[1], len(grid) == 3
             curves.setdefault(key, []).append((int(grid[0]), round(statistics.mean(map(file_bytes, group))), accuracies(group)))
-        else:
-            whole[network] = accuracies(group)
+            whole.setdefault(network, [record["validation_accuracy_before"] for record in group])
     return {key: sorted(curve, reverse=True) for key, curve in curves.items()}, whole
 
 
@@ -197,7 +196,9 @@ def bits(records):
     """Bytes against accuracy down to 2 bits per weight."""
     runs = records["bits"]
     curves, whole = bits_curves(runs)
-    networks, photos = tuple(whole), photos_of(runs[next(iter(whole))][0])
+    networks = tuple(whole)
+    first = runs[f"{networks[0]}_8_channel"][0]
+    photos = first["validation_photos"]
     rows = []
     for key, curve in curves.items():
         by_bits = {number: (size, mean_std(values)) for number, size, values in curve}
@@ -221,7 +222,7 @@ def bits(records):
     sizes = {network: {number: size for number, size, _ in curves[network, "channel", False]} for network in networks}
     published = PUBLISHED["eight_bits"]
     return {"rows": rows, "networks": list(networks), "whole": {network: mean_std(whole[network]) for network in networks}, "seeds": seeds_text(whole[networks[0]]),
-            "epochs": str(runs[networks[0]][0]["settings"]["epochs"]), "pixels": str(input_pixels(runs[networks[0]][0])),
+            "epochs": str(first["model"]["training"]["epochs"]), "pixels": str(input_pixels(first)),
             "more_epochs": str(runs[f"{networks[0]}_4_channel_qat"][0]["fine_tuning"]["settings"]["epochs"]),
             "eight": [f"At 8 bits per channel `{network}` is {eight[network].to('the network at 32 bits')}." for network in networks],
             "holds": "holds here and can be carried further" if all(one.verdict >= 0 for one in eight.values()) else "does not hold for every network here",

@@ -34,7 +34,7 @@ def base_record(command, seed, accuracy, network="student", pixels=64, epochs=15
         arguments |= {"stem": [16, 32], "widths": [64, 64], "hidden": [96, 160], "pools": [1, 0], "head": 256}
     return {"command": command, "seed": seed, "commit": "0123456789ab", "data": {"training": "e2ae8e356b852a3d", "validation": "965cdff64ff21bca"}, "device": "A Processor, 2 threads",
             "versions": {"python": "3.11", "torch": "2.15"}, "settings": {"epochs": epochs}, "parameters": parameters, "photos": {"training": 9866, "validation": PHOTOS},
-            "model": {"architecture": network, "arguments": arguments, "class_names": CLASSES, "preprocessing": {"size": pixels}, "training": {}},
+            "model": {"architecture": network, "arguments": arguments, "class_names": CLASSES, "preprocessing": {"size": pixels}, "training": {"epochs": epochs}},
             "best": {**history[-1]}, "history": history, "seconds": 600.0}
 
 
@@ -248,8 +248,8 @@ def test_a_stale_record_is_named(results, name, edit, message):
 
 
 def test_a_damaged_record_is_named(results):
-    (results / "bits/student-seed0.json").write_text("{")
-    with pytest.raises(UserError, match="results/bits/student-seed0.json cannot be read"):
+    (results / "bits/residual6-seed0.json").write_text("{")
+    with pytest.raises(UserError, match="results/bits/residual6-seed0.json cannot be read"):
         build.gather(results)
 
 
