@@ -311,7 +311,7 @@ SECTIONS = {
 }
 
 # Sections whose experiments have not been run: left out, and named under "Not measured yet". Take one off when its records are there.
-PENDING = ("pruned_or_small", "pruning", "bits")
+PENDING = ("pruned_or_small", "bits")
 
 PARTS = (  # what is asked, and the section that answers it, if there is one
     ("question 1", "a wide network pruned to the student's size against the student trained directly", "pruned_or_small"),
