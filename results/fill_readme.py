@@ -66,10 +66,11 @@ def runs(experiment):
     return groups
 
 
-def source(records, experiment):
-    """The line under a table: where its numbers come from."""
-    seeds = len(records)
-    return f"{records[0]['device']}; {seeds} seed{'s' if seeds > 1 else ''}; commit {records[0]['commit']}; records in `results/{experiment}/`."
+def source(groups, experiment):
+    """The line under a table of {variant: records}: where its numbers come from."""
+    records = [record for group in groups.values() for record in group]
+    seeds, commits = len({record["seed"] for record in records}), sorted({record["commit"] for record in records})
+    return f"{records[0]['device']}; {seeds} seed{'s' if seeds > 1 else ''}; commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}; records in `results/{experiment}/`."
 
 
 PRUNING = {"none": "no training", "mistake1": "the reference mistake, 1 epoch", "finetune1": "fine-tuned, 1 epoch", "finetune5": "fine-tuned, 5 epochs", "retrain5": "trained anew, 5 epochs"}
@@ -91,7 +92,7 @@ def pruning():
             epochs = groups[f"once_{rate}"][0]["pruning"]["settings"]["epochs"]
             lines.append(f"| all at once | {once[0]['parameters']:,} | trained anew, {epochs} epochs: {mean_std([row['after_training'] for row in once])} |" + " |" * (len(shown) - 1))
         lines.append("")
-    return "\n".join([*lines, source(groups["base"], "pruning")])
+    return "\n".join([*lines, source(groups, "pruning")])
 
 
 def rounding():
