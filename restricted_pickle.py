@@ -32,10 +32,7 @@ class Name:
 
 
 class Unfinished:
-    """What a function of the table may return for a pickle to complete: BUILD calls `build(state)`."""
-
-    def build(self, state):
-        raise NotImplementedError
+    """What a function of the table may return for a pickle to complete: BUILD calls the subclass's `build(state)`."""
 
 
 def read_pickle(stream, path, names, persistent=None):
