@@ -39,7 +39,7 @@ class Experiment:
 
 RUN = "--seed {seed} --out {out} --resume"
 NARROW = "--network residual6 --set hidden=96,160,160,256,256,256"
-SMALL = "{data} --size 64 --augment light"  # short runs on small photos learn more from light views
+SMALL = "{data} --size 64 --augment light"  # light: the schedules are short
 
 CUTS = {  # of one trained network: name -> how it goes on
     "none": "prune.py {base}/best.pt {data} --mode none --rounds 5",
