@@ -38,17 +38,33 @@ class Experiment:
 
 
 RUN = "--seed {seed} --out {out} --resume"
+RECORD = "--data {data} --record {out}/record.json"
 NARROW = "--network residual6 --set hidden=96,160,160,256,256,256"
 SMALL = "{data} --size 64 --augment light"  # light: the schedules are short
+SHORT = f"{SMALL} --view-size 48"  # what many runs can be afforded of without a GPU
 
-CUTS = {  # of one trained network: name -> how it goes on
-    "none": "prune.py {base}/best.pt {data} --mode none --rounds 5",
-    "mistake1": "benchmarks/reference_mistake.py {base}/best.pt {data} --mode finetune --epochs 1 --rounds 5 --augment light --lr 0.001",
-    "finetune1": "prune.py {base}/best.pt {data} --mode finetune --epochs 1 --rounds 5 --augment light --lr 0.001",
-    "finetune5": "prune.py {base}/best.pt {data} --mode finetune --epochs 5 --rounds 5 --augment light --lr 0.001",
-    "retrain5": "prune.py {base}/best.pt {data} --mode retrain --epochs 5 --rounds 5 --augment light",
+CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
+    "none": "prune.py {base}/best.pt {data} --mode none --rounds ROUNDS",
+    "mistake1": "benchmarks/reference_mistake.py {base}/best.pt {data} --mode finetune --epochs 1 --rounds ROUNDS --augment light --lr 0.001",
+    "finetune1": "prune.py {base}/best.pt {data} --mode finetune --epochs 1 --rounds ROUNDS --augment light --lr 0.001",
+    "finetune5": "prune.py {base}/best.pt {data} --mode finetune --epochs 5 --rounds ROUNDS --augment light --lr 0.001",
+    "finetune20": "prune.py {base}/best.pt {data} --mode finetune --epochs 20 --rounds ROUNDS --augment light --lr 0.001",
+    "retrain5": "prune.py {base}/best.pt {data} --mode retrain --epochs 5 --rounds ROUNDS --augment light",
 }
-WIDER = "--set widths=16,32,64,160,320,320,320,320"
+WIDTHS = {"mobile": {"student": ((4, 12, 24, 44, 88, 88, 88, 88), (8, 16, 32, 64, 128, 128, 128, 128), (12, 24, 44, 92, 180, 180, 180, 180),
+                                 (16, 32, 64, 128, 256, 256, 256, 256), (24, 44, 92, 180, 360, 360, 360, 360))},
+          "plain": {"plain_student": ((4, 4, 8, 16, 32, 32, 32, 32), (4, 8, 16, 32, 64, 64, 64, 64), (6, 12, 22, 46, 90, 90, 90, 90),
+                                      (8, 16, 32, 64, 128, 128, 128, 128), (16, 32, 64, 128, 256, 256, 256, 256))}}
+QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quarter of its parameters
+WIDER = {  # our network by thousands of parameters: expanded channels, width of the head, bits at which it fits 300,000 bytes
+    251: ((64, 96, 96, 160, 192, 192, 192), 160, 8), 392: ((80, 144, 144, 248, 312, 312, 312), 256, 6),
+    543: ((96, 192, 192, 320, 448, 448, 448), 320, 4), 737: ((128, 248, 248, 432, 624, 624, 624), 384, 3),
+}
+
+
+def comma(values):
+    """As `--set` takes a list."""
+    return ",".join(map(str, values))
 
 
 def rounding(network, trained):
@@ -66,14 +82,41 @@ EXPERIMENTS = {
         for name, network in (("student", "--network student"), ("residual6_narrow", NARROW), ("residual6", "--network residual6"))}),
     "pruning": Experiment("the course's student cut five times: training in between or none, anew or on, and the reference code's mistake", {
         "base": f"train_student.py {SMALL} --epochs 15 --network student {RUN}",
-        **{f"{name}_{rate}": f"{cut} --rate {rate} --scope 3-6 {RUN}" for rate in (0.95, 0.9) for name, cut in CUTS.items()},
+        **{f"{name}_{rate}": f"{cut.replace('ROUNDS', '5')} --rate {rate} --scope 3-6 {RUN}" for rate in (0.95, 0.9) for name, cut in CUTS.items()},
         **{f"once_{rate}": f"prune.py {{base}}/best.pt {{data}} --mode retrain --epochs 15 --rounds 1 --augment light --rate {rate**5:.6f} --scope 3-6 {RUN}" for rate in (0.95, 0.9)}}),
-    "pruned_or_small": Experiment("at equal parameters and epochs: the course's student trained directly, against a wider one pruned to its size", {
-        "direct": f"train_student.py {SMALL} --epochs 20 --network student {RUN}",
-        "wide": f"train_student.py {SMALL} --epochs 10 --network student {WIDER} {RUN}",
-        "pruned": f"prune.py {{wide}}/best.pt {{data}} --target-params 256779 --mode finetune --epochs 10 --augment light {RUN}"}),
+    "pruning_wide8": Experiment("wide8 of a student report cut at two rates, fine-tuned or not", {
+        "base": f"train_student.py {SHORT} --epochs 8 --network wide8 {RUN}",
+        **{f"{name}_{rate}": f"{CUTS[name].replace('ROUNDS', str(rounds))} --rate {rate} --scope 3-6 {RUN}" for rate, rounds in ((0.95, 5), (0.85, 7)) for name in ("none", "mistake1", "finetune1")}}),
+    "lowrank": Experiment("at equal parameters: the student of `pruning` in low-rank factors or with fewer channels, fine-tuned alike", {
+        f"{name}_{parameters}": f"prune.py {{pruning/base}}/best.pt {{data}} --mode {mode} --target-params {parameters} --epochs 5 --augment light --lr 0.001 {RUN}"
+        for parameters in (171606, 114810) for name, mode in (("factors", "lowrank"), ("channels", "finetune"))}),
+    "compress": Experiment("one network brought to a quarter of its bytes by quantization, pruning, low rank and distillation, and the small network trained directly", {
+        "big": f"train_student.py {SHORT} --epochs 8 --network student {RUN}",
+        "quantized": f"quantize.py {{big}}/best.pt {{out}}/model.bin --bits 8 {RECORD}",
+        "pruned": f"prune.py {{big}}/best.pt {{data}} --target-params 68363 --mode finetune --epochs 8 --augment light {RUN}",
+        "factorised": f"prune.py {{big}}/best.pt {{data}} --target-params 68363 --mode lowrank --epochs 8 --augment light {RUN}",
+        "distilled": f"train_kd.py {SHORT} --teacher {{big}}/best.pt --epochs 8 --network student --set {QUARTER} {RUN}",
+        "direct": f"train_student.py {SHORT} --epochs 16 --network student --set {QUARTER} {RUN}"}),
     "bits": Experiment("bytes against accuracy from 8 to 2 bits per weight, rounded only and trained through the rounding; the student is that of `pruning`", {
         **rounding("student", "pruning/base"), "residual6": f"train_student.py {SMALL} --epochs 15 --network residual6 {RUN}", **rounding("residual6", "residual6")}),
+    "equal_bytes": Experiment("at 300,000 bytes: few weights of many bits or many weights of few, same training and two epochs through the rounding", {
+        name: command for size, (hidden, head, bits) in WIDER.items() for name, command in {
+            f"float_{size}": f"train_student.py {SHORT} --epochs 8 --network residual6 --set widths=64,64,64,128,128,128,128 --set pools=1,0,0,1,0,0,0 "
+                             f"--set hidden={comma(hidden)} --set head={head} {RUN}",
+            f"stored_{size}": f"quantize.py {{float_{size}}}/best.pt {{out}}/model.bin --bits {bits} --qat-epochs 2 --augment light --seed {{seed}} --out {{out}}/run --resume {RECORD}"}.items()}),
+    "teachers": Experiment("ResNet-18 trained from scratch, and how it stands 16 and 8 bits", {
+        "resnet18": f"train_student.py {SHORT} --epochs 10 --network resnet18 {RUN}",
+        **{f"resnet18_{bits}": f"quantize.py {{resnet18}}/best.pt {{out}}/model.bin --bits {bits} --max-bytes 30000000 {RECORD}" for bits in (16, 8)}}, seeds=(0,)),
+    "distillation": Experiment("three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one (model.bin)", {
+        f"{network}_{name}": f"{script} --epochs 6 --network {network} {RUN}" for network in ("student", "residual6", "slim9") for name, script in (
+            ("scratch", f"train_student.py {SHORT}"), ("weak", f"train_kd.py {SHORT} --teacher {{teachers/resnet18@0}}/best.pt"), ("strong", f"train_kd.py {SHORT} --teacher model.bin"))}),
+    "one_megabyte": Experiment("about 1 MB at 32 bits: ordinary, depthwise and grouped convolutions", {
+        name: f"train_student.py {SMALL} --epochs 6 --network {network} {RUN}" for name, network in (
+            ("cnn1mb", "cnn1mb"), ("dw1mb_3", "dw1mb_3"), ("dw1mb_4", "dw1mb_4"), ("group1mb_3_2", "group1mb_3"), ("group1mb_3_4", "group1mb_3 --set group_width=4"),
+            ("group1mb_3_8", "group1mb_3 --set group_width=8"), ("group1mb_4_8", "group1mb_4"))}),
+    "families": Experiment("parameters against accuracy: depthwise-separable and ordinary convolutions, five widths each", {
+        f"{family}_{widths[-1]}": f"train_student.py {SHORT} --epochs 6 --network {network} --set widths={comma(widths)}" + (f" --set hidden={widths[-1]}" if family == "plain" else "") + f" {RUN}"
+        for family, plans in WIDTHS.items() for network, all_widths in plans.items() for widths in all_widths}),
 }
 
 
