@@ -41,7 +41,7 @@ RUN = "--seed {seed} --out {out} --resume"
 RECORD = "--data {data} --record {out}/record.json"
 NARROW = "--network residual6 --set hidden=96,160,160,256,256,256"
 SMALL = "{data} --size 64 --augment light"  # light: the schedules are short
-SHORT = f"{SMALL} --view-size 48"  # what many runs can be afforded of without a GPU
+SHORT = "{data} --size 56 --view-size 48 --augment light"  # what many runs can be afforded of without a GPU
 
 CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
     "none": "prune.py {base}/best.pt {data} --mode none --rounds ROUNDS",
