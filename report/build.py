@@ -62,13 +62,17 @@ class Records:
                 raise UserError(f"the record results/{name} was measured on {split} photos {fingerprint}, which are {'not ' if self.photos == STANDIN else ''}the stand-in's; "
                                 f"run it again on {self.photos}, or name the photos with --photos")
 
-    def experiment(self, name):
-        """{variant: records by seed}; every variant needs every seed that any has, and the first."""
+    def experiment(self, name, optional=()):
+        """{variant: records by seed}; every variant needs every seed that any has, and the first. Optional variants are left out where they have no record at all."""
+        if name not in EXPERIMENTS:
+            raise UserError(f"there is no experiment {name} in experiments.py; define it, or put its section on PENDING in report/sections.py")
         folder, jobs = self.results / name, plan(name, Path("data"), Path("runs"), self.results)
-        there = {int(match[1]) for path in folder.glob("*.json") if (match := re.search(r"-seed(\d+)$", path.stem))}
-        seeds = sorted(there | {EXPERIMENTS[name].seeds[0]})
+        files = {match[0]: (match[1], int(match[2])) for path in folder.glob("*.json") if (match := re.fullmatch(r"(.+)-seed(\d+)\.json", path.name))}
+        seeds = sorted({seed for _, seed in files.values()} | {EXPERIMENTS[name].seeds[0]})
         jobs, groups = {job.result.name: job for job in jobs}, {}
         for variant in EXPERIMENTS[name].variants:
+            if variant in optional and variant not in {there for there, _ in files.values()}:
+                continue
             for seed in seeds:
                 file = f"{variant}-seed{seed}.json"
                 groups.setdefault(variant, []).append(self.record(f"{name}/{file}", f"`python experiments.py {name} DATA --seeds {seed}`"))
@@ -85,7 +89,7 @@ class Records:
 
     def of(self, section):
         """What a Section needs, by name."""
-        return {name: self.folder(name) if name.endswith("/") else self.record(name) if name.endswith(".json") else self.experiment(name) for name in section.needs}
+        return {name: self.folder(name) if name.endswith("/") else self.record(name) if name.endswith(".json") else self.experiment(name, section.optional) for name in section.needs}
 
 
 def same_network(first, second):

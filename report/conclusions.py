@@ -80,3 +80,19 @@ def together(comparisons, other):
     if first.verdict:
         return f"{'better' if first.verdict > 0 else 'worse'} than {other} (by {sizes}, in points)"
     return f"not different from {other} beyond the {'sampling error' if first.seeds == 1 else 'error bars'} ({sizes}, in points)"
+
+
+def sorted_out(comparisons, other):
+    """Several things compared with OTHER, {"a": Comparison, ...}: "a (+1.00) and b (+2.00) are better than OTHER; c (+0.10) is not different from OTHER beyond the error bars"."""
+    bars = "sampling error" if any(one.seeds == 1 for one in comparisons.values()) else "error bars"
+    parts = []
+    for verdict, text in ((1, f"better than {other}"), (0, f"not different from {other} beyond the {bars}"), (-1, f"worse than {other}")):
+        names = [f"{name} ({points(one.difference)})" for name, one in comparisons.items() if one.verdict == verdict]
+        if names:
+            parts.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} {text}")
+    return "; ".join(parts)
+
+
+def cell(comparison):
+    """A Comparison in a table: "+1.23, better"; "open" where the error bars do not allow to say."""
+    return f"{points(comparison.difference)}, {({1: 'better', 0: 'open', -1: 'worse'})[comparison.verdict]}"

@@ -9,8 +9,12 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
+from answers_bytes import bits_curves
+from answers_design import FAMILIES, family_points
+from answers_model import input_sizes
+from answers_pruning import mode_names, pruning_lines
 from conclusions import sampling_error
-from sections import bits_curves, view_pixels, input_sizes, mode_names, pruning_lines
+from readings import view_pixels
 
 STYLE = {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
          "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "0.88", "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.linewidth": 1.3,
@@ -40,18 +44,21 @@ def accuracy_label(photos):
 
 def pruning(records, photos):
     """Parameters against accuracy: one panel per rate, one line per way of going on after a cut."""
-    looks = {"none": (BLACK, "x", ":"), "mistake1": (RED, "v", "--"), "finetune1": (SKY, "s", "-"), "finetune5": (BLUE, "o", "-"), "retrain5": (ORANGE, "^", "-."), "once": (GREEN, "D", "none")}
+    looks = {"none": (BLACK, "x", ":"), "mistake1": (RED, "v", "--"), "finetune1": (SKY, "s", "-"), "finetune5": (BLUE, "o", "-"),
+             "finetune20": (PURPLE, "P", (0, (5, 1))), "retrain5": (ORANGE, "^", "-."), "once": (GREEN, "D", "none")}
     lines, names = pruning_lines(records["pruning"]), mode_names(records["pruning"])
     rates = sorted({rate for _, rate in lines}, reverse=True)
     figure, axes = panels(len(rates), 2.9, sharey=True, sharex=True)
     for panel, rate in zip(axes, rates):
         for mode, look in looks.items():
+            if (mode, rate) not in lines:
+                continue
             line = lines[mode, rate][1:] if mode == "once" else lines[mode, rate]
             series(panel, [size / 1000 for size, _ in line], [values for _, values in line], look, names[mode])
         panel.set(title=f"each round keeps {100 * float(rate):.0f} % of the channels", xlabel="parameters, thousands")
     axes[0].set_ylabel(accuracy_label(photos))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    found = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels())}
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -100,6 +107,26 @@ def bits(records, photos):
     axes[0].set_ylabel(accuracy_label(photos))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def families(records, photos):
+    """Parameters (log) against accuracy: two families, and a network of neither on each side."""
+    of_family, others = family_points(records)
+    figure, (axes,) = panels(1, 2.5, width=3.9)
+    looks = {"mobile": (BLUE, "o", "-"), "plain": (ORANGE, "s", "--"), "residual6": (GREEN, "D", "none"), "resnet18": (RED, "^", "none")}
+    for family, line in of_family.items():
+        series(axes, [size for size, _ in line], [values for _, values in line], looks[family], FAMILIES[family])
+    for name, (size, values) in others.items():
+        series(axes, [size], [values], looks[name], name)
+    sizes = [size for line in (*of_family.values(), others.values()) for size, _ in line]
+    axes.set(xscale="log", xlabel="parameters (logarithmic)", ylabel=accuracy_label(photos), xlim=(min(sizes) * 0.8, max(sizes) * 1.25))
+    axes.yaxis.label.set_fontsize(8)
+    ticks = {30_000: "30k", 100_000: "100k", 300_000: "300k", 1_000_000: "1M", 3_000_000: "3M", 10_000_000: "10M"}
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if min(sizes) * 0.8 <= tick <= max(sizes) * 1.25]))
+    axes.xaxis.set_major_formatter(lambda tick, _: ticks[round(tick)])
+    axes.xaxis.set_minor_locator(NullLocator())
+    figure.legend(loc="outside lower center", ncols=4, columnspacing=1.2)
     return figure
 
 

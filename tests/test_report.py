@@ -17,30 +17,46 @@ import build  # noqa: E402
 import conclusions  # noqa: E402
 import sections  # noqa: E402
 from command_line import UserError  # noqa: E402
-from experiments import EXPERIMENTS, plan  # noqa: E402
+from experiments import EXPERIMENTS, Experiment, plan  # noqa: E402
 
 CLASSES = ["Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat", "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit"]
 PHOTOS = 3430
+STRONG = "train_kd.py {data} --size 56 --view-size 48 --augment light --teacher model.bin --epochs 6 --network student"
+RUN = "--seed {seed} --out {out} --resume"
+for name, variants in {  # until experiments.py defines them
+        "alpha_temperature": {**{f"alpha_{alpha}": f"{STRONG} --alpha {alpha} {RUN}" for alpha in (0, 0.2, 0.5, 1)},
+                              **{f"temperature_{value}": f"{STRONG} --temperature {value} {RUN}" for value in (1, 2, 8, 20)}, "course": f"{STRONG} --alpha 0.5 --temperature 20 {RUN}"},
+        "choices": {variant: f"{STRONG} {RUN}" for variant in ("course_recipe", "no_ema", "fixed_views", "dkd")},
+        "testing": {**{variant: f"{STRONG} {RUN}" for variant in ("unlabelled", "labelled_fixed", "unlabelled_fixed")},
+                    **{f"{variant}_measured": "evaluate.py {data} --record {out}/record.json" for variant in ("labelled", "unlabelled", "labelled_fixed", "unlabelled_fixed")}},
+        "resolution": {"standard": f"{STRONG} {RUN}", "standard_measured": "evaluate.py {data} --record {out}/record.json", "blurred": f"{STRONG} {RUN}",
+                       "blurred_measured": "evaluate.py {data} --record {out}/record.json"}}.items():
+    EXPERIMENTS.setdefault(name, Experiment(name, variants))
+MEASURED = tuple(name for name in EXPERIMENTS if any(name in section.needs for section in sections.SECTIONS.values()))
 
 
 # ---------------------------------------------------------------- invented records, of the shape that the scripts write
 
 
-def base_record(command, seed, accuracy, network="student", pixels=64, epochs=15, parameters=256_779):
+ARGUMENTS = {"student": {"widths": [16, 32, 64, 128, 256, 256, 256, 256]}, "residual6": {"stem": [16, 32], "widths": [64, 64], "hidden": [96, 160], "pools": [1, 0], "head": 256}}
+PARAMETERS = {"student": 256_779, "residual6": 272_395, "slim9": 144_389, "wide8": 198_955, "resnet18": 11_182_155}
+
+
+def base_record(command, seed, accuracy, network="student", pixels=64, epochs=15, parameters=None, arguments=None):
     history = [{"epoch": epoch, "train_loss": 2.3 - epoch / epochs, "train_accuracy": accuracy * epoch / epochs, "validation_loss": 2.2 - 0.8 * epoch / epochs,
                 "validation_accuracy": accuracy * epoch / epochs} for epoch in range(1, epochs + 1)]
-    arguments = {"num_classes": 11, "in_channels": 3}
-    if network == "residual6":
-        arguments |= {"stem": [16, 32], "widths": [64, 64], "hidden": [96, 160], "pools": [1, 0], "head": 256}
+    arguments = {"num_classes": 11, "in_channels": 3, **(arguments or ARGUMENTS.get(network, {}))}
+    view = re.search(r"--view-size (\d+)", command)
+    settings = {"epochs": epochs, "view_size": int(view[1]) if view else 0, "optimizer": "adamw", "lr": 0.002, "batch_size": 64, "augment": "light", "ema": 0.998, "views": 2 if "--views" in command else 0}
     return {"command": command, "seed": seed, "commit": "0123456789ab", "data": {"training": "e2ae8e356b852a3d", "validation": "965cdff64ff21bca"}, "device": "A Processor, 2 threads",
-            "versions": {"python": "3.11", "torch": "2.15"}, "settings": {"epochs": epochs}, "parameters": parameters, "photos": {"training": 9866, "validation": PHOTOS},
+            "versions": {"python": "3.11", "torch": "2.15"}, "settings": settings, "parameters": parameters or PARAMETERS.get(network, 200_000), "photos": {"training": 9866, "validation": PHOTOS},
             "model": {"architecture": network, "arguments": arguments, "class_names": CLASSES, "preprocessing": {"size": pixels}, "training": {"epochs": epochs}},
             "best": {**history[-1]}, "history": history, "seconds": 600.0}
 
 
-def pruned_record(command, seed, start, fall, rounds, epochs):
-    sizes = [256_779, *(round(256_779 * 0.9**index) for index in range(1, rounds + 1))]
-    rows = [{"round": index, "kept": 0.9**index, "parameters": sizes[index], "before_cut": start - fall * (index - 1), "after_cut": start - fall * index - 0.05,
+def pruned_record(command, seed, start, fall, rounds, epochs, size=None):
+    sizes = [256_779, *(size or round(256_779 * 0.9**index) for index in range(1, rounds + 1))]
+    rows = [{"round": index, "kept": 0.9**index, "parameters": sizes[index], "macs": 30 * sizes[index], "before_cut": start - fall * (index - 1), "after_cut": start - fall * index - 0.05,
              "after_training": start - fall * index, "history": base_record("", 0, start - fall * index, epochs=max(epochs, 1))["history"]} for index in range(1, rounds + 1)]
     return {**{key: value for key, value in base_record(command, seed, start).items() if key not in ("best", "history", "settings", "parameters", "photos")},
             "pruning": {"settings": {"epochs": epochs}, "scope": "3-6"}, "plan": [{"round": 0, "parameters": sizes[0]}, *rows], "validation_accuracy": start, "rounds": rows}
@@ -65,28 +81,64 @@ def evaluated_record(accuracy, bits):
             "reliability": [[total // 10, index / 10 + 0.05, index / 10 + 0.03] for index in range(10)], "confusion": confusion}
 
 
+def stored_variant(name, variant, command, seed, noise):
+    """Of quantize.py."""
+    bits = int(re.search(r"--bits (\d+)", command)[1])
+    loss = {16: 0, 8: 0, 6: 0.002, 5: 0.006, 4: 0.03, 3: 0.12, 2: 0.3}[bits]
+    if name == "bits":
+        network, _, granularity, *trained = variant.split("_")
+        return stored_record(command, seed, 0.5 - loss * (0.3 if trained else 1) * (1.5 if granularity == "tensor" else 1) + noise, bits, 0.5 + noise, 35_000 * bits, network=network, trained=trained)
+    size = {"compress": 256_779 * bits // 8, "equal_bytes": 290_000 + bits, "teachers": 11_200_000 * bits // 8}[name]
+    return stored_record(command, seed, 0.5 - loss / 10 + noise, bits, 0.5 + noise, size, 56, trained=name == "equal_bytes")
+
+
+def pruned_variant(name, variant, command, seed, noise):
+    """Of prune.py."""
+    fall = {"none": 0.06, "mistake1": 0.05, "finetune1": 0.02, "finetune5": 0.005, "finetune20": 0.004, "retrain5": 0.025, "once": 0.07, "pruned": 0.04, "factorised": 0.05, "factors": 0.02,
+            "channels": 0.03}[variant.split("_")[0]]
+    rounds, epochs, target = (re.search(rf"--{flag} (\d+)", command) for flag in ("rounds", "epochs", "target-params"))
+    return pruned_record(command, seed, 0.5 + noise, fall, int(rounds[1]) if rounds else 1, int(epochs[1]) if epochs else 20, int(target[1]) if target else None)
+
+
 def of_variant(name, variant, command, seed):
     """The invented record of one variant of an experiment."""
     noise = 0.003 * (seed - 1)
     if command.startswith("quantize.py"):
-        network, bits, granularity, *trained = variant.split("_")
-        loss = {8: 0, 6: 0.002, 5: 0.006, 4: 0.03, 3: 0.12, 2: 0.3}[int(bits)] * (0.3 if trained else 1) * (1.5 if granularity == "tensor" else 1)
-        return stored_record(command, seed, 0.5 - loss + noise, int(bits), 0.5 + noise, 35_000 * int(bits), network=network, trained=trained)
-    if "prune.py" in command or "reference_mistake.py" in command:
-        if name == "pruned_or_small":
-            return pruned_record(command, seed, 0.5 + noise, 0.02, 1, 10)
-        fall = {"none": 0.06, "mistake1": 0.05, "finetune1": 0.02, "finetune5": 0.005, "retrain5": 0.025, "once": 0.07}[variant.split("_")[0]]
-        return pruned_record(command, seed, 0.5 + noise, fall, 1 if variant.startswith("once") else 5, int(match[1]) if (match := re.search(r"--epochs (\d+)", command)) else 20)
-    network = "residual6" if "--network residual6" in command else "student"
-    accuracy = {"residual6": 0.52, "residual6_narrow": 0.51}.get(variant, 0.48) + noise
-    return base_record(command, seed, accuracy, network, int(re.search(r"--size (\d+)", command)[1]), int(re.search(r"--epochs (\d+)", command)[1]))
+        return stored_variant(name, variant, command, seed, noise)
+    if command.startswith(("prune.py", "reference_mistake.py")):
+        return pruned_variant(name, variant, command, seed, noise)
+    if command.startswith("evaluate.py"):
+        kind = variant.removesuffix("_measured")
+        memorised = {"unlabelled": 0.02, "unlabelled_fixed": 0.2}.get(kind, 0)
+        return {**evaluated_record(0.5 + noise, 32), "command": command, "agreement": {"validation": 0.6 + noise, "testing": 0.61 + memorised + noise}, "reduced_to": 64,
+                "accuracy_reduced": 0.45 + noise + (0.03 if kind == "blurred" else 0)}
+    network = match[1] if (match := re.search(r"--network (\S+)", command)) else "residual6"
+    arguments = {match[1]: [int(one) for one in match[2].split(",")] for match in re.finditer(r"--set (\w+)=(\S+)", command)}
+    arguments = {key: value if key in ("widths", "hidden", "pools") and len(value) > 1 else value[0] for key, value in arguments.items()}
+    parameters = None
+    if name == "one_megabyte":
+        arguments = {"convs": [16, 16, 32, 32] + [64] * 3 * (variant == "cnn1mb"), "separable": [] if variant == "cnn1mb" else [64, 64, 64, 88][:int(variant.split("_")[1])], "hidden": 128,
+                     "pool_after": [1, 3, 5, 6], "group_width": int(variant.split("_")[2]) if "group" in variant else 1}
+    elif name == "families":
+        family, width = variant.split("_")
+        parameters = round(int(width)**2 * (3.9 if family == "mobile" else 34))
+    elif name == "equal_bytes":
+        parameters = 1_000 * int(variant.split("_")[1])
+        arguments |= {"stem": [16, 32]}
+    accuracy = {"residual6": 0.52, "residual6_narrow": 0.51, "slim9_strong": 0.56, "student_strong": 0.57, "residual6_strong": 0.58, "direct": 0.44, "course_recipe": 0.49}.get(variant, 0.48) + noise
+    record = base_record(command, seed, accuracy, network, int(re.search(r"--size (\d+)", command)[1]), int(re.search(r"--epochs (\d+)", command)[1]), parameters, arguments)
+    if "--teacher" in command:
+        alpha, temperature = (float(match[1]) if (match := re.search(rf"--{flag} (\S+)", command)) else default for flag, default in (("alpha", 0.8), ("temperature", 4.0)))
+        record["model"]["training"] |= {"alpha": alpha, "temperature": temperature}
+        record["teachers"] = [{"file": "model.bin", "size": 128, "validation_accuracy": 0.59}]
+    return record
 
 
 @pytest.fixture(scope="module")
 def invented(tmp_path_factory):
     """A results/ with an invented record of everything that the report can hold; read-only."""
     folder = tmp_path_factory.mktemp("invented") / "results"
-    for name in ("scratch", "pruning", "pruned_or_small", "bits"):
+    for name in MEASURED:
         for job in plan(name, Path("data"), Path("runs"), folder, seeds=(0, 1, 2)):
             seed = int(job.result.stem[-1])
             save(job.result, of_variant(name, job.result.stem.rsplit("-seed", 1)[0], " ".join(job.command).replace("benchmarks/", ""), seed))
@@ -182,7 +234,7 @@ def test_the_lesson_of_the_mistake_follows_the_records(results, short, long, les
     for mode, accuracy in (("finetune1", short), ("finetune5", long)):  # the mistake has 0.25
         for path in (results / "pruning").glob(f"{mode}_*.json"):
             change(path, lambda record, accuracy=accuracy: record["rounds"][-1].update(after_training=accuracy))
-    assert lesson in sections.pruning(build.gather(results)[1]["pruning"])["lesson"]
+    assert lesson in sections.SECTIONS["pruning"].values(build.gather(results)[1]["pruning"])["lesson"]
 
 
 @pytest.mark.parametrize("four, bits", [(0.52, "4 bits for student"), (0.30, "5 bits for student")])
@@ -190,11 +242,11 @@ def test_fewest_harmless_bits_are_those_before_the_first_loss(results, four, bit
     for variant in ("student_8_channel", "student_6_channel", "student_5_channel", "student_4_channel"):
         for path in (results / "bits").glob(f"{variant}-seed*.json"):
             change(path, lambda record: record.update(validation_accuracy_after=four if record["bits"] == 4 else 0.51))
-    assert bits in sections.bits(build.gather(results)[1]["bits"])["harmless"]
+    assert bits in sections.SECTIONS["bits"].values(build.gather(results)[1]["bits"])["harmless"]
 
 
 def test_confusions_and_classes_are_counted_by_label(results):
-    values = sections.evaluation(build.gather(results)[1]["evaluation"])
+    values = sections.SECTIONS["evaluation"].values(build.gather(results)[1]["evaluation"])
     assert values["confusions"].startswith("Bread for Dessert (32, 11 % of Bread)")
     assert values["wrong"] == "1,320" and values["ece"] == "4.56"  # 11 classes of 300 photos, 60 % right
 
@@ -258,7 +310,7 @@ def test_a_pending_section_whose_records_are_there_is_told(results, monkeypatch)
     with pytest.raises(UserError, match="the section pruning is on PENDING"):
         build.gather(results)
     (results / "pruning/base-seed0.json").unlink()
-    assert "pruning" not in build.gather(results)[1] and ["question 3", sections.PARTS[3][1]] in sections.not_measured(sections.PENDING)
+    assert "pruning" not in build.gather(results)[1] and ["question 3", next(what for _, what, section in sections.PARTS if section == "pruning")] in sections.not_measured(sections.PENDING)
 
 
 def test_other_photos_need_another_name(results):
@@ -269,7 +321,7 @@ def test_other_photos_need_another_name(results):
 def test_every_section_has_its_text_and_every_part_its_section():
     for name, section in sections.SECTIONS.items():
         assert (ROOT / f"report/text/{name}.typ").is_file() and all(need.endswith((".json", "/")) or need in EXPERIMENTS for need in section.needs)
-    assert {section for _, _, section in sections.PARTS if section} <= sections.SECTIONS.keys()
+    assert {section for _, _, section in sections.PARTS} <= sections.SECTIONS.keys()
 
 
 def test_no_measured_number_is_typed_into_the_texts():

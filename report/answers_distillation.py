@@ -1,0 +1,112 @@
+"""What the report says about distillation: which teacher, which loss, which photos."""
+
+from statistics import mean
+
+from architectures import architecture_table
+from conclusions import cell, compare, listed, mean_std, percent, points, seeds_text, sorted_out, verdict_text
+from readings import accuracies, input_pixels, of_seeds, photos_of, pixels_text, view_pixels
+
+
+def teacher_accuracy(records):
+    """Accuracy of the teacher behind distilled students, on what the students look at."""
+    return records[0]["teachers"][0]["validation_accuracy"]
+
+
+def distillation(records):
+    """Question 2: teachers, students, and what a teacher is worth."""
+    runs, weak_teacher, shipped = records["distillation"], records["teachers"]["resnet18"], records["model.json"]
+    networks = [variant.removesuffix("_scratch") for variant in runs if variant.endswith("_scratch")]
+    networks.sort(key=lambda network: runs[f"{network}_scratch"][0]["parameters"])
+    first = runs[f"{networks[0]}_scratch"][0]
+    photos, found = photos_of(first), {}
+    values = {(network, kind): accuracies(runs[f"{network}_{kind}"]) for network in networks for kind in ("scratch", "weak", "strong")}
+    for name, one, other in (("weak", "weak", "scratch"), ("strong", "strong", "scratch"), ("teachers", "strong", "weak")):
+        found[name] = {f"`{network}`": compare(values[network, one], values[network, other], photos) for network in networks}
+    told = {kind: teacher_accuracy(runs[f"{networks[0]}_{kind}"]) for kind in ("weak", "strong")}
+    rows = [["teacher a, `resnet18`", f"{weak_teacher[0]['parameters']:,}", f"a: {mean_std(accuracies(weak_teacher))}", "–", "–", "–"],
+            ["teacher b, `model.bin`", f"{records['model_training.json']['parameters']:,}", f"b: {percent(told['strong'])}", "–", "–", "–"],
+            *([f"student, `{network}`", f"{runs[f'{network}_scratch'][0]['parameters']:,}", *(mean_std(values[network, kind]) for kind in ("scratch", "weak", "strong")),
+               f"{cell(found['weak'][f'`{network}`'])} / {cell(found['strong'][f'`{network}`'])}"] for network in networks)]
+    origin = runs[f"{networks[0]}_strong"][0]["model"]["training"]
+    verdicts = {name: {one.verdict for one in comparisons.values()} for name, comparisons in found.items()}
+    return {"rows": rows, "seeds": seeds_text(values[networks[0], "scratch"]), "pixels": pixels_text(first), "epochs": str(first["settings"]["epochs"]), "teacher_epochs": str(weak_teacher[0]["settings"]["epochs"]),
+            "teacher_seeds": seeds_text(weak_teacher), "alpha": f"{origin['alpha']:g}", "temperature": f"{origin['temperature']:g}", "strong_pixels": str(input_pixels(shipped)),
+            "shipped": percent(shipped["validation_accuracy_after"]), "weak_told": percent(told["weak"]), "strong_told": percent(told["strong"]), "students_pixels": str(input_pixels(first)),
+            "weak": sorted_out(found["weak"], "the same network trained on the labels"), "strong": sorted_out(found["strong"], "it"), "teachers": sorted_out(found["teachers"], "the same network taught by a"),
+            "weak_teacher": sorted_out({f"`{network}`": compare(values[network, "scratch"], [told["weak"]], photos) for network in networks}, "teacher a"),
+            "conclusion": "Every student gains from b: its answers hold more than the labels do" if verdicts["strong"] == {1} else "Not every student gains from b beyond the error bars" if 1 in verdicts["strong"]
+            else "No student is shown to gain from b in so short a training",
+            "source": "and who teaches matters" if verdicts["teachers"] == {1} else "and for some of them it matters who teaches" if 1 in verdicts["teachers"] else "and that it matters who teaches is not shown",
+            "slim9": architecture_table(runs["slim9_scratch"][0]["model"]), "resnet18": architecture_table(weak_teacher[0]["model"])}
+
+
+def alpha_temperature(records):
+    """How much of the teacher's answers, and how soft."""
+    runs = records["alpha_temperature"]
+    first = next(iter(runs.values()))
+    base = of_seeds(records["distillation"]["student_strong"], first)
+    everything = [base, *runs.values()]
+
+    def settings(group):
+        return group[0]["model"]["training"]["alpha"], group[0]["model"]["training"]["temperature"]
+
+    alpha, temperature = settings(base)
+    photos = photos_of(base[0])
+    by_alpha, by_temperature = (sorted((settings(group)[own], mean_std(accuracies(group))) for group in everything if settings(group)[other] == fixed)
+                                for own, other, fixed in ((0, 1, temperature), (1, 0, alpha)))
+    found = {f"α {settings(group)[0]:g} with T {settings(group)[1]:g}": compare(accuracies(group), accuracies(base), photos) for group in runs.values()}
+    course = f"α {settings(runs['course'])[0]:g} with T {settings(runs['course'])[1]:g}"
+    return {"alphas": [[f"{value:g}", accuracy] for value, accuracy in by_alpha], "temperatures": [[f"{value:g}", accuracy] for value, accuracy in by_temperature], "alpha": f"{alpha:g}",
+            "temperature": f"{temperature:g}", "course": mean_std(accuracies(runs["course"])), "course_settings": course, "seeds": seeds_text(first), "pixels": pixels_text(base[0]),
+            "epochs": str(base[0]["settings"]["epochs"]), "found": sorted_out(found, f"α {alpha:g} with T {temperature:g}"),
+            "conclusion": "So something better than our setting is among them" if any(one.verdict > 0 for one in found.values()) else "So our setting is not beaten by any of them, and better than some"
+            if any(one.verdict < 0 for one in found.values()) else "So none of them is told from our setting"}
+
+
+CHOICES = {"course_recipe": "the course's recipe", "no_ema": "no averaged weights", "fixed_views": "fixed views, answers kept", "dkd": "decoupled loss"}
+
+
+def recipe(record):
+    """What a distillation was trained with, in few words."""
+    settings, origin = record["settings"], record["model"]["training"]
+    steps = f"{settings['optimizer']}, step {settings['lr']:g}{' constant' if settings.get('schedule') == 'constant' else ''}, batches of {settings['batch_size']}"
+    return f"{steps}, augmentation {settings['augment']}, α {origin['alpha']:g}, T {origin['temperature']:g}, {'weights averaged' if settings['ema'] else 'no averaged weights'}"
+
+
+def choices(records):
+    """The course's recipe and other choices against ours, one at a time."""
+    runs = records["choices"]
+    first = next(iter(runs.values()))
+    base = of_seeds(records["distillation"]["student_strong"], first)
+    photos = photos_of(base[0])
+    found = {name: compare(accuracies(runs[name]), accuracies(base), photos) for name in CHOICES}
+    seconds = {name: mean(record["seconds"] for record in group) for name, group in (("base", base), ("fixed_views", runs["fixed_views"]))}
+    return {"rows": [["ours", mean_std(accuracies(base)), "–"], *([text, mean_std(accuracies(runs[name])), cell(found[name])] for name, text in CHOICES.items())],
+            "seeds": seeds_text(first), "epochs": str(base[0]["settings"]["epochs"]), "pixels": pixels_text(base[0]), "ours": recipe(base[0]), "course": recipe(runs["course_recipe"][0]),
+            "course_pixels": str(view_pixels(runs["course_recipe"][0])), "views": str(runs["fixed_views"][0]["settings"]["views"]), "time": f"{100 * seconds['fixed_views'] / seconds['base']:.0f}",
+            "headline": compare(accuracies(base), accuracies(runs["course_recipe"]), photos).to("that recipe"),
+            "others": sorted_out({CHOICES[name]: found[name] for name in CHOICES if name != "course_recipe"}, "ours"),
+            "views_verdict": verdict_text(found["fixed_views"], "they are the better choice here", "in so short a training they lose nothing that could be told", "what they save in time they lose in accuracy")}
+
+
+TRAINED_ON = {"labelled": ("training photos", "random"), "unlabelled": ("training and testing photos", "random"), "labelled_fixed": ("training photos", "fixed"),
+              "unlabelled_fixed": ("training and testing photos", "fixed")}
+
+
+def testing(records):
+    """What soft labels on the unlabelled testing photos teach, and what they only make a student repeat."""
+    runs, base = records["testing"], records["distillation"]["student_strong"]
+    measured = {name: runs[f"{name}_measured"] for name in TRAINED_ON}
+    photos = measured["labelled"][0]["photos"]
+    shares = {(name, split): [record["agreement"][split] for record in measured[name]] for name in TRAINED_ON for split in ("validation", "testing")}
+    rows = [[*TRAINED_ON[name], mean_std(accuracies(measured[name])), *(mean_std(shares[name, split]) for split in ("validation", "testing")),
+             points(mean(shares[name, "testing"]) - mean(shares[name, "validation"]))] for name in TRAINED_ON]
+    found = {views: {split: compare(shares[f"unlabelled{views}", split], shares[f"labelled{views}", split], photos) for split in ("testing", "validation")} for views in ("", "_fixed")}
+    accuracy = {text: compare(accuracies(measured[f"unlabelled{views}"]), accuracies(measured[f"labelled{views}"]), photos) for views, text in (("", "random views"), ("_fixed", "fixed views"))}
+    memorised = [views for views, one in found.items() if one["testing"].verdict > 0 and one["validation"].verdict <= 0]
+    words = {"": "with random views", "_fixed": "with fixed ones"}
+    return {"rows": rows, "seeds": seeds_text(measured["labelled"]), "epochs": str(base[0]["settings"]["epochs"]), "pixels": f"{input_pixels(base[0])} px", "photos": f"{photos:,}",
+            **{f"{name}_{split}": found[views][split].to("without") for views, name in (("", "random"), ("_fixed", "fixed")) for split in ("testing", "validation")},
+            "accuracy": sorted_out(accuracy, "the same without testing photos"),
+            "conclusion": f"That is memorised, not learned ({listed([words[views] for views in memorised])}): on photos that nobody has seen nothing is gained" if memorised else
+            "Memorising does not show in a training of this length" if all(one["testing"].verdict <= 0 for one in found.values()) else "What rises on testing photos rises on others too, so that it is learned, not only memorised"}

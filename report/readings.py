@@ -1,0 +1,56 @@
+"""What the scripts' records hold, read alike by text and figures."""
+
+import json
+from pathlib import Path
+
+PUBLISHED = json.loads((Path(__file__).resolve().parent / "published.json").read_text())
+
+
+def best_accuracy(record):
+    """Validation accuracy of what a record describes: a training's best epoch, a pruning's last round, a stored file, a measurement."""
+    if "best" in record:
+        return record["best"]["validation_accuracy"]
+    if "rounds" in record:
+        return record["rounds"][-1]["after_training"]
+    return record["validation_accuracy_after"] if "validation_accuracy_after" in record else record["accuracy"]
+
+
+def accuracies(records):
+    """Of every seed's record."""
+    return [best_accuracy(record) for record in records]
+
+
+def photos_of(record):
+    """Validation photos behind a training's record."""
+    return record["photos"]["validation"]
+
+
+def file_bytes(record):
+    """Bytes of a stored file; records of format 1 have another name for it."""
+    return record["file_bytes"] if "file_bytes" in record else record["packed_bytes"]
+
+
+def mean_bytes(records):
+    """Bytes of a stored file, averaged over seeds: what entropy coding leaves depends on the weights."""
+    return round(sum(map(file_bytes, records)) / len(records))
+
+
+def input_pixels(record):
+    """Input size of the network in a record."""
+    return record["model"]["preprocessing"]["size"]
+
+
+def view_pixels(record):
+    """Size of the random views that a training saw."""
+    return record["settings"].get("view_size") or input_pixels(record)
+
+
+def pixels_text(record):
+    """Of a training's record: "64 px", or "views of 48 px, measured at 56 px"."""
+    return f"{input_pixels(record)} px" if view_pixels(record) == input_pixels(record) else f"views of {view_pixels(record)} px, measured at {input_pixels(record)} px"
+
+
+def of_seeds(records, others):
+    """Those of the records whose seeds OTHERS have too, so that like is compared with like; all of them where there are none."""
+    seeds = {record["seed"] for record in others}
+    return [record for record in records if record["seed"] in seeds] or records
