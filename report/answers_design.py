@@ -27,7 +27,7 @@ def convolutions(arguments):
     width, separable = arguments["group_width"], len(arguments["separable"])
     if not separable:
         return "ordinary"
-    return f"{'depthwise' if width == 1 else f'groups of {width} channels'}, {separable} layers"
+    return f"{'depthwise' if width == 1 else f'groups of {width}'}, {separable} layers"
 
 
 def one_megabyte(records):
@@ -68,7 +68,7 @@ def families(records):
     for parameters, values in points_of["mobile"]:
         near, other = min(points_of["plain"], key=lambda point: abs(math.log(point[0] / parameters)))
         if abs(math.log(near / parameters)) < math.log(1.5):
-            pairs[f"{parameters:,} parameters against {near:,}"] = compare(values, other, photos)
+            pairs[f"{parameters / 1000:.0f}k against {near / 1000:.0f}k"] = compare(values, other, photos)
     verdicts = {one.verdict for one in pairs.values()}
     gains = {family: f"{points(mean(line[-1][1]) - mean(line[0][1]))} points from {line[0][0]:,} to {line[-1][0]:,} parameters" for family, line in points_of.items()}
     against, teacher = compare(ours, big, photos), records["teachers"]["resnet18"][0]

@@ -23,10 +23,10 @@ def distillation(records):
     for name, one, other in (("weak", "weak", "scratch"), ("strong", "strong", "scratch"), ("teachers", "strong", "weak")):
         found[name] = {f"`{network}`": compare(values[network, one], values[network, other], photos) for network in networks}
     told = {kind: teacher_accuracy(runs[f"{networks[0]}_{kind}"]) for kind in ("weak", "strong")}
-    rows = [["teacher a, `resnet18`", f"{weak_teacher[0]['parameters']:,}", f"a: {mean_std(accuracies(weak_teacher))}", "–", "–", "–"],
-            ["teacher b, `model.bin`", f"{records['model_training.json']['parameters']:,}", f"b: {percent(told['strong'])}", "–", "–", "–"],
+    rows = [["teacher a, `resnet18`", f"{weak_teacher[0]['parameters']:,}", f"a: {mean_std(accuracies(weak_teacher))}", *("–",) * 4],
+            ["teacher b, `model.bin`", f"{records['model_training.json']['parameters']:,}", f"b: {percent(told['strong'])}", *("–",) * 4],
             *([f"student, `{network}`", f"{runs[f'{network}_scratch'][0]['parameters']:,}", *(mean_std(values[network, kind]) for kind in ("scratch", "weak", "strong")),
-               f"{cell(found['weak'][f'`{network}`'])} / {cell(found['strong'][f'`{network}`'])}"] for network in networks)]
+               cell(found["weak"][f"`{network}`"]), cell(found["strong"][f"`{network}`"])] for network in networks)]
     origin = runs[f"{networks[0]}_strong"][0]["model"]["training"]
     verdicts = {name: {one.verdict for one in comparisons.values()} for name, comparisons in found.items()}
     return {"rows": rows, "seeds": seeds_text(values[networks[0], "scratch"]), "pixels": pixels_text(first), "epochs": str(first["settings"]["epochs"]), "teacher_epochs": str(weak_teacher[0]["settings"]["epochs"]),
@@ -54,11 +54,15 @@ def alpha_temperature(records):
     photos = photos_of(base[0])
     by_alpha, by_temperature = (sorted((settings(group)[own], mean_std(accuracies(group))) for group in everything if settings(group)[other] == fixed)
                                 for own, other, fixed in ((0, 1, temperature), (1, 0, alpha)))
-    found = {f"α {settings(group)[0]:g} with T {settings(group)[1]:g}": compare(accuracies(group), accuracies(base), photos) for group in runs.values()}
-    course = f"α {settings(runs['course'])[0]:g} with T {settings(runs['course'])[1]:g}"
+    def named(group):
+        """Its settings; only what differs from ours, if one does."""
+        parts = [f"{letter}\N{NO-BREAK SPACE}{value:g}" for letter, value, own in zip("αT", settings(group), (alpha, temperature)) if value != own or group is base]
+        return " with ".join(parts)
+
+    found = {named(group): compare(accuracies(group), accuracies(base), photos) for group in runs.values()}
     return {"alphas": [[f"{value:g}", accuracy] for value, accuracy in by_alpha], "temperatures": [[f"{value:g}", accuracy] for value, accuracy in by_temperature], "alpha": f"{alpha:g}",
-            "temperature": f"{temperature:g}", "course": mean_std(accuracies(runs["course"])), "course_settings": course, "seeds": seeds_text(first), "pixels": pixels_text(base[0]),
-            "epochs": str(base[0]["settings"]["epochs"]), "found": sorted_out(found, f"α {alpha:g} with T {temperature:g}"),
+            "temperature": f"{temperature:g}", "course": mean_std(accuracies(runs["course"])), "course_settings": named(runs["course"]), "seeds": seeds_text(first), "pixels": pixels_text(base[0]),
+            "epochs": str(base[0]["settings"]["epochs"]), "found": sorted_out(found, "it"), "ours": named(base),
             "conclusion": "So something better than our setting is among them" if any(one.verdict > 0 for one in found.values()) else "So our setting is not beaten by any of them, and better than some"
             if any(one.verdict < 0 for one in found.values()) else "So none of them is told from our setting"}
 
@@ -70,7 +74,7 @@ def recipe(record):
     """What a distillation was trained with, in few words."""
     settings, origin = record["settings"], record["model"]["training"]
     steps = f"{settings['optimizer']}, step {settings['lr']:g}{' constant' if settings.get('schedule') == 'constant' else ''}, batches of {settings['batch_size']}"
-    return f"{steps}, augmentation {settings['augment']}, α {origin['alpha']:g}, T {origin['temperature']:g}, {'weights averaged' if settings['ema'] else 'no averaged weights'}"
+    return f"{steps}, “{settings['augment']}” augmentation, α {origin['alpha']:g}, T {origin['temperature']:g}, {'weights averaged' if settings['ema'] else 'no averaged weights'}"
 
 
 def choices(records):
@@ -89,8 +93,7 @@ def choices(records):
             "views_verdict": verdict_text(found["fixed_views"], "they are the better choice here", "in so short a training they lose nothing that could be told", "what they save in time they lose in accuracy")}
 
 
-TRAINED_ON = {"labelled": ("training photos", "random"), "unlabelled": ("training and testing photos", "random"), "labelled_fixed": ("training photos", "fixed"),
-              "unlabelled_fixed": ("training and testing photos", "fixed")}
+TRAINED_ON = {"labelled": ("training", "random"), "unlabelled": ("training + testing", "random"), "labelled_fixed": ("training", "fixed"), "unlabelled_fixed": ("training + testing", "fixed")}
 
 
 def testing(records):
@@ -104,9 +107,10 @@ def testing(records):
     found = {views: {split: compare(shares[f"unlabelled{views}", split], shares[f"labelled{views}", split], photos) for split in ("testing", "validation")} for views in ("", "_fixed")}
     accuracy = {text: compare(accuracies(measured[f"unlabelled{views}"]), accuracies(measured[f"labelled{views}"]), photos) for views, text in (("", "random views"), ("_fixed", "fixed views"))}
     memorised = [views for views, one in found.items() if one["testing"].verdict > 0 and one["validation"].verdict <= 0]
+    bars = "sampling error" if found[""]["testing"].seeds == 1 else "error bars"
     words = {"": "with random views", "_fixed": "with fixed ones"}
     return {"rows": rows, "seeds": seeds_text(measured["labelled"]), "epochs": str(base[0]["settings"]["epochs"]), "pixels": f"{input_pixels(base[0])} px", "photos": f"{photos:,}",
-            **{f"{name}_{split}": found[views][split].to("without") for views, name in (("", "random"), ("_fixed", "fixed")) for split in ("testing", "validation")},
+            "change": {split: listed([f"{points(found[views][split].difference)} points {words[views]} ({'beyond' if found[views][split].verdict else 'within'} the {bars})" for views in words]) for split in ("testing", "validation")},
             "accuracy": sorted_out(accuracy, "the same without testing photos"),
             "conclusion": f"That is memorised, not learned ({listed([words[views] for views in memorised])}): on photos that nobody has seen nothing is gained" if memorised else
             "Memorising does not show in a training of this length" if all(one["testing"].verdict <= 0 for one in found.values()) else "What rises on testing photos rises on others too, so that it is learned, not only memorised"}

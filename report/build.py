@@ -139,7 +139,7 @@ def gather(results, photos=STANDIN):
 
 
 def provenance(found):
-    """Rows (section, records, seeds, commits, processor) on where the numbers come from."""
+    """(rows (section, records, seeds, commits, processor) on where the numbers come from, ""); if all are from one processor, the rows without it, and it."""
     rows = []
     for name, needs in found.items():
         flat = [record for value in needs.values() for record in ([value] if "command" in value else [one for group in value.values() for one in (group if isinstance(group, list) else [group])])]
@@ -147,14 +147,16 @@ def provenance(found):
         commits = sorted({record["commit"][:7] + ("+" if record["commit"].endswith("+changes") else "") for record in flat})
         devices = sorted({re.sub(r", \d+ threads?$", "", record["device"]) for record in flat})
         rows.append([name, str(len(flat)), ", ".join(map(str, seeds)) or "–", ", ".join(commits), ", ".join(devices)])
-    return rows
+    only = {row[-1] for row in rows}
+    return ([row[:-1] for row in rows], only.pop()) if len(only) == 1 else (rows, "")
 
 
 def values(records, found, drawn):
     """Everything that the text refers to, as plain text by section."""
+    rows, devices = provenance(found)
     versions = next(iter(records.contents.values()))["versions"]
     return {**{name: sections.SECTIONS[name].values(needs) for name, needs in found.items()}, "sections": list(found), "drawn": drawn, "photos": records.photos,
-            "standin": records.photos == STANDIN, "not_measured": sections.not_measured(sections.PENDING), "provenance": provenance(found),
+            "standin": records.photos == STANDIN, "not_measured": sections.not_measured(sections.PENDING), "provenance": rows, "processor": devices,
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
 
 

@@ -48,7 +48,7 @@ def pruning(records, photos):
              "finetune20": (PURPLE, "P", (0, (5, 1))), "retrain5": (ORANGE, "^", "-."), "once": (GREEN, "D", "none")}
     lines, names = pruning_lines(records["pruning"]), mode_names(records["pruning"])
     rates = sorted({rate for _, rate in lines}, reverse=True)
-    figure, axes = panels(len(rates), 2.9, sharey=True, sharex=True)
+    figure, axes = panels(len(rates), 2.6, sharey=True, sharex=True)
     for panel, rate in zip(axes, rates):
         for mode, look in looks.items():
             if (mode, rate) not in lines:
@@ -58,7 +58,7 @@ def pruning(records, photos):
         panel.set(title=f"each round keeps {100 * float(rate):.0f} % of the channels", xlabel="parameters, thousands")
     axes[0].set_ylabel(accuracy_label(photos))
     found = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels())}
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4)
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -72,7 +72,7 @@ def pruning_epochs(records, photos):
     history = [row for part in (first, *rounds) for row in part]
     cuts = [len(first) + 0.5 + sum(len(part) for part in rounds[:index]) for index in range(len(rounds))]
     epochs = range(1, len(history) + 1)
-    figure, axes = panels(2, 2.3)
+    figure, axes = panels(2, 1.9)
     for panel, key, factor in zip(axes, ("accuracy", "loss"), (100, 1)):
         panel.plot(epochs, [factor * row[f"train_{key}"] for row in history], color=ORANGE, linestyle="--", marker="s", markersize=2.5, label="training")
         panel.plot(epochs, [factor * row[f"validation_{key}"] for row in history], color=BLUE, linestyle="-", marker="o", markersize=2.5, label="validation")
@@ -89,7 +89,7 @@ def bits(records, photos):
     curves, whole = bits_curves(records["bits"])
     networks = list(whole)
     looks = {("tensor", False): (ORANGE, "s", "--"), ("channel", False): (BLUE, "o", "-"), ("tensor", True): (RED, "v", ":"), ("channel", True): (GREEN, "^", "-.")}
-    figure, axes = panels(len(networks), 2.9, sharey=True, sharex=True)
+    figure, axes = panels(len(networks), 2.55, sharey=True, sharex=True)
     for panel, network in zip(axes, networks):
         panel.axhline(100 * statistics.mean(whole[network]), color="0.35", linewidth=0.9, linestyle=(0, (1, 1)), label="32 bits, whatever its bytes")
         for (granularity, trained), look in looks.items():
@@ -135,7 +135,7 @@ def input_size(records, photos):
     sizes = input_sizes(records)
     total = next(iter(records["input_size/"].values()))["validation_photos"]
     pixels = [row[0] for row in sizes]
-    figure, (axes,) = panels(1, 2.3, width=3.4)
+    figure, (axes,) = panels(1, 2.0, width=3.4)
     bars = [100 * sampling_error(before, total) for _, before, _, _ in sizes]
     axes.errorbar(pixels, [100 * row[1] for row in sizes], yerr=bars, color=BLUE, marker="o", linestyle="-", capsize=2, elinewidth=0.8, label="32 bits")
     axes.plot(pixels, [100 * row[2] for row in sizes], color=ORANGE, marker="s", linestyle="--", label=f"{sizes[0][3]} bits, as stored")
@@ -151,7 +151,7 @@ def confusion(records, photos):
     record = records["evaluation.json"]
     names = list(record["class_accuracy"])
     shares = [[100 * count / max(sum(row), 1) for count in row] for row in record["confusion"]]
-    figure, (axes,) = panels(1, 3.6, width=4.2)
+    figure, (axes,) = panels(1, 3.2, width=4.2)
     axes.grid(False)
     axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)  # falling in lightness, so grey printing keeps the order; an image would not be vectors
     for row, line in enumerate(shares):
@@ -170,7 +170,7 @@ def confusion(records, photos):
 
 def reliability(records, photos):
     """Confidence against accuracy, before and after compression (Guo et al. 2017), and how many photos are how sure."""
-    figure = Figure(figsize=(2.9, 2.9), layout="constrained")
+    figure = Figure(figsize=(2.9, 2.5), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot((0, 100), (0, 100), color="0.35", linewidth=0.9, linestyle=":", label="calibrated")
     for name, text, (colour, marker, dashes) in (("evaluation_before.json", "32 bits", (ORANGE, "s", "--")), ("evaluation.json", f"{records['evaluation.json']['bits']} bits, as handed in", (BLUE, "o", "-"))):
@@ -189,7 +189,7 @@ def classes(records, photos):
     before, after = records["evaluation_before.json"], records["evaluation.json"]
     names = sorted(after["class_accuracy"], key=after["class_accuracy"].get)
     totals = dict(zip(after["class_accuracy"], map(sum, after["confusion"])))
-    figure, (axes,) = panels(1, 2.1)
+    figure, (axes,) = panels(1, 1.75)
     for record, text, shift, colour, hatch in ((before, "32 bits", -0.2, ORANGE, "////"), (after, f"{after['bits']} bits, as handed in", 0.2, BLUE, None)):
         values = [record["class_accuracy"][name] for name in names]
         axes.bar([index + shift for index in range(len(names))], [100 * value for value in values], width=0.38, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3, label=text,

@@ -12,7 +12,7 @@ def best_accuracy(record):
         return record["best"]["validation_accuracy"]
     if "rounds" in record:
         return record["rounds"][-1]["after_training"]
-    return record["validation_accuracy_after"] if "validation_accuracy_after" in record else record["accuracy"]
+    return record["accuracy"] if "accuracy" in record else record["validation_accuracy_after"]
 
 
 def accuracies(records):

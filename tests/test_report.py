@@ -26,7 +26,7 @@ RUN = "--seed {seed} --out {out} --resume"
 for name, variants in {  # until experiments.py defines them
         "alpha_temperature": {**{f"alpha_{alpha}": f"{STRONG} --alpha {alpha} {RUN}" for alpha in (0, 0.2, 0.5, 1)},
                               **{f"temperature_{value}": f"{STRONG} --temperature {value} {RUN}" for value in (1, 2, 8, 20)}, "course": f"{STRONG} --alpha 0.5 --temperature 20 {RUN}"},
-        "choices": {variant: f"{STRONG} {RUN}" for variant in ("course_recipe", "no_ema", "fixed_views", "dkd")},
+        "choices": {**{variant: f"{STRONG} {RUN}" for variant in ("course_recipe", "no_ema", "dkd")}, "fixed_views": f"{STRONG} --views 2 {RUN}"},
         "testing": {**{variant: f"{STRONG} {RUN}" for variant in ("unlabelled", "labelled_fixed", "unlabelled_fixed")},
                     **{f"{variant}_measured": "evaluate.py {data} --record {out}/record.json" for variant in ("labelled", "unlabelled", "labelled_fixed", "unlabelled_fixed")}},
         "resolution": {"standard": f"{STRONG} {RUN}", "standard_measured": "evaluate.py {data} --record {out}/record.json", "blurred": f"{STRONG} {RUN}",
@@ -115,7 +115,7 @@ def of_variant(name, variant, command, seed):
     network = match[1] if (match := re.search(r"--network (\S+)", command)) else "residual6"
     arguments = {match[1]: [int(one) for one in match[2].split(",")] for match in re.finditer(r"--set (\w+)=(\S+)", command)}
     arguments = {key: value if key in ("widths", "hidden", "pools") and len(value) > 1 else value[0] for key, value in arguments.items()}
-    parameters = None
+    parameters = 68_363 if arguments.get("widths", [0])[0] == 8 and name == "compress" else None
     if name == "one_megabyte":
         arguments = {"convs": [16, 16, 32, 32] + [64] * 3 * (variant == "cnn1mb"), "separable": [] if variant == "cnn1mb" else [64, 64, 64, 88][:int(variant.split("_")[1])], "hidden": 128,
                      "pool_after": [1, 3, 5, 6], "group_width": int(variant.split("_")[2]) if "group" in variant else 1}
