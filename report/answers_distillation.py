@@ -1,5 +1,6 @@
 """What the report says about distillation: which teacher, which loss, which photos."""
 
+import json
 from statistics import mean
 
 from architectures import architecture_table
@@ -111,6 +112,6 @@ def testing(records):
     words = {"": "with random views", "_fixed": "with fixed ones"}
     return {"rows": rows, "seeds": seeds_text(measured["labelled"]), "epochs": str(base[0]["settings"]["epochs"]), "pixels": f"{input_pixels(base[0])} px", "photos": f"{photos:,}",
             "change": {split: listed([f"{points(found[views][split].difference)} points {words[views]} ({'beyond' if found[views][split].verdict else 'within'} the {bars})" for views in words]) for split in ("testing", "validation")},
-            "accuracy": sorted_out(accuracy, "the same without testing photos"),
+            "accuracy": sorted_out(accuracy, "the same without testing photos"), "clean": "transductive" not in json.dumps(records["model.json"]["model"]["training"]),
             "conclusion": f"That is memorised, not learned ({listed([words[views] for views in memorised])}): on photos that nobody has seen nothing is gained" if memorised else
             "Memorising does not show in a training of this length" if all(one["testing"].verdict <= 0 for one in found.values()) else "What rises on testing photos rises on others too, so that it is learned, not only memorised"}

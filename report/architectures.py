@@ -34,7 +34,7 @@ def depthwise_stages(arguments):
         rows.append((f"stage {index}", text, width, divided))
     rows.append(("head", "mean over positions", rows[-1][2], None))
     hidden = arguments.get("hidden") or []
-    return rows + [("hidden", "linear, BN", width, None) for width in (hidden if isinstance(hidden, (list, tuple)) else [hidden] * 2)]
+    return rows + [(f"hidden {index + 1}", "linear, BN", width, None) for index, width in enumerate(hidden if isinstance(hidden, (list, tuple)) else [hidden] * 2)]
 
 
 def resnet_stages(arguments):

@@ -17,21 +17,10 @@ import build  # noqa: E402
 import conclusions  # noqa: E402
 import sections  # noqa: E402
 from command_line import UserError  # noqa: E402
-from experiments import EXPERIMENTS, Experiment, plan  # noqa: E402
+from experiments import EXPERIMENTS, plan  # noqa: E402
 
 CLASSES = ["Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat", "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit"]
 PHOTOS = 3430
-STRONG = "train_kd.py {data} --size 56 --view-size 48 --augment light --teacher model.bin --epochs 6 --network student"
-RUN = "--seed {seed} --out {out} --resume"
-for name, variants in {  # until experiments.py defines them
-        "alpha_temperature": {**{f"alpha_{alpha}": f"{STRONG} --alpha {alpha} {RUN}" for alpha in (0, 0.2, 0.5, 1)},
-                              **{f"temperature_{value}": f"{STRONG} --temperature {value} {RUN}" for value in (1, 2, 8, 20)}, "course": f"{STRONG} --alpha 0.5 --temperature 20 {RUN}"},
-        "choices": {**{variant: f"{STRONG} {RUN}" for variant in ("course_recipe", "no_ema", "dkd")}, "fixed_views": f"{STRONG} --views 2 {RUN}"},
-        "testing": {**{variant: f"{STRONG} {RUN}" for variant in ("unlabelled", "labelled_fixed", "unlabelled_fixed")},
-                    **{f"{variant}_measured": "evaluate.py {data} --record {out}/record.json" for variant in ("labelled", "unlabelled", "labelled_fixed", "unlabelled_fixed")}},
-        "resolution": {"standard": f"{STRONG} {RUN}", "standard_measured": "evaluate.py {data} --record {out}/record.json", "blurred": f"{STRONG} {RUN}",
-                       "blurred_measured": "evaluate.py {data} --record {out}/record.json"}}.items():
-    EXPERIMENTS.setdefault(name, Experiment(name, variants))
 MEASURED = tuple(name for name in EXPERIMENTS if any(name in section.needs for section in sections.SECTIONS.values()))
 
 
