@@ -16,7 +16,7 @@ def compress(records):
     epochs = {name: (settings.get("settings") or settings)["epochs"] for name, settings in epochs.items()}
     parameters = {name: group[0]["rounds"][-1]["parameters"] if "rounds" in group[0] else group[0].get("parameters", big[0]["parameters"]) for name, group in runs.items()}
     ways = {"quantized": f"{runs['quantized'][0]['bits']}-bit quantization", "pruned": "pruning, fine-tuned", "factorised": "low rank, fine-tuned", "distilled": "distilled into half the width"}
-    names = {"big": "the big network", **ways, "direct": "half the width, from the labels"}
+    names = {"big": "the big network", **ways, "direct": "half the width, by labels"}
     rows = [[names[name], f"{parameters[name]:,}", f"{mean_bytes(runs[name]) if name == 'quantized' else 4 * parameters[name]:,}",
              str(epochs["big"]) if name in ("big", "quantized") else str(epochs["direct"]) if name == "direct" else f"{epochs['big']} + {epochs[name]}",
              mean_std(before[name]) if name in before else "–", mean_std(accuracies(runs[name]))] for name in names]
@@ -29,8 +29,8 @@ def compress(records):
             "parameters": rows[0][1], "against": sorted_out({short[name]: compare(accuracies(runs[name]), accuracies(direct), photos) for name in short}, "that network"),
             "quantized": sorted_out({short[name]: compare(accuracies(runs[name]), accuracies(runs["quantized"]), photos) for name in ("pruned", "factorised", "distilled")}, "quantization"),
             "loss": compare(accuracies(runs["quantized"]), before["quantized"], photos).to("the big network itself"),
-            "pruned": verdict_text(pruned, "yes: what the larger network has learned survives the cut", "that cannot be told from these records, and the larger network costs more in every epoch before the cut",
-                                   "no: the epochs are better spent on the small network itself"),
+            "pruned": verdict_text(pruned, "Yes: what the larger network has learned survives the cut", "That cannot be told from these records, and the larger network costs more in every epoch before the cut",
+                                   "No: the epochs are better spent on the small network itself"),
             "teacher_rows": [["32", f"{stored[8][0]['raw_bytes']:,}", mean_std(whole)], *([str(bits), f"{mean_bytes(stored[bits]):,}", mean_std(accuracies(stored[bits]))] for bits in (16, 8))],
             "teacher_epochs": str(teacher["resnet18"][0]["settings"]["epochs"]), "teacher_seeds": seeds_text(whole),
             "teacher": sorted_out({f"{bits} bits": compare(accuracies(stored[bits]), whole, photos) for bits in (16, 8)}, "32")}

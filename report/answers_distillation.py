@@ -31,10 +31,10 @@ def distillation(records):
     origin = runs[f"{networks[0]}_strong"][0]["model"]["training"]
     verdicts = {name: {one.verdict for one in comparisons.values()} for name, comparisons in found.items()}
     return {"rows": rows, "seeds": seeds_text(values[networks[0], "scratch"]), "pixels": pixels_text(first), "epochs": str(first["settings"]["epochs"]), "teacher_epochs": str(weak_teacher[0]["settings"]["epochs"]),
-            "teacher_seeds": seeds_text(weak_teacher), "alpha": f"{origin['alpha']:g}", "temperature": f"{origin['temperature']:g}", "strong_pixels": str(input_pixels(shipped)),
+            "teacher_seeds": seeds_text(weak_teacher), "alpha": f"{origin['alpha']:g}", "temperature": f"{origin['temperature']:g}", "strong_pixels": str(input_pixels(shipped)), "strong_epochs": str(records["model_training.json"]["settings"]["epochs"]),
             "shipped": percent(shipped["validation_accuracy_after"]), "weak_told": percent(told["weak"]), "strong_told": percent(told["strong"]), "students_pixels": str(input_pixels(first)),
-            "weak": sorted_out(found["weak"], "the same network trained on the labels"), "strong": sorted_out(found["strong"], "it"), "teachers": sorted_out(found["teachers"], "the same network taught by a"),
-            "weak_teacher": sorted_out({f"`{network}`": compare(values[network, "scratch"], [told["weak"]], photos) for network in networks}, "teacher a"),
+            "weak": sorted_out(found["weak"], "training on the labels"), "strong": sorted_out(found["strong"], "training on the labels"), "teachers": sorted_out(found["teachers"], "with a"),
+            "weak_teacher": sorted_out({f"`{network}`": compare(values[network, "scratch"], [told["weak"]], photos) for network in networks}, "teacher a itself"),
             "conclusion": "Every student gains from b: its answers hold more than the labels do" if verdicts["strong"] == {1} else "Not every student gains from b beyond the error bars" if 1 in verdicts["strong"]
             else "No student is shown to gain from b in so short a training",
             "source": "and who teaches matters" if verdicts["teachers"] == {1} else "and for some of them it matters who teaches" if 1 in verdicts["teachers"] else "and that it matters who teaches is not shown",
@@ -113,5 +113,5 @@ def testing(records):
     return {"rows": rows, "seeds": seeds_text(measured["labelled"]), "epochs": str(base[0]["settings"]["epochs"]), "pixels": f"{input_pixels(base[0])} px", "photos": f"{photos:,}",
             "change": {split: listed([f"{points(found[views][split].difference)} points {words[views]} ({'beyond' if found[views][split].verdict else 'within'} the {bars})" for views in words]) for split in ("testing", "validation")},
             "accuracy": sorted_out(accuracy, "the same without testing photos"), "clean": "transductive" not in json.dumps(records["model.json"]["model"]["training"]),
-            "conclusion": f"That is memorised, not learned ({listed([words[views] for views in memorised])}): on photos that nobody has seen nothing is gained" if memorised else
+            "conclusion": f"That is memorised, not learned ({listed([words[views] for views in memorised])}): on photos that nobody was trained on, nothing that could be told is gained" if memorised else
             "Memorising does not show in a training of this length" if all(one["testing"].verdict <= 0 for one in found.values()) else "What rises on testing photos rises on others too, so that it is learned, not only memorised"}

@@ -56,7 +56,7 @@ def pruning(records, photos):
             line = lines[mode, rate][1:] if mode == "once" else lines[mode, rate]
             series(panel, [size / 1000 for size, _ in line], [values for _, values in line], look, names[mode])
         panel.set(title=f"each round keeps {100 * float(rate):.0f} % of the channels", xlabel="parameters, thousands")
-    axes[0].set_ylabel(accuracy_label(photos))
+    axes[0].set_ylabel(accuracy_label(photos), fontsize=8)
     found = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels())}
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3)
     return figure
@@ -104,7 +104,7 @@ def bits(records, photos):
         panel.xaxis.set_major_locator(FixedLocator([tick for tick in (50, 70, 100, 150, 200, 300, 500, 700, 1000) if min(sizes) * 0.9 <= tick <= max(sizes) * 1.12]))
         panel.xaxis.set_major_formatter(FormatStrFormatter("%d"))
         panel.xaxis.set_minor_locator(NullLocator())
-    axes[0].set_ylabel(accuracy_label(photos))
+    axes[0].set_ylabel(accuracy_label(photos), fontsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
@@ -120,8 +120,7 @@ def families(records, photos):
     for name, (size, values) in others.items():
         series(axes, [size], [values], looks[name], name)
     sizes = [size for line in (*of_family.values(), others.values()) for size, _ in line]
-    axes.set(xscale="log", xlabel="parameters (logarithmic)", ylabel=accuracy_label(photos), xlim=(min(sizes) * 0.8, max(sizes) * 1.25))
-    axes.yaxis.label.set_fontsize(8)
+    axes.set(xscale="log", xlabel="parameters (logarithmic)", ylabel=f"accuracy ({photos}), %", xlim=(min(sizes) * 0.8, max(sizes) * 1.25))
     ticks = {30_000: "30k", 100_000: "100k", 300_000: "300k", 1_000_000: "1M", 3_000_000: "3M", 10_000_000: "10M"}
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if min(sizes) * 0.8 <= tick <= max(sizes) * 1.25]))
     axes.xaxis.set_major_formatter(lambda tick, _: ticks[round(tick)])
@@ -140,8 +139,7 @@ def input_size(records, photos):
     axes.errorbar(pixels, [100 * row[1] for row in sizes], yerr=bars, color=BLUE, marker="o", linestyle="-", capsize=2, elinewidth=0.8, label="32 bits")
     axes.plot(pixels, [100 * row[2] for row in sizes], color=ORANGE, marker="s", linestyle="--", label=f"{sizes[0][3]} bits, as stored")
     axes.axvline(view_pixels(records["model_training.json"]), color="0.35", linestyle=":", linewidth=0.9, label="size of training views")
-    axes.set(xlabel="input size, pixels", ylabel=accuracy_label(photos), xticks=pixels)
-    axes.yaxis.label.set_fontsize(8)
+    axes.set(xlabel="input size, pixels", ylabel=f"accuracy ({photos}), %", xticks=pixels)
     figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
     return figure
 
