@@ -16,7 +16,7 @@ def compress(records):
     epochs = {name: (settings.get("settings") or settings)["epochs"] for name, settings in epochs.items()}
     parameters = {name: group[0]["rounds"][-1]["parameters"] if "rounds" in group[0] else group[0].get("parameters", big[0]["parameters"]) for name, group in runs.items()}
     ways = {"quantized": f"{runs['quantized'][0]['bits']}-bit quantization", "pruned": "pruning, fine-tuned", "factorised": "low rank, fine-tuned", "distilled": "distilled into half the width"}
-    names = {"big": "the big network", **ways, "direct": "half the width, by labels"}
+    names = {"big": "the big network", **ways, "direct": "half the width, labels only"}
     rows = [[names[name], f"{parameters[name]:,}", f"{mean_bytes(runs[name]) if name == 'quantized' else 4 * parameters[name]:,}",
              str(epochs["big"]) if name in ("big", "quantized") else str(epochs["direct"]) if name == "direct" else f"{epochs['big']} + {epochs[name]}",
              mean_std(before[name]) if name in before else "–", mean_std(accuracies(runs[name]))] for name in names]

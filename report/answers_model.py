@@ -109,5 +109,5 @@ def resolution(records):
             "network": trained["standard"][0]["model"]["architecture"], "epochs": str(first["settings"]["epochs"]), "pixels": pixels_text(first), "input": str(input_pixels(first)),
             "seeds": seeds_text(trained["standard"]), "reduced": str(measured["standard"][0]["reduced_to"]), "small": f"{counts['accuracy_of_small']:,}", "photos": f"{photos:,}",
             "lost": listed([f"{points(-mean(group))} points ({name} views)" for name, group in lost.items()]), "all": found["all"].to("the other"), "blind": found["all, reduced"].to("the other"),
-            "conclusion": verdict_text(found["all, reduced"], "Blurred views make the network need sharpness less", "That blurred views make the network need sharpness less is not shown",
-                                       "Blurred views do not help, even on photos without sharpness")}
+            "conclusion": verdict_text(found["all, reduced"], "So blurred views help where sharpness is missing", "That blurred views help where sharpness is missing is not shown",
+                                       "So blurred views do not even help where sharpness is missing")}

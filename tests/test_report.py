@@ -218,6 +218,68 @@ def test_numbers_as_text():
     assert conclusions.listed(["a", "b", "c"]) == "a, b and c" and conclusions.listed(["a"]) == "a"
 
 
+def test_several_things_against_one_are_sorted_by_verdict():
+    better, worse, same = (conclusions.compare([0.5 + shift] * 2, [0.5] * 2, PHOTOS) for shift in (0.1, -0.1, 0))
+    assert conclusions.sorted_out({"a": worse, "b": better, "c": better}, "it") == "b (+10.00) and c (+10.00) are better than it; a (−10.00) is worse than it"
+    assert conclusions.sorted_out({"a": same}, "it") == "a (+0.00) is not different from it beyond the error bars"
+    assert "beyond the sampling error" in conclusions.sorted_out({"a": conclusions.compare([0.5], [0.5], PHOTOS)}, "it")
+    assert [conclusions.cell(one) for one in (better, worse, same)] == ["+10.00, better", "−10.00, worse", "+0.00, open"]
+
+
+VERDICTS = [  # section, variants whose accuracy decides, accuracies, key, what it then says
+    ("compress", "compress/pruned", (0.60, 0.44, 0.30), "pruned", ("Yes: what the larger", "cannot be told", "No: the epochs")),
+    ("compress", "compress/quantized", (0.60, 0.44, 0.30), "against", ("quantization (+16.00), pruning", "quantization (+0.00) is not different", "quantization (−14.00) is worse")),
+    ("lowrank", "lowrank/factors_*", (0.60, 0.47, 0.30), "found", ("are better than channels", "are not different from channels", "are worse than channels")),
+    ("distillation", "distillation/*_strong", (0.60, 0.48, 0.30), "conclusion", ("Every student gains", "No student is shown", "No student is shown")),
+    ("distillation", "distillation/*_strong", (0.60, 0.48, 0.30), "source", ("who teaches matters", "is not shown", "is not shown")),
+    ("distillation", "distillation/slim9_strong", (0.60, 0.48, 0.30), "conclusion", ("Every student", "Not every student", "Not every student")),
+    ("alpha_temperature", "alpha_temperature/temperature_2", (0.70, 0.57, 0.48), "conclusion", ("better than our setting is among them", "not beaten", "not beaten")),
+    ("choices", "choices/course_recipe", (0.70, 0.57, 0.50), "headline", ("13.00 points worse than that recipe", "not different from that recipe", "7.00 points better than that recipe")),
+    ("choices", "choices/fixed_views", (0.70, 0.57, 0.50), "views_verdict", ("gain accuracy", "lose no accuracy", "they lose accuracy")),
+    ("pruning_wide8", "pruning_wide8/finetune1_*", (0.60, 0.25, 0.05), "or_mistake", ("better than the mistake", "at rate", "worse than the mistake")),
+    ("families", "distillation/residual6_scratch", (0.60, 0.48, 0.30), "conclusion", ("smaller and better", "nothing that could be told is lost", "are missed")),
+    ("families", "families/mobile_*", (0.60, 0.48, 0.30), "family", ("the depthwise-separable family is ahead", "neither family", "the plain family is ahead")),
+    ("one_megabyte", "one_megabyte/*_4*", (0.60, 0.48, 0.30), "conclusion", ("the better use", "no kind of convolution wins", "costs accuracy")),
+    ("equal_bytes", "equal_bytes/stored_[3-7]*", (0.60, 0.50, 0.30), "conclusion", ("more weights of fewer bits pay", "is not shown", "better spent on bits")),
+    ("resolution", "resolution/blurred_measured", (0.60, 0.45, 0.30), "conclusion", ("help where sharpness is missing", "is not shown", "do not even help"))]
+
+
+@pytest.mark.parametrize("section, variants, accuracies, key, texts", VERDICTS, ids=[f"{one[1]}-{one[3]}" for one in VERDICTS])
+def test_conclusions_turn_with_the_records(results, section, variants, accuracies, key, texts):
+    for accuracy, text in zip(accuracies, texts):
+        for path in results.glob(f"{variants}-seed*.json"):
+            value = accuracy + 0.003 * (int(path.stem[-1]) - 1)
+
+            def edit(record, value=value):
+                if "best" in record:
+                    record["best"]["validation_accuracy"] = value
+                elif "rounds" in record:
+                    record["rounds"][-1]["after_training"] = value
+                else:
+                    record.update({name: value for name in ("validation_accuracy_after", "accuracy_reduced") if name in record})
+
+            change(path, edit)
+        assert text in sections.SECTIONS[section].values(build.Records(results).of(sections.SECTIONS[section]))[key]
+
+
+@pytest.mark.parametrize("testing, validation, text", [(0.9, 0.6, "memorised, not learned"), (0.61, 0.6, "does not show"), (0.9, 0.9, "it is learned")])
+def test_what_only_testing_photos_gain_is_called_memorised(results, testing, validation, text):
+    for path in results.glob("testing/unlabelled*_measured-seed*.json"):
+        noise = 0.003 * (int(path.stem[-1]) - 1)
+        change(path, lambda record, noise=noise: record.update(agreement={"validation": validation + noise, "testing": testing + noise}))
+    values = sections.SECTIONS["testing"].values(build.Records(results).of(sections.SECTIONS["testing"]))
+    assert text in values["conclusion"] and values["clean"]
+
+
+def test_fewer_seeds_are_compared_with_the_same_seeds_of_another_experiment(results):
+    for path in results.glob("alpha_temperature/*-seed[12].json"):
+        path.unlink()
+    values = sections.SECTIONS["alpha_temperature"].values(build.Records(results).of(sections.SECTIONS["alpha_temperature"]))
+    assert values["seeds"] == "one seed" and ["0.8", "56.70"] in values["alphas"] and ["20", "47.70"] in values["temperatures"] and "T\N{NO-BREAK SPACE}20 (−9.00)" in values["found"]
+    assert [value for value, _ in values["alphas"]] == ["0", "0.2", "0.5", "0.8", "1"] and [value for value, _ in values["temperatures"]] == ["1", "2", "4", "8", "20"]
+    assert values["course_settings"] == "α\N{NO-BREAK SPACE}0.5 with T\N{NO-BREAK SPACE}20"
+
+
 @pytest.mark.parametrize("short, long, lesson", [(0.45, 0.45, "is contradicted"), (0.25, 0.45, "given its epochs, fine-tuning works"), (0.25, 0.25, "do not decide"), (0.10, 0.45, "more harm")])
 def test_the_lesson_of_the_mistake_follows_the_records(results, short, long, lesson):
     for mode, accuracy in (("finetune1", short), ("finetune5", long)):  # the mistake has 0.25
@@ -255,6 +317,37 @@ def test_the_layers_of_an_architecture_have_the_parameters_of_the_record():
                 count += {"stem": 9 * before * after + 2 * after, "head": before * after + 2 * after, "classifier": before * after + after}[stage.split()[0]]
             before = after
         assert count == record["parameters"]
+
+
+def test_rows_of_an_architecture_that_are_alike_are_one():
+    rows = architectures.architecture_table({"architecture": "student", "arguments": {"num_classes": 11}, "preprocessing": {"size": 56}})
+    assert [row[0] for row in rows] == ["stage 0", "stage 1", "stage 2", "stage 3", "stage 4–7", "head", "classifier"] and rows[3] == ["stage 3", "depthwise 3×3, 1×1, pool", "128", "4²"]
+
+
+def test_slim9_and_resnet18_are_listed_as_they_are_built():
+    import models
+
+    def parameters(name):
+        return models.count_parameters(models.build(name))
+
+    widths = {name: [row[2] for row in architectures.stages({"architecture": name, "arguments": {"num_classes": 11}})] for name in ("slim9", "resnet18")}
+    stages, (first, second, classes) = widths["slim9"][:9], widths["slim9"][10:]
+    blocks = sum(12 * before + before * after + after for before, after in zip(stages, stages[1:]))
+    head = (stages[-1] + 3) * first + (first + 3) * second + (second + 1) * classes
+    assert 30 * stages[0] + blocks + head == parameters("slim9")
+    stem, *streams = widths["resnet18"][:5]
+    count, before = 147 * stem + 2 * stem, stem
+    for index, width in enumerate(streams):
+        count += 9 * width * (before + 3 * width) + 8 * width + (before * width + 2 * width if index else 0)
+        before = width
+    assert count + 11 * (before + 1) == parameters("resnet18")
+
+
+@pytest.mark.parametrize("name, arguments", [("cnn1mb", {}), ("dw1mb_4", {}), ("group1mb_3", {"group_width": 4}), ("group1mb_4", {"group_width": 0}), ("cnn120k", {})])
+def test_macs_without_torch_are_those_with_torch(name, arguments):
+    import models
+
+    assert architectures.small_cnn_macs(models.full_arguments(name, **arguments), 64) == models.count_macs(name, 64, **arguments)
 
 
 # ---------------------------------------------------------------- missing and stale records are named
@@ -295,11 +388,34 @@ def test_a_damaged_record_is_named(results):
 
 
 def test_a_pending_section_whose_records_are_there_is_told(results, monkeypatch):
-    monkeypatch.setattr(sections, "PENDING", ("pruning",))
-    with pytest.raises(UserError, match="the section pruning is on PENDING"):
+    monkeypatch.setattr(sections, "PENDING", ("bits",))
+    with pytest.raises(UserError, match="the section bits is on PENDING"):
         build.gather(results)
-    (results / "pruning/base-seed0.json").unlink()
-    assert "pruning" not in build.gather(results)[1] and ["question 3", next(what for _, what, section in sections.PARTS if section == "pruning")] in sections.not_measured(sections.PENDING)
+    (results / "bits/residual6-seed0.json").unlink()
+    assert "bits" not in build.gather(results)[1] and sections.not_measured(sections.PENDING) == [list(part[:2]) for part in sections.PARTS if part[2] == "bits"] != []
+
+
+def test_optional_variants_are_left_out_only_where_they_have_no_record(results):
+    section = sections.SECTIONS["pruning"]
+
+    def values():
+        return section.values(build.Records(results).of(section))
+
+    assert values()["patient"].startswith("20 epochs a round are") and "0.95" in values()["patient"] and len(values()["rows"]) == 7
+    for path in (results / "pruning").glob("finetune20_0.95-*"):
+        path.unlink()
+    assert "0.95" not in values()["patient"] and ["–", "–"] in [row[1:3] for row in values()["rows"]]
+    (results / "pruning/finetune20_0.9-seed1.json").unlink()
+    with pytest.raises(UserError, match="finetune20_0.9-seed1.json is missing"):
+        values()
+    for path in (results / "pruning").glob("finetune20_*"):
+        path.unlink()
+    assert values()["patient"] == "" and len(values()["rows"]) == 6
+
+
+def test_an_experiment_that_is_not_defined_is_named(results):
+    with pytest.raises(UserError, match="there is no experiment nonsense in experiments.py"):
+        build.Records(results).experiment("nonsense")
 
 
 def test_other_photos_need_another_name(results):
@@ -329,13 +445,14 @@ def test_the_pdf_holds_every_section_in_embedded_fonts_and_vector_figures(built)
     assert len(pages) <= 8
     assert {name for page in pages for _, kind, _, name, *_ in page.get_fonts() if kind == "n/a" or "+" not in name} == set(), "every font is embedded as a subset"
     assert not [image for page in pages for image in page.get_images()], "figures are vectors"
-    for heading in ("Question 1", "Question 3", "Design", "down to 2 bits", "Input size", "gets wrong", "Speed", "Not measured yet"):
+    for heading in ("Question 1", "Question 2", "course's recipe", "testing photos as a trap", "Question 3", "another network", "Question 4", "Questions 5 and 6", "Design", "down to 2 bits", "few of many",
+                    "Input size", "gets wrong", "every resolution", "Speed"):
         assert heading in text
     assert "a teacher with 65.43 % (temperature 2, weight of its answers 0.8)" in text and "2 epochs of training through the rounding" in text
     assert "stand-in for Food-11" in text and "make report PHOTOS=Food-11" in text
     links = [link for page in pages for link in page.get_links()]
     assert any("arxiv.org" in link.get("uri", "") for link in links) and any(link["kind"] != 2 for link in links), "papers and sections are clickable"
-    for name in ("pruning", "bits", "confusion", "reliability", "classes", "input_size"):
+    for name in ("pruning", "families", "bits", "confusion", "reliability", "classes", "input_size"):
         assert (out / f"report/figures/{name}.svg").read_bytes().lstrip().startswith(b"<?xml") and (out / f"report/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "results/pruning.svg").read_bytes() == (out / "report/figures/pruning.svg").read_bytes() and (out / "results/bits.png").is_file()
 
