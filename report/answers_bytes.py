@@ -3,7 +3,7 @@
 import statistics
 
 from conclusions import compare, listed, mean_std, percent, points, seeds_text, sorted_out, verdict_text
-from readings import PUBLISHED, accuracies, file_bytes, input_pixels, mean_bytes, photos_of, pixels_text
+from readings import PUBLISHED, accuracies, epochs_of, file_bytes, input_pixels, mean_bytes, photos_of, pixels_text
 
 
 def compress(records):
@@ -12,8 +12,7 @@ def compress(records):
     big, direct, photos = runs["big"], runs["direct"], photos_of(runs["big"][0])
     before = {"quantized": [record["validation_accuracy_before"] for record in runs["quantized"]],
               **{name: [record["rounds"][-1]["after_cut"] for record in runs[name]] for name in ("pruned", "factorised")}}
-    epochs = {name: group[0]["settings" if "settings" in group[0] else "pruning"] for name, group in runs.items() if name != "quantized"}
-    epochs = {name: (settings.get("settings") or settings)["epochs"] for name, settings in epochs.items()}
+    epochs = {name: epochs_of(group[0]) for name, group in runs.items() if name != "quantized"}
     parameters = {name: group[0]["rounds"][-1]["parameters"] if "rounds" in group[0] else group[0].get("parameters", big[0]["parameters"]) for name, group in runs.items()}
     ways = {"quantized": f"{runs['quantized'][0]['bits']}-bit quantization", "pruned": "pruning, fine-tuned", "factorised": "low rank, fine-tuned", "distilled": "distilled into half the width"}
     names = {"big": "the big network", **ways, "direct": "half the width, labels only"}

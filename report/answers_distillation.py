@@ -101,7 +101,7 @@ def testing(records):
     """What soft labels on the unlabelled testing photos teach, and what they only make a student repeat."""
     runs, base = records["testing"], records["distillation"]["student_strong"]
     measured = {name: runs[f"{name}_measured"] for name in TRAINED_ON}
-    photos = measured["labelled"][0]["photos"]
+    photos = measured["labelled"][0]["photos"]  # of validation; there are about as many testing photos, and no record counts them
     shares = {(name, split): [record["agreement"][split] for record in measured[name]] for name in TRAINED_ON for split in ("validation", "testing")}
     rows = [[*TRAINED_ON[name], mean_std(accuracies(measured[name])), *(mean_std(shares[name, split]) for split in ("validation", "testing")),
              points(mean(shares[name, "testing"]) - mean(shares[name, "validation"]))] for name in TRAINED_ON]

@@ -30,6 +30,11 @@ def file_bytes(record):
     return record["file_bytes"] if "file_bytes" in record else record["packed_bytes"]
 
 
+def epochs_of(record):
+    """Epochs of a training, or of one round of a pruning."""
+    return record.get("settings", record.get("pruning", {}).get("settings"))["epochs"]
+
+
 def mean_bytes(records):
     """Bytes of a stored file, averaged over seeds: what entropy coding leaves depends on the weights."""
     return round(sum(map(file_bytes, records)) / len(records))
