@@ -91,12 +91,13 @@ EXPERIMENTS = {
         **{f"{name}_{rate}": f"{CUTS[name].replace('ROUNDS', str(rounds))} --rate {rate} --scope 3-6 {RUN}" for rate, rounds in ((0.95, 5), (0.85, 7)) for name in ("none", "mistake1", "finetune1")}}),
     "lowrank": Experiment("at equal parameters: the student of `pruning` in low-rank factors or with fewer channels, fine-tuned alike", {
         f"{name}_{parameters}": f"prune.py {{pruning/base}}/best.pt {{data}} --mode {mode} --target-params {parameters} --epochs 5 --augment light --lr 0.001 {RUN}"
-        for parameters in (171606, 114810) for name, mode in (("factors", "lowrank"), ("channels", "finetune"))}),
+        for parameters in (171606, 114810) for name, mode in (("factors", "lowrank"), ("factors_global", "lowrank --ranking global"), ("channels", "finetune"))}),
     "compress": Experiment("one network brought to a quarter of its bytes by quantization, pruning, low rank and distillation, and the small network trained directly", {
         "big": f"train_student.py {SHORT} --epochs 8 --network student {RUN}",
         "quantized": f"quantize.py {{big}}/best.pt {{out}}/model.bin --bits 8 {RECORD}",
         "pruned": f"prune.py {{big}}/best.pt {{data}} --target-params 68363 --mode finetune --epochs 8 --augment light {RUN}",
         "factorised": f"prune.py {{big}}/best.pt {{data}} --target-params 68363 --mode lowrank --epochs 8 --augment light {RUN}",
+        "factorised_global": f"prune.py {{big}}/best.pt {{data}} --target-params 68363 --mode lowrank --ranking global --epochs 8 --augment light {RUN}",
         "distilled": f"train_kd.py {SHORT} --teacher {{big}}/best.pt --epochs 8 --network student --set {QUARTER} {RUN}",
         "direct": f"train_student.py {SHORT} --epochs 16 --network student --set {QUARTER} {RUN}"}),
     "bits": Experiment("bytes against accuracy from 8 to 2 bits per weight, rounded only and trained through the rounding; the student is that of `pruning`", {
