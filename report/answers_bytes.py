@@ -11,22 +11,22 @@ def compress(records):
     runs = records["compress"]
     big, direct, photos = runs["big"], runs["direct"], photos_of(runs["big"][0])
     before = {"quantized": [record["validation_accuracy_before"] for record in runs["quantized"]],
-              **{name: [record["rounds"][-1]["after_cut"] for record in runs[name]] for name in ("pruned", "factorised")}}
+              **{name: [record["rounds"][-1]["after_cut"] for record in runs[name]] for name in ("pruned", "factorised", "factorised_global")}}
     epochs = {name: epochs_of(group[0]) for name, group in runs.items() if name != "quantized"}
     parameters = {name: group[0]["rounds"][-1]["parameters"] if "rounds" in group[0] else group[0].get("parameters", big[0]["parameters"]) for name, group in runs.items()}
-    ways = {"quantized": f"{runs['quantized'][0]['bits']}-bit quantization", "pruned": "pruning, fine-tuned", "factorised": "low rank, fine-tuned", "distilled": "distilled into half the width"}
+    ways = {"quantized": f"{runs['quantized'][0]['bits']}-bit quantization", "pruned": "pruning, fine-tuned", "factorised": "low rank, fine-tuned", "factorised_global": "the same, ranks by worth", "distilled": "distilled into half the width"}
     names = {"big": "the big network", **ways, "direct": "half the width, labels only"}
     rows = [[names[name], f"{parameters[name]:,}", f"{mean_bytes(runs[name]) if name == 'quantized' else 4 * parameters[name]:,}",
              str(epochs["big"]) if name in ("big", "quantized") else str(epochs["direct"]) if name == "direct" else f"{epochs['big']} + {epochs[name]}",
              mean_std(before[name]) if name in before else "–", mean_std(accuracies(runs[name]))] for name in names]
-    short = {"quantized": "quantization", "pruned": "pruning", "factorised": "low rank", "distilled": "distillation"}
+    short = {"quantized": "quantization", "pruned": "pruning", "factorised": "low rank", "factorised_global": "low rank by worth", "distilled": "distillation"}
     pruned = compare(accuracies(runs["pruned"]), accuracies(direct), photos)
     teacher = records["teachers"]
     stored = {bits: teacher[f"resnet18_{bits}"] for bits in (16, 8)}
     whole = [record["validation_accuracy_before"] for record in stored[8]]
     return {"rows": rows, "seeds": seeds_text(big), "pixels": pixels_text(big[0]), "bits": str(runs["quantized"][0]["bits"]), "epochs": str(epochs["big"]), "direct_epochs": str(epochs["direct"]),
             "parameters": rows[0][1], "against": sorted_out({short[name]: compare(accuracies(runs[name]), accuracies(direct), photos) for name in short}, "that network"),
-            "quantized": sorted_out({short[name]: compare(accuracies(runs[name]), accuracies(runs["quantized"]), photos) for name in ("pruned", "factorised", "distilled")}, "quantization"),
+            "quantized": sorted_out({short[name]: compare(accuracies(runs[name]), accuracies(runs["quantized"]), photos) for name in ("pruned", "factorised", "factorised_global", "distilled")}, "quantization"),
             "loss": compare(accuracies(runs["quantized"]), before["quantized"], photos).to("the big network itself"),
             "pruned": verdict_text(pruned, "Yes: what the larger network has learned survives the cut", "That cannot be told from these records, and the larger network costs more in every epoch before the cut",
                                    "No: the epochs are better spent on the small network itself"),
