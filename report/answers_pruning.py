@@ -101,7 +101,7 @@ def lowrank(records):
         ways = {name: [record["rounds"][-1] for record in runs[f"{name}_{size}"]] for name in ("factors", "factors_global", "channels")}
         rows += [[text, f"{ways[name][0]['parameters']:,}", f"{ways[name][0]['macs'] / 1e6:.2f} M", mean_std([one["after_cut"] for one in ways[name]]), mean_std([one["after_training"] for one in ways[name]])]
                  for name, text in (("factors", "factors, equal shares"), ("factors_global", "factors, by worth"), ("channels", "fewer channels"))]
-        for name, text in (("factors", "equal shares"), ("factors_global", "by worth")):
-            found[f"factors of {ways[name][0]['parameters']:,} parameters, {text},"] = compare(*([one["after_training"] for one in ways[key]] for key in (name, "channels")), photos)
+        for name, text in (("factors", "factors of equal shares"), ("factors_global", "factors by worth")):
+            found[f"{text} at {ways[name][0]['parameters']:,}"] = compare(*([one["after_training"] for one in ways[key]] for key in (name, "channels")), photos)
     return {"rows": rows, "start": mean_std([record["validation_accuracy"] for record in first]), "parameters": f"{first[0]['plan'][0]['parameters']:,}", "pixels": f"{input_pixels(first[0])} px",
-            "epochs": str(first[0]["pruning"]["settings"]["epochs"]), "seeds": seeds_text(first), "found": sorted_out(found, "channels with as many")}
+            "epochs": str(first[0]["pruning"]["settings"]["epochs"]), "seeds": seeds_text(first), "found": sorted_out(found, "fewer channels")}

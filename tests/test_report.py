@@ -230,7 +230,7 @@ def test_several_things_against_one_are_sorted_by_verdict():
 VERDICTS = [  # section, variants whose accuracy decides, accuracies, key, what it then says
     ("compress", "compress/pruned", (0.60, 0.44, 0.30), "pruned", ("Yes: what the larger", "cannot be told", "No: the epochs")),
     ("compress", "compress/quantized", (0.60, 0.44, 0.30), "against", ("quantization (+16.00), pruning", "quantization (+0.00) is not different", "quantization (−14.00) is worse")),
-    ("lowrank", "lowrank/factors*", (0.60, 0.47, 0.30), "found", ("are better than channels", "are not different from channels", "are worse than channels")),
+    ("lowrank", "lowrank/factors*", (0.60, 0.47, 0.30), "found", ("are better than fewer channels", "are not different from fewer channels", "are worse than fewer channels")),
     ("distillation", "distillation/*_strong", (0.60, 0.48, 0.30), "conclusion", ("Every student gains", "No student is shown", "No student is shown")),
     ("distillation", "distillation/*_strong", (0.60, 0.48, 0.30), "source", ("who teaches matters", "is not shown", "is not shown")),
     ("distillation", "distillation/slim9_strong", (0.60, 0.48, 0.30), "conclusion", ("Every student", "Not every student", "Not every student")),
