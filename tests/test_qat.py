@@ -407,6 +407,15 @@ def test_what_cannot_be_is_told_before_any_training(refused, checkpoint, toy, tm
     assert not list(tmp_path.iterdir())
 
 
+def test_an_override_of_what_only_folding_makes_is_refused_before_photos_are_read(refused, call, tmp_path):
+    """Stored without training the layer has such a bias; in training it is BN's still."""
+    torch.save({"format": "food11-checkpoint", "version": 1, **DESCRIPTION.to_dict(), "state_dict": build("residual6", **DESCRIPTION.arguments).state_dict()}, tmp_path / "best.pt")
+    flags = ["--override", "stem.0.bias=8"]
+    assert "no layer stem.0.bias" in refused(*command(tmp_path / "best.pt", tmp_path / "model.bin", tmp_path / "no photos", *flags))
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+    assert call("quantize.py", tmp_path / "best.pt", tmp_path / "model.bin", *flags).returncode == 0
+
+
 @pytest.mark.parametrize("flags, message", [
     (["--bits", 4, "--qat-epochs", 1], "--data"), (["--qat-epochs", 1, "--data", "."], "no --bits"), (["--teacher", "best.pt"], "--teacher goes with --qat-epochs"),
     (["--batch-size", 32], "--batch-size goes with --qat-epochs"), (["--resume"], "--resume goes with")])
