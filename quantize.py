@@ -244,7 +244,7 @@ def main(argv=None):
     for state_dict in (model.state_dict, trained.state_dict) if options.qat_epochs else (model.state_dict,):  # stored; trained
         scheme_of(options, options.bits or 8).bits_of(state_dict)  # and overrides of no layer
     for output in filter(None, (options.output, options.record)):
-        check_output(output)
+        check_output(output, keep_folder=not options.dry_run)
     floats, scales, summary = model, None, {}
     if options.qat_epochs:
         chosen(model, options, None)  # what does not fit is told before the training

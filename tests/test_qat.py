@@ -394,7 +394,7 @@ def test_a_training_whose_file_is_too_large_is_kept_and_can_be_stored(call, chec
 
 
 def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
-    done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--dry-run"))
+    done = call(*command(checkpoint, tmp_path / "new/models/model.bin", toy, "--record", tmp_path / "records/new.json", "--dry-run"))
     assert done.returncode == 0 and "dry run" in done.stdout and not list(tmp_path.iterdir()), done
 
 
