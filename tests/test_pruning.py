@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -335,6 +336,18 @@ def test_views_of_before_are_taken_over_where_they_are_no_larger_than_the_new_si
     assert done.returncode == 0, done.stderr
     description = load_model(tmp_path / "out/round1/best.pt").description
     assert (description.preprocessing.size, description.training["view_size"]) == (size or 32, views)
+
+
+def test_the_reference_mistake_changes_statistics_only_and_is_refused_in_fp16(call, refused, toy, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(pruning.__file__).parent / "benchmarks")
+    command = ("reference_mistake.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate", 0.5, *SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr("reference_mistake.pick_precision", lambda name, device: "fp16")  # as on a GPU
+        assert "cannot be repeated in fp16" in refused(*command, "--out", tmp_path / "fp16") and not (tmp_path / "fp16").exists()
+    assert call(*command, "--out", tmp_path / "trained").returncode == 0
+    assert call("prune.py", *command[1:], "--mode", "none", "--out", tmp_path / "cut").returncode == 0
+    trained, cut = (load_model(tmp_path / name / "round1/best.pt").state_dict for name in ("trained", "cut"))
+    assert {name.rpartition(".")[2] for name in cut if not torch.equal(cut[name], trained[name])} == {"running_mean", "running_var", "num_batches_tracked"}
 
 
 @pytest.mark.parametrize("mode", ["finetune", "lowrank"])
