@@ -119,6 +119,7 @@ def _hue_matrix(turns):
 
 AUGMENTATIONS = {
     "none": None,
+    "course": Augmentation(scale=(0.6, 1.0), ratio=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0),  # crop, mirror image, rotation
     "light": Augmentation(scale=(0.6, 1.0), degrees=0.0, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.0),
     "standard": Augmentation(),
     "blurred": Augmentation(blur=0.5),

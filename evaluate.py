@@ -3,9 +3,11 @@
     python evaluate.py model.bin food-11
     python evaluate.py runs/student/best.pt food-11 --reduce 64 --record results/evaluation.json
     python evaluate.py model.bin food-11 --tta
+    python evaluate.py runs/kd/best.pt food-11 --teacher model.bin
 
 A photo is small when its shorter side is below the network's input size. With --reduce every photo is measured
 a second time, first scaled down to so many pixels: a network that has learned "sharp, therefore soup" shows there.
+With --teacher it is counted how often both give the same answer, on validation/ and on the testing/ photos beside it.
 --tta measures what `inference.py --tta` predicts.
 """
 
@@ -18,7 +20,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from command_line import UserError, number, parser, pick_device, run
-from dataset import list_labelled, load_photos
+from dataset import list_labelled, list_testing_beside, load_photos
+from distillation import SeenBy, read_teacher
 from faces import FaceListing
 from files import check_distinct, check_output
 from model_file import load_model
@@ -88,6 +91,12 @@ def shorter_sides(listing):
     return torch.tensor(sides)
 
 
+def agreement(network, teacher, photos, preprocessing, device, tta=False):
+    """Share of photos (a PhotoSet for each of `inputs_of`) to which a network and a Teacher give the same answer; both see the network's input."""
+    answers = (probabilities(asked, photos, preprocessing, device, tta).argmax(1) for asked in (network, SeenBy(teacher, preprocessing).eval()))
+    return torch.eq(*answers).double().mean().item()
+
+
 def measure(model, listing, photos, device, tta=False, reduced=None):
     """What a Model does on the photos of a Listing, as plain values. photos: a PhotoSet for each of `inputs_of`; `reduced`: one of the same photos, smaller."""
     preprocessing, names = model.description.preprocessing, model.description.class_names
@@ -116,6 +125,7 @@ def main(argv=None):
     options.add_argument("data", type=Path, help="root that holds validation/")
     options.add_argument("--reduce", type=number(int, 16, 4096), metavar="PIXELS", help="also measure every photo scaled down to this size first")
     options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False, help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
+    options.add_argument("--teacher", type=Path, metavar="FILE", help="also tell how often the model agrees with this one: ResNet-18 state_dict, checkpoint or model file")
     add_cache(options)
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options.add_argument("--record", type=Path, help="also write a JSON record there")
@@ -129,6 +139,7 @@ def main(argv=None):
                         "use fewer pixels, and a model of another rule than course")
     if options.record:
         check_output(options.record)
+    teacher = read_teacher(options.teacher, model.description.class_names, preprocessing.size, device, preprocessing.channels) if options.teacher else None
     listing = list_labelled(options.data, "validation", model.description.class_names)
     photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
     reduced = load_sizes(listing, [replace(preprocessing, size=options.reduce)], cache_folder(options), told=True)[0] if options.reduce else None
@@ -141,6 +152,12 @@ def main(argv=None):
     for (name, accuracy), row in zip(result["class_accuracy"].items(), result["confusion"]):
         count, other = max((count, other) for other, count in zip(result["class_accuracy"], row) if other != name)
         print(f"  {'none  ' if accuracy is None else f'{accuracy:.4f}'}  {name} ({sum(row)} photos" + (f"; most often taken for {other}, {count} times)" if count else ")"))
+    if teacher:
+        network, testing = model.build().to(device, memory_format=torch.channels_last), list_testing_beside(options.data)
+        asked = {"validation": photos, **({"testing": load_sizes(testing, inputs_of(preprocessing, options.tta), cache_folder(options))} if testing else {})}
+        result["agreement"] = {split: agreement(network, teacher, part, preprocessing, device, options.tta) for split, part in asked.items()}
+        for split, share in result["agreement"].items():
+            print(f"  {share:.4f}  agreement with {options.teacher} on {len(asked[split][0]):,} {split} photos")
     if options.record:
         write_record(options.record, {**provenance(device, data={"validation": photos[0].fingerprint}), "model": model.description.to_dict(), "bits": model.bits, **result})
     return 0

@@ -55,6 +55,8 @@ WIDTHS = {"mobile": {"student": ((4, 12, 24, 44, 88, 88, 88, 88), (8, 16, 32, 64
                                  (16, 32, 64, 128, 256, 256, 256, 256), (24, 44, 92, 180, 360, 360, 360, 360))},
           "plain": {"plain_student": ((4, 4, 8, 16, 32, 32, 32, 32), (4, 8, 16, 32, 64, 64, 64, 64), (6, 12, 22, 46, 90, 90, 90, 90),
                                       (8, 16, 32, 64, 128, 128, 128, 128), (16, 32, 64, 128, 256, 256, 256, 256))}}
+STRONG = f"train_kd.py {SHORT} --teacher model.bin --epochs 6 --network student"
+AGREEMENT = "{data} --teacher model.bin --record {out}/record.json"
 QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quarter of its parameters
 WIDER = {  # our network by thousands of parameters: expanded channels, width of the head, bits at which it fits 300,000 bytes
     251: ((64, 96, 96, 160, 192, 192, 192), 160, 8), 392: ((80, 144, 144, 248, 312, 312, 312), 256, 6),
@@ -89,12 +91,13 @@ EXPERIMENTS = {
         **{f"{name}_{rate}": f"{CUTS[name].replace('ROUNDS', str(rounds))} --rate {rate} --scope 3-6 {RUN}" for rate, rounds in ((0.95, 5), (0.85, 7)) for name in ("none", "mistake1", "finetune1")}}),
     "lowrank": Experiment("at equal parameters: the student of `pruning` in low-rank factors or with fewer channels, fine-tuned alike", {
         f"{name}_{parameters}": f"prune.py {{pruning/base}}/best.pt {{data}} --mode {mode} --target-params {parameters} --epochs 5 --augment light --lr 0.001 {RUN}"
-        for parameters in (171606, 114810) for name, mode in (("factors", "lowrank"), ("channels", "finetune"))}),
+        for parameters in (171606, 114810) for name, mode in (("factors", "lowrank"), ("factors_global", "lowrank --ranking global"), ("channels", "finetune"))}),
     "compress": Experiment("one network brought to a quarter of its bytes by quantization, pruning, low rank and distillation, and the small network trained directly", {
         "big": f"train_student.py {SHORT} --epochs 8 --network student {RUN}",
         "quantized": f"quantize.py {{big}}/best.pt {{out}}/model.bin --bits 8 {RECORD}",
         "pruned": f"prune.py {{big}}/best.pt {{data}} --target-params 68363 --mode finetune --epochs 8 --augment light {RUN}",
         "factorised": f"prune.py {{big}}/best.pt {{data}} --target-params 68363 --mode lowrank --epochs 8 --augment light {RUN}",
+        "factorised_global": f"prune.py {{big}}/best.pt {{data}} --target-params 68363 --mode lowrank --ranking global --epochs 8 --augment light {RUN}",
         "distilled": f"train_kd.py {SHORT} --teacher {{big}}/best.pt --epochs 8 --network student --set {QUARTER} {RUN}",
         "direct": f"train_student.py {SHORT} --epochs 16 --network student --set {QUARTER} {RUN}"}),
     "bits": Experiment("bytes against accuracy from 8 to 2 bits per weight, rounded only and trained through the rounding; the student is that of `pruning`", {
@@ -109,7 +112,23 @@ EXPERIMENTS = {
         **{f"resnet18_{bits}": f"quantize.py {{resnet18}}/best.pt {{out}}/model.bin --bits {bits} --max-bytes 30000000 {RECORD}" for bits in (16, 8)}}, seeds=(0,)),
     "distillation": Experiment("three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one (model.bin)", {
         f"{network}_{name}": f"{script} --epochs 6 --network {network} {RUN}" for network in ("student", "residual6", "slim9") for name, script in (
-            ("scratch", f"train_student.py {SHORT}"), ("weak", f"train_kd.py {SHORT} --teacher {{teachers/resnet18@0}}/best.pt"), ("strong", f"train_kd.py {SHORT} --teacher model.bin"))}),
+            ("scratch", f"train_student.py {SHORT}"), ("weak", f"train_kd.py {SHORT} --teacher {{teachers/resnet18@0}}/best.pt"), ("strong", STRONG.partition(" --epochs")[0]))}),
+    "alpha_temperature": Experiment("weight of the teacher's answers and temperature, against alpha 0.8 and temperature 4, which is student_strong of `distillation`", {
+        **{f"alpha_{alpha}": f"{STRONG} --alpha {alpha} {RUN}" for alpha in (0, 0.2, 0.5, 1)},
+        **{f"temperature_{value}": f"{STRONG} --temperature {value} {RUN}" for value in (1, 2, 8, 20)}, "course": f"{STRONG} --alpha 0.5 --temperature 20 {RUN}"}),
+    "choices": Experiment("what else than student_strong of `distillation`: the course's recipe, no averaged weights, fixed views, another loss", {
+        "course_recipe": f"train_kd.py {{data}} --size 56 --augment course --teacher model.bin --epochs 6 --network student --alpha 0.5 --temperature 20 "
+                         f"--lr 0.001 --weight-decay 0.01 --schedule constant --batch-size 32 --ema 0 {RUN}",
+        "no_ema": f"{STRONG} --ema 0 {RUN}", "fixed_views": f"{STRONG} --views 2 {RUN}", "dkd": f"{STRONG.replace('train_kd.py', 'benchmarks/decoupled_distillation.py')} --beta 2 {RUN}"}),
+    "testing": Experiment("soft labels on the unlabelled testing photos: what is learned and what is memorised; never for a model that is handed in", {
+        "labelled_measured": f"evaluate.py {{distillation/student_strong}}/best.pt {AGREEMENT}",
+        **{name: f"train_kd.py {{data}} --size 56 {views} --teacher model.bin --epochs 6 --network student {extra}{RUN}" for name, views, extra in (
+            ("unlabelled", "--view-size 48 --augment light", "--unlabeled {data}/testing "), ("labelled_fixed", "--augment none", ""), ("unlabelled_fixed", "--augment none", "--unlabeled {data}/testing "))},
+        **{f"{name}_measured": f"evaluate.py {{{name}}}/best.pt {AGREEMENT}" for name in ("unlabelled", "labelled_fixed", "unlabelled_fixed")}}),
+    "resolution": Experiment("photos of every resolution: some of the views blurred, or none", {
+        name: command for augment in ("standard", "blurred") for name, command in {
+            augment: f"train_student.py {{data}} --size 96 --view-size 72 --augment {augment} --epochs 8 {RUN}",
+            f"{augment}_measured": f"evaluate.py {{{augment}}}/best.pt {{data}} --reduce 64 --record {{out}}/record.json"}.items()}),
     "one_megabyte": Experiment("about 1 MB at 32 bits: ordinary, depthwise and grouped convolutions", {
         name: f"train_student.py {SMALL} --epochs 6 --network {network} {RUN}" for name, network in (
             ("cnn1mb", "cnn1mb"), ("dw1mb_3", "dw1mb_3"), ("dw1mb_4", "dw1mb_4"), ("group1mb_3_2", "group1mb_3"), ("group1mb_3_4", "group1mb_3 --set group_width=4"),

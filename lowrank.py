@@ -6,6 +6,8 @@ layer becomes two, and a convolution becomes one of the same kernel to r channel
 convolutions stay as they are. A network that `models.build` makes with `ranks` has its layers in this form.
 """
 
+from collections import Counter
+
 import torch
 from torch import nn
 
@@ -96,8 +98,28 @@ def merge(network):
     return state
 
 
-def choose_ranks(network, fraction):
-    """int(full rank * fraction), at least 1, for every layer that two factors of this rank make smaller: name -> rank."""
+def choose_ranks(network, fraction, order=None):
+    """The rank of every layer that two factors make smaller: name -> rank, at least 1.
+
+    int(full rank * fraction), or with `order` (see `directions`) as many of the layer's as are among this fraction of the first ones.
+    """
     layers = factorisable(network)
-    ranks = {name: max(1, int(full_rank(layer) * fraction)) for name, layer in layers.items()}
+    if order is None:
+        ranks = {name: int(full_rank(layer) * fraction) for name, layer in layers.items()}
+    else:
+        ranks = Counter(order[: int(len(order) * fraction)])
+    ranks = {name: max(1, ranks[name]) for name in layers}
     return {name: rank for name, rank in ranks.items() if factorised_parameters(layers[name], rank) < sum(one.numel() for one in layers[name].parameters())}
+
+
+def directions(network):
+    """Layer names, one for each of their singular directions, from the one that is worth most to the one that is worth least.
+
+    A direction's worth is its share of the sum of the layer's squared singular values, by the parameters that it costs. So the sum of
+    the layers' relative errors falls fastest with the parameters, and small layers, such as the first and the last, stay whole longest.
+    """
+    found = []
+    for name, layer in factorisable(network).items():
+        energies = torch.linalg.svdvals(layer.weight.detach().flatten(1).double()).square()
+        found += [(worth, name) for worth in (energies / energies.sum().clamp(min=1e-300) / (len(layer.weight) + layer.weight[0].numel())).tolist()]
+    return [name for _, name in sorted(found, reverse=True)]

@@ -21,7 +21,7 @@ import torch
 from command_line import UserError, number, parser, pick_device, run
 from distillation import Distillation, add_distillation, check_distillation, read_teachers
 from files import check_output, locked
-from lowrank import choose_ranks, factorisable, factorise, full_rank, merge
+from lowrank import choose_ranks, directions, factorisable, factorise, full_rank, merge
 from model_file import Description, Model, load_model, predicted_file_bytes
 from models import build, count_macs, count_parameters
 from options import add_cache, add_optimisation, add_run, add_views, load_splits, read_settings
@@ -110,6 +110,7 @@ class ByRank:
     def __init__(self, model, network, options):
         self.description = model.description
         self.whole = self._whole(model, network)
+        self.order = directions(self.whole) if options.ranking == "global" else None
 
     @staticmethod
     def _whole(model, network):
@@ -120,20 +121,22 @@ class ByRank:
 
     def arguments(self, fraction):
         """The network's arguments at a fraction."""
-        return {**self.description.arguments, "ranks": choose_ranks(self.whole, fraction)}
+        return {**self.description.arguments, "ranks": choose_ranks(self.whole, fraction, self.order)}
 
     def steps(self):
-        """The fractions at which a layer loses a rank."""
+        """The fractions at which a layer, or with global ranking the sum of them, loses a rank."""
+        if self.order:
+            return {step / len(self.order) for step in range(1, len(self.order) + 1)}
         return {step / full_rank(layer) for layer in factorisable(self.whole).values() for step in range(1, full_rank(layer) + 1)}
 
     def cut(self, model, fraction, index):
         """(arguments, network) of the model at a fraction of the full ranks, nearest to its weights."""
-        arguments = {**model.description.arguments, "ranks": choose_ranks(self.whole, fraction)}
+        arguments = {**model.description.arguments, "ranks": choose_ranks(self.whole, fraction, self.order)}
         return arguments, factorise(self._whole(model, model.build()), arguments["ranks"], svd=True).eval().requires_grad_(False)
 
     def table(self, fractions):
         """Lines of text: every layer with its ranks, round by round."""
-        rounds = [choose_ranks(self.whole, fraction) for fraction in fractions]
+        rounds = [choose_ranks(self.whole, fraction, self.order) for fraction in fractions]
         yield f"{'layer':29}{'full rank':>9}" + "".join(f"{f'round {index}':>9}" for index in range(1, len(rounds) + 1))
         for name, layer in factorisable(self.whole).items():
             sizes = "".join(f"{ranks.get(name, 'whole'):>9}" for ranks in rounds)
@@ -186,7 +189,7 @@ def read_options(argv):
     group.add_argument("--mode", choices=("none", "finetune", "retrain", "lowrank"), default="finetune", help="after a cut: nothing, train on, or train anew from --seed; "
                        "lowrank: factorise layers in place of cutting channels, then train on")
     group.add_argument("--criterion", choices=CRITERIA, default=CRITERIA[0], help="what ranks channels: |gamma|, gamma as in the course, or chance")
-    group.add_argument("--ranking", choices=("layer", "global"), default="layer", help="the share holds in every layer, or over all of them by one threshold")
+    group.add_argument("--ranking", choices=("layer", "global"), default="layer", help="the share holds in every layer, or over all of them by one threshold: on gamma, or on what a rank is worth")
     group.add_argument("--scope", default="all", metavar="STAGES", help="stages of the plan, e.g. 3-6 as in the course")
     group.add_argument("--floor", type=number(int, 1), default=1, metavar="N", help="least channels of a layer")
     add_distillation(command, required=False)
@@ -201,8 +204,8 @@ def read_options(argv):
     check_distillation(command, options)
     if (options.rank_ratio is not None and options.mode != "lowrank") or (options.rate is not None and options.mode == "lowrank"):
         raise UserError("--rank-ratio goes with --mode lowrank and --rate with the other modes; use the one that fits --mode")
-    if options.mode == "lowrank" and (options.scope, options.criterion, options.ranking, options.floor) != ("all", CRITERIA[0], "layer", 1):
-        raise UserError("--scope, --criterion, --ranking and --floor are about channels and --mode lowrank removes none; leave them out")
+    if options.mode == "lowrank" and (options.scope, options.criterion, options.floor) != ("all", CRITERIA[0], 1):
+        raise UserError("--scope, --criterion and --floor are about channels and --mode lowrank removes none; leave them out")
     if options.ranking == "global" and options.rounds > 1 and not options.rate and options.mode != "lowrank":
         raise UserError("--ranking global fixes the widths of later rounds by the gammas then, so that no target can be promised; use --rounds 1 or --ranking layer")
     if options.teacher and options.mode == "none":
@@ -272,9 +275,9 @@ def prune(method, task, fractions, plan, record):
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model.description.class_names)
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
     teachers, told = read_teachers(options, validation, preprocessing, device)
-    chosen = {"checkpoint": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:16], "mode": options.mode, "kept": fractions}
+    chosen = {"checkpoint": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:16], "mode": options.mode, "ranking": options.ranking, "kept": fractions}
     if options.mode != "lowrank":
-        chosen |= {"criterion": options.criterion, "ranking": options.ranking, "scope": options.scope, "floor": options.floor}
+        chosen |= {"criterion": options.criterion, "scope": options.scope, "floor": options.floor}
     if teachers:
         chosen |= {"teachers": [{key: one[key] for key in ("sha256", "size")} for one in told], "alpha": options.alpha, "temperature": options.temperature}
     begun = json.loads(json.dumps({**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}))

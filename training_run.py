@@ -21,6 +21,7 @@ class Settings:
     epochs: int = 60
     batch_size: int = 64
     optimizer: str = "adamw"
+    schedule: str = "cosine"      # of the learning rate: "cosine" after a warm-up, or "constant"
     lr: float = 2e-3              # peak; sgd wants about 0.1
     weight_decay: float = 0.05    # not on BN and biases
     label_smoothing: float = 0.1
@@ -86,7 +87,8 @@ class Run:
         self.optimizer = build_optimizer(self.network, settings)
         self.gammas = [module.weight for module in self.network.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))] if settings.gamma_l1 else []
         total = settings.epochs * steps_per_epoch
-        self.schedule = LambdaLR(self.optimizer, lambda step: warmup_cosine(step, max(1, round(settings.warmup * total)), total))
+        constant = settings.schedule == "constant"
+        self.schedule = LambdaLR(self.optimizer, lambda step: 1.0 if constant else warmup_cosine(step, max(1, round(settings.warmup * total)), total))
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.views = torch.Generator()
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # step: within the epoch
@@ -176,7 +178,7 @@ class Run:
         content = read_torch(path, "checkpoint")
         if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or content.get("version") != VERSION or "run" not in content:
             raise UserError(f"{path} is no checkpoint of a training run that this program can continue; choose another --out")
-        before = {"settings.gamma_l1": 0.0}  # unless the run knows better: it may be older than this setting
+        before = {"settings.gamma_l1": 0.0, "settings.schedule": "cosine"}  # unless the run knows better: it may be older than these settings
         before |= _flat({**Description.from_dict(content, path).to_dict(), **{key: content["run"].get(key) for key in ("settings", "data", "steps_per_epoch")}})
         now = _flat({**self.description.to_dict(), "settings": asdict(self.settings), "data": self.data, "steps_per_epoch": self.steps_per_epoch})
         for key in sorted(now.keys() | before.keys()):

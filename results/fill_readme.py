@@ -73,6 +73,52 @@ def source(groups, experiment):
     return f"{records[0]['device']}; {seeds} seed{'s' if seeds > 1 else ''}; commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}; records in `results/{experiment}/`."
 
 
+def best_of(records):
+    """The accuracies of training runs."""
+    return [record["best"]["validation_accuracy"] for record in records]
+
+
+def distillation():
+    """Students from scratch, from a weak and from a strong teacher."""
+    groups = runs("distillation")
+    networks = list(dict.fromkeys(name.rpartition("_")[0] for name in groups))
+    weak, strong = (groups[f"{networks[0]}_{teacher}"][0]["teachers"][0]["validation_accuracy"] for teacher in ("weak", "strong"))
+    lines = [f"| student | parameters | from scratch | from ResNet-18 from scratch ({100 * weak:.2f} %) | from `model.bin` ({100 * strong:.2f} %) |", "|---|---|---|---|---|"]
+    for network in sorted(networks, key=lambda network: -groups[f"{network}_scratch"][0]["parameters"]):
+        cells = (mean_std(best_of(groups[f"{network}_{teacher}"])) for teacher in ("scratch", "weak", "strong"))
+        lines.append(f"| `{network}` | {groups[f'{network}_scratch'][0]['parameters']:,} | {' | '.join(cells)} |")
+    first = groups[f"{networks[0]}_scratch"][0]
+    return "\n".join([*lines, "", f"{first['settings']['epochs']} epochs at {first['model']['preprocessing']['size']} px; {source(groups, 'distillation')}"])
+
+
+CHOICES = {"course_recipe": "the course's recipe: AdamW at a constant 0.001, batches of 32, crop, flip and rotation, α 0.5, T 20", "no_ema": "`--ema 0`: no averaged weights",
+           "fixed_views": "`--views 2`: two fixed views a photo, the teacher asked about each once", "dkd": "decoupled distillation (Zhao et al. 2022), β 2"}
+
+
+def choices():
+    """One thing changed in the distillation of the student from model.bin: accuracy and time."""
+    groups = runs("choices")
+    seeds = {record["seed"] for record in next(iter(groups.values()))}
+    ours = [record for record in runs("distillation")["student_strong"] if record["seed"] in seeds]
+    lines = ["| in place of it | validation accuracy, % | difference | time of training |", "|---|---|---|---|", f"| `student` from `model.bin`, as above | {mean_std(best_of(ours))} | | 1 |"]
+    for name, text in CHOICES.items():
+        difference = 100 * (statistics.mean(best_of(groups[name])) - statistics.mean(best_of(ours)))
+        time = statistics.mean(record["seconds"] for record in groups[name]) / statistics.mean(record["seconds"] for record in ours)
+        lines.append(f"| {text} | {mean_std(best_of(groups[name]))} | {difference:+.2f} | {time:.2f} |")
+    return "\n".join([*lines, "", source(groups, "choices")])
+
+
+def equal_bytes():
+    """Networks of four sizes, each at the bits that bring it to 300,000 bytes."""
+    groups, lines = runs("equal_bytes"), ["| parameters | bits | file | 32-bit weights | in the file |", "|---|---|---|---|---|"]
+    for name in sorted((name for name in groups if name.startswith("float")), key=lambda name: groups[name][0]["parameters"]):
+        stored = groups[name.replace("float", "stored")]
+        size = statistics.mean(record["file_bytes"] for record in stored)
+        lines.append(f"| {groups[name][0]['parameters']:,} | {stored[0]['bits']} | {size:,.0f} B | {mean_std(best_of(groups[name]))} | {mean_std([record['validation_accuracy_after'] for record in stored])} |")
+    first, tuned = groups[name][0], stored[0]["fine_tuning"]["settings"]["epochs"]
+    return "\n".join([*lines, "", f"{first['settings']['epochs']} epochs at {first['model']['preprocessing']['size']} px and {tuned} through the rounding; {source(groups, 'equal_bytes')}"])
+
+
 PRUNING = {"none": "no training", "mistake1": "the reference mistake, 1 epoch", "finetune1": "fine-tuned, 1 epoch", "finetune5": "fine-tuned, 5 epochs", "retrain5": "trained anew, 5 epochs"}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -44,6 +45,24 @@ def test_record_agrees_with_itself_and_with_quantize(toy, small_model, call, tmp
     assert f"accuracy {record['accuracy']:.4f}" in done.stdout and "Bread" in done.stdout
 
 
+def test_a_model_agrees_with_itself_and_less_with_another(toy, small_model, small_network, call, tmp_path):
+    from model_file import encode, to_bytes
+
+    description, network = small_network
+    state = network.state_dict()
+    other = tmp_path / "other.bin"
+    other.write_bytes(to_bytes(encode(description, {**state, "fc.7.bias": state["fc.7.bias"].roll(1)})))
+    shares = []
+    for teacher in (small_model, other):
+        done = call("evaluate.py", small_model, toy, "--cache", "none", "--teacher", teacher, "--record", tmp_path / "record.json")
+        assert done.returncode == 0 and "on 15 testing photos" in done.stdout, done.stderr
+        shares.append(json.loads((tmp_path / "record.json").read_text())["agreement"])
+    assert shares[0] == {"validation": 1.0, "testing": 1.0} and max(shares[1].values()) < 1
+    shutil.copytree(toy / "validation", tmp_path / "data/validation")
+    call("evaluate.py", small_model, tmp_path / "data", "--cache", "none", "--teacher", small_model, "--record", tmp_path / "record.json")
+    assert json.loads((tmp_path / "record.json").read_text())["agreement"] == {"validation": 1.0}, "without testing photos there is nothing to tell of them"
+
+
 def test_photos_are_small_by_their_shorter_side(tmp_path):
     from PIL import Image
 
@@ -65,8 +84,6 @@ def test_record_is_not_written_over_the_model(toy, small_model, refused):
 
 
 def test_a_class_without_photos_has_no_accuracy(toy, small_model, call, tmp_path):
-    import shutil
-
     shutil.copytree(toy / "validation", tmp_path / "data/validation")
     for path in (tmp_path / "data/validation").glob("7_*"):
         path.unlink()

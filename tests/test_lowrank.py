@@ -9,7 +9,7 @@ from torch import nn
 
 from command_line import UserError
 from dataset import FOOD11_CLASSES
-from lowrank import Factors, choose_ranks, factorisable, factorise, factorised_parameters, full_rank, merge
+from lowrank import Factors, choose_ranks, directions, factorisable, factorise, factorised_parameters, full_rank, merge
 from model_file import Description, decode, encode, load_model
 from models import ARCHITECTURES, build, count_macs, count_parameters, full_arguments
 from preprocessing import Preprocessing
@@ -81,6 +81,37 @@ def test_depthwise_layers_stay_and_so_do_layers_that_would_grow():
         saved = sum(sum(one.numel() for one in layers[name].parameters()) - factorised_parameters(layers[name], rank) for name, rank in ranks.items())
         assert count_parameters(build("student", ranks=ranks)) == count_parameters(network) - saved
         assert all(factorised_parameters(layers[name], rank) < sum(one.numel() for one in layers[name].parameters()) for name, rank in ranks.items())
+
+
+@torch.no_grad()
+def test_global_ranking_keeps_what_is_worth_most_for_its_parameters():
+    """Layers whose singular values are known: (8, 1, ...) has 64/71 of its squares in one direction, (1, 1, ...) an eighth in each."""
+    network = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 80, bias=False))
+    for layer, values in zip(network, ([8.0] + [1.0] * 7, [1.0] * 8, [1.0] * 8)):
+        layer.weight.zero_()[:8] = torch.diag(torch.tensor(values))
+    order = directions(network)
+    assert order[0] == "0" and order[1:9] == ["1"] * 8, "64/71 and 1/8 of the squares at 16 parameters each"
+    assert order[9:17] == ["2"] * 8 and order[17:] == ["0"] * 7, "1/8 at 88 parameters, 1/71 at 16"
+    assert choose_ranks(network, 4 / 24, order) == {"0": 1, "1": 3, "2": 1} and choose_ranks(network, 1, order) == {}
+    assert choose_ranks(network, 1e-9, order) == {"0": 1, "1": 1, "2": 1}
+
+
+def test_global_ranking_loses_less_than_equal_shares_at_no_more_parameters():
+    network = build("student")
+    order, layers = directions(network), factorisable(network)
+
+    def lost(ranks):
+        shares = []
+        for name, rank in ranks.items():
+            energies = torch.linalg.svdvals(layers[name].weight.detach().flatten(1)).square()
+            shares.append((energies[rank:].sum() / energies.sum()).item())
+        return sum(shares), count_parameters(build("student", ranks=ranks))
+
+    even, budget = lost(choose_ranks(network, 0.2))
+    fitting = [lost(choose_ranks(network, step / len(order), order)) for step in range(1, len(order), 20)]
+    assert min(error for error, count in fitting if count <= budget) < even
+    counts = [count for _, count in fitting]
+    assert counts == sorted(counts), "more directions, more parameters"
 
 
 def test_ranks_travel_in_the_description_and_count():

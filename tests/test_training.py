@@ -76,8 +76,8 @@ class KillAfter(CrossEntropy):
         return super().__call__(logits, batch)
 
 
-@pytest.mark.parametrize("settings", [small(), small(optimizer="sgd", ema=0, augment="none"), small(precision="bf16", augment="strong"), small(mixup=0.5), small(views=2), small(view_size=24, augment="blurred")],
-                         ids=["adamw-ema", "sgd", "bf16", "mixup", "fixed views", "small views"])
+@pytest.mark.parametrize("settings", [small(), small(optimizer="sgd", ema=0, augment="none"), small(precision="bf16", augment="strong"), small(mixup=0.5), small(views=2), small(view_size=24, augment="blurred"), small(schedule="constant", augment="course")],
+                         ids=["adamw-ema", "sgd", "bf16", "mixup", "fixed views", "small views", "constant"])
 @pytest.mark.parametrize("stop", ["kill in the middle", "kill before the first checkpoint", "SIGTERM in the middle", "SIGINT in the first step"])
 def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp_path, settings, stop):
     whole = start(tmp_path / "whole", settings)
@@ -204,6 +204,15 @@ def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
     assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert factors[10] == 1 and factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0)
     assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_a_constant_schedule_stays_at_the_learning_rate(tmp_path):
+    network = build("residual6", **NARROW, num_classes=2)
+    description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
+    record = fit(network, description, TRAINING, VALIDATION, small(schedule="constant"), tmp_path / "run", CPU)
+    assert {row["lr"] for row in record["history"]} == {small().lr} and record["settings"]["schedule"] == "constant"
+    with pytest.raises(UserError, match="schedule = constant"):
+        fit(network, description, TRAINING, VALIDATION, small(), tmp_path / "run", CPU, resume=True)
 
 
 def test_weight_decay_spares_biases_and_bn():
