@@ -192,11 +192,11 @@ def list_testing_beside(root):
     return list_testing(place, by_name=True) if (place.is_file() if csv else place.is_dir()) else None
 
 
-def photo_stream(listing, preprocessing, report, batch_size=64):
-    """Yield (rows, uint8 (n, size, size, channels)) until all photos of a listing were there; `report`: see `decode_stream`."""
+def photo_stream(listing, preprocessings, report, batch_size=64):
+    """Yield (rows, uint8 (n, size, size, channels) for each of the Preprocessings) until all photos of a listing were there; `report`: see `decode_stream`."""
     if isinstance(listing, FaceListing):
-        return face_stream(listing, preprocessing, batch_size)
-    return decode_stream(listing.paths, preprocessing, report, batch_size, label=f"decoding {listing.folder.name}")
+        return face_stream(listing, preprocessings, batch_size)
+    return decode_stream(listing.paths, preprocessings, report, batch_size, label=f"decoding {listing.folder.name}")
 
 
 # ---------------------------------------------------------------- the cache
@@ -264,7 +264,7 @@ def _build_cache(cache, place, listing, preprocessing):
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count, *preprocessing.shape)})
             start, step = file.tell(), math.prod(preprocessing.shape)
 
-            for rows, photos in photo_stream(listing, preprocessing, report):
+            for rows, photos in photo_stream(listing, [preprocessing], report):
                 for row, photo in zip(rows, photos):
                     file.seek(start + row * step)
                     file.write(photo.tobytes())
@@ -312,7 +312,7 @@ def load_photos(listing, preprocessing, cache=None, log=None):
     if cached is None:
         report = DecodeReport()
         photos = np.zeros((len(listing), *preprocessing.shape), np.uint8)
-        for rows, decoded in photo_stream(listing, preprocessing, report):
+        for rows, decoded in photo_stream(listing, [preprocessing], report):
             photos[rows] = decoded
         cached = photos, report
 

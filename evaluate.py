@@ -2,13 +2,16 @@
 
     python evaluate.py model.bin food-11
     python evaluate.py runs/student/best.pt food-11 --reduce 64 --record results/evaluation.json
+    python evaluate.py model.bin food-11 --tta
     python evaluate.py runs/kd/best.pt food-11 --teacher model.bin
 
 A photo is small when its shorter side is below the network's input size. With --reduce every photo is measured
 a second time, first scaled down to so many pixels: a network that has learned "sharp, therefore soup" shows there.
 With --teacher it is counted how often both give the same answer, on validation/ and on the testing/ photos beside it.
+--tta measures what `inference.py --tta` predicts.
 """
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,21 +27,27 @@ from files import check_distinct, check_output
 from model_file import load_model
 from options import add_cache, cache_folder
 from records import provenance, write_record
+from tta import inputs_of, mean_probabilities
 
 BINS = 10  # of the reliability diagram
 
 
 @torch.inference_mode()
-def probabilities(network, photos, preprocessing, device, batch_size=256):
-    """Class probabilities float32 (N, classes) on the CPU for a PhotoSet, whose photos may be smaller than the input."""
-    answers = []
-    for positions in torch.arange(len(photos)).split(batch_size):
-        images = photos.batch(positions, device)[0]
-        if images.shape[1] != preprocessing.size:
-            enlarged = F.interpolate(images.permute(0, 3, 1, 2).float(), size=(preprocessing.size,) * 2, mode="bicubic", antialias=True, align_corners=False)
-            images = enlarged.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-        answers.append(network(preprocessing.normalise(images)).float().softmax(1).cpu())
+def probabilities(network, photos, preprocessing, device, tta=False, batch_size=256):
+    """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of `inputs_of`, whose photos may be smaller than the input."""
+    answers, sizes = [], [each.size for each in inputs_of(preprocessing, tta)]
+    for positions in torch.arange(len(photos[0])).split(batch_size):
+        inputs = [resized(part.batch(positions, device)[0], size) for part, size in zip(photos, sizes, strict=True)]
+        answers.append(mean_probabilities(network, inputs, preprocessing, tta).cpu())
     return torch.cat(answers)
+
+
+def resized(images, size):
+    """uint8 (N, S, S, C) -> uint8 (N, size, size, C), bicubic."""
+    if images.shape[1] == size:
+        return images
+    enlarged = F.interpolate(images.permute(0, 3, 1, 2).float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    return enlarged.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def confusion(predicted, labels, num_classes):
@@ -63,6 +72,11 @@ def calibration(probability, labels, bins=BINS):
     return error, rows
 
 
+def load_sizes(listing, preprocessings, cache, told=False):
+    """A PhotoSet of the listing by each of the Preprocessings; what is wrong with the photos is told once, unless it was `told` before."""
+    return [load_photos(listing, preprocessing, cache, (lambda text: None) if told or index else None) for index, preprocessing in enumerate(preprocessings)]
+
+
 def shorter_sides(listing):
     """Pixels of every photo's shorter side, from the files' headers; 0 where there is none to be read."""
     if isinstance(listing, FaceListing):
@@ -77,28 +91,29 @@ def shorter_sides(listing):
     return torch.tensor(sides)
 
 
-def agreement(network, teacher, photos, preprocessing, device):
-    """Share of a PhotoSet's photos to which a network and a Teacher give the same answer; both see the network's input."""
-    answers = (probabilities(asked, photos, preprocessing, device).argmax(1) for asked in (network, SeenBy(teacher, preprocessing).eval()))
+def agreement(network, teacher, photos, preprocessing, device, tta=False):
+    """Share of photos (a PhotoSet for each of `inputs_of`) to which a network and a Teacher give the same answer; both see the network's input."""
+    answers = (probabilities(asked, photos, preprocessing, device, tta).argmax(1) for asked in (network, SeenBy(teacher, preprocessing).eval()))
     return torch.eq(*answers).double().mean().item()
 
 
-def measure(model, listing, photos, device, reduce=None, reduced=None):
-    """What a Model does on a PhotoSet and its Listing, as plain values; `reduced`: the same photos at `reduce` pixels."""
+def measure(model, listing, photos, device, tta=False, reduced=None):
+    """What a Model does on the photos of a Listing, as plain values. photos: a PhotoSet for each of `inputs_of`; `reduced`: one of the same photos, smaller."""
     preprocessing, names = model.description.preprocessing, model.description.class_names
     network = model.build().to(device, memory_format=torch.channels_last)
-    answers, labels = probabilities(network, photos, preprocessing, device), photos.labels.cpu()
+    answers, labels = probabilities(network, photos, preprocessing, device, tta), photos[0].labels.cpu()
     predicted = answers.argmax(1)
     right = predicted == labels
-    small = shorter_sides(listing)[photos.rows.cpu()] < preprocessing.size
+    small = shorter_sides(listing)[photos[0].rows.cpu()] < preprocessing.size
     table = confusion(predicted, labels, len(names))
     error, reliability = calibration(answers, labels)
-    result = {"photos": len(photos), "accuracy": right.double().mean().item(), "cross_entropy": F.nll_loss(answers.clamp(min=1e-12).log(), labels).item(),
+    result = {"photos": len(labels), "tta": tta, "accuracy": right.double().mean().item(), "cross_entropy": F.nll_loss(answers.clamp(min=1e-12).log(), labels).item(),
               "small_photos": int(small.sum())}
     for name, part in (("accuracy_of_small", right[small]), ("accuracy_of_larger", right[~small])):
         result[name] = part.double().mean().item() if len(part) else None
-    if reduce:
-        result |= {"reduced_to": reduce, "accuracy_reduced": (probabilities(network, reduced, preprocessing, device).argmax(1) == labels).double().mean().item()}
+    if reduced:
+        blurred = probabilities(network, [reduced] * len(photos), preprocessing, device, tta).argmax(1)
+        result |= {"reduced_to": reduced.photos.shape[1], "accuracy_reduced": (blurred == labels).double().mean().item()}
     by_class = [row[index].item() / row.sum().item() if row.any() else None for index, row in enumerate(table)]
     return {**result, "class_accuracy": dict(zip(names, by_class)),
             "calibration_error": error, "reliability": reliability, "confusion": table.tolist()}
@@ -109,6 +124,7 @@ def main(argv=None):
     options.add_argument("model", type=Path, help="model file or checkpoint")
     options.add_argument("data", type=Path, help="root that holds validation/")
     options.add_argument("--reduce", type=number(int, 16, 4096), metavar="PIXELS", help="also measure every photo scaled down to this size first")
+    options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False, help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
     options.add_argument("--teacher", type=Path, metavar="FILE", help="also tell how often the model agrees with this one: ResNet-18 state_dict, checkpoint or model file")
     add_cache(options)
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -125,9 +141,10 @@ def main(argv=None):
         check_output(options.record)
     teacher = read_teacher(options.teacher, model.description.class_names, preprocessing.size, device, preprocessing.channels) if options.teacher else None
     listing = list_labelled(options.data, "validation", model.description.class_names)
-    photos, reduced = (load_photos(listing, replace(preprocessing, size=size), cache_folder(options)) if size else None for size in (preprocessing.size, options.reduce))
-    result = measure(model, listing, photos, device, options.reduce, reduced)
-    print(f"{model.description.architecture}, {preprocessing.size} px, {len(photos):,} photos: accuracy {result['accuracy']:.4f}, "
+    photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
+    reduced = load_sizes(listing, [replace(preprocessing, size=options.reduce)], cache_folder(options), told=True)[0] if options.reduce else None
+    result = measure(model, listing, photos, device, options.tta, reduced)
+    print(f"{model.description.architecture}, {preprocessing.size} px, {result['photos']:,} photos: accuracy {result['accuracy']:.4f}, "
           f"cross-entropy {result['cross_entropy']:.4f}, calibration error {result['calibration_error']:.4f}")
     for name, text in (("accuracy_of_small", f"shorter side below {preprocessing.size} px"), ("accuracy_of_larger", "the others"), ("accuracy_reduced", f"all, first reduced to {options.reduce} px")):
         if result.get(name) is not None:
@@ -137,12 +154,12 @@ def main(argv=None):
         print(f"  {'none  ' if accuracy is None else f'{accuracy:.4f}'}  {name} ({sum(row)} photos" + (f"; most often taken for {other}, {count} times)" if count else ")"))
     if teacher:
         network, testing = model.build().to(device, memory_format=torch.channels_last), list_testing_beside(options.data)
-        asked = {"validation": photos, **({"testing": load_photos(testing, preprocessing, cache_folder(options))} if testing else {})}
-        result["agreement"] = {split: agreement(network, teacher, part, preprocessing, device) for split, part in asked.items()}
+        asked = {"validation": photos, **({"testing": load_sizes(testing, inputs_of(preprocessing, options.tta), cache_folder(options))} if testing else {})}
+        result["agreement"] = {split: agreement(network, teacher, part, preprocessing, device, options.tta) for split, part in asked.items()}
         for split, share in result["agreement"].items():
-            print(f"  {share:.4f}  agreement with {options.teacher} on {len(asked[split]):,} {split} photos")
+            print(f"  {share:.4f}  agreement with {options.teacher} on {len(asked[split][0]):,} {split} photos")
     if options.record:
-        write_record(options.record, {**provenance(device, data={"validation": photos.fingerprint}), "model": model.description.to_dict(), "bits": model.bits, **result})
+        write_record(options.record, {**provenance(device, data={"validation": photos[0].fingerprint}), "model": model.description.to_dict(), "bits": model.bits, **result})
     return 0
 
 

@@ -153,12 +153,13 @@ def list_testing_faces(path, by_name=False):
     return FaceListing(path, faces, (-1,) * len(ids), (), hashlib.sha256(faces).hexdigest()[:16], ids)
 
 
-def face_stream(listing, preprocessing, batch_size=64):
-    """Yield (rows, uint8 (n, size, size, channels)), resized by the same rule as photos."""
+def face_stream(listing, preprocessings, batch_size=64):
+    """Yield (rows, uint8 (n, size, size, channels) for each of the Preprocessings), resized by the same rules as photos."""
+    def resized(faces, preprocessing):
+        if preprocessing.size == SIDE:  # where every rule leaves a face as it is: spares a third of the loading
+            return np.repeat(faces[..., None], preprocessing.channels, axis=3)
+        return np.stack([resize_image(Image.fromarray(face), preprocessing) for face in faces])
+
     for start in range(0, len(listing), batch_size):
         faces = listing.faces[start : start + batch_size]
-        if preprocessing.size == SIDE:  # where every rule leaves a face as it is: spares a third of the loading
-            photos = np.repeat(faces[..., None], preprocessing.channels, axis=3)
-        else:
-            photos = np.stack([resize_image(Image.fromarray(face), preprocessing) for face in faces])
-        yield list(range(start, start + len(faces))), photos
+        yield list(range(start, start + len(faces))), *(resized(faces, preprocessing) for preprocessing in preprocessings)

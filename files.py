@@ -77,10 +77,16 @@ def locked(folder):
         yield
 
 
-def check_output(path):
-    """Raise UserError now if `path` could not be written later; creates its folder."""
-    with contextlib.suppress(_Unused), atomic_path(path):
-        raise _Unused
+def check_output(path, keep_folder=True):
+    """Raise UserError now if `path` could not be written later; creates its folder, and removes what it created unless `keep_folder`."""
+    missing = [] if keep_folder else [folder for folder in Path(os.path.realpath(path)).parents if not folder.exists()]
+    try:
+        with contextlib.suppress(_Unused), atomic_path(path):
+            raise _Unused
+    finally:
+        for folder in missing:  # the innermost first
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def check_distinct(*paths):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Predict the photos of <data directory>/testing with model.bin and write the Kaggle CSV:
 #     bash hw7_test.sh <data directory> <prediction csv> [options of inference.py]
+# Every photo is seen mirrored and at three sizes (--tta); --no-tta among the options looks once.
 # Uses .venv beside this script or the python3 on the PATH, whichever has the packages (PYTHON=... names
 # another); if neither has, .venv is set up from requirements.txt first, which needs the network.
 set -euo pipefail
@@ -40,4 +41,4 @@ if [ -z "$python" ]; then
     "$here/.venv/bin/python" -m pip install --quiet --requirement "$here/requirements.txt" >&2
     python=$here/.venv/bin/python
 fi
-exec "$python" "$here/inference.py" "$@"
+exec "$python" "$here/inference.py" --tta "$@"

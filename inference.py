@@ -2,12 +2,15 @@
 
     python inference.py food-11 prediction.csv
     python inference.py my-photos prediction.csv --ids names --top-k 3 probabilities.csv
+    python inference.py food-11 prediction.csv --tta
 
 The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending; `id,label`
 where the data is the 2019 homework's test.csv of faces. The model file says everything else: network, classes,
-preprocessing. Nothing is written unless every photo was read.
+preprocessing. With --tta every photo is seen six times, mirrored and at three sizes (see tta.py). Nothing is written
+unless every photo was read.
 """
 
+import argparse
 import csv
 import io
 import re
@@ -23,21 +26,22 @@ from faces import faces_csv
 from files import check_distinct, check_output, write_text
 from model_file import load_model
 from preprocessing import DecodeReport
+from tta import inputs_of, mean_probabilities
 
 
 @torch.inference_mode()
-def predict(network, listing, preprocessing, device, batch_size):
+def predict(network, listing, preprocessing, device, batch_size, tta=False):
     """Class probabilities float32 (N, classes) on the CPU, in the order of the listing, and the DecodeReport.
 
-    Rows of undecodable photos are NaN. Decoding goes on in other threads while the network runs.
+    tta: with test-time augmentation. Rows of undecodable photos are NaN. Decoding goes on in other threads while the network runs.
     """
     network = network.to(device, memory_format=torch.channels_last)
     report, probabilities = DecodeReport(), None
-    for rows, photos in photo_stream(listing, preprocessing, report, batch_size):
-        logits = network(preprocessing.normalise(torch.from_numpy(photos).to(device)))
+    for rows, *inputs in photo_stream(listing, inputs_of(preprocessing, tta), report, batch_size):
+        answers = mean_probabilities(network, [torch.from_numpy(photos).to(device) for photos in inputs], preprocessing, tta)
         if probabilities is None:
-            probabilities = torch.full((len(listing), logits.shape[1]), torch.nan)
-        probabilities[rows] = logits.float().softmax(1).cpu()
+            probabilities = torch.full((len(listing), answers.shape[1]), torch.nan)
+        probabilities[rows] = answers.cpu()
     return probabilities, report
 
 
@@ -67,6 +71,7 @@ def main(argv=None):
     options.add_argument("--model", type=Path, default=Path(__file__).parent / "model.bin", help="model file or checkpoint")
     options.add_argument("--ids", choices=("numbers", "names"), default="numbers", help="numbers: <id>.jpg as on Kaggle; names: any file name")
     options.add_argument("--top-k", nargs=2, metavar=("K", "CSV"), help="also write the K most probable classes to a second file")
+    options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False, help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
     options.add_argument("--batch-size", type=number(int, 1), default=64, help="photos per forward pass")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger model file")
@@ -87,7 +92,7 @@ def main(argv=None):
         check_output(output)
 
     loaded = time.perf_counter()
-    probabilities, report = predict(network, listing, model.description.preprocessing, device, options.batch_size)
+    probabilities, report = predict(network, listing, model.description.preprocessing, device, options.batch_size, options.tta)
     if report.unreadable:
         raise UserError(f"{len(report.unreadable)} of {len(listing.paths)} photos in {listing.folder} cannot be decoded: "
                         f"{report.name(listing.paths, report.unreadable)}; nothing was written, replace or remove them")

@@ -109,14 +109,17 @@ def load_splits(options, preprocessing, how, class_names=None):
     return training, validation
 
 
-def view_size_of(options, trained=None):
-    """`--view-size`, or where it is not given what the Description of a trained network tells of its views; 0 = the input size."""
+def view_size_of(options, trained=None, size=None):
+    """`--view-size`, or where it is not given what the Description of a trained network tells of its views; 0 = the input size.
+
+    size: the input size in pixels where another than the trained network's was asked for, which views of before may not exceed.
+    """
     if options.view_size and options.augment == "none":
         raise UserError("--view-size is the size of random views; leave it out or choose another --augment than none")
     known = trained.training.get("view_size") if trained else None
     if options.view_size or type(known) is not int or known == trained.preprocessing.size or options.augment == "none":
         return options.view_size
-    return known if 16 <= known <= 4096 else 0
+    return known if 16 <= known <= (size or 4096) else 0
 
 
 def read_settings(options, device, trained=None):
@@ -126,7 +129,7 @@ def read_settings(options, device, trained=None):
         epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer, schedule=options.schedule,
         lr=options.lr if options.lr is not None else 0.1 if sgd else 2e-3,
         weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
-        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, trained), views=getattr(options, "views", 0),
+        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, trained, options.size), views=getattr(options, "views", 0),
         gamma_l1=options.gamma_l1, precision=pick_precision(options.precision, device), seed=options.seed)
 
 

@@ -194,7 +194,7 @@ def read_options(argv):
     group.add_argument("--floor", type=number(int, 1), default=1, metavar="N", help="least channels of a layer")
     add_distillation(command, required=False)
     group = command.add_argument_group("data")
-    group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="input size (default: the checkpoint's)")
+    group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="input size (default: the checkpoint's); training views are no larger, unless --view-size says so")
     add_views(group)
     add_cache(group)
     add_optimisation(command, epochs=20)

@@ -130,7 +130,8 @@ def advice(model, options):
     """What to do about a model that is too large: the most precise encoding that fits, or by how much to shrink the network."""
     best, tried = search(model, options)
     if best:
-        return f"--bits {best.scheme.bits} --scale {best.scheme.scale} makes {len(best.file):,} bytes and would fit"
+        scale = f" --scale {best.scheme.scale}" if best.scheme.bits <= 8 else ""
+        return f"--bits {best.scheme.bits}{scale} makes {len(best.file):,} bytes and would fit"
     smallest = min(len(one.file) for one in tried)
     return (f"even {SEARCHED_BITS[-1]} bits make {smallest:,}, so take a network with about {math.floor(100 * options.max_bytes / smallest)} % of the parameters "
             "(`python models.py` lists sizes)")
@@ -171,6 +172,11 @@ def validation(model, options, device):
     return accuracy_of, photos
 
 
+def tensor_bytes(state_dict):
+    """Bytes of all its tensors in memory."""
+    return sum(value.numel() * value.element_size() for value in state_dict.values())
+
+
 def write_export(model, output, kind, max_bytes):
     """Write the course's own file of a model, and say what its script cannot know; UserError if it is too large."""
     packed = export(model.state_dict, EXPORTS[kind])
@@ -178,9 +184,12 @@ def write_export(model, output, kind, max_bytes):
         raise UserError(f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, so nothing was written; take a smaller network or raise --max-bytes")
     for sentence in strangers(model.description):
         print(f"warning: {sentence}", file=sys.stderr)
-    (error, tensor), _ = differences(model.state_dict, read_tensors(packed, output)[0])
+    weights = read_tensors(packed, output)[0]
+    (error, tensor), _ = differences(model.state_dict, weights)
+    print(f"{model.description.architecture}: raw {tensor_bytes(model.state_dict):,} B -> file {len(packed):,} B in the course's {EXPORTS[kind]}-bit format; "
+          f"decoded {tensor_bytes(weights):,} B")
+    print(f"worst error {error:.3g} in {tensor}")
     write_bytes(output, packed)
-    print(f"{model.description.architecture}: {len(packed):,} bytes in the course's {EXPORTS[kind]}-bit format, worst error {error:.3g} in {tensor}")
     print(f"wrote {output}")
 
 
@@ -209,6 +218,10 @@ def main(argv=None):
 
     if options.vectors != 16 and options.bits in (16, 32):
         raise UserError(f"--vectors {options.vectors} goes with 2 to 8 bits and not with --bits {options.bits}; leave one of them out")
+    grids = options.bits is None or min(options.bits, *parse_overrides(options.override).values(), 32) <= 8
+    for name in () if grids else ("granularity", "scale"):
+        if getattr(options, name) != command.get_default(name):
+            raise UserError(f"--{name} {getattr(options, name)} is about grids of 2 to 8 bits, and --bits {options.bits} stores floats; leave one of them out")
     for name in NOT_EXPORTED if options.export else ():
         if getattr(options, name) != command.get_default(name):
             raise UserError(f"--{name.replace('_', '-')} does not go with --export {options.export}, whose format leaves no choice and no room for it; leave one of them out")
@@ -218,7 +231,7 @@ def main(argv=None):
         check_distinct(teacher, options.output, options.record, *(options.out / name for name in qat.FILES))
     device = pick_device(options.device)
     model = trained = load_model(options.checkpoint)
-    raw = sum(value.numel() * value.element_size() for value in model.state_dict.values())
+    raw = tensor_bytes(model.state_dict)
     if options.export:
         model.build()  # weights that do not fit their architecture are told now
         check_output(options.output)
@@ -228,9 +241,10 @@ def main(argv=None):
     model.build()  # weights that do not fit their architecture are told now
     if not options.qat_epochs or options.granularity == "channel":  # else fine-tuning leaves BN where it is, see qat.finish
         model = folded(model)
-    scheme_of(options, options.bits or 8).bits_of(model.state_dict)  # and overrides of no layer
+    for state_dict in (model.state_dict, trained.state_dict) if options.qat_epochs else (model.state_dict,):  # stored; trained
+        scheme_of(options, options.bits or 8).bits_of(state_dict)  # and overrides of no layer
     for output in filter(None, (options.output, options.record)):
-        check_output(output)
+        check_output(output, keep_folder=not options.dry_run)
     floats, scales, summary = model, None, {}
     if options.qat_epochs:
         chosen(model, options, None)  # what does not fit is told before the training
@@ -244,7 +258,7 @@ def main(argv=None):
     before = accuracy_of(floats.state_dict, floats.description) if options.data else None
     result = chosen(model, options, accuracy_of, scales)
     assert all(torch.equal(result.weights[name], model.state_dict[name]) for name in scales or ()), "what was trained is not what was stored"
-    size, decoded = sizes(result.content), sum(value.numel() * value.element_size() for value in result.weights.values())
+    size, decoded = sizes(result.content), tensor_bytes(result.weights)
     summary |= {"architecture": model.description.architecture, **asdict(result.scheme), "raw_bytes": raw, "decoded_bytes": decoded, "bit_packed_bytes": size.packed,
                "coded_bytes": size.coded, "entropy_bytes": size.entropy, "file_bytes": len(result.file), "worst_error": result.worst[0], "worst_tensor": result.worst[1]}
     print(f"{summary['architecture']}: raw {raw:,} B -> packed {size.packed:,} B -> coded {size.coded:,} B (entropy {size.entropy:,} B) "

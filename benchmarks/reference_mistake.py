@@ -15,10 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import prune  # noqa: E402
 import training_run  # noqa: E402
-from command_line import run  # noqa: E402
+from command_line import UserError, pick_device, run  # noqa: E402
+from training import pick_precision  # noqa: E402
 
 
 def main(argv=None):
+    options = prune.read_options(argv)
+    if pick_precision(options.precision, pick_device(options.device)) == "fp16":  # torch's GradScaler ends with an AssertionError where no gradient reaches the optimiser
+        raise UserError("the reference mistake cannot be repeated in fp16, whose loss scaling needs gradients of what the optimiser holds; use --precision fp32 or bf16")
     build_optimizer = training_run.build_optimizer
     training_run.build_optimizer = lambda network, settings: build_optimizer(copy.deepcopy(network), settings)
     try:

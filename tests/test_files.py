@@ -98,6 +98,15 @@ def test_check_output_writes_nothing(tmp_path, exists):
     assert not exists or path.read_text() == "old"
 
 
+def test_check_output_takes_away_the_folders_it_made_and_no_others(tmp_path):
+    (tmp_path / "old").mkdir()
+    check_output(tmp_path / "old/new/newer/out.txt", keep_folder=False)
+    check_output(tmp_path / "old/out.txt", keep_folder=False)
+    assert os.listdir(tmp_path) == ["old"] and not os.listdir(tmp_path / "old")
+    check_output(tmp_path / "old/new/out.txt")
+    assert os.listdir(tmp_path / "old") == ["new"]
+
+
 def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
     """As root, an output of /dev/stdout or /dev/null would otherwise cost the machine its device."""
     path = tmp_path / "pipe"

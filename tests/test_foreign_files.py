@@ -283,6 +283,8 @@ def full_student():
 def test_export_8_writes_the_courses_codes_bit_for_bit(call, full_student, tmp_path):
     done = call("quantize", checkpoint(tmp_path / "best.pt", full_student), tmp_path / "model.pkl", "--export", "course8")
     assert done.returncode == 0 and not done.stderr and f"wrote {tmp_path / 'model.pkl'}" in done.stdout
+    raw, size = sum(value.numel() * value.element_size() for value in full_student.state_dict().values()), (tmp_path / "model.pkl").stat().st_size
+    assert f"student: raw {raw:,} B -> file {size:,} B in the course's 8-bit format; decoded {raw:,} B\nworst error " in done.stdout
     ours = pickle.loads((tmp_path / "model.pkl").read_bytes())
     reference = reference_8bit(full_student.state_dict())
     assert list(ours) == list(reference) and set(COURSE_KEYS) <= set(ours) and len(ours) == 72

@@ -345,7 +345,7 @@ def test_the_shell_script_works_from_another_folder_with_the_python_it_is_given(
     done = shell("my data", "out put/pre diction.csv", "--model", small_model, "--batch-size", "4", cwd=work, PYTHON=str(wrapper))
     assert done.returncode == 0, done.stderr
     assert len(table(work / "out put" / "pre diction.csv")) == 16
-    assert f"{ROOT}/inference.py my data out put/pre diction.csv" in (wrapper.parent / "log").read_text()
+    assert f"{ROOT}/inference.py --tta my data out put/pre diction.csv" in (wrapper.parent / "log").read_text()
 
 
 FAKE_PYTHON = r"""#!/bin/sh
@@ -377,7 +377,7 @@ def test_the_shell_script_announces_the_set_up_where_no_python_has_torch(copied,
     asked = [line for line in (tmp_path / "log").read_text().splitlines() if " -c " not in line and " " in line and ("venv" in line)]
     assert asked[0].endswith(f"tools/python3 -m venv {folder}/.venv")
     assert asked[1] == f"{folder}/.venv/bin/python -m pip install --quiet --requirement {folder}/requirements.txt"
-    assert asked[2] == f"{folder}/.venv/bin/python {folder}/inference.py data out.csv --top-k 3 top k.csv" and len(asked) == 3
+    assert asked[2] == f"{folder}/.venv/bin/python {folder}/inference.py --tta data out.csv --top-k 3 top k.csv" and len(asked) == 3
 
 
 def test_the_shell_script_refuses_to_set_up_with_an_old_python(copied, tmp_path):
@@ -400,11 +400,11 @@ def beside(copied):
 def test_the_shell_script_prefers_the_environment_beside_it_and_passes_its_status_on(beside, tmp_path):
     folder, environment = beside
     done = shell("data", "out.csv", script=folder / "hw7_test.sh", cwd=tmp_path, **environment)
-    assert (done.returncode, done.stdout, done.stderr) == (7, f"mine: {folder}/inference.py data out.csv\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (7, f"mine: {folder}/inference.py --tta data out.csv\n", "")
 
 
 def test_the_shell_script_does_not_stumble_over_cdpath(beside, tmp_path):
     """With CDPATH set, `cd folder` prints where it went, which must not end up in the path of the scripts."""
     folder, environment = beside
     done = shell("data", "out.csv", script=f"{folder.name}/hw7_test.sh", cwd=tmp_path, **environment, CDPATH=str(tmp_path))
-    assert (done.returncode, done.stdout) == (7, f"mine: {folder}/inference.py data out.csv\n"), done.stderr
+    assert (done.returncode, done.stdout) == (7, f"mine: {folder}/inference.py --tta data out.csv\n"), done.stderr

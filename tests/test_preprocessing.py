@@ -127,7 +127,7 @@ def test_photo_of_every_exif_orientation_is_turned_upright(tmp_path, value, resi
     b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0up!\0\0\0\0\0"])  # orientation "up!"
 def test_damaged_exif_does_not_lose_the_photo(tmp_path, exif):
     path, report = saved(tmp_path, Image.new("RGB", (16, 16), (9, 90, 200)), "photo.jpg", exif=exif, quality=100), DecodeReport()
-    (rows, photos), = decode_stream([path], SQUASH16, report)
+    (rows, photos), = decode_stream([path], [SQUASH16], report)
     assert rows == [0] and not report.unreadable
     assert np.abs(photos[0] - np.array((9.0, 90, 200))).max() <= 4
 
@@ -212,7 +212,7 @@ def test_truncated_jpeg_is_reported_and_its_top_is_intact(tmp_path):
     path.write_bytes(path.read_bytes()[:path.stat().st_size * 6 // 10])
     with pytest.raises(OSError):
         decode_photo(path, preprocessing)
-    (rows, photos), = decode_stream([path], preprocessing, report)
+    (rows, photos), = decode_stream([path], [preprocessing], report)
     assert rows == [0] and list(report.truncated) == [0] and not report.unreadable
     assert np.array_equal(photos[0, :48], whole[:48])
     assert not np.array_equal(photos[0, 112:], whole[112:])
@@ -224,7 +224,7 @@ def test_report_says_why_a_photo_is_damaged(tmp_path):
     cut.write_bytes(cut.read_bytes()[:-800])
     rubbish.write_bytes(b"no photo")
     report = DecodeReport()
-    list(decode_stream([cut, rubbish], SQUASH16, report))
+    list(decode_stream([cut, rubbish], [SQUASH16], report))
     assert isinstance(report.unreadable[1], str) and report.unreadable[1]
     assert isinstance(report.truncated[0], str) and "truncated" in report.truncated[0]
 
@@ -233,7 +233,7 @@ def test_report_says_why_a_photo_is_damaged(tmp_path):
 def test_undecodable_file_is_reported_and_not_delivered(tmp_path, content):
     (tmp_path / "photo.jpg").write_bytes(content)
     report = DecodeReport()
-    assert list(decode_stream([tmp_path / "photo.jpg"], SQUASH16, report)) == []
+    assert list(decode_stream([tmp_path / "photo.jpg"], [SQUASH16], report)) == []
     assert list(report.unreadable) == [0] and not report.truncated
 
 
@@ -242,7 +242,7 @@ def test_the_report_names_at_most_five_files_with_their_reasons(tmp_path):
     for path in paths:
         path.write_bytes(b"no photo")
     report = DecodeReport()
-    list(decode_stream(paths, SQUASH16, report))
+    list(decode_stream(paths, [SQUASH16], report))
     text = report.name(paths, report.unreadable)
     assert text.startswith("0.jpg (cannot identify image file), 1.jpg (") and text.endswith("4.jpg (cannot identify image file) and 2 more")
 
@@ -252,7 +252,7 @@ def test_what_the_system_refuses_to_read_is_no_bad_photo_but_an_error(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     for name in ("folder.jpg", "missing.jpg"):
         with pytest.raises(UserError, match=f"{name} cannot be read"):
-            list(decode_stream([tmp_path / name], SQUASH16, DecodeReport()))
+            list(decode_stream([tmp_path / name], [SQUASH16], DecodeReport()))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 23, 24, 64])
@@ -264,7 +264,7 @@ def test_every_row_is_delivered_once_whatever_the_batch_size(tmp_path, batch_siz
     Image.fromarray(noise(64, 64)).save(content, "JPEG")
     paths[5].write_bytes(content.getvalue()[:-500])
     report, delivered = DecodeReport(), []
-    for rows, photos in decode_stream(paths, SQUASH16, report, batch_size=batch_size):
+    for rows, photos in decode_stream(paths, [SQUASH16], report, batch_size=batch_size):
         assert photos.shape == (len(rows), 16, 16, 3) and photos.dtype == np.uint8
         delivered += rows
         assert all((photo == (10 * row, 0, 0)).all() for row, photo in zip(rows, photos) if row != 5)
@@ -273,7 +273,7 @@ def test_every_row_is_delivered_once_whatever_the_batch_size(tmp_path, batch_siz
 
 
 def test_stream_without_photos_is_empty():
-    assert list(decode_stream([], SQUASH16, DecodeReport())) == []
+    assert list(decode_stream([], [SQUASH16], DecodeReport())) == []
 
 
 # ---------------------------------------------------------------- the description and the normalisation

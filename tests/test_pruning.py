@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -284,9 +285,9 @@ SMALL = {"in_channels": 3, "widths": [8, 8, 8, 12, 12, 12, 12, 8], "hidden": 16}
 SHORT = ("--epochs", 2, "--batch-size", 16, "--cache", "none", "--precision", "fp32", "--device", "cpu", "--ema", 0.5)
 
 
-def checkpoint(folder, name="student", arguments=None, size=32, network=None):
+def checkpoint(folder, name="student", arguments=None, size=32, network=None, training=None):
     """A checkpoint file of a network with random BNs."""
-    description = Description.of(name, {"in_channels": 3, **(arguments or {})}, FOOD11_CLASSES, Preprocessing(size), {"script": "test"})
+    description = Description.of(name, {"in_channels": 3, **(arguments or {})}, FOOD11_CLASSES, Preprocessing(size), training or {"script": "test"})
     path = folder / f"{name}.pt"
     write_checkpoint(path, description, (network or random_network(name, **description.arguments).float()).state_dict())
     return path
@@ -325,6 +326,28 @@ def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_pre
     other = call("prune.py", path, toy, "--rate", 0.6, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT, "--resume")
     assert other.returncode == 2 and "kept" in other.stderr
     assert call("prune.py", path, toy, "--rate", 0.7, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT, "--resume").returncode == 0
+
+
+@pytest.mark.parametrize("size, flags, views", [(None, (), 24), (28, (), 24), (20, (), 20), (20, ("--view-size", 22), 22), (20, ("--augment", "none"), 20)])
+def test_views_of_before_are_taken_over_where_they_are_no_larger_than_the_new_size(call, toy, tmp_path, size, flags, views):
+    path = checkpoint(tmp_path, arguments=SMALL, training={"view_size": 24})
+    more = ["--size", size] if size else []
+    done = call("prune.py", path, toy, "--rate", 0.5, "--mode", "none", "--out", tmp_path / "out", *more, *flags, *SHORT)
+    assert done.returncode == 0, done.stderr
+    description = load_model(tmp_path / "out/round1/best.pt").description
+    assert (description.preprocessing.size, description.training["view_size"]) == (size or 32, views)
+
+
+def test_the_reference_mistake_changes_statistics_only_and_is_refused_in_fp16(call, refused, toy, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(pruning.__file__).parent / "benchmarks")
+    command = ("reference_mistake.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate", 0.5, *SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr("reference_mistake.pick_precision", lambda name, device: "fp16")  # as on a GPU
+        assert "cannot be repeated in fp16" in refused(*command, "--out", tmp_path / "fp16") and not (tmp_path / "fp16").exists()
+    assert call(*command, "--out", tmp_path / "trained").returncode == 0
+    assert call("prune.py", *command[1:], "--mode", "none", "--out", tmp_path / "cut").returncode == 0
+    trained, cut = (load_model(tmp_path / name / "round1/best.pt").state_dict for name in ("trained", "cut"))
+    assert {name.rpartition(".")[2] for name in cut if not torch.equal(cut[name], trained[name])} == {"running_mean", "running_var", "num_batches_tracked"}
 
 
 @pytest.mark.parametrize("mode", ["finetune", "lowrank"])

@@ -394,7 +394,7 @@ def test_a_training_whose_file_is_too_large_is_kept_and_can_be_stored(call, chec
 
 
 def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
-    done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--dry-run"))
+    done = call(*command(checkpoint, tmp_path / "new/models/model.bin", toy, "--record", tmp_path / "records/new.json", "--dry-run"))
     assert done.returncode == 0 and "dry run" in done.stdout and not list(tmp_path.iterdir()), done
 
 
@@ -405,6 +405,15 @@ def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
 def test_what_cannot_be_is_told_before_any_training(refused, checkpoint, toy, tmp_path, flags, message):
     assert message in refused(*command(checkpoint, tmp_path / "model.bin", toy, *flags))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_override_of_what_only_folding_makes_is_refused_before_photos_are_read(refused, call, tmp_path):
+    """Stored without training the layer has such a bias; in training it is BN's still."""
+    torch.save({"format": "food11-checkpoint", "version": 1, **DESCRIPTION.to_dict(), "state_dict": build("residual6", **DESCRIPTION.arguments).state_dict()}, tmp_path / "best.pt")
+    flags = ["--override", "stem.0.bias=8"]
+    assert "no layer stem.0.bias" in refused(*command(tmp_path / "best.pt", tmp_path / "model.bin", tmp_path / "no photos", *flags))
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+    assert call("quantize.py", tmp_path / "best.pt", tmp_path / "model.bin", *flags).returncode == 0
 
 
 @pytest.mark.parametrize("flags, message", [

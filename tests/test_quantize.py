@@ -89,7 +89,7 @@ def test_too_large_writes_nothing_and_its_advice_fits(refused, call, checkpoint,
 def test_without_bits_the_most_that_fit_are_found_and_shown(call, checkpoint, tmp_path):
     sizes = {}
     for bits in (16, 8, 6):
-        call("quantize", checkpoint, tmp_path / "size.bin", "--bits", bits, "--scale", "mse")
+        call("quantize", checkpoint, tmp_path / "size.bin", "--bits", bits, *(["--scale", "mse"] if bits <= 8 else []))
         sizes[bits] = (tmp_path / "size.bin").stat().st_size
     assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
     for bits, size in sizes.items():
@@ -97,6 +97,22 @@ def test_without_bits_the_most_that_fit_are_found_and_shown(call, checkpoint, tm
         assert done.returncode == 0 and load_model(tmp_path / "model.bin").bits >= bits and (tmp_path / "model.bin").stat().st_size <= size
         rows = [line.split() for line in done.stdout.splitlines() if re.match(r" +\d+  (float|channel)", line)]
         assert [int(row[0]) for row in rows][:1] == [16] and [row for row in rows if any(cell.endswith("*") for cell in row)] == rows[-1:]
+
+
+def test_advice_to_take_floats_names_no_scale(refused, call, checkpoint, tmp_path):
+    assert call("quantize", checkpoint, tmp_path / "model.bin", "--bits", 16).returncode == 0
+    limit = (tmp_path / "model.bin").stat().st_size
+    sentence = refused("quantize", checkpoint, tmp_path / "model.bin", "--bits", 32, "--max-bytes", limit)
+    assert f"; --bits 16 makes {limit:,} bytes and would fit" in sentence
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("flags", [["--granularity", "tensor"], ["--scale", "minmax"], ["--scale", "mse"]])
+def test_floats_have_no_grid_unless_a_layer_is_overridden(refused, call, checkpoint, tmp_path, bits, flags):
+    assert f"{' '.join(flags)} is about grids of 2 to 8 bits, and --bits {bits} stores floats" in refused("quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags)
+    refused("quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags, "--override", "fc.0=16")
+    assert not list(tmp_path.iterdir())
+    assert call("quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags, "--override", "fc.0=4").returncode == 0
 
 
 def test_too_large_in_8_bits_says_by_how_much_to_shrink_and_keeps_the_old_file(refused, checkpoint, tmp_path):

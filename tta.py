@@ -1,0 +1,32 @@
+"""Test-time augmentation: class probabilities averaged over a photo and its mirror image, each at three input sizes.
+
+    inputs = inputs_of(preprocessing, tta=True)         # a Preprocessing for every size
+    mean_probabilities(network, [photos at each size], preprocessing, tta=True)
+"""
+
+from dataclasses import replace
+
+import torch
+
+FACTORS = (7 / 8, 1, 9 / 8)  # on the input size
+STEP = 8                     # pixels to which the other sizes are rounded
+
+
+def inputs_of(preprocessing, tta):
+    """The Preprocessings of all inputs that a prediction looks at, ascending by size: without `tta` the model's own alone.
+
+    At other sizes the rule "course" does not scale but cut differently, and the grey faces of 48 px have nothing more to show:
+    they are mirrored only.
+    """
+    if not tta or preprocessing.resize == "course" or preprocessing.channels == 1:
+        return [preprocessing]
+    near = {min(max(round(factor * preprocessing.size / STEP) * STEP, 16), 4096) for factor in FACTORS if factor != 1}
+    return [replace(preprocessing, size=size) for size in sorted(near | {preprocessing.size})]
+
+
+def mean_probabilities(network, inputs, preprocessing, tta):
+    """Class probabilities float32 (N, classes): the mean over `inputs`, each uint8 (N, size, size, channels), and with `tta` their mirror images."""
+    views = [preprocessing.normalise(photos) for photos in inputs]
+    if tta:
+        views += [view.flip(3) for view in views]
+    return torch.stack([network(view).float().softmax(1) for view in views]).mean(0)
