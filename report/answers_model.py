@@ -17,7 +17,8 @@ def shipped(records):
     origin = training["model"]["training"]
     told = listed(["a teacher with " + percent(one["validation_accuracy"]) + " %" for one in teachers])
     how = f"by distillation from {told} (temperature {origin['temperature']:g}, weight of its answers {origin['alpha']:g})" if teachers else "from the labels alone"
-    return {"network": model["architecture"], "parameters": f"{training['parameters']:,}", "pixels": str(input_pixels(model)), "trained_pixels": str(view_pixels(training)),
+    averaged = records["evaluation_tta.json"]["accuracy"]
+    return {"averaged": percent(averaged), "averaging": compare([averaged], [after], photos).to("one look at every photo"), "network": model["architecture"], "parameters": f"{training['parameters']:,}", "pixels": str(input_pixels(model)), "trained_pixels": str(view_pixels(training)),
             "epochs": str(training["settings"]["epochs"]), "training_photos": f"{training['photos']['training']:,}", "photos": f"{photos:,}", "seed": str(training["seed"]),
             "how": how, "bits": str(model["bits"]), "vectors": str(model["vectors"]), "bytes": f"{file_bytes(model):,}", "raw_bytes": f"{model['raw_bytes']:,}",
             "share": percent(file_bytes(model) / model["raw_bytes"], 1), "spare": f"{300_000 - file_bytes(model):,}", "before": percent(before), "after": percent(after),

@@ -31,7 +31,7 @@ class Section:
 PATIENT = ("finetune20_0.95", "finetune20_0.9")  # of `pruning`: hours of training
 
 SECTIONS = {
-    "shipped": Section(answers_model.shipped, ("model.json", "model_training.json")),
+    "shipped": Section(answers_model.shipped, ("model.json", "model_training.json", "evaluation_tta.json")),
     "compress": Section(answers_bytes.compress, ("compress", "teachers")),
     "lowrank": Section(answers_pruning.lowrank, ("lowrank", "pruning"), (), PATIENT),
     "distillation": Section(answers_distillation.distillation, ("distillation", "teachers", "model.json", "model_training.json")),

@@ -134,6 +134,7 @@ def invented(tmp_path_factory):
             save(job.result, of_variant(name, job.result.stem.rsplit("-seed", 1)[0], " ".join(job.command).replace("benchmarks/", ""), seed))
     before, after = evaluated_record(0.62, 32), evaluated_record(0.60, 4)
     save(folder / "evaluation_before.json", before)
+    save(folder / "evaluation_tta.json", {**after, "accuracy": 0.6123, "tta": True})
     save(folder / "evaluation.json", after)
     save(folder / "model.json", stored_record("quantize.py a b", None, after["accuracy"], 4, before["accuracy"], 296_101, 128, "residual6", trained=True))
     training = base_record("train_kd.py data", 0, 0.6, "residual6", 96, 90, 272_395)
@@ -450,6 +451,7 @@ def test_the_pdf_holds_every_section_in_embedded_fonts_and_vector_figures(built)
     for heading in ("Question 1", "Question 2", "course's recipe", "testing photos as a trap", "Question 3", "another network", "Question 4", "Questions 5 and 6", "Design", "down to 2 bits", "few of many",
                     "Input size", "gets wrong", "every resolution", "Speed"):
         assert heading in text
+    assert "(--tta), which needs no bytes: 61.23 %" in text
     assert "a teacher with 65.43 % (temperature 2, weight of its answers 0.8)" in text and "2 epochs of training through the rounding" in text
     assert "stand-in for Food-11" in text and "make report PHOTOS=Food-11" in text
     links = [found for found in objects if found.get("/Subtype") == "/Link"]
