@@ -56,6 +56,7 @@ WIDTHS = {"mobile": {"student": ((4, 12, 24, 44, 88, 88, 88, 88), (8, 16, 32, 64
           "plain": {"plain_student": ((4, 4, 8, 16, 32, 32, 32, 32), (4, 8, 16, 32, 64, 64, 64, 64), (6, 12, 22, 46, 90, 90, 90, 90),
                                       (8, 16, 32, 64, 128, 128, 128, 128), (16, 32, 64, 128, 256, 256, 256, 256))}}
 STRONG = f"train_kd.py {SHORT} --teacher model.bin --epochs 6 --network student"
+RECIPE = "train_kd.py {data} --size 56 --teacher model.bin --epochs 10 --network student"
 AGREEMENT = "{data} --teacher model.bin --record {out}/record.json"
 QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quarter of its parameters
 WIDER = {  # our network by thousands of parameters: expanded channels, width of the head, bits at which it fits 300,000 bytes
@@ -116,9 +117,10 @@ EXPERIMENTS = {
     "alpha_temperature": Experiment("weight of the teacher's answers and temperature, against alpha 0.8 and temperature 4, which is student_strong of `distillation`", {
         **{f"alpha_{alpha}": f"{STRONG} --alpha {alpha} {RUN}" for alpha in (0, 0.2, 0.5, 1)},
         **{f"temperature_{value}": f"{STRONG} --temperature {value} {RUN}" for value in (1, 2, 8, 20)}, "course": f"{STRONG} --alpha 0.5 --temperature 20 {RUN}"}),
-    "choices": Experiment("what else than student_strong of `distillation`: the course's recipe, no averaged weights, fixed views, another loss", {
-        "course_recipe": f"train_kd.py {{data}} --size 56 --augment course --teacher model.bin --epochs 6 --network student --alpha 0.5 --temperature 20 "
-                         f"--lr 0.001 --weight-decay 0.01 --schedule constant --batch-size 32 --ema 0 {RUN}",
+    "recipes": Experiment("the course's recipe of distillation against our defaults: same student, teacher, photos and epochs", {
+        "ours": f"{RECIPE} --augment light {RUN}",
+        "course": f"{RECIPE} --augment course --alpha 0.5 --temperature 20 --lr 0.001 --weight-decay 0.01 --schedule constant --batch-size 32 --ema 0 {RUN}"}),
+    "choices": Experiment("one thing changed in student_strong of `distillation`: no averaged weights, fixed views, another loss", {
         "no_ema": f"{STRONG} --ema 0 {RUN}", "fixed_views": f"{STRONG} --views 2 {RUN}", "dkd": f"{STRONG.replace('train_kd.py', 'benchmarks/decoupled_distillation.py')} --beta 2 {RUN}"}),
     "testing": Experiment("soft labels on the unlabelled testing photos: what is learned and what is memorised; never for a model that is handed in", {
         "labelled_measured": f"evaluate.py {{distillation/student_strong}}/best.pt {AGREEMENT}",

@@ -36,7 +36,7 @@ SECTIONS = {
     "lowrank": Section(answers_pruning.lowrank, ("lowrank", "pruning"), (), PATIENT),
     "distillation": Section(answers_distillation.distillation, ("distillation", "teachers", "model.json", "model_training.json")),
     "alpha_temperature": Section(answers_distillation.alpha_temperature, ("alpha_temperature", "distillation")),
-    "choices": Section(answers_distillation.choices, ("choices", "distillation")),
+    "choices": Section(answers_distillation.choices, ("recipes", "choices", "distillation")),
     "testing": Section(answers_distillation.testing, ("testing", "distillation", "model.json")),
     "pruning": Section(answers_pruning.pruning, ("pruning",), ("pruning", "pruning_epochs"), PATIENT),
     "pruning_wide8": Section(answers_pruning.pruning_wide8, ("pruning_wide8",)),

@@ -115,7 +115,7 @@ def of_variant(name, variant, command, seed):
     elif name == "equal_bytes":
         parameters = 1_000 * int(variant.split("_")[1])
         arguments |= {"stem": [16, 32]}
-    accuracy = {"residual6": 0.52, "residual6_narrow": 0.51, "slim9_strong": 0.56, "student_strong": 0.57, "residual6_strong": 0.58, "direct": 0.44, "course_recipe": 0.49}.get(variant, 0.48) + noise
+    accuracy = {"residual6": 0.52, "residual6_narrow": 0.51, "slim9_strong": 0.56, "student_strong": 0.57, "residual6_strong": 0.58, "direct": 0.44, "course": 0.49, "ours": 0.57}.get(variant, 0.48) + noise
     record = base_record(command, seed, accuracy, network, int(re.search(r"--size (\d+)", command)[1]), int(re.search(r"--epochs (\d+)", command)[1]), parameters, arguments)
     if "--teacher" in command:
         alpha, temperature = (float(match[1]) if (match := re.search(rf"--{flag} (\S+)", command)) else default for flag, default in (("alpha", 0.8), ("temperature", 4.0)))
@@ -236,7 +236,7 @@ VERDICTS = [  # section, variants whose accuracy decides, accuracies, key, what 
     ("distillation", "distillation/*_strong", (0.60, 0.48, 0.30), "source", ("who teaches matters", "is not shown", "is not shown")),
     ("distillation", "distillation/slim9_strong", (0.60, 0.48, 0.30), "conclusion", ("Every student", "Not every student", "Not every student")),
     ("alpha_temperature", "alpha_temperature/temperature_2", (0.70, 0.57, 0.48), "conclusion", ("better than our setting is among them", "not beaten", "not beaten")),
-    ("choices", "choices/course_recipe", (0.70, 0.57, 0.50), "headline", ("13.00 points worse than that recipe", "not different from that recipe", "7.00 points better than that recipe")),
+    ("choices", "recipes/course", (0.70, 0.57, 0.50), "headline", ("13.00 points worse than the course's", "not different from the course's", "7.00 points better than the course's")),
     ("choices", "choices/fixed_views", (0.70, 0.57, 0.50), "views_verdict", ("gain accuracy", "lose no accuracy", "they lose accuracy")),
     ("pruning_wide8", "pruning_wide8/finetune1_*", (0.60, 0.25, 0.05), "or_mistake", ("better than the mistake", "at rate", "worse than the mistake")),
     ("families", "distillation/residual6_scratch", (0.60, 0.48, 0.30), "conclusion", ("smaller and better", "nothing that could be told is lost", "are missed")),
