@@ -5,7 +5,7 @@ from statistics import mean
 
 from architectures import architecture_table
 from conclusions import cell, compare, listed, mean_std, percent, points, seeds_text, sorted_out, verdict_text
-from readings import accuracies, input_pixels, of_seeds, photos_of, pixels_text, view_pixels
+from readings import accuracies, input_pixels, of_seeds, photos_of, pixels_text
 
 
 def teacher_accuracy(records):
