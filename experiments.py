@@ -76,7 +76,7 @@ def rounding(network, trained):
     command = f"quantize.py {{{trained}}}/best.pt {{out}}/model.bin --max-bytes 1000000 --data {{data}} --record {{out}}/record.json"
     return {**{f"{network}_{bits}_{granularity}": f"{command} --bits {bits} --granularity {granularity}" for bits, granularity in grids},
             **{f"{network}_{bits}_{granularity}_qat": f"{command} --bits {bits} --granularity {granularity} --qat-epochs 2 --augment light "
-                                                      "--seed {seed} --out {out}/run --resume" for bits, granularity in grids if bits <= 4}}
+                                                      "--seed {seed} --out {out}/run --resume" for bits, granularity in grids}}
 
 
 EXPERIMENTS = {

@@ -221,7 +221,7 @@ def data_path():
     return f"| network, {record['size']} px | epoch over the cache / same steps on one batch in memory |\n|---|---|\n{rows}\n{record['device']}; `results/data_path.json`."
 
 
-TABLES = {"equal_bytes": equal_bytes, "pruning": pruning, "rounding": rounding, "scratch": lambda: comparison("scratch"), "model": shipped_model, "resolution": resolution, "input_size": input_size, "grading": grading, "data_path": data_path}
+TABLES = {"distillation": distillation, "recipes": recipes, "choices": choices, "equal_bytes": equal_bytes, "pruning": pruning, "rounding": rounding, "scratch": lambda: comparison("scratch"), "model": shipped_model, "resolution": resolution, "input_size": input_size, "grading": grading, "data_path": data_path}
 
 
 def fill(text):
