@@ -69,7 +69,7 @@ def runs(experiment):
 def source(groups, experiment):
     """The line under a table of {variant: records}: where its numbers come from."""
     records = [record for group in groups.values() for record in group]
-    seeds, commits = len({record["seed"] for record in records}), sorted({record["commit"] for record in records})
+    seeds, commits = len({record["seed"] for record in records} - {None}), sorted({record["commit"] for record in records})
     return f"{records[0]['device']}; {seeds} seed{'s' if seeds > 1 else ''}; commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}; records in `results/{experiment}/`."
 
 
@@ -115,6 +115,26 @@ def recipes():
     lines = ["| recipe | validation accuracy, % |", "|---|---|", *(f"| {text} | {mean_std(best_of(groups[name]))} |" for name, text in names.items())]
     first = groups["ours"][0]
     return "\n".join([*lines, "", f"`student` from `model.bin`, {first['settings']['epochs']} epochs at {first['model']['preprocessing']['size']} px; {source(groups, 'recipes')}"])
+
+
+WAYS = {"big": "the network itself", "quantized": "8 bits per weight", "pruned": "channels cut by γ, fine-tuned", "factorised": "low rank, equal shares, fine-tuned",
+        "factorised_global": "low rank, `--ranking global`, fine-tuned", "distilled": "a narrow network distilled from it", "direct": "the narrow network, from the labels alone"}
+
+
+def compress():
+    """One network at a quarter of its bytes, in several ways."""
+    groups, lines = runs("compress"), ["| `student` | parameters | bytes | epochs | validation accuracy, % |", "|---|---|---|---|---|"]
+    first = groups["big"][0]
+    for name, text in WAYS.items():
+        record = groups[name][0]
+        last = record["rounds"][-1] if "rounds" in record else None
+        parameters = last["parameters"] if last else record.get("parameters", first["parameters"])
+        size = f"{record['file_bytes']:,}" if name == "quantized" else f"{4 * parameters:,}"
+        settings = record["pruning"]["settings"] if last else record.get("settings")
+        epochs = f"{first['settings']['epochs']} + {settings['epochs']}" if name not in ("big", "quantized", "direct") else (settings or first["settings"])["epochs"]
+        accuracies = [one["rounds"][-1]["after_training"] if last else one["validation_accuracy_after"] if name == "quantized" else one["best"]["validation_accuracy"] for one in groups[name]]
+        lines.append(f"| {text} | {parameters:,} | {size} | {epochs} | {mean_std(accuracies)} |")
+    return "\n".join([*lines, "", f"{first['model']['preprocessing']['size']} px; {source(groups, 'compress')}"])
 
 
 def equal_bytes():
@@ -221,7 +241,7 @@ def data_path():
     return f"| network, {record['size']} px | epoch over the cache / same steps on one batch in memory |\n|---|---|\n{rows}\n{record['device']}; `results/data_path.json`."
 
 
-TABLES = {"distillation": distillation, "recipes": recipes, "choices": choices, "equal_bytes": equal_bytes, "pruning": pruning, "rounding": rounding, "scratch": lambda: comparison("scratch"), "model": shipped_model, "resolution": resolution, "input_size": input_size, "grading": grading, "data_path": data_path}
+TABLES = {"distillation": distillation, "recipes": recipes, "choices": choices, "compress": compress, "equal_bytes": equal_bytes, "pruning": pruning, "rounding": rounding, "scratch": lambda: comparison("scratch"), "model": shipped_model, "resolution": resolution, "input_size": input_size, "grading": grading, "data_path": data_path}
 
 
 def fill(text):
