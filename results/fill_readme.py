@@ -100,7 +100,7 @@ def choices():
     groups = runs("choices")
     seeds = {record["seed"] for record in next(iter(groups.values()))}
     ours = [record for record in runs("distillation")["student_strong"] if record["seed"] in seeds]
-    lines = ["| in place of it | validation accuracy, % | difference | time of training |", "|---|---|---|---|", f"| `student` from `model.bin`, as above | {mean_std(best_of(ours))} | | 1 |"]
+    lines = ["| in place of it | validation accuracy, % | difference | time, other work beside it |", "|---|---|---|---|", f"| `student` from `model.bin`, as above | {mean_std(best_of(ours))} | | 1 |"]
     for name, text in CHOICES.items():
         difference = 100 * (statistics.mean(best_of(groups[name])) - statistics.mean(best_of(ours)))
         time = statistics.mean(record["seconds"] for record in groups[name]) / statistics.mean(record["seconds"] for record in ours)
