@@ -14,13 +14,18 @@ class UserError(ValueError):
 def run(main):
     """Run a script's `main()` and exit with its status; a UserError is one line on stderr and status 2."""
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()
+        sys.exit(status)
     except UserError as error:
         print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # who read our output, `head` perhaps, has gone; as if SIGPIPE had ended us
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -144,6 +144,12 @@ def main(argv=None):
     photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
     reduced = load_sizes(listing, [replace(preprocessing, size=options.reduce)], cache_folder(options), told=True)[0] if options.reduce else None
     result = measure(model, listing, photos, device, options.tta, reduced)
+    if teacher:
+        network, testing = model.build().to(device, memory_format=torch.channels_last), list_testing_beside(options.data)
+        asked = {"validation": photos, **({"testing": load_sizes(testing, inputs_of(preprocessing, options.tta), cache_folder(options))} if testing else {})}
+        result["agreement"] = {split: agreement(network, teacher, part, preprocessing, device, options.tta) for split, part in asked.items()}
+    if options.record:
+        write_record(options.record, {**provenance(device, data={"validation": photos[0].fingerprint}), "model": model.description.to_dict(), "bits": model.bits, **result})
     print(f"{model.description.architecture}, {preprocessing.size} px, {result['photos']:,} photos: accuracy {result['accuracy']:.4f}, "
           f"cross-entropy {result['cross_entropy']:.4f}, calibration error {result['calibration_error']:.4f}")
     for name, text in (("accuracy_of_small", f"shorter side below {preprocessing.size} px"), ("accuracy_of_larger", "the others"), ("accuracy_reduced", f"all, first reduced to {options.reduce} px")):
@@ -152,14 +158,8 @@ def main(argv=None):
     for (name, accuracy), row in zip(result["class_accuracy"].items(), result["confusion"]):
         count, other = max((count, other) for other, count in zip(result["class_accuracy"], row) if other != name)
         print(f"  {'none  ' if accuracy is None else f'{accuracy:.4f}'}  {name} ({sum(row)} photos" + (f"; most often taken for {other}, {count} times)" if count else ")"))
-    if teacher:
-        network, testing = model.build().to(device, memory_format=torch.channels_last), list_testing_beside(options.data)
-        asked = {"validation": photos, **({"testing": load_sizes(testing, inputs_of(preprocessing, options.tta), cache_folder(options))} if testing else {})}
-        result["agreement"] = {split: agreement(network, teacher, part, preprocessing, device, options.tta) for split, part in asked.items()}
-        for split, share in result["agreement"].items():
-            print(f"  {share:.4f}  agreement with {options.teacher} on {len(asked[split][0]):,} {split} photos")
-    if options.record:
-        write_record(options.record, {**provenance(device, data={"validation": photos[0].fingerprint}), "model": model.description.to_dict(), "bits": model.bits, **result})
+    for split, share in result.get("agreement", {}).items():
+        print(f"  {share:.4f}  agreement with {options.teacher} on {len(asked[split][0]):,} {split} photos")
     return 0
 
 

@@ -171,6 +171,14 @@ def test_a_programming_error_keeps_its_traceback(error):
         run(main)
 
 
+def test_a_reader_that_has_gone_is_no_error():
+    """As in `python models.py | head -1`."""
+    script = "import command_line; command_line.run(lambda: print('x' * 100_000) or print('y' * 100_000) or 0)"
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait() == 141 and process.stderr.read() == b""
+
+
 def test_an_interruption_is_status_130(capsys):
     def main():
         raise KeyboardInterrupt
