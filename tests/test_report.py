@@ -448,7 +448,7 @@ def test_the_pdf_holds_every_section_in_embedded_fonts_and_vector_figures(built)
     fonts = {font["/BaseFont"]: font["/FontDescriptor"] for font in objects if font.get("/Type") == "/Font" and "/DescendantFonts" not in font}
     assert len(fonts) >= 3 and {name for name, inside in fonts.items() if "+" not in name or "/FontFile" not in "".join(inside)} == set(), "every font is embedded as a subset"
     assert not [found for found in objects if found.get("/Subtype") == "/Image"] and not any(len(page.images) for page in pages), "figures are vectors"
-    for heading in ("Question 1", "Question 2", "course's recipe", "testing photos as a trap", "Question 3", "another network", "Question 4", "Questions 5 and 6", "Design", "down to 2 bits", "few of many",
+    for heading in ("Question 1", "Question 2", "recipe and other choices", "testing photos as a trap", "Question 3", "another network", "Question 4", "Questions 5 and 6", "Design", "down to 2 bits", "few of many",
                     "Input size", "gets wrong", "every resolution", "Speed"):
         assert heading in text
     assert "(--tta), which needs no bytes: 61.23 %" in text
