@@ -10,6 +10,7 @@ weight is the constant --beta. Options and output are train_kd.py's otherwise.
 import argparse
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -56,11 +57,8 @@ def main(argv=None):
         soft = temperature**2 * decoupled_divergence(student_logits, teacher_probabilities, labels, temperature, options.beta) if alpha else 0
         return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
 
-    before, distillation.distillation_loss = distillation.distillation_loss, loss
-    try:
+    with mock.patch.object(distillation, "distillation_loss", loss):
         return train_kd.main(others)
-    finally:
-        distillation.distillation_loss = before
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ BN's statistics move. Options and output are prune.py's. Never use what comes ou
 import copy
 import sys
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -24,11 +25,8 @@ def main(argv=None):
     if pick_precision(options.precision, pick_device(options.device)) == "fp16":  # torch's GradScaler ends with an AssertionError where no gradient reaches the optimiser
         raise UserError("the reference mistake cannot be repeated in fp16, whose loss scaling needs gradients of what the optimiser holds; use --precision fp32 or bf16")
     build_optimizer = training_run.build_optimizer
-    training_run.build_optimizer = lambda network, settings: build_optimizer(copy.deepcopy(network), settings)
-    try:
+    with mock.patch.object(training_run, "build_optimizer", lambda network, settings: build_optimizer(copy.deepcopy(network), settings)):
         return prune.main(argv)
-    finally:
-        training_run.build_optimizer = build_optimizer
 
 
 if __name__ == "__main__":
