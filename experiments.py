@@ -41,7 +41,7 @@ RUN = "--seed {seed} --out {out} --resume"
 RECORD = "--data {data} --record {out}/record.json"
 NARROW = "--network residual6 --set hidden=96,160,160,256,256,256"
 SMALL = "{data} --size 64 --augment light"  # light: the schedules are short
-SHORT = "{data} --size 56 --view-size 48 --augment light"  # what many runs can be afforded of without a GPU
+SHORT = "{data} --size 56 --view-size 48 --augment light --lr 0.002"  # what many runs can be afforded of without a GPU
 
 CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
     "none": "prune.py {base}/best.pt {data} --mode none --rounds ROUNDS",
@@ -120,12 +120,13 @@ EXPERIMENTS = {
     "recipes": Experiment("the course's recipe of distillation against our defaults: same student, teacher, photos and epochs", {
         "ours": f"{RECIPE} --augment light {RUN}",
         "course": f"{RECIPE} --augment course --alpha 0.5 --temperature 20 --lr 0.001 --weight-decay 0.01 --schedule constant --batch-size 32 --ema 0 {RUN}"}),
-    "choices": Experiment("one thing changed in student_strong of `distillation`: no averaged weights, fixed views, another loss", {
+    "choices": Experiment("one thing changed in student_strong of `distillation`: another learning rate, no averaged weights, fixed views, another loss", {
+        "lr": f"{STRONG.replace('0.002', '0.005')} {RUN}",
         "no_ema": f"{STRONG} --ema 0 {RUN}", "fixed_views": f"{STRONG} --views 2 {RUN}", "dkd": f"{STRONG.replace('train_kd.py', 'benchmarks/decoupled_distillation.py')} --beta 2 {RUN}"}),
     "testing": Experiment("soft labels on the unlabelled testing photos: what is learned and what is memorised; never for a model that is handed in", {
         "labelled_measured": f"evaluate.py {{distillation/student_strong}}/best.pt {AGREEMENT}",
         **{name: f"train_kd.py {{data}} --size 56 {views} --teacher model.bin --epochs 6 --network student {extra}{RUN}" for name, views, extra in (
-            ("unlabelled", "--view-size 48 --augment light", "--unlabeled {data}/testing "), ("labelled_fixed", "--augment none", ""), ("unlabelled_fixed", "--augment none", "--unlabeled {data}/testing "))},
+            ("unlabelled", "--view-size 48 --augment light --lr 0.002", "--unlabeled {data}/testing "), ("labelled_fixed", "--augment none --lr 0.002", ""), ("unlabelled_fixed", "--augment none --lr 0.002", "--unlabeled {data}/testing "))},
         **{f"{name}_measured": f"evaluate.py {{{name}}}/best.pt {AGREEMENT}" for name in ("unlabelled", "labelled_fixed", "unlabelled_fixed")}}),
     "resolution": Experiment("photos of every resolution: some of the views blurred, or none", {
         name: command for augment in ("standard", "blurred") for name, command in {
@@ -152,14 +153,19 @@ class Job:
     needs: tuple
 
     def recorded(self, fingerprints):
-        """Whether results/ holds the record of this very command on these photos (paths may differ)."""
+        """Whether results/ holds the record of this very command on these photos (paths may differ).
+
+        An option that the recorded command left to its default counts as named where the record's settings tell the same value.
+        """
         if not self.result.exists():
             return False
         record = json.loads(self.result.read_text())
-        script, *tokens = self.template.split()
+        script, *tokens = self.template.replace("{seed}", str(record["seed"])).split()
         program, *found = shlex.split(record["command"])
-        same = Path(script).name == program and len(tokens) == len(found) and all("{" in token and token != "{seed}" or token == value for token, value in zip(
-            (token.replace("{seed}", str(record["seed"])) for token in tokens), found))
+        for index in reversed([index for index, token in enumerate(tokens) if token.startswith("--") and token not in found]):
+            if tokens[index + 1:index + 2] == [str(record.get("settings", {}).get(tokens[index].removeprefix("--").replace("-", "_")))]:
+                del tokens[index:index + 2]
+        same = Path(script).name == program and len(tokens) == len(found) and all("{" in token or token == value for token, value in zip(tokens, found))
         return same and all(fingerprints[split] == value for split, value in record["data"].items() if split in fingerprints)
 
 

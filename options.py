@@ -50,19 +50,20 @@ def add_data(parser):
     add_cache(group)
 
 
-def add_optimisation(parser, epochs):
-    """The optimiser and its schedule; `epochs` is the script's default."""
+def add_optimisation(parser, epochs, lr=Settings.lr):
+    """The optimiser and its schedule; `epochs` and `lr`, AdamW's peak learning rate, are the script's defaults."""
     default = Settings()
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=number(int, 1), default=epochs, help="length of the schedule")
     group.add_argument("--batch-size", type=number(int, 2), default=default.batch_size, help="photos per step")
     group.add_argument("--optimizer", choices=("adamw", "sgd"), default=default.optimizer, help="sgd: Nesterov momentum 0.9")
-    group.add_argument("--lr", type=number(float, 0, open_low=True), help="peak learning rate (default: 0.002 for adamw, 0.1 for sgd)")
+    group.add_argument("--lr", type=number(float, 0, open_low=True), help=f"peak learning rate (default: {lr:g} for adamw, 0.1 for sgd)")
     group.add_argument("--schedule", choices=("cosine", "constant"), default=default.schedule, help="cosine: half a cosine down to 0, after a warm-up")
     group.add_argument("--weight-decay", type=number(float, 0), help="not applied to BN and biases (default: 0.05 for adamw, 0.0005 for sgd)")
     group.add_argument("--label-smoothing", type=number(float, 0, 0.99), default=default.label_smoothing, help="probability spread over all classes")
     group.add_argument("--gamma-l1", type=number(float, 0), default=default.gamma_l1, metavar="LAMBDA", help="slimming penalty LAMBDA * sum |gamma| of all BNs, so that gamma ranks channels for prune.py; try 0.0001")
     group.add_argument("--ema", type=number(float, 0, 0.99999), default=default.ema, help="decay of the averaged weights per step, 0 = off")
+    parser.set_defaults(adamw_lr=lr)
 
 
 def add_run(parser, out, dry_run="two batches of everything, then exit; nothing is written but the photo cache"):
@@ -76,11 +77,11 @@ def add_run(parser, out, dry_run="two batches of everything, then exit; nothing 
     group.add_argument("--dry-run", action="store_true", help=dry_run)
 
 
-def add_training(parser, out, epochs):
-    """Network, data, optimisation and run options; `out` and `epochs` are the script's defaults."""
+def add_training(parser, out, epochs, lr=Settings.lr):
+    """Network, data, optimisation and run options; `out`, `epochs` and AdamW's `lr` are the script's defaults."""
     add_network(parser)
     add_data(parser)
-    add_optimisation(parser, epochs)
+    add_optimisation(parser, epochs, lr)
     add_run(parser, out)
 
 
@@ -127,7 +128,7 @@ def read_settings(options, device, trained=None):
     sgd = options.optimizer == "sgd"
     return Settings(
         epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer, schedule=options.schedule,
-        lr=options.lr if options.lr is not None else 0.1 if sgd else 2e-3,
+        lr=options.lr if options.lr is not None else 0.1 if sgd else options.adamw_lr,
         weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
         label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, trained, options.size), views=getattr(options, "views", 0),
         gamma_l1=options.gamma_l1, precision=pick_precision(options.precision, device), seed=options.seed)

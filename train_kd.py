@@ -40,7 +40,7 @@ def main(argv=None):
     group = add_distillation(options, required=True)
     group.add_argument("--unlabeled", type=Path, metavar="DIR", help="folder (or CSV of faces) of further photos without labels, any names, for the teacher to label")
     group.add_argument("--views", type=number(int, 0, 1000), default=0, metavar="K", help="K fixed views per photo, asking the teacher about each once; 0 = new views every epoch")
-    add_training(options, out="runs/kd", epochs=120)
+    add_training(options, out="runs/kd", epochs=120, lr=5e-3)
     options.set_defaults(label_smoothing=0.0)
     options = options.parse_args(argv)
     if options.views and options.mixup:

@@ -68,7 +68,7 @@ def alpha_temperature(records):
             if any(one.verdict < 0 for one in found.values()) else "So none of them is told from our setting"}
 
 
-CHOICES = {"no_ema": "no averaged weights", "fixed_views": "fixed views, answers kept", "dkd": "decoupled loss"}
+CHOICES = {"lr": "learning rate 0.005", "no_ema": "no averaged weights", "fixed_views": "fixed views, answers kept", "dkd": "decoupled loss"}
 
 
 def recipe(record):

@@ -91,7 +91,7 @@ def distillation():
     return "\n".join([*lines, "", f"{first['settings']['epochs']} epochs at {first['model']['preprocessing']['size']} px; {source(groups, 'distillation')}"])
 
 
-CHOICES = {"no_ema": "`--ema 0`: no averaged weights",
+CHOICES = {"lr": "`--lr 0.005`, the default", "no_ema": "`--ema 0`: no averaged weights",
            "fixed_views": "`--views 2`: two fixed views a photo, the teacher asked about each once", "dkd": "decoupled distillation (Zhao et al. 2022), β 2"}
 
 

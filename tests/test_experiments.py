@@ -51,6 +51,14 @@ def test_a_changed_command_is_run_again_and_one_that_is_needed_too(tiny, toy, ca
     assert json.loads((tmp_path / "results/tiny/measured-seed1.json").read_text())["command"].endswith("--device cpu")
 
 
+@pytest.mark.parametrize(("option", "recorded"), [("--lr 0.002", True), ("--lr 0.005", False), ("--batch-size 64", False), ("--out elsewhere", False)])
+def test_an_option_left_to_its_default_counts_as_named_with_the_value_of_the_record(tmp_path, option, recorded):
+    record = {"command": "train_student.py /photos --epochs 3 --seed 1", "seed": 1, "settings": {"epochs": 3, "lr": 0.002, "batch_size": 32}, "data": {"training": "abc"}}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    template = f"train_student.py {{data}} {option} --epochs 3 --seed {{seed}}"
+    assert experiments.Job(template, (), tmp_path, tmp_path / "record.json", ()).recorded({"training": "abc"}) == recorded
+
+
 def test_what_builds_on_a_changed_run_is_run_again_and_not_where_that_fails(tmp_path, monkeypatch):
     base, cut = (experiments.Job(name, (name,), tmp_path / name, tmp_path / f"{name}.json", needs) for name, needs in (("base", ()), ("cut", (tmp_path / "base",))))
     begun = []
