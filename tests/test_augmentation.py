@@ -8,7 +8,8 @@ from torchvision.transforms.v2 import functional as tv
 from augmentation import AUGMENTATIONS, BLURS, LUMA, Augmentation, _grid, _hue_matrix
 from preprocessing import Preprocessing
 
-IDENTITY = {"scale": (1.0, 1.0), "ratio": 1.0, "flip": 0.0, "degrees": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+IDENTITY = {"scale": (1.0, 1.0), "ratio": 1.0, "flip": 0.0, "degrees": 0.0,
+            "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 PLAIN = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))  # views in [0, 1]
 
 
@@ -203,7 +204,8 @@ def test_smaller_views_show_the_same_part_of_the_photo():
     batch = photos(size=48)
     views = only()(batch, PLAIN, seeded(), size=24)
     assert views.shape == (4, 3, 24, 24) and views.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(views, F.avg_pool2d(PLAIN.normalise(batch), 2), rtol=0, atol=1e-5)  # bilinear at half the size is the mean of four
+    torch.testing.assert_close(views, F.avg_pool2d(PLAIN.normalise(batch), 2),  # bilinear at half the size is the mean of four
+                               rtol=0, atol=1e-5)
 
 
 def test_view_size_changes_neither_crop_nor_colours():
@@ -269,7 +271,8 @@ def test_the_course_crops_mirrors_and_rotates_and_leaves_colours_alone():
     affine, colour, contrast, blur = AUGMENTATIONS["course"].draw(500, seeded())
     assert torch.allclose(colour, torch.eye(3).expand(500, 3, 3), atol=1e-6) and (contrast == 1).all() and not blur.any()
     sides = affine[:, :, :2].norm(dim=1)  # of the crop, in halves of the photo
-    assert torch.allclose(sides[:, 0], sides[:, 1], atol=1e-6) and 0.6 <= (sides[:, 0] ** 2).min() + 1e-6 and (sides[:, 0] ** 2).max() <= 1 + 1e-6
+    assert (torch.allclose(sides[:, 0], sides[:, 1], atol=1e-6)
+            and 0.6 <= (sides[:, 0] ** 2).min() + 1e-6 and (sides[:, 0] ** 2).max() <= 1 + 1e-6)
     angles = torch.asin(affine[:, 1, 0].abs() / sides[:, 0]) * 180 / torch.pi
     assert 14 < angles.max() <= 15.001 and 0.4 < (torch.linalg.det(affine[:, :, :2]) < 0).double().mean() < 0.6
 

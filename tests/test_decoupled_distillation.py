@@ -48,7 +48,8 @@ def test_equal_logits_diverge_by_nothing_even_where_the_teacher_is_sure():
 def test_it_trains_and_leaves_the_loss_of_train_kd_alone(toy, small_model, call, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "train_kd_decoupled", decoupled_distillation)
     monkeypatch.setattr("distillation.check_teacher", lambda *arguments, **more: 0.5)  # a network of random weights
-    before, command = distillation.distillation_loss, [toy, "--teacher", small_model, "--network", "student", "--size", 32, "--cache", "none", "--dry-run", "--beta"]
+    before, command = distillation.distillation_loss, [toy, "--teacher", small_model, "--network", "student", "--size", 32,
+                                                       "--cache", "none", "--dry-run", "--beta"]
     losses = []
     for beta in (0, 50):
         done = call("train_kd_decoupled", *command, beta)

@@ -75,7 +75,8 @@ def test_the_scale_of_the_gradient_does_not_depend_on_the_temperature():
 def test_float32_agrees_with_float64():
     student, teacher = logits(1), logits(2)
     precise = distillation_loss(student, (teacher / 4).softmax(1), LABELS, 0.7, 4)
-    assert distillation_loss(student.float(), (teacher / 4).softmax(1).float(), LABELS, 0.7, 4).item() == pytest.approx(precise.item(), rel=1e-5)
+    assert distillation_loss(student.float(), (teacher / 4).softmax(1).float(), LABELS, 0.7, 4).item() == pytest.approx(
+        precise.item(), rel=1e-5)
 
 
 def test_labels_as_probabilities_are_the_same_as_labels():
@@ -122,7 +123,8 @@ def test_mixup_mixes_photos_and_labels_alike():
 def save_model(path, seed=0, class_names=CLASSES, size=SIZE):
     """A narrow random network as a checkpoint file; returns it."""
     torch.manual_seed(seed)
-    description = Description.of("student", {"widths": [4] * 8, "in_channels": 3}, class_names, Preprocessing(size, mean=(0.3,) * 3, std=(0.2,) * 3))
+    description = Description.of("student", {"widths": [4] * 8, "in_channels": 3}, class_names,
+                                 Preprocessing(size, mean=(0.3,) * 3, std=(0.2,) * 3))
     network = build("student", **description.arguments)
     torch.save({"format": CHECKPOINT_FORMAT, "version": VERSION, **description.to_dict(), "state_dict": network.state_dict()}, path)
     return network.eval()
@@ -292,14 +294,15 @@ def teacher_file(toy, tmp_path_factory):
     from train_student import main
 
     out = tmp_path_factory.mktemp("teacher")
-    main([str(toy), "--network", "student", "--set", "widths=16,16,16,32,32,32,32,32", "--size", "32", "--epochs", "25", "--batch-size", "11", "--lr", "0.01",
+    main([str(toy), "--network", "student", "--set", "widths=16,16,16,32,32,32,32,32", "--size", "32",
+          "--epochs", "25", "--batch-size", "11", "--lr", "0.01",
           "--augment", "none", "--ema", "0", "--cache", "none", "--out", str(out / "run"), "--precision", "fp32"])
     return out / "run" / "best.pt"
 
 
 def arguments(toy, teacher, out, *more):
-    return ["train_kd.py", toy, "--teacher", teacher, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", SIZE, "--epochs", 2,
-            "--batch-size", 11, "--cache", "none", "--out", out, *more]
+    return ["train_kd.py", toy, "--teacher", teacher, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", SIZE,
+            "--epochs", 2, "--batch-size", 11, "--cache", "none", "--out", out, *more]
 
 
 def test_command_line_distils_and_records_the_teachers(toy, teacher_file, call, tmp_path):
@@ -346,8 +349,10 @@ def test_a_bad_teacher_and_an_empty_folder_are_one_sentence_and_status_2(toy, te
     (tmp_path / "bad.bin").write_bytes(b"not a teacher")
     (tmp_path / "empty").mkdir()
     save_model(tmp_path / "two classes.pt")
-    for teacher, more, message in ((tmp_path / "bad.bin", [], "damaged or no teacher file"), (tmp_path / "missing.bin", [], "there is no teacher file"),
-                                   (tmp_path / "two classes.pt", [], "same classes"), (teacher_file, ["--unlabeled", tmp_path / "empty"], "is empty")):
+    for teacher, more, message in ((tmp_path / "bad.bin", [], "damaged or no teacher file"),
+                                   (tmp_path / "missing.bin", [], "there is no teacher file"),
+                                   (tmp_path / "two classes.pt", [], "same classes"),
+                                   (teacher_file, ["--unlabeled", tmp_path / "empty"], "is empty")):
         result = call(*arguments(toy, teacher, tmp_path / "run", *more))
         assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
         assert not (tmp_path / "run").exists()

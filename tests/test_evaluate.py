@@ -60,7 +60,8 @@ def test_a_model_agrees_with_itself_and_less_with_another(toy, small_model, smal
     assert shares[0] == {"validation": 1.0, "testing": 1.0} and max(shares[1].values()) < 1
     shutil.copytree(toy / "validation", tmp_path / "data/validation")
     call("evaluate.py", small_model, tmp_path / "data", "--cache", "none", "--teacher", small_model, "--record", tmp_path / "record.json")
-    assert json.loads((tmp_path / "record.json").read_text())["agreement"] == {"validation": 1.0}, "without testing photos there is nothing to tell of them"
+    assert json.loads((tmp_path / "record.json").read_text())["agreement"] == {"validation": 1.0}, (
+        "without testing photos there is nothing to tell of them")
 
 
 def test_photos_are_small_by_their_shorter_side(tmp_path):

@@ -51,16 +51,19 @@ def test_a_changed_command_is_run_again_and_one_that_is_needed_too(tiny, toy, ca
     assert json.loads((tmp_path / "results/tiny/measured-seed1.json").read_text())["command"].endswith("--device cpu")
 
 
-@pytest.mark.parametrize(("option", "recorded"), [("--lr 0.002", True), ("--lr 0.005", False), ("--batch-size 64", False), ("--out elsewhere", False)])
+@pytest.mark.parametrize(("option", "recorded"), [
+    ("--lr 0.002", True), ("--lr 0.005", False), ("--batch-size 64", False), ("--out elsewhere", False)])
 def test_an_option_left_to_its_default_counts_as_named_with_the_value_of_the_record(tmp_path, option, recorded):
-    record = {"command": "train_student.py /photos --epochs 3 --seed 1", "seed": 1, "settings": {"epochs": 3, "lr": 0.002, "batch_size": 32}, "data": {"training": "abc"}}
+    record = {"command": "train_student.py /photos --epochs 3 --seed 1", "seed": 1,
+              "settings": {"epochs": 3, "lr": 0.002, "batch_size": 32}, "data": {"training": "abc"}}
     (tmp_path / "record.json").write_text(json.dumps(record))
     template = f"train_student.py {{data}} {option} --epochs 3 --seed {{seed}}"
     assert experiments.Job(template, (), tmp_path, tmp_path / "record.json", ()).recorded({"training": "abc"}) == recorded
 
 
 def test_what_builds_on_a_changed_run_is_run_again_and_not_where_that_fails(tmp_path, monkeypatch):
-    base, cut = (experiments.Job(name, (name,), tmp_path / name, tmp_path / f"{name}.json", needs) for name, needs in (("base", ()), ("cut", (tmp_path / "base",))))
+    base, cut = (experiments.Job(name, (name,), tmp_path / name, tmp_path / f"{name}.json", needs)
+                 for name, needs in (("base", ()), ("cut", (tmp_path / "base",))))
     begun = []
     monkeypatch.setattr(experiments.Job, "recorded", lambda job, fingerprints: job.template == "cut")  # the command of base has changed
     for well in (True, False):
@@ -70,7 +73,8 @@ def test_what_builds_on_a_changed_run_is_run_again_and_not_where_that_fails(tmp_
 
 
 def test_a_run_of_another_experiment_is_named_when_it_is_missing(toy, call, tmp_path, monkeypatch):
-    monkeypatch.setitem(experiments.EXPERIMENTS, "later", experiments.Experiment("?", {"one": "evaluate.py {tiny/four}/best.pt {data} --record {out}/record.json"}, (0,)))
+    monkeypatch.setitem(experiments.EXPERIMENTS, "later", experiments.Experiment(
+        "?", {"one": "evaluate.py {tiny/four}/best.pt {data} --record {out}/record.json"}, (0,)))
     result = call("experiments.py", "later", toy, "--runs", tmp_path / "runs", "--results", tmp_path / "results")
     assert result.returncode == 2 and "run the experiment tiny first" in result.stdout
 
@@ -172,7 +176,8 @@ def test_hw7_train_runs_three_stages_whose_options_exist(call, tmp_path):
     python, noted = tmp_path / "python", tmp_path / "noted.txt"
     python.write_text(f'#!/bin/sh\necho "$@" >> "{noted}"\n')
     python.chmod(0o755)
-    done = subprocess.run(["bash", ROOT / "hw7_train.sh", tmp_path / "food", tmp_path / "out.bin", tmp_path / "runs"], env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True)
+    done = subprocess.run(["bash", ROOT / "hw7_train.sh", tmp_path / "food", tmp_path / "out.bin", tmp_path / "runs"],
+                          env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     commands = [line.split() for line in noted.read_text().splitlines()]
     assert [Path(command[0]).name for command in commands] == ["train_student.py", "train_kd.py", "quantize.py"]

@@ -52,7 +52,8 @@ def trained(drawn, tmp_path_factory):
     import train_student
 
     out = tmp_path_factory.mktemp("runs") / "fer_cnn"
-    assert train_student.main(list(map(str, [drawn / "train.csv", "--network", "fer_cnn", *NARROW["fer_cnn"], *FER, "--epochs", 6, "--lr", 0.01, "--out", out]))) == 0
+    assert train_student.main(list(map(str, [drawn / "train.csv", "--network", "fer_cnn", *NARROW["fer_cnn"], *FER,
+                                             "--epochs", 6, "--lr", 0.01, "--out", out]))) == 0
     return out / "best.pt"
 
 
@@ -64,7 +65,8 @@ def test_pixels_are_read_row_by_row_from_the_top_left(tmp_path):
     path = write(tmp_path / "test.csv", "id,feature", [3], picture)
     photos = load_photos(list_testing(path), PLAIN).photos
     assert photos.shape == (1, 48, 48, 1) and photos.dtype == torch.uint8
-    assert photos[0, 0, 1, 0] == 1 and photos[0, 1, 0, 0] == 48 and torch.equal(photos[0, :, :, 0], torch.from_numpy(picture[0].astype(np.uint8)))
+    assert (photos[0, 0, 1, 0] == 1 and photos[0, 1, 0, 0] == 48
+            and torch.equal(photos[0, :, :, 0], torch.from_numpy(picture[0].astype(np.uint8))))
 
 
 def test_labels_and_their_names(drawn):
@@ -81,7 +83,10 @@ def test_testing_faces_come_in_ascending_order_of_their_ids(tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\n\n") + "\n", lambda text: text.rstrip("\n"),
+    lambda text: text.replace("\n", "\r\n"),
+    lambda text: "\ufeff" + text,
+    lambda text: text.replace("\n", "\n\n") + "\n",
+    lambda text: text.rstrip("\n"),
     lambda text: "\n".join(f'"{line.replace(",", chr(34) + "," + chr(34))}"' for line in text.split("\n") if line)])
 def test_line_ends_blank_lines_byte_order_marks_and_quotes_change_nothing(drawn, tmp_path, change):
     text = (drawn / "test.csv").read_text()
@@ -189,7 +194,8 @@ def test_a_face_needs_no_cache(drawn, tmp_path):
 
 def test_normalisation_of_grey():
     photos = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 3, 1)
-    torch.testing.assert_close(Preprocessing(48, mean=(0.2,), std=(0.5,)).normalise(photos), torch.tensor([-0.4, 0.0, 1.6]).view(1, 1, 1, 3))
+    torch.testing.assert_close(Preprocessing(48, mean=(0.2,), std=(0.5,)).normalise(photos),
+                               torch.tensor([-0.4, 0.0, 1.6]).view(1, 1, 1, 3))
 
 
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
@@ -213,7 +219,8 @@ def test_from_the_csv_to_the_prediction(drawn, trained, call, tmp_path):
     assert record["photos"] == {"training": 189, "validation": 21} and record["best"]["validation_accuracy"] > 0.5
     assert record["model"]["arguments"]["in_channels"] == 1 and record["model"]["preprocessing"]["mean"] == [0.5]
 
-    result = call("train_kd.py", drawn / "train.csv", "--teacher", trained, "--temperature", 2.5, "--network", "fer_mobilenet", *NARROW["fer_mobilenet"],
+    result = call("train_kd.py", drawn / "train.csv", "--teacher", trained, "--temperature", 2.5,
+                  "--network", "fer_mobilenet", *NARROW["fer_mobilenet"],
                   *FER, "--epochs", 6, "--lr", 0.01, "--unlabeled", drawn / "test.csv", "--out", tmp_path / "kd")
     assert result.returncode == 0 and "transductive" in result.stderr
     training = load_model(tmp_path / "kd/best.pt").description.training
@@ -224,7 +231,8 @@ def test_from_the_csv_to_the_prediction(drawn, trained, call, tmp_path):
     result = call("quantize.py", tmp_path / "kd/best.pt", tmp_path / "fer.bin", "--data", drawn / "train.csv", "--device", "cpu")
     assert result.returncode == 0 and f"validation accuracy {best:.4f} -> " in result.stdout and "on 21 photos" in result.stdout
 
-    result = call("inference.py", drawn / "test.csv", tmp_path / "prediction.csv", "--model", tmp_path / "fer.bin", "--top-k", 2, tmp_path / "top.csv")
+    result = call("inference.py", drawn / "test.csv", tmp_path / "prediction.csv", "--model", tmp_path / "fer.bin",
+                  "--top-k", 2, tmp_path / "top.csv")
     assert result.returncode == 0 and "21 photos" in result.stdout
     rows = [line.split(",") for line in (tmp_path / "prediction.csv").read_text().splitlines()]
     assert rows[0] == ["id", "label"] and [int(identity) for identity, _ in rows[1:]] == list(range(100, 121))
@@ -235,9 +243,11 @@ def test_from_the_csv_to_the_prediction(drawn, trained, call, tmp_path):
 
 def test_faces_predict_like_the_network_that_was_stored(drawn, trained, call, tmp_path):
     model = load_model(trained)
-    logits = model.build()(model.description.preprocessing.normalise(load_photos(list_testing(drawn), model.description.preprocessing).photos))
+    logits = model.build()(model.description.preprocessing.normalise(
+        load_photos(list_testing(drawn), model.description.preprocessing).photos))
     assert call("inference.py", drawn, tmp_path / "out.csv", "--model", trained, "--batch-size", 4, "--device", "cpu").returncode == 0
-    assert (tmp_path / "out.csv").read_text() == "id,label\n" + "".join(f"{100 + row},{label}\n" for row, label in enumerate(logits.argmax(1).tolist()))
+    assert (tmp_path / "out.csv").read_text() == "id,label\n" + "".join(
+        f"{100 + row},{label}\n" for row, label in enumerate(logits.argmax(1).tolist()))
 
 
 def test_a_network_of_grey_faces_predicts_photos_too(toy, trained, call, tmp_path):
@@ -246,8 +256,10 @@ def test_a_network_of_grey_faces_predicts_photos_too(toy, trained, call, tmp_pat
 
 
 def test_any_network_trains_on_faces_and_the_2019_networks_on_photos(drawn, toy, call, tmp_path):
-    for data, network, size, more in ((drawn, "student", 32, ["--set", "widths=8,8,8,8,8,8"]), (toy, "fer_mobilenet", 48, NARROW["fer_mobilenet"])):
-        result = call("train_student.py", data, "--network", network, *more, "--size", size, "--cache", "none", "--dry-run", "--device", "cpu", "--out", tmp_path / "run")
+    for data, network, size, more in ((drawn, "student", 32, ["--set", "widths=8,8,8,8,8,8"]),
+                                      (toy, "fer_mobilenet", 48, NARROW["fer_mobilenet"])):
+        result = call("train_student.py", data, "--network", network, *more, "--size", size, "--cache", "none",
+                      "--dry-run", "--device", "cpu", "--out", tmp_path / "run")
         assert result.returncode == 0 and "dry run of two steps is fine" in result.stdout
 
 
@@ -273,7 +285,8 @@ def test_a_resnet18_of_grey_faces_sees_values_from_0_to_1(tmp_path):
 
 @pytest.mark.parametrize("argument", ["in_channels=3", "num_classes=7"])
 def test_what_follows_from_the_faces_cannot_be_set(drawn, refused, tmp_path, argument):
-    assert "follow from the photos" in refused("train_student.py", drawn, "--network", "fer_cnn", "--set", argument, "--out", tmp_path / "run")
+    assert "follow from the photos" in refused("train_student.py", drawn, "--network", "fer_cnn", "--set", argument,
+                                               "--out", tmp_path / "run")
 
 
 def test_a_file_whose_network_and_preprocessing_disagree_is_refused(drawn, refused, tmp_path):
@@ -314,16 +327,20 @@ FACE = " ".join(["7"] * 2304)
     (f"label,feature\n0,{FACE}\n".encode() + b"0,7 \xff\n", "not a CSV of text in UTF-8")])
 def test_a_bad_training_csv_is_refused(refused, tmp_path, content, message):
     (tmp_path / "train.csv").write_bytes(content)
-    text = refused("train_student.py", tmp_path / "train.csv", "--network", "fer_mobilenet", "--size", 48, "--device", "cpu", "--out", tmp_path / "run")
+    text = refused("train_student.py", tmp_path / "train.csv", "--network", "fer_mobilenet", "--size", 48, "--device", "cpu",
+                   "--out", tmp_path / "run")
     assert message in text and str(tmp_path / "train.csv") in text and len(text) < 400 and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("content, flags, message", [
-    (f"label,feature\n0,{FACE}\n", [], "the header 'label,feature' and id,feature is needed"), ("id,feature\n", [], "has a header and no faces"),
+    (f"label,feature\n0,{FACE}\n", [], "the header 'label,feature' and id,feature is needed"),
+    ("id,feature\n", [], "has a header and no faces"),
     (f"id,feature\n4,{FACE}\n5,{FACE}\n4,{FACE}\n", [], "line 4, has the id 4, which an earlier line has too"),
     (f"id,feature\n04,{FACE}\n4,{FACE}\n", [], "line 3, has the id 4, which an earlier line has too"),
-    (f"id,feature\na,{FACE}\n", [], "line 2, has the id 'a', which is no whole number"), (f"id,feature\n,{FACE}\n", [], "the id '', which is no whole number"),
-    (f"id,feature\n,{FACE}\n", ["--ids", "names"], "the id '', which is empty"), (f"id,feature\n0,{FACE} 1\n", [], "line 2, has 2,305 pixels")])
+    (f"id,feature\na,{FACE}\n", [], "line 2, has the id 'a', which is no whole number"),
+    (f"id,feature\n,{FACE}\n", [], "the id '', which is no whole number"),
+    (f"id,feature\n,{FACE}\n", ["--ids", "names"], "the id '', which is empty"),
+    (f"id,feature\n0,{FACE} 1\n", [], "line 2, has 2,305 pixels")])
 def test_a_bad_testing_csv_is_refused(refused, trained, tmp_path, content, flags, message):
     (tmp_path / "test.csv").write_text(content)
     text = refused("inference.py", tmp_path / "test.csv", tmp_path / "out.csv", "--model", trained, "--device", "cpu", *flags)

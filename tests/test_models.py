@@ -62,7 +62,8 @@ def test_group_width_sets_the_groups_of_every_separable_block(group_width, group
 
 
 def test_groups_of_the_grouped_1mb_net_with_four_blocks():
-    assert [module.groups for module in build("group1mb_4").modules() if isinstance(module, nn.Conv2d) and module.groups > 1] == [4, 8, 8, 11]
+    assert [module.groups for module in build("group1mb_4").modules()
+            if isinstance(module, nn.Conv2d) and module.groups > 1] == [4, 8, 8, 11]
 
 
 @pytest.mark.parametrize("name, original, rate, counts", [
@@ -316,7 +317,8 @@ def test_a_planned_file_is_never_far_from_the_file_itself():
 
     network = build("student", folded=True)
     for bits, planned in plan("student")["bytes"].items():
-        content = encode(Description.of("student", {"folded": True}, FOOD11_CLASSES, Preprocessing(256)), network.state_dict(), Scheme(bits, "channel", "mse"))
+        content = encode(Description.of("student", {"folded": True}, FOOD11_CLASSES, Preprocessing(256)), network.state_dict(),
+                         Scheme(bits, "channel", "mse"))
         assert abs(planned - (len(to_bytes(content)) + sizes(content).packed - sizes(content).coded)) < 500
 
 

@@ -174,7 +174,8 @@ def test_squash_keeps_what_crop_cuts_off(tmp_path):
     assert decode_photo(path, Preprocessing(size=16)).max() == 0
 
 
-@pytest.mark.parametrize("width, height", [(64, 64), (80, 70), (81, 71), (83, 64), (50, 40), (51, 41), (63, 65), (64, 33), (20, 99), (101, 19)])
+@pytest.mark.parametrize("width, height", [
+    (64, 64), (80, 70), (81, 71), (83, 64), (50, 40), (51, 41), (63, 65), (64, 33), (20, 99), (101, 19)])
 @pytest.mark.parametrize("size", [64, 33])
 def test_course_is_the_centre_crop_of_torchvision(tmp_path, width, height, size):
     image = Image.fromarray(noise(width, height))

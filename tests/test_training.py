@@ -33,7 +33,8 @@ def photo_set(count, seed):
     """Photos whose class is their brightness: two classes that any network can learn."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 2
-    photos = torch.randint(0, 100, (count, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8) + labels.view(-1, 1, 1, 1).to(torch.uint8) * 100
+    photos = (torch.randint(0, 100, (count, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
+              + labels.view(-1, 1, 1, 1).to(torch.uint8) * 100)
     return PhotoSet(photos, torch.arange(count), labels, ("dark", "bright"), f"fingerprint {seed}")
 
 
@@ -76,13 +77,23 @@ class KillAfter(CrossEntropy):
         return super().__call__(logits, batch)
 
 
-@pytest.mark.parametrize("settings", [small(), small(optimizer="sgd", ema=0, augment="none"), small(precision="bf16", augment="strong"), small(mixup=0.5), small(views=2), small(view_size=24, augment="blurred"), small(schedule="constant", augment="course")],
-                         ids=["adamw-ema", "sgd", "bf16", "mixup", "fixed views", "small views", "constant"])
-@pytest.mark.parametrize("stop", ["kill in the middle", "kill before the first checkpoint", "SIGTERM in the middle", "SIGINT in the first step"])
+@pytest.mark.parametrize("settings", [
+    small(),
+    small(optimizer="sgd", ema=0, augment="none"),
+    small(precision="bf16", augment="strong"),
+    small(mixup=0.5),
+    small(views=2),
+    small(view_size=24, augment="blurred"),
+    small(schedule="constant", augment="course")],
+    ids=["adamw-ema", "sgd", "bf16", "mixup", "fixed views", "small views", "constant"])
+@pytest.mark.parametrize("stop", [
+    "kill in the middle", "kill before the first checkpoint", "SIGTERM in the middle", "SIGINT in the first step"])
 def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp_path, settings, stop):
     whole = start(tmp_path / "whole", settings)
-    loss, error = {"kill in the middle": (KillAfter(7), RuntimeError), "kill before the first checkpoint": (KillAfter(2), RuntimeError),
-                   "SIGTERM in the middle": (KillAfter(6, signal.SIGTERM), SystemExit), "SIGINT in the first step": (KillAfter(1, signal.SIGINT), SystemExit)}[stop]
+    loss, error = {"kill in the middle": (KillAfter(7), RuntimeError),
+                   "kill before the first checkpoint": (KillAfter(2), RuntimeError),
+                   "SIGTERM in the middle": (KillAfter(6, signal.SIGTERM), SystemExit),
+                   "SIGINT in the first step": (KillAfter(1, signal.SIGINT), SystemExit)}[stop]
     with pytest.raises(error) as stopped:
         start(tmp_path / "parts", settings, loss_function=loss)
     if error is SystemExit:
@@ -169,7 +180,8 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path):
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("change, name", [({"lr": 0.02}, "lr"), ({"seed": 3}, "seed"), ({"epochs": 9}, "epochs"), ({"augment": "light"}, "augment")])
+@pytest.mark.parametrize("change, name", [
+    ({"lr": 0.02}, "lr"), ({"seed": 3}, "seed"), ({"epochs": 9}, "epochs"), ({"augment": "light"}, "augment")])
 def test_resuming_with_other_settings_names_the_setting(tmp_path, change, name):
     start(tmp_path, small(epochs=1))
     with pytest.raises(UserError, match=f" {name} = "):
@@ -196,7 +208,9 @@ def test_a_dry_run_writes_nothing(tmp_path):
 def test_a_single_photo_cannot_be_trained_on(tmp_path):
     one = photo_set(1, 0)
     with pytest.raises(UserError, match="two photos"):
-        fit(build("residual6", **NARROW, num_classes=2), Description.of("residual6", NARROW, one.class_names, Preprocessing(size=SIZE)), one, VALIDATION, small(), tmp_path, CPU)
+        fit(build("residual6", **NARROW, num_classes=2),
+            Description.of("residual6", NARROW, one.class_names, Preprocessing(size=SIZE)),
+            one, VALIDATION, small(), tmp_path, CPU)
 
 
 def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
@@ -301,9 +315,17 @@ def test_command_line_trains_on_a_folder_per_class(call, tmp_path):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    (["--epochs", "0"], "out of range"), (["--lr", "nan"], "out of range"), (["--size", "8"], "out of range"), (["--network", "vgg"], "invalid choice"),
-    (["--set", "widths"], "is not ARG=VALUE"), (["--set", "depth=3"], "has no argument"), (["--set", "widths=0,4"], "cannot be built"),
-    (["--device", "cuda:99"], "--device"), (["--device", "tpu"], "not a device"), (["--label-smoothing", "2"], "out of range"), (["--epoch", "3"], "unrecognized")])
+    (["--epochs", "0"], "out of range"),
+    (["--lr", "nan"], "out of range"),
+    (["--size", "8"], "out of range"),
+    (["--network", "vgg"], "invalid choice"),
+    (["--set", "widths"], "is not ARG=VALUE"),
+    (["--set", "depth=3"], "has no argument"),
+    (["--set", "widths=0,4"], "cannot be built"),
+    (["--device", "cuda:99"], "--device"),
+    (["--device", "tpu"], "not a device"),
+    (["--label-smoothing", "2"], "out of range"),
+    (["--epoch", "3"], "unrecognized")])
 def test_wrong_arguments_are_one_sentence_and_status_2(toy, refused, tmp_path, wrong, message):
     assert message in refused(*arguments(toy, tmp_path / "run", *wrong))
     assert not (tmp_path / "run").exists()
@@ -322,7 +344,8 @@ def test_an_output_that_cannot_be_written_is_told_before_training(toy, call, tmp
 def test_a_killed_process_resumes_to_bitwise_the_same_weights(toy, run_script, tmp_path):
     """kill -9 whenever it comes, then the same command with --resume; the uninterrupted run is another process too."""
     whole, parts = (arguments(toy, tmp_path / name, "--epochs", 15, "--set", "widths=8,8,8,8,8,8,8,8") for name in ("whole", "parts"))
-    process = subprocess.Popen([sys.executable, ROOT / parts[0], *map(str, parts[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, ROOT / parts[0], *map(str, parts[1:])],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "parts/last.pt").exists() and process.poll() is None:
         time.sleep(0.02)
     process.kill()
@@ -372,4 +395,5 @@ def test_resuming_with_changed_photos_is_refused(tmp_path):
     start(tmp_path, small(epochs=1))
     description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
     with pytest.raises(UserError, match="data.validation = fingerprint 2 and this command means fingerprint 3"):
-        fit(build("residual6", **description.arguments), description, TRAINING, photo_set(20, 3), small(epochs=1), tmp_path, CPU, resume=True)
+        fit(build("residual6", **description.arguments), description, TRAINING, photo_set(20, 3), small(epochs=1),
+            tmp_path, CPU, resume=True)

@@ -49,7 +49,8 @@ def by_hand(model, paths, sizes=(56, 64, 72), resize="crop"):
 
 def predicted(call, data, model, folder, *flags):
     """(the CSV's bytes, probabilities (N, classes) of its --top-k file) of inference.py."""
-    done = call("inference.py", *flags, data, folder / "out.csv", "--model", model, "--device", "cpu", "--top-k", 11, folder / "top.csv", "--batch-size", 4)
+    done = call("inference.py", *flags, data, folder / "out.csv", "--model", model, "--device", "cpu",
+                "--top-k", 11, folder / "top.csv", "--batch-size", 4)
     assert done.returncode == 0, done.stderr
     with open(folder / "top.csv", newline="") as file:
         rows = [{row[f"class_{rank}"]: float(row[f"probability_{rank}"]) for rank in range(1, 12)} for row in csv.DictReader(file)]
@@ -59,7 +60,8 @@ def predicted(call, data, model, folder, *flags):
 # ---------------------------------------------------------------- the inputs
 
 
-@pytest.mark.parametrize("size, sizes", [(128, [112, 128, 144]), (64, [56, 64, 72]), (100, [88, 100, 112]), (16, [16]), (4096, [3584, 4096])])
+@pytest.mark.parametrize("size, sizes", [
+    (128, [112, 128, 144]), (64, [56, 64, 72]), (100, [88, 100, 112]), (16, [16]), (4096, [3584, 4096])])
 def test_sizes_are_seven_and_nine_eighths_rounded_and_possible(size, sizes):
     preprocessing = Preprocessing(size, "squash", std=(1, 2, 3))
     assert inputs_of(preprocessing, tta=True) == [replace(preprocessing, size=each) for each in sizes]
@@ -96,7 +98,8 @@ def test_a_constant_picture_is_the_same_in_every_view():
     preprocessing = Preprocessing(64)
     inputs = [torch.full((2, each.size, each.size, 3), 77, dtype=torch.uint8) for each in inputs_of(preprocessing, tta=True)]
     assert len(inputs) == 3
-    torch.testing.assert_close(mean_probabilities(network, inputs, preprocessing, tta=True), mean_probabilities(network, inputs[1:2], preprocessing, tta=False), atol=1e-6, rtol=0)
+    torch.testing.assert_close(mean_probabilities(network, inputs, preprocessing, tta=True),
+                               mean_probabilities(network, inputs[1:2], preprocessing, tta=False), atol=1e-6, rtol=0)
 
 
 def test_a_symmetric_picture_is_its_mirror_image_and_another_is_not(small_network):
@@ -146,7 +149,8 @@ def test_evaluate_measures_the_mean_over_six_inputs(call, toy, model64, tmp_path
     listing = list_labelled(toy, "validation")
     expected, labels = by_hand(model64, listing.paths), torch.tensor(listing.labels)
     for tta in (True, False):
-        done = call("evaluate.py", model64, toy, *(["--tta"] if tta else []), "--reduce", 60, "--cache", "none", "--device", "cpu", "--record", tmp_path / "record.json")
+        done = call("evaluate.py", model64, toy, *(["--tta"] if tta else []), "--reduce", 60, "--cache", "none",
+                    "--device", "cpu", "--record", tmp_path / "record.json")
         assert done.returncode == 0, done.stderr
         record = json.loads((tmp_path / "record.json").read_text())
         assert record["tta"] is tta and record["photos"] == 22 and record["reduced_to"] == 60
