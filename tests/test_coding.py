@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from coding import CODINGS, FILTERS, aligned_size, entropy, pack, pack_aligned, pack_bits, packed_size, theoretical_size, unpack, unpack_aligned, unpack_bits
+from coding import (CODINGS, FILTERS, aligned_size, entropy, pack, pack_aligned, pack_bits, packed_size, theoretical_size,
+                    unpack, unpack_aligned, unpack_bits)
 
 WIDTHS = range(2, 9)
 
@@ -37,7 +38,8 @@ def mixture(count):
     """Arrays of every kind, some twice and some empty."""
     generator = np.random.default_rng(2)
     arrays = [(bits, codes_of(bits, count + bits, bits)) for bits in WIDTHS]
-    arrays += [("f2", generator.normal(size=count).astype("<f2")), (4, codes_of(4, 3)), ("i8", np.array([-(2**63), 2**63 - 1])), (5, np.zeros(0, np.uint8)),
+    arrays += [("f2", generator.normal(size=count).astype("<f2")), (4, codes_of(4, 3)),
+               ("i8", np.array([-(2**63), 2**63 - 1])), (5, np.zeros(0, np.uint8)),
                ("f4", generator.normal(size=2).astype("<f4")), ("f2", np.zeros(0, "<f2")), ("f2", np.float16([1.5]))]
     return arrays
 
@@ -89,7 +91,8 @@ def test_a_blob_of_more_values_than_memory_can_be_had_for_is_not_decoded():
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-@pytest.mark.parametrize("layout", [[(8, 10**15)], [("i8", 10**15)], [(2, 10**12), (4, 10**30)], [(4, 0)], [(4, 1999)], [(4, 2002)], [(5, 2000)]])
+@pytest.mark.parametrize("layout", [
+    [(8, 10**15)], [("i8", 10**15)], [(2, 10**12), (4, 10**30)], [(4, 0)], [(4, 1999)], [(4, 2002)], [(5, 2000)]])
 def test_lengths_that_the_blob_does_not_hold_are_an_error(coding, layout):
     codes = codes_of(4, 2000)
     data = pack_bits(codes, 4) if coding == "bits" else pack([(4, codes)])[1]
@@ -115,7 +118,8 @@ def test_damaged_blobs_are_errors_or_codes_in_their_range():
             decoded = unpack("lzma", bytes(damaged), layout)
         except ValueError:
             continue
-        assert all(len(array) == count and (kind not in WIDTHS or not array.size or array.max() < 2**kind) for (kind, count), array in zip(layout, decoded))
+        assert all(len(array) == count and (kind not in WIDTHS or not array.size or array.max() < 2**kind)
+                   for (kind, count), array in zip(layout, decoded))
 
 
 @pytest.mark.parametrize("coding", [None, "", "zip", 5])

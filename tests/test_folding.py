@@ -20,7 +20,8 @@ def trained(name, **arguments):
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, NORMS):
-            for tensor, low, high in ((module.weight, -2, 2), (module.bias, -1, 1), (module.running_mean, -1, 1), (module.running_var, 0.01, 3)):
+            for tensor, low, high in ((module.weight, -2, 2), (module.bias, -1, 1),
+                                      (module.running_mean, -1, 1), (module.running_var, 0.01, 3)):
                 tensor.data.uniform_(low, high, generator=generator)
     return network
 

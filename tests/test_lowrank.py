@@ -35,7 +35,8 @@ RESNET = ("resnet18", {"widths": (8, 12, 16, 20), "hidden": (8, 8, 12, 12, 16, 1
 
 
 @pytest.mark.parametrize("name, arguments", [
-    ("student", {}), ("slim9", {}), ("cnn1mb", {}), ("group1mb_3", {}), ("fer_cnn", {"widths": (8, 16, 24), "hidden": (32, 16)}), ("fer_mobilenet", {}), ("residual6", {}), RESNET])
+    ("student", {}), ("slim9", {}), ("cnn1mb", {}), ("group1mb_3", {}), ("fer_cnn", {"widths": (8, 16, 24), "hidden": (32, 16)}),
+    ("fer_mobilenet", {}), ("residual6", {}), RESNET])
 def test_full_rank_reproduces_the_network_and_multiplies_back(name, arguments):
     network, images = trained(name, **arguments), images_for(name)
     ranks = {layer: full_rank(module) for layer, module in factorisable(network).items()}
@@ -47,7 +48,9 @@ def test_full_rank_reproduces_the_network_and_multiplies_back(name, arguments):
     assert all(torch.allclose(value, state[key], atol=1e-12) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(12, 9), nn.Linear(12, 9, bias=False), nn.Conv2d(6, 10, 1, 2), nn.Conv2d(4, 10, 3, 2, 1, bias=False), nn.Conv2d(3, 8, (5, 3), padding=(2, 1))])
+@pytest.mark.parametrize("layer", [
+    nn.Linear(12, 9), nn.Linear(12, 9, bias=False), nn.Conv2d(6, 10, 1, 2), nn.Conv2d(4, 10, 3, 2, 1, bias=False),
+    nn.Conv2d(3, 8, (5, 3), padding=(2, 1))])
 @pytest.mark.parametrize("rank", [1, 4, 8])
 def test_truncation_loses_just_the_singular_values_that_are_left_out(layer, rank):
     """Eckart & Young: the least squared error of a matrix of rank r is the sum of the other singular values' squares."""
@@ -78,9 +81,11 @@ def test_depthwise_layers_stay_and_so_do_layers_that_would_grow():
     assert choose_ranks(network, 1) == {}
     for fraction in (0.9, 0.5, 0.1, 1e-6):
         ranks = choose_ranks(network, fraction)
-        saved = sum(sum(one.numel() for one in layers[name].parameters()) - factorised_parameters(layers[name], rank) for name, rank in ranks.items())
+        saved = sum(sum(one.numel() for one in layers[name].parameters()) - factorised_parameters(layers[name], rank)
+                    for name, rank in ranks.items())
         assert count_parameters(build("student", ranks=ranks)) == count_parameters(network) - saved
-        assert all(factorised_parameters(layers[name], rank) < sum(one.numel() for one in layers[name].parameters()) for name, rank in ranks.items())
+        assert all(factorised_parameters(layers[name], rank) < sum(one.numel() for one in layers[name].parameters())
+                   for name, rank in ranks.items())
 
 
 @torch.no_grad()
@@ -115,7 +120,8 @@ def test_global_ranking_loses_less_than_equal_shares_at_no_more_parameters():
 
 
 def test_ranks_travel_in_the_description_and_count():
-    description = Description.of("student", {"in_channels": 3, "ranks": {"cnn.4.3": 10, "fc.0": 2}}, [str(label) for label in range(11)], Preprocessing(32))
+    description = Description.of("student", {"in_channels": 3, "ranks": {"cnn.4.3": 10, "fc.0": 2}},
+                                 [str(label) for label in range(11)], Preprocessing(32))
     network = build("student", **description.arguments)
     assert network.cnn[4][3][0].out_channels == 10
     read = Description.from_dict(description.to_dict(), "test")
@@ -125,8 +131,10 @@ def test_ranks_travel_in_the_description_and_count():
     assert "ranks" not in full_arguments("student")
 
 
-@pytest.mark.parametrize("ranks", [{"cnn.0.1": 2}, {"cnn.1.0": 2}, {"nowhere": 2}, {"fc.0": 0}, {"fc.0": -1}, {"fc.0": 2.5}, {"fc.0": True}, {"fc.0": 10**9}, {"fc.0": "2"}, [3], "x",
-                                   {str(index): 1 for index in range(2000)}], ids=str)
+@pytest.mark.parametrize("ranks", [
+    {"cnn.0.1": 2}, {"cnn.1.0": 2}, {"nowhere": 2},
+    {"fc.0": 0}, {"fc.0": -1}, {"fc.0": 2.5}, {"fc.0": True}, {"fc.0": 10**9}, {"fc.0": "2"},
+    [3], "x", {str(index): 1 for index in range(2000)}], ids=str)
 def test_impossible_ranks_are_a_user_error(ranks):
     with pytest.raises(UserError, match="ranks"):
         build("student", ranks=ranks)
@@ -163,7 +171,8 @@ def test_what_is_factorised_already_is_not_enlarged(refused, call, tmp_path):
     network, path = build("student", **arguments), tmp_path / "factors.pt"
     write_checkpoint(path, Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32)), network.state_dict())
     assert "enlarge it" in refused("prune.py", path, "--mode", "lowrank", "--rank-ratio", 0.45, "--dry-run")
-    assert "met already" in refused("prune.py", path, "--mode", "lowrank", "--target-params", count_parameters(network) + 20_000, "--dry-run")
+    assert "met already" in refused("prune.py", path, "--mode", "lowrank",
+                                    "--target-params", count_parameters(network) + 20_000, "--dry-run")
     assert call("prune.py", path, "--mode", "lowrank", "--rank-ratio", 0.2, "--dry-run").returncode == 0
 
 
@@ -174,7 +183,8 @@ def test_the_command_line_factorises_round_by_round_and_starts_from_the_nearest_
     network = build("student", **description.arguments)
     write_checkpoint(path, description, network.state_dict())
     short = ("--epochs", 1, "--batch-size", 16, "--cache", "none", "--precision", "fp32", "--device", "cpu")
-    done = call("prune.py", path, toy, "--mode", "lowrank", "--rank-ratio", 0.5, "--rounds", 2, "--lr", 1e-9, "--out", tmp_path / "out", *short)
+    done = call("prune.py", path, toy, "--mode", "lowrank", "--rank-ratio", 0.5, "--rounds", 2, "--lr", 1e-9,
+                "--out", tmp_path / "out", *short)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert [row["arguments"]["ranks"]["fc.0"] for row in record["rounds"]] == [5, 2]

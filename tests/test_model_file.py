@@ -247,7 +247,8 @@ def test_a_model_file_has_little_overhead(small_network):
 
 def test_files_of_version_1_are_still_read(content_1, small_network):
     state = small_network[1].state_dict()
-    assert same_tensors({name: reference_8_bits(value) if value.ndim == 4 else value for name, value in state.items()}, decode(reopened(content_1)))
+    assert same_tensors({name: reference_8_bits(value) if value.ndim == 4 else value for name, value in state.items()},
+                        decode(reopened(content_1)))
 
 
 @pytest.mark.parametrize(("encoding", "tolerance"), [((32,), 0), ((16,), 0.01), ((8, 16), 0.5), ((8,), 0.5)])
@@ -268,7 +269,8 @@ def test_every_architecture_builds_from_its_file(name, tmp_path):
         pytest.importorskip("torchvision")
     network = build(name, num_classes=5, in_channels=3)
     path = tmp_path / "model.bin"
-    path.write_bytes(to_bytes(encode(Description.of(name, {"in_channels": 3}, "abcde", Preprocessing(64)), network.state_dict(), Scheme(32))))
+    path.write_bytes(to_bytes(encode(Description.of(name, {"in_channels": 3}, "abcde", Preprocessing(64)),
+                                     network.state_dict(), Scheme(32))))
     assert same_tensors(dict(network.state_dict()), dict(load_model(path).build().state_dict()))
 
 
@@ -319,7 +321,8 @@ def test_a_damaged_file_is_refused_or_harmless(small_model, tmp_path, seed):
 
 def test_damaged_codes_under_a_right_checksum_are_refused_or_finite(small_network, tmp_path):
     """What an attacker can do: every file is refused in one sentence or builds a network of finite weights."""
-    content, chance, path = encode(*small_network_state(small_network), Scheme(4, "channel", "mse")), random.Random(0), tmp_path / "model.bin"
+    content, chance, path = (encode(*small_network_state(small_network), Scheme(4, "channel", "mse")), random.Random(0),
+                             tmp_path / "model.bin")
     for _ in range(100):
         data = content["data"].clone()
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
@@ -439,8 +442,8 @@ def test_a_missing_header_field_is_refused(content, refused_file, key):
     ("preprocessing", {"colour": "BGR"}), ("preprocessing", {1: 2}), ("training", None), ("training", 5), ("architecture", None),
     ("architecture", "resnet1000"),
     ("architecture", "__init__"), ("storage", None), ("storage", ""), ("storage", "m8"), ("storage", ["m8"]), ("storage", "m8 " * 10**6),
-    ("layout", None), ("layout", 0), ("coding", None), ("coding", "zip"), ("coding", ["lzma"]), ("coding", "bits"), ("data", None), ("data", b"abc"), ("crc32", None),
-    ("crc32", torch.zeros(2)), ("crc32", "0")])
+    ("layout", None), ("layout", 0), ("coding", None), ("coding", "zip"), ("coding", ["lzma"]), ("coding", "bits"),
+    ("data", None), ("data", b"abc"), ("crc32", None), ("crc32", torch.zeros(2)), ("crc32", "0")])
 def test_a_header_field_of_the_wrong_kind_is_refused(content, refused_file, key, value):
     refused_file(signed({**content, key: value}) if key != "crc32" else {**content, key: value})
 

@@ -42,10 +42,12 @@ def test_every_round_trip_is_within_half_a_step(bits, granularity, scale):
             if storage == "m8":
                 half, inside = (float(arrays[0][1]) - float(arrays[0][0])) / 510, torch.ones(shape, dtype=torch.bool)
             else:
-                along = torch.from_numpy(arrays[-2].astype(np.float64)).reshape(-1, *[1] * (len(shape) - 1)) if shape else torch.tensor(float(arrays[-2][0]))
+                along = (torch.from_numpy(arrays[-2].astype(np.float64)).reshape(-1, *[1] * (len(shape) - 1))
+                         if shape else torch.tensor(float(arrays[-2][0])))
                 half = along / 2
                 low, high = code_range(bits)
-                inside = (tensor >= (low - 0.5) * along) & (tensor <= (high + 0.5) * along) if scale == "mse" else torch.ones(shape, dtype=torch.bool)
+                inside = ((tensor >= (low - 0.5) * along) & (tensor <= (high + 0.5) * along)
+                          if scale == "mse" else torch.ones(shape, dtype=torch.bool))
             rounding = tensor.abs().double() * 2**-22  # of float32
             assert (((decoded.double() - tensor.double()).abs() <= half + rounding) | ~inside).all(), (shape, kind)
             if scale == "mse" and storage != "m8":  # a clipped value becomes the end of the grid
@@ -53,13 +55,14 @@ def test_every_round_trip_is_within_half_a_step(bits, granularity, scale):
 
 
 @pytest.mark.parametrize("storage, shape, size", [
-    ("f4", (3, 2), 24), ("f2", (), 2), ("i8", (), 8), ("m8", (5,), 13), ("a3", (6, 4), 4 + 9), ("A3", (6, 4), 24 + 9), ("s5", (2, 3), 2 + 4),
-    ("S5", (2, 3), 4 + 4), ("S2", (4, 1, 3, 3), 8 + 9), ("f2", (0, 3), 0)])
+    ("f4", (3, 2), 24), ("f2", (), 2), ("i8", (), 8), ("m8", (5,), 13), ("a3", (6, 4), 4 + 9), ("A3", (6, 4), 24 + 9),
+    ("s5", (2, 3), 2 + 4), ("S5", (2, 3), 4 + 4), ("S2", (4, 1, 3, 3), 8 + 9), ("f2", (0, 3), 0)])
 def test_sizes_are_those_of_the_table(storage, shape, size):
     assert sum(packed_size(kind, count) for kind, count in layout_of(storage, shape)) == size
 
 
-@pytest.mark.parametrize("scheme", [Scheme(bits, granularity, scale) for bits in (16, 8, 3) for granularity in ("tensor", "channel") for scale in ("minmax", "mse")])
+@pytest.mark.parametrize("scheme", [Scheme(bits, granularity, scale) for bits in (16, 8, 3)
+                                    for granularity in ("tensor", "channel") for scale in ("minmax", "mse")])
 def test_empty_tensors_come_back_and_nan_does_not_go_in(scheme):
     assert through_file(torch.empty(0, 3), scheme.bits, scheme)[2].shape == (0, 3)
     for bad in (float("nan"), float("inf"), -float("inf")):
@@ -103,7 +106,8 @@ def test_affine_grids_cover_every_value(bits):
         values = weights((4, 9), kind).numpy()
         low, step = affine_grid(values, bits, "channel")
         assert low.dtype == step.dtype == np.float16
-        assert (low.astype(float) <= values.min(1)).all() and (low.astype(float) + step.astype(float) * (2**bits - 1) >= values.max(1)).all()
+        assert ((low.astype(float) <= values.min(1)).all()
+                and (low.astype(float) + step.astype(float) * (2**bits - 1) >= values.max(1)).all())
         decoded = dequantize_affine(quantize_affine(values, low, step, bits), low, step)
         assert np.array_equal(quantize_affine(decoded, low, step, bits), quantize_affine(values, low, step, bits))
 
@@ -129,12 +133,16 @@ def test_weights_on_a_given_grid_are_stored_without_loss_and_others_refused():
 # ---------------------------------------------------------------- which tensor gets how many bits
 
 
-STATE = {"stem.weight": torch.empty(8, 3, 3, 3), "stem.bias": torch.empty(8), "depthwise.weight": torch.empty(8, 1, 3, 3), "point.weight": torch.empty(9, 8, 1, 1),
-         "point.count": torch.tensor(3), "fc.weight": torch.empty(5, 9)}
+STATE = {"stem.weight": torch.empty(8, 3, 3, 3), "stem.bias": torch.empty(8), "depthwise.weight": torch.empty(8, 1, 3, 3),
+         "point.weight": torch.empty(9, 8, 1, 1), "point.count": torch.tensor(3), "fc.weight": torch.empty(5, 9)}
 
 
 @pytest.mark.parametrize("scheme, expected", [
-    (Scheme(8), [8, 16, 8, 8, 8]), (Scheme(6), [6, 16, 6, 6, 6]), (Scheme(5), [8, 16, 7, 5, 8]), (Scheme(4, vectors=8), [8, 8, 6, 4, 8]), (Scheme(16), [16] * 5),
+    (Scheme(8), [8, 16, 8, 8, 8]),
+    (Scheme(6), [6, 16, 6, 6, 6]),
+    (Scheme(5), [8, 16, 7, 5, 8]),
+    (Scheme(4, vectors=8), [8, 8, 6, 4, 8]),
+    (Scheme(16), [16] * 5),
     (Scheme(4, overrides={"stem": 4, "point.weight": 2, "fc": 16, "stem.bias": 8}), [4, 8, 6, 2, 16])])
 def test_bits_of_layers(scheme, expected):
     assert list(scheme.bits_of(STATE).values()) == expected and "point.count" not in scheme.bits_of(STATE)
@@ -151,9 +159,10 @@ def test_an_override_of_no_layer_and_wrong_schemes_are_refused():
 def test_storage_names():
     weight, vector = torch.empty(3, 2), torch.empty(3)
     assert [storage_of(weight, bits, Scheme(bits, *grid)) for bits, *grid in (
-        (8, "tensor", "minmax"), (8, "channel", "minmax"), (4, "tensor", "minmax"), (8, "tensor", "mse"), (3, "channel", "mse"), (32,), (16,))] == [
-        "m8", "A8", "a4", "s8", "S3", "f4", "f2"]
-    assert [storage_of(vector, 3, Scheme(4, "channel", scale)) for scale in ("mse", "minmax")] == ["s3", "a3"]  # not a scale for every value
+        (8, "tensor", "minmax"), (8, "channel", "minmax"), (4, "tensor", "minmax"), (8, "tensor", "mse"), (3, "channel", "mse"),
+        (32,), (16,))] == ["m8", "A8", "a4", "s8", "S3", "f4", "f2"]
+    assert [storage_of(vector, 3, Scheme(4, "channel", scale))
+            for scale in ("mse", "minmax")] == ["s3", "a3"]  # not a scale for every value
     assert storage_of(vector, 8, Scheme(4, "channel", "mse", 8)) == "m8" and storage_of(torch.tensor(3), None, Scheme()) == "i8"
     for wrong in ("", "f8", "u1", "s9", "s1", "m4", "s4 ", "S", "f4,f4"):
         with pytest.raises(ValueError):

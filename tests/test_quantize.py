@@ -51,14 +51,20 @@ def folded_weights(path):
     return fold(load_model(path).build()).state_dict()
 
 
-@pytest.mark.parametrize(("flags", "bits"), [([], 16), (["--bits", "8", "--vectors", "8"], 8), (["--bits", "16"], 16), (["--bits", "32"], 32),
-    (["--bits", "4"], 4), (["--bits", "3", "--granularity", "tensor", "--scale", "minmax", "--override", "fc.0=2"], 3)])
+@pytest.mark.parametrize(("flags", "bits"), [
+    ([], 16),
+    (["--bits", "8", "--vectors", "8"], 8),
+    (["--bits", "16"], 16),
+    (["--bits", "32"], 32),
+    (["--bits", "4"], 4),
+    (["--bits", "3", "--granularity", "tensor", "--scale", "minmax", "--override", "fc.0=2"], 3)])
 def test_the_printed_sizes_and_error_are_the_files(call, checkpoint, tmp_path, flags, bits):
     output = tmp_path / "new folder" / "model.bin"
     done = call("quantize", checkpoint, output, *flags)
     assert done.returncode == 0 and not done.stderr
     before, after = folded_weights(checkpoint), load_model(output)
-    raw, packed, coded, entropy, size, decoded = numbers(next(line for line in done.stdout.splitlines() if line.startswith("student:")).split("student:")[1])
+    raw, packed, coded, entropy, size, decoded = numbers(
+        next(line for line in done.stdout.splitlines() if line.startswith("student:")).split("student:")[1])
     assert size == output.stat().st_size and coded == len(torch.load(output, weights_only=True)["data"])
     assert entropy <= packed and coded <= packed < raw and decoded == 4 * sum(tensor.numel() for tensor in before.values())
     error = max((before[name].double() - after.state_dict[name].double()).abs().max().item() for name in before)
@@ -109,7 +115,8 @@ def test_advice_to_take_floats_names_no_scale(refused, call, checkpoint, tmp_pat
 @pytest.mark.parametrize("bits", [16, 32])
 @pytest.mark.parametrize("flags", [["--granularity", "tensor"], ["--scale", "minmax"], ["--scale", "mse"]])
 def test_floats_have_no_grid_unless_a_layer_is_overridden(refused, call, checkpoint, tmp_path, bits, flags):
-    assert f"{' '.join(flags)} is about grids of 2 to 8 bits, and --bits {bits} stores floats" in refused("quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags)
+    assert f"{' '.join(flags)} is about grids of 2 to 8 bits, and --bits {bits} stores floats" in refused(
+        "quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags)
     refused("quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags, "--override", "fc.0=16")
     assert not list(tmp_path.iterdir())
     assert call("quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags, "--override", "fc.0=4").returncode == 0
@@ -180,9 +187,11 @@ def test_an_output_that_cannot_be_written_is_refused(refused, checkpoint, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("flags", [["--bits", "1"], ["--bits", "9"], ["--bits", "many"], ["--granularity", "row"], ["--scale", "max"], ["--override", "fc.0"],
-    ["--override", "fc.0=many"], ["--override", "=4"], ["--override", "fc.0=8", "--override", "fc.0.weight=2"], ["--vectors", "32"], ["--max-bytes", "0"], ["--max-bytes",
-    "3e5"], ["--unknown"]])
+@pytest.mark.parametrize("flags", [
+    ["--bits", "1"], ["--bits", "9"], ["--bits", "many"], ["--granularity", "row"], ["--scale", "max"],
+    ["--override", "fc.0"], ["--override", "fc.0=many"], ["--override", "=4"],
+    ["--override", "fc.0=8", "--override", "fc.0.weight=2"],
+    ["--vectors", "32"], ["--max-bytes", "0"], ["--max-bytes", "3e5"], ["--unknown"]])
 def test_wrong_flags_are_refused(refused, checkpoint, tmp_path, flags):
     assert flags[0] in refused("quantize", checkpoint, tmp_path / "model.bin", *flags) and not list(tmp_path.iterdir())
 
@@ -226,7 +235,8 @@ def test_validation_photos_must_have_the_models_classes(refused, checkpoint, toy
 
 
 def test_another_input_size_is_stored_and_used(small_model, toy, call, tmp_path):
-    result = call("quantize.py", small_model, tmp_path / "out.bin", "--size", 48, "--data", toy, "--cache", "none", "--record", tmp_path / "record.json")
+    result = call("quantize.py", small_model, tmp_path / "out.bin", "--size", 48, "--data", toy, "--cache", "none",
+                  "--record", tmp_path / "record.json")
     assert result.returncode == 0, result.stderr
     before, after = load_model(small_model), load_model(tmp_path / "out.bin")
     assert after.description.preprocessing.size == 48
