@@ -67,9 +67,12 @@ def prefixed(content):
 FORMATS = {
     "fp32 zip": (32, lambda state: torch_bytes(state)),
     "fp32 legacy": (32, lambda state: torch_bytes(state, zipped=False)),
-    **{f"16-bit protocol {protocol}": (16, lambda state, protocol=protocol: pickle.dumps(reference_16bit(state), protocol)) for protocol in (2, 3, 4, 5)},
-    **{f"8-bit protocol {protocol}": (8, lambda state, protocol=protocol: pickle.dumps(reference_8bit(state), protocol)) for protocol in (2, 3, 4, 5)},
-    "8-bit of numpy 1": (8, lambda state: pickle.dumps(reference_8bit(state), 3).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")),
+    **{f"16-bit protocol {protocol}": (16, lambda state, protocol=protocol: pickle.dumps(reference_16bit(state), protocol))
+       for protocol in (2, 3, 4, 5)},
+    **{f"8-bit protocol {protocol}": (8, lambda state, protocol=protocol: pickle.dumps(reference_8bit(state), protocol))
+       for protocol in (2, 3, 4, 5)},
+    "8-bit of numpy 1": (8, lambda state: pickle.dumps(reference_8bit(state), 3).replace(
+        b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")),
     "npz": (16, lambda state: npz_bytes(prefixed(reference_16bit(state)))),
 }
 
@@ -162,12 +165,21 @@ def test_renamed_keys_in_another_order_are_refused(student, refused_file):
     names = list(student.state_dict())
     here, there = names.index("cnn.2.1.weight"), names.index("cnn.2.1.bias")
     names[here], names[there] = names[there], names[here]
-    refused_file(torch_bytes({name.replace("cnn", "convolution"): student.state_dict()[name] for name in names}), "not those of a network that this project knows")
+    refused_file(torch_bytes({name.replace("cnn", "convolution"): student.state_dict()[name] for name in names}),
+                 "not those of a network that this project knows")
 
 
 @pytest.mark.parametrize(("name", "arguments"), [
-    ("student", {}), ("student", {"num_classes": 5}), ("student", {"widths": (16, 32, 64, 121, 243, 243, 243, 256)}), ("wide8", {}), ("slim9", {}),
-    ("wide8", {"widths": (24, 48, 96, 81, 163, 163, 163, 192), "num_classes": 3}), ("cnn1mb", {}), ("dw1mb_4", {}), ("group1mb_3", {}), ("residual6", {})])
+    ("student", {}),
+    ("student", {"num_classes": 5}),
+    ("student", {"widths": (16, 32, 64, 121, 243, 243, 243, 256)}),
+    ("wide8", {}),
+    ("slim9", {}),
+    ("wide8", {"widths": (24, 48, 96, 81, 163, 163, 163, 192), "num_classes": 3}),
+    ("cnn1mb", {}),
+    ("dw1mb_4", {}),
+    ("group1mb_3", {}),
+    ("residual6", {})])
 def test_networks_of_the_table_are_recognised_by_their_shapes(written, name, arguments):
     network = build(name, **arguments).eval()
     model = load_model(written(torch_bytes({key.replace("fc", "head_"): value for key, value in network.state_dict().items()})))
@@ -180,7 +192,8 @@ def test_networks_of_the_table_are_recognised_by_their_shapes(written, name, arg
 def test_tensors_of_no_network_are_refused(student, refused_file):
     state = student.state_dict()
     wrong = {**state, "cnn.3.3.weight": torch.zeros(8, 8, 3, 3)}
-    for other in (wrong, {**state, "extra": torch.zeros(3)}, dict(list(state.items())[:-1]), {"a.weight": torch.zeros(3)}, {"weight": torch.tensor(0.5)},
+    for other in (wrong, {**state, "extra": torch.zeros(3)}, dict(list(state.items())[:-1]),
+                  {"a.weight": torch.zeros(3)}, {"weight": torch.tensor(0.5)},
                   {"conv.weight": torch.zeros(0, 3, 3, 3), "fc.weight": torch.zeros(11, 0)}):
         refused_file(torch_bytes(other), "not written by this project")
         refused_file(pickle.dumps(reference_16bit(other)), "not written by this project")
@@ -201,14 +214,17 @@ def test_values_that_no_training_makes_are_refused(student, refused_file, kind, 
     refused_file(FORMATS[kind][1](state), match)
 
 
-@pytest.mark.parametrize("bounds", [(math.nan, 1.0), (0.0, math.inf), (1.0, -1.0), (-1e300, 1e300), (0, 1 << 2000), ("0", "1"), (None, None), ([], {})])
+@pytest.mark.parametrize("bounds", [
+    (math.nan, 1.0), (0.0, math.inf), (1.0, -1.0), (-1e300, 1e300), (0, 1 << 2000), ("0", "1"), (None, None), ([], {})])
 def test_bounds_that_decode_to_nothing_are_refused(student, refused_file, bounds):
     content = reference_8bit(student.state_dict())
     refused_file(pickle.dumps({**content, "fc.0.bias": (*bounds, content["fc.0.bias"][2])}))
 
 
-@pytest.mark.parametrize("value", [None, "text", [], (), (1, 2), np.zeros(11, np.uint8), np.zeros(11, "S1"), np.zeros(11, complex), np.zeros(11, bool), {}, b"x" * 11,
-                                   np.array([None] * 11), (0.0, 1.0, np.zeros(11, np.int64)), (0.0, 1.0, np.zeros(11, np.float16)), np.zeros(11, "f4,f4"), math.nan, 1 << 2000])
+@pytest.mark.parametrize("value", [
+    None, "text", [], (), (1, 2),
+    np.zeros(11, np.uint8), np.zeros(11, "S1"), np.zeros(11, complex), np.zeros(11, bool), {}, b"x" * 11, np.array([None] * 11),
+    (0.0, 1.0, np.zeros(11, np.int64)), (0.0, 1.0, np.zeros(11, np.float16)), np.zeros(11, "f4,f4"), math.nan, 1 << 2000])
 def test_what_is_no_array_of_weights_is_refused(student, refused_file, value):
     for protocol in (2, 4):
         refused_file(pickle.dumps({**reference_16bit(student.state_dict()), "fc.0.bias": value}, protocol))
@@ -222,7 +238,9 @@ def test_a_counter_that_counts_nothing_is_refused(student, refused_file, counter
 # ---------------------------------------------------------------- the published files
 
 
-@pytest.mark.parametrize("name", ["fp32_zip.bin", "fp32_legacy.bin", "16bit_protocol3.pkl", "8bit_protocol3_renamed_keys.pkl", "8bit_protocol4.pkl", "16bit_dict.npz"])
+@pytest.mark.parametrize("name", [
+    "fp32_zip.bin", "fp32_legacy.bin", "16bit_protocol3.pkl", "8bit_protocol3_renamed_keys.pkl", "8bit_protocol4.pkl",
+    "16bit_dict.npz"])
 def test_a_published_file_loads(name):
     if not (PEERS / name).is_file():
         pytest.skip(f"there is no {PEERS / name}")
@@ -255,7 +273,8 @@ def test_quantize_makes_a_model_file_of_a_peers(call, student, written, tmp_path
     path = written(FORMATS[kind][1](student.state_dict()))
     assert call("quantize", path, tmp_path / "model.bin", "--bits", 32).returncode == 0
     theirs, ours = load_model(path), load_model(tmp_path / "model.bin")
-    assert all(ours.description.to_dict()[key] == theirs.description.to_dict()[key] for key in ("architecture", "class_names", "preprocessing", "training"))
+    assert all(ours.description.to_dict()[key] == theirs.description.to_dict()[key]
+               for key in ("architecture", "class_names", "preprocessing", "training"))
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(ours.build()(images), theirs.build()(images), rtol=1e-4, atol=1e-4)
 
@@ -283,7 +302,8 @@ def full_student():
 def test_export_8_writes_the_courses_codes_bit_for_bit(call, full_student, tmp_path):
     done = call("quantize", checkpoint(tmp_path / "best.pt", full_student), tmp_path / "model.pkl", "--export", "course8")
     assert done.returncode == 0 and not done.stderr and f"wrote {tmp_path / 'model.pkl'}" in done.stdout
-    raw, size = sum(value.numel() * value.element_size() for value in full_student.state_dict().values()), (tmp_path / "model.pkl").stat().st_size
+    raw, size = (sum(value.numel() * value.element_size() for value in full_student.state_dict().values()),
+                 (tmp_path / "model.pkl").stat().st_size)
     assert f"student: raw {raw:,} B -> file {size:,} B in the course's 8-bit format; decoded {raw:,} B\nworst error " in done.stdout
     ours = pickle.loads((tmp_path / "model.pkl").read_bytes())
     reference = reference_8bit(full_student.state_dict())
@@ -292,17 +312,20 @@ def test_export_8_writes_the_courses_codes_bit_for_bit(call, full_student, tmp_p
     assert constant  # BN's gamma and beta of an untrained network: there the reference divides by zero
     for name, value in reference.items():
         if isinstance(value, tuple):
-            assert ours[name][:2] == value[:2] and all(type(bound) is np.float64 for bound in ours[name][:2]) and ours[name][2].dtype == np.uint8
+            assert (ours[name][:2] == value[:2] and all(type(bound) is np.float64 for bound in ours[name][:2])
+                    and ours[name][2].dtype == np.uint8)
             assert np.array_equal(ours[name][2], np.zeros_like(value[2]) if name in constant else value[2])
         else:
             assert type(ours[name]) is np.float64 and ours[name] == value
 
 
 def test_export_16_writes_float16(call, full_student, tmp_path):
-    assert call("quantize", checkpoint(tmp_path / "best.pt", full_student), tmp_path / "model.pkl", "--export", "course16", "--max-bytes", 600_000).returncode == 0
+    assert call("quantize", checkpoint(tmp_path / "best.pt", full_student), tmp_path / "model.pkl",
+                "--export", "course16", "--max-bytes", 600_000).returncode == 0
     ours, reference = pickle.loads((tmp_path / "model.pkl").read_bytes()), reference_16bit(full_student.state_dict())
     assert list(ours) == list(reference)
-    assert all(type(ours[name]) is type(value) and ours[name].dtype == value.dtype and np.array_equal(ours[name], value) for name, value in reference.items())
+    assert all(type(ours[name]) is type(value) and ours[name].dtype == value.dtype and np.array_equal(ours[name], value)
+               for name, value in reference.items())
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -368,7 +391,8 @@ def text(value):
 def hostile_pickles(target):
     """name -> (a pickle that creates the file `target` when unpickled the usual way, the name it asks for)."""
     command = f"touch '{target}'"
-    system = {f"os.system in protocol {protocol}": (pickle.dumps({"fc.0.weight": Call(os.system, command)}, protocol), "(posix|nt).system") for protocol in (2, 3, 4, 5)}
+    system = {f"os.system in protocol {protocol}": (pickle.dumps({"fc.0.weight": Call(os.system, command)}, protocol),
+                                                    "(posix|nt).system") for protocol in (2, 3, 4, 5)}
     return {
         **system,
         "eval": (pickle.dumps([1, Call(eval, f"open({str(target)!r}, 'w')")], 4), "builtins.eval"),
@@ -389,7 +413,8 @@ def test_a_file_that_asks_for_code_is_refused_by_name_and_nothing_runs(tmp_path,
     data, name = hostile_pickles(target)[kind]
     if kind == "after an array" and "torch" in wrap:
         name = "numpy"  # a stream of torch.save holds none
-    refused_file({"bare": data, "npz": in_npz(data), "torch zip": in_torch_zip(data), "torch legacy": in_legacy(data)}[wrap], name and rf"asks for {name}\S*, which no file of weights needs")
+    refused_file({"bare": data, "npz": in_npz(data), "torch zip": in_torch_zip(data), "torch legacy": in_legacy(data)}[wrap],
+                 name and rf"asks for {name}\S*, which no file of weights needs")
     assert not target.exists()
     if wrap == "bare" and kind not in ("a name in a name", "as a key"):
         pickle.loads(data)  # the test's own check: unpickled the usual way it does run
@@ -407,13 +432,15 @@ def in_npz(data):
 def in_torch_zip(data, storages=None, compression=zipfile.ZIP_STORED):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in {"data.pkl": data, "version": b"3\n", **{f"data/{key}": value for key, value in (storages or {}).items()}}.items():
+        for name, content in {"data.pkl": data, "version": b"3\n",
+                              **{f"data/{key}": value for key, value in (storages or {}).items()}}.items():
             archive.writestr(f"archive/{name}", content)
     return buffer.getvalue()
 
 
 def in_legacy(data, keys=(), end=b""):
-    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2), pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, 2)
+    magic = (pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2),
+             pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, 2))
     return b"".join(magic) + data + pickle.dumps(list(keys), 2) + end
 
 
@@ -432,7 +459,8 @@ def array_of(shape, code="f2", data=b"\0" * 8):
     array = pickle.dumps({"fc.0.weight": np.zeros(4, np.float16)}, 3)
     assert array.count(b"K\x04\x85") == 1 and array.count(b"C\x08" + bytes(8)) == 1 and array.count(b"f2") == 1
     numbers = b"(" + b"".join(pickle.dumps(length, 2)[2:-1] for length in shape) + b"t"
-    return array.replace(b"K\x04\x85", numbers).replace(b"f2", code.encode()).replace(b"C\x08" + bytes(8), b"B" + struct.pack("<I", len(data)) + data)
+    return array.replace(b"K\x04\x85", numbers).replace(b"f2", code.encode()).replace(
+        b"C\x08" + bytes(8), b"B" + struct.pack("<I", len(data)) + data)
 
 
 def laughs(levels, brackets=(b"(", b"t")):
@@ -448,39 +476,55 @@ def resource_bombs():
     deep, key = b"\x80\x02" + b")" + b"\x85" * 150_000, b"K\x01s."
     header = {"format": "food11-model", "version": 1}
     bombs = {
-        "nested lists": b"\x80\x02" + b"]" * 60_000 + b"a" * 59_999 + b".", "nested tuples": deep + b".", "nested tuples as a key": b"\x80\x02}" + deep[2:] + key,
+        "nested lists": b"\x80\x02" + b"]" * 60_000 + b"a" * 59_999 + b".",
+        "nested tuples": deep + b".", "nested tuples as a key": b"\x80\x02}" + deep[2:] + key,
         "nested dicts": b"\x80\x02" + b"}K\x01" * 50_000 + b"}" + b"s" * 50_000 + b".", "marks": b"\x80\x02" + b"(" * 10**6 + b".",
         "a million opcodes": b"\x80\x02" + b"(" + b"N" * 10**6 + b"t.", "a million lists": b"\x80\x02(" + b"]" * 10**6 + b"t.",
         "laughing tuples": b"\x80\x02(" + laughs(60) + b"t.", "laughing tuples as a key": b"\x80\x02}" + laughs(60) + key,
         "laughing lists": b"\x80\x02(" + laughs(60, (b"](", b"e")) + b"t.", "a list in itself": b"\x80\x02]q\x00h\x00a.",
         "laughing text": b"\x80\x02(" + text("x" * 10**6) + b"q\x00" + b"h\x00" * 50_000 + b"t.",
-        "laughing bytes": b"\x80\x02c_codecs\nencode\nq\x00" + text("x" * 10**6) + b"q\x01" + text("latin1") + b"q\x02(" + b"h\x00h\x01h\x02\x86R" * 300 + b"t.",
-        "a large memo": b"\x80\x02}r\xff\xff\xff\x7f.", "the largest memo": b"\x80\x02}r\xff\xff\xff\xff.", "unknown memo": b"\x80\x02h\x05.",
-        "a long integer": b"\x80\x02\x8b\xff\xff\xff\x7f" + bytes(100), "a longer integer": b"\x80\x02\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6 + b".",
-        "a decimal integer": b"\x80\x02L" + b"9" * 10**6 + b"L\n.", "long bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x", "long text": b"\x80\x04X\xff\xff\xff\x7fx",
-        "a long frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"}.", "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".",
-        "ten gigabytes by name": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R.", "a persistent id": b"\x80\x02K\x01Q.", "an extension": b"\x80\x02\x82\x01.",
+        "laughing bytes": b"\x80\x02c_codecs\nencode\nq\x00" + text("x" * 10**6) + b"q\x01" + text("latin1")
+                          + b"q\x02(" + b"h\x00h\x01h\x02\x86R" * 300 + b"t.",
+        "a large memo": b"\x80\x02}r\xff\xff\xff\x7f.", "the largest memo": b"\x80\x02}r\xff\xff\xff\xff.",
+        "unknown memo": b"\x80\x02h\x05.",
+        "a long integer": b"\x80\x02\x8b\xff\xff\xff\x7f" + bytes(100),
+        "a longer integer": b"\x80\x02\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6 + b".",
+        "a decimal integer": b"\x80\x02L" + b"9" * 10**6 + b"L\n.",
+        "long bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x", "long text": b"\x80\x04X\xff\xff\xff\x7fx",
+        "a long frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"}.",
+        "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".",
+        "ten gigabytes by name": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R.",
+        "a persistent id": b"\x80\x02K\x01Q.", "an extension": b"\x80\x02\x82\x01.",
         "a state for a dict": b"\x80\x02}}" + text("items") + b"K\x01sb.", "one array, many names":
             pickle.dumps((lambda array: {f"tensor {index}.weight": array for index in range(10_000)})(np.zeros(1 << 17, np.float16)), 4),
         "an array of objects": pickle.dumps({"fc.0.weight": np.array([[1], None], dtype=object)}, 4),
         "a bomb in an npz": in_npz(pickle.dumps({"a.weight": np.zeros(1 << 24, np.float16)}, 4)),
-        "an array of 8 GB": array_of((1 << 16, 1 << 16)), "an array of 2 ** 100": array_of((1 << 50, 1 << 50)), "an array of less than nothing": array_of((-2, -2)),
+        "an array of 8 GB": array_of((1 << 16, 1 << 16)), "an array of 2 ** 100": array_of((1 << 50, 1 << 50)),
+        "an array of less than nothing": array_of((-2, -2)),
         "an array of a thousand dimensions of 2 ** 2000": array_of(((1 << 2000),) * 3000),
-        "an empty array of 2 ** 64": array_of((0, 1 << 64), data=b""), "an array of 100 dimensions": array_of((1,) * 100, data=b"\0\0"), "bytes in halves": array_of((4,), data=b"\0" * 7),
+        "an empty array of 2 ** 64": array_of((0, 1 << 64), data=b""),
+        "an array of 100 dimensions": array_of((1,) * 100, data=b"\0\0"), "bytes in halves": array_of((4,), data=b"\0" * 7),
         "an array of pointers": array_of((1,), "O8"), "an array of a million records": array_of((1,), "V9"),
         "a storage of 4 TB": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.", {"0": bytes(8)}),
         "a storage that is absent": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s."),
-        "one value, 10 ** 13 times": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(2, (10**13,), (0,), "Half") + b"s.", {"0": bytes(4)}),
-        "one storage, many tensors": in_torch_zip(b"\x80\x02}(" + b"".join(text(f"{index}.weight") + tensor_of(1 << 18, (1 << 18,), (1,), "Half") for index in range(2000)) + b"u.",
-                                                  {"0": bytes(1 << 19)}),
-        "a legacy storage of 4 TB": in_legacy(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.", ["0"], struct.pack("<Q", 1 << 40) + bytes(8)),
+        "one value, 10 ** 13 times": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(2, (10**13,), (0,), "Half") + b"s.",
+                                                  {"0": bytes(4)}),
+        "one storage, many tensors": in_torch_zip(
+            b"\x80\x02}("
+            + b"".join(text(f"{index}.weight") + tensor_of(1 << 18, (1 << 18,), (1,), "Half") for index in range(2000))
+            + b"u.", {"0": bytes(1 << 19)}),
+        "a legacy storage of 4 TB": in_legacy(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.",
+                                              ["0"], struct.pack("<Q", 1 << 40) + bytes(8)),
         "a legacy string of 2 GB": in_legacy(b"\x80\x02X\xff\xff\xff\x7fabc"),
         "ten gigabytes in a torch file": in_torch_zip(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R."),
-        "a compressed torch file": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 28, (1 << 28,), (1,)) + b"s.", {"0": bytes(1 << 26)}, zipfile.ZIP_DEFLATED),
-        "nested tuples as a key in a torch file": in_torch_zip(b"\x80\x02}" + deep[2:] + key), "laughing tuples as a key in a torch file": in_torch_zip(b"\x80\x02}" + laughs(60) + key),
+        "a compressed torch file": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 28, (1 << 28,), (1,)) + b"s.",
+                                                {"0": bytes(1 << 26)}, zipfile.ZIP_DEFLATED),
+        "nested tuples as a key in a torch file": in_torch_zip(b"\x80\x02}" + deep[2:] + key),
+        "laughing tuples as a key in a torch file": in_torch_zip(b"\x80\x02}" + laughs(60) + key),
         "a legacy file with nested tuples as a key": in_legacy(b"\x80\x02}" + deep[2:] + key),
-        "laughing header": in_torch_zip(pickle.dumps({**header, "architecture": "student", "arguments": {}, "class_names": [], "preprocessing": {}}, 2)[:-1]
-                                        + text("training") + b"(" + laughs(60, (b"](", b"e")) + b"ts."),
+        "laughing header": in_torch_zip(
+            pickle.dumps({**header, "architecture": "student", "arguments": {}, "class_names": [], "preprocessing": {}}, 2)[:-1]
+            + text("training") + b"(" + laughs(60, (b"](", b"e")) + b"ts."),
         "a header with attributes": in_torch_zip(b"\x80\x02ccollections\nOrderedDict\n)R}" + text("items") + b"K\x01sb."),
         "many entries": many_entries(60_000),
     }
@@ -558,7 +602,8 @@ print(json.dumps(results))
 
 def load_all(folder, mutations=0):
     """name -> (outcome, KB of memory it took, KB of the file) of loading every file of a folder in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", LOADER, folder, str(mutations)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run([sys.executable, "-c", LOADER, folder, str(mutations)], cwd=ROOT, capture_output=True, text=True,
+                          check=False, timeout=300)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     return json.loads(done.stdout)
 
@@ -577,7 +622,8 @@ def test_thousands_of_random_mutations_are_refused_or_harmless(student, small_ne
     folder = tmp_path / "files"
     folder.mkdir()
     description, network = small_network
-    kinds = ["fp32 zip", "fp32 legacy", "16-bit protocol 2", "16-bit protocol 3", "16-bit protocol 4", "8-bit protocol 3", "8-bit protocol 4", "npz"]
+    kinds = ["fp32 zip", "fp32 legacy", "16-bit protocol 2", "16-bit protocol 3", "16-bit protocol 4",
+             "8-bit protocol 3", "8-bit protocol 4", "npz"]
     for kind in kinds:
         (folder / kind).write_bytes(FORMATS[kind][1](student.state_dict()))
     (folder / "ours").write_bytes(to_bytes(encode(description, network.state_dict())))
