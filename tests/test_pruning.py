@@ -26,8 +26,10 @@ from training_run import Run, Settings, build_optimizer, write_checkpoint
 
 CPU = torch.device("cpu")
 COUNTS = [
-    ("student", 0.95, [236_066, 217_850, 200_354, 185_091, 171_606]), ("student", 0.90, [216_518, 183_578, 156_084, 132_858, 114_810]),
-    ("wide8", 0.95, [186_750, 176_052, 166_041, 157_357, 148_993]), ("wide8", 0.85, [164_802, 138_988, 119_492, 105_529, 94_212, 85_495, 78_612])]
+    ("student", 0.95, [236_066, 217_850, 200_354, 185_091, 171_606]),
+    ("student", 0.90, [216_518, 183_578, 156_084, 132_858, 114_810]),
+    ("wide8", 0.95, [186_750, 176_052, 166_041, 157_357, 148_993]),
+    ("wide8", 0.85, [164_802, 138_988, 119_492, 105_529, 94_212, 85_495, 78_612])]
 
 
 def random_network(name, **arguments):
@@ -80,13 +82,15 @@ def test_the_published_counts_round_by_round_from_the_pruned_network(name, rate,
     for index, expected in enumerate(counts, 1):
         coupling = Coupling(network)
         originals = originals or [channels.count for channels in coupling.sets]
-        arguments, network = compact(name, arguments, network, coupling, choose(coupling, network, rate**index, originals, scope={3, 4, 5, 6}))
+        arguments, network = compact(name, arguments, network, coupling,
+                                     choose(coupling, network, rate**index, originals, scope={3, 4, 5, 6}))
         assert count_parameters(network) == expected, f"round {index}"
 
 
 @pytest.mark.parametrize("name, rate, counts", COUNTS[1::2])
 def test_the_plan_shows_the_published_counts(call, tmp_path, name, rate, counts):
-    shown = call("prune.py", checkpoint(tmp_path, name), "--rate", rate, "--rounds", len(counts), "--scope", "stages 3-6", "--dry-run", "--out", tmp_path / "out")
+    shown = call("prune.py", checkpoint(tmp_path, name), "--rate", rate, "--rounds", len(counts), "--scope", "stages 3-6",
+                 "--dry-run", "--out", tmp_path / "out")
     assert shown.returncode == 0, shown.stderr
     assert all(re.search(rf"^ +{index} .* {count:,} ", shown.stdout, re.MULTILINE) for index, count in enumerate(counts, 1))
     assert not (tmp_path / "out").exists()
@@ -146,21 +150,24 @@ class Squeezed(nn.Module):
     def __init__(self, width=8, squeezed=6, other=5, num_classes=11, in_channels=3):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width)
-        self.squeeze, self.squeeze_norm, self.excite = nn.Conv2d(width, squeezed, 1, bias=False), nn.BatchNorm2d(squeezed), nn.Conv2d(squeezed, width, 1)
+        self.squeeze, self.squeeze_norm, self.excite = (nn.Conv2d(width, squeezed, 1, bias=False), nn.BatchNorm2d(squeezed),
+                                                        nn.Conv2d(squeezed, width, 1))
         self.behind, self.behind_norm = nn.Conv2d(width, other, 1), nn.BatchNorm2d(other)
         self.joined = nn.Conv2d(2 * other, 4, 1)
         self.fc = nn.Linear(4, num_classes)
 
     def forward(self, images):
         features = torch.relu(self.norm(self.conv(images)))
-        gate = torch.sigmoid(self.excite(nn.functional.hardswish(self.squeeze_norm(self.squeeze(nn.functional.adaptive_avg_pool2d(features, 1))))))
+        gate = torch.sigmoid(self.excite(nn.functional.hardswish(self.squeeze_norm(self.squeeze(
+            nn.functional.adaptive_avg_pool2d(features, 1))))))
         features = self.behind_norm(self.behind(features * gate))
         return self.fc(self.joined(torch.cat([features, features], 1)).mean((2, 3)))
 
 
 def test_squeeze_excite_is_followed_and_what_cannot_be_followed_stays(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "squeezed", Architecture(Squeezed, 32, "test"))
-    monkeypatch.setitem(shapes._WIDTHS, "Squeezed", lambda network, arguments: {"width": len(network.conv.weight), "squeezed": len(network.squeeze.weight)})
+    monkeypatch.setitem(shapes._WIDTHS, "Squeezed", lambda network, arguments: {
+        "width": len(network.conv.weight), "squeezed": len(network.squeeze.weight)})
     network = random_network("squeezed")
     coupling, kept, arguments, small = cut("squeezed", network, 0.5)
     features, squeezed, behind, *_ = coupling.sets
@@ -176,7 +183,8 @@ def test_residual_additions_share_one_mask():
     coupling = Coupling(build("resnet18"))
     streams = [channels for channels in coupling.sets if len(channels.norms) > 1]
     assert [set(channels.norms) for channels in streams][0] == {"bn1", "layer1.0.bn2", "layer1.1.bn2"}
-    assert [set(channels.norms) for channels in streams][1:] == [{f"layer{i}.0.bn2", f"layer{i}.0.downsample.1", f"layer{i}.1.bn2"} for i in (2, 3, 4)]
+    assert [set(channels.norms) for channels in streams][1:] == [
+        {f"layer{i}.0.bn2", f"layer{i}.0.downsample.1", f"layer{i}.1.bn2"} for i in (2, 3, 4)]
 
 
 def test_groups_are_removed_whole():
@@ -215,7 +223,8 @@ def test_global_ranking_has_one_threshold_and_the_share_holds_over_all_layers():
     found = scores(coupling, network, "abs-gamma")
     assert sum(map(len, kept.values())) == int(sum(channels.count for channels in kept) * 0.4)
     stays = torch.cat([found[channels][indices] for channels, indices in kept.items()])
-    goes = torch.cat([values[torch.ones(len(values), dtype=torch.bool).index_fill(0, kept[channels], False)] for channels, values in found.items()])
+    goes = torch.cat([values[torch.ones(len(values), dtype=torch.bool).index_fill(0, kept[channels], False)]
+                      for channels, values in found.items()])
     assert stays.min() > goes.max()
 
 
@@ -231,8 +240,10 @@ def test_no_layer_falls_below_the_floor(ranking, floor):
 
 def test_chance_is_seeded():
     network = random_network("student")
-    first, second, other = ([indices.tolist() for indices in cut("student", network, 0.5, criterion="random", generator=torch.Generator().manual_seed(seed))[1].values()]
-                            for seed in (0, 0, 1))
+    first, second, other = (
+        [indices.tolist() for indices in cut("student", network, 0.5, criterion="random",
+                                             generator=torch.Generator().manual_seed(seed))[1].values()]
+        for seed in (0, 0, 1))
     assert first == second != other
 
 
@@ -257,7 +268,8 @@ def test_the_optimiser_after_a_cut_holds_the_new_network_and_changes_it():
     run = Run(small.requires_grad_(True).train(), description, Settings(epochs=2), 4, CPU)
     assert held(run) == {id(parameter) for parameter in run.network.parameters()}
     assert step_after_cut(run) == []
-    run.optimizer = build_optimizer(old.requires_grad_(True), run.settings)  # the mistake of the reference code: the optimiser of before the cut
+    # the mistake of the reference code: the optimiser of before the cut
+    run.optimizer = build_optimizer(old.requires_grad_(True), run.settings)
     assert not held(run) & {id(parameter) for parameter in run.network.parameters()}
     assert step_after_cut(run) == [name for name, _ in run.network.named_parameters()]
 
@@ -287,7 +299,8 @@ SHORT = ("--epochs", 2, "--batch-size", 16, "--cache", "none", "--precision", "f
 
 def checkpoint(folder, name="student", arguments=None, size=32, network=None, training=None):
     """A checkpoint file of a network with random BNs."""
-    description = Description.of(name, {"in_channels": 3, **(arguments or {})}, FOOD11_CLASSES, Preprocessing(size), training or {"script": "test"})
+    description = Description.of(name, {"in_channels": 3, **(arguments or {})}, FOOD11_CLASSES, Preprocessing(size),
+                                 training or {"script": "test"})
     path = folder / f"{name}.pt"
     write_checkpoint(path, description, (network or random_network(name, **description.arguments).float()).state_dict())
     return path
@@ -310,7 +323,8 @@ def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_pre
         assert count_parameters(model.build()) == row["parameters"] == record["plan"][index]["parameters"]
         assert row["bytes"] == record["plan"][index]["bytes"] and row["macs"] == record["plan"][index]["macs"]
         trained = json.loads((out / f"round{index}" / "record.json").read_text())
-        assert trained["best"]["validation_accuracy"] == row["after_training"] and trained["history"] == row["history"] and len(row["history"]) == 2
+        assert (trained["best"]["validation_accuracy"] == row["after_training"] and trained["history"] == row["history"]
+                and len(row["history"]) == 2)
     assert record["rounds"][1]["before_cut"] == record["rounds"][0]["after_training"]
     assert model.description.training["before"] == {"script": "test"}
 
@@ -328,7 +342,8 @@ def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_pre
     assert call("prune.py", path, toy, "--rate", 0.7, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT, "--resume").returncode == 0
 
 
-@pytest.mark.parametrize("size, flags, views", [(None, (), 24), (28, (), 24), (20, (), 20), (20, ("--view-size", 22), 22), (20, ("--augment", "none"), 20)])
+@pytest.mark.parametrize("size, flags, views", [
+    (None, (), 24), (28, (), 24), (20, (), 20), (20, ("--view-size", 22), 22), (20, ("--augment", "none"), 20)])
 def test_views_of_before_are_taken_over_where_they_are_no_larger_than_the_new_size(call, toy, tmp_path, size, flags, views):
     path = checkpoint(tmp_path, arguments=SMALL, training={"view_size": 24})
     more = ["--size", size] if size else []
@@ -347,13 +362,15 @@ def test_the_reference_mistake_changes_statistics_only_and_is_refused_in_fp16(ca
     assert call(*command, "--out", tmp_path / "trained").returncode == 0
     assert call("prune.py", *command[1:], "--mode", "none", "--out", tmp_path / "cut").returncode == 0
     trained, cut = (load_model(tmp_path / name / "round1/best.pt").state_dict for name in ("trained", "cut"))
-    assert {name.rpartition(".")[2] for name in cut if not torch.equal(cut[name], trained[name])} == {"running_mean", "running_var", "num_batches_tracked"}
+    assert {name.rpartition(".")[2] for name in cut if not torch.equal(cut[name], trained[name])} == {
+        "running_mean", "running_var", "num_batches_tracked"}
 
 
 @pytest.mark.parametrize("mode", ["finetune", "lowrank"])
 def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one(call, toy, tmp_path, monkeypatch, mode):
     path = checkpoint(tmp_path, arguments=SMALL)
-    command = ("prune.py", path, toy, "--rank-ratio" if mode == "lowrank" else "--rate", 0.6, "--rounds", 2, "--mode", mode, *SHORT, "--seed", 3, "--out")
+    command = ("prune.py", path, toy, "--rank-ratio" if mode == "lowrank" else "--rate", 0.6, "--rounds", 2, "--mode", mode,
+               *SHORT, "--seed", 3, "--out")
     assert call(*command, tmp_path / "whole").returncode == 0
     steps, train_step = iter(range(1, 100)), Run.train_step
 
@@ -370,7 +387,8 @@ def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one
     assert call(*command, tmp_path / "parts", "--resume").returncode == 0
     for index in (1, 2):
         assert same_weights(tmp_path / "whole" / f"round{index}" / "best.pt", tmp_path / "parts" / f"round{index}" / "best.pt")
-    rows = [[{**row, "seconds": 0, "history": [{**epoch, "seconds": 0} for epoch in row["history"]]} for row in json.loads((tmp_path / out / "record.json").read_text())["rounds"]]
+    rows = [[{**row, "seconds": 0, "history": [{**epoch, "seconds": 0} for epoch in row["history"]]}
+             for row in json.loads((tmp_path / out / "record.json").read_text())["rounds"]]
             for out in ("whole", "parts")]
     assert rows[0] == rows[1]
 
@@ -391,7 +409,8 @@ def test_mode_none_writes_the_cut_and_training_starts_from_it(call, toy, tmp_pat
 
 @pytest.mark.parametrize("name, arguments, size, rate", [("student", SMALL, 32, 0.1), ("group1mb_4", {"hidden": 0}, 64, 0.3)])
 def test_rounds_go_on_where_a_depthwise_layer_has_one_channel_or_group_left(call, toy, tmp_path, name, arguments, size, rate):
-    done = call("prune.py", checkpoint(tmp_path, name, arguments, size), toy, "--rate", rate, "--rounds", 3, "--mode", "none", "--out", tmp_path / "out", *SHORT)
+    done = call("prune.py", checkpoint(tmp_path, name, arguments, size), toy, "--rate", rate, "--rounds", 3, "--mode", "none",
+                "--out", tmp_path / "out", *SHORT)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert [row["parameters"] for row in record["rounds"]] == [row["parameters"] for row in record["plan"][1:]]
@@ -421,7 +440,8 @@ def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_s
     torch.save(network.state_dict(), teacher)
     monkeypatch.setattr(distillation, "load_teacher", lambda path: network)
     monkeypatch.setattr(distillation, "check_teacher", lambda *arguments, **options: 0.5)
-    command = ("prune.py", path, toy, "--rate", 0.5, "--teacher", teacher, "--alpha", 1, "--out", tmp_path / "out", *SHORT, "--teacher-size")
+    command = ("prune.py", path, toy, "--rate", 0.5, "--teacher", teacher, "--alpha", 1, "--out", tmp_path / "out", *SHORT,
+               "--teacher-size")
     done = call(*command, 48)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out" / "record.json").read_text())
@@ -453,7 +473,8 @@ def test_a_target_is_just_met_in_the_last_round(call, tmp_path, flag, target):
 
 
 def test_the_penalty_is_an_option_and_an_older_run_without_it_can_be_resumed(call, toy, tmp_path):
-    command = ("train_student.py", toy, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--out", tmp_path / "run", *SHORT)
+    command = ("train_student.py", toy, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32,
+               "--out", tmp_path / "run", *SHORT)
     assert call(*command, "--gamma-l1", 0.01).returncode == 0
     assert json.loads((tmp_path / "run" / "record.json").read_text())["settings"]["gamma_l1"] == 0.01
     refused = call(*command, "--resume")
@@ -474,11 +495,22 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("options, blamed", [
-    (("--rate", 0), "above 0"), (("--rate", 1.5), "at most 1"), (("--rate", "nan"), "range"), ((), "required"), (("--rate", 0.5, "--target-params", 5), "not allowed"),
-    (("--target-params", 100), "floor"), (("--target-bytes", 1000), "floor"), (("--target-params", 10**6), "met already"),
-    (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"), (("--rate", 0.5, "--scope", "7"), "nothing to prune"), (("--rate", 0.5, "--scope", "x"), "list of stages"),
-    (("--rate", 0.5, "--mode", "lowrank"), "--rank-ratio"), (("--rank-ratio", 0.5), "--rank-ratio"), (("--rank-ratio", 0.5, "--mode", "lowrank", "--floor", 2), "--floor"),
-    (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher"), (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "no target")])
+    (("--rate", 0), "above 0"),
+    (("--rate", 1.5), "at most 1"),
+    (("--rate", "nan"), "range"),
+    ((), "required"),
+    (("--rate", 0.5, "--target-params", 5), "not allowed"),
+    (("--target-params", 100), "floor"),
+    (("--target-bytes", 1000), "floor"),
+    (("--target-params", 10**6), "met already"),
+    (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"),
+    (("--rate", 0.5, "--scope", "7"), "nothing to prune"),
+    (("--rate", 0.5, "--scope", "x"), "list of stages"),
+    (("--rate", 0.5, "--mode", "lowrank"), "--rank-ratio"),
+    (("--rank-ratio", 0.5), "--rank-ratio"),
+    (("--rank-ratio", 0.5, "--mode", "lowrank", "--floor", 2), "--floor"),
+    (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher"),
+    (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "no target")])
 def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
     assert blamed in refused("prune.py", checkpoint(tmp_path, arguments=SMALL), *options, "--dry-run", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -494,7 +526,8 @@ def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_pa
 
 def test_a_training_run_and_a_pruning_do_not_overwrite_each_other(refused, call, toy, tmp_path):
     path = checkpoint(tmp_path, arguments=SMALL)
-    prune, train = ("prune.py", path, toy, "--rate", 0.6, "--mode", "none", *SHORT), ("train_student.py", toy, "--network", "student", "--size", 32, *SHORT)
+    prune, train = (("prune.py", path, toy, "--rate", 0.6, "--mode", "none", *SHORT),
+                    ("train_student.py", toy, "--network", "student", "--size", 32, *SHORT))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.pt").write_bytes(path.read_bytes())
     assert "training run" in refused(*prune, "--out", tmp_path / "run")

@@ -93,7 +93,8 @@ def test_scales_are_learned_without_weight_decay():
 def test_the_scheme_says_how_many_bits_each_weight_gets():
     network = build("residual6", **NARROW)
     scheme = Scheme(4, "channel", "mse", overrides={"blocks.0.depthwise.0": 6, "blocks.1.expand.0": 16})
-    wanted = {name: bits for name, bits in scheme.bits_of(network.state_dict()).items() if network.state_dict()[name].ndim >= 2 and bits <= 8}
+    wanted = {name: bits for name, bits in scheme.bits_of(network.state_dict()).items()
+              if network.state_dict()[name].ndim >= 2 and bits <= 8}
     got = {name: bits for name, (bits, _) in quantized_state(fake_quantize(network, scheme))["scales"].items()}
     assert got == wanted and set(got.values()) == {4, 6, 8} and "blocks.1.expand.0.weight" not in got
 
@@ -120,13 +121,15 @@ def trained_bn(network, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
-            for tensor, low, high in ((module.weight.data, -1.0, 1.5), (module.bias.data, -1, 1), (module.running_mean, -1, 1), (module.running_var, 0.2, 3)):
+            for tensor, low, high in ((module.weight.data, -1.0, 1.5), (module.bias.data, -1, 1),
+                                      (module.running_mean, -1, 1), (module.running_var, 0.2, 3)):
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
             module.weight.data[0] = 0
     return network
 
 
-@pytest.mark.parametrize("name, arguments", [("residual6", NARROW), ("student", {"widths": (8,) * 8, "hidden": 16}), ("fer_mobilenet", {"in_channels": 3})])
+@pytest.mark.parametrize("name, arguments", [
+    ("residual6", NARROW), ("student", {"widths": (8,) * 8, "hidden": 16}), ("fer_mobilenet", {"in_channels": 3})])
 def test_bn_goes_into_the_scales_and_no_code_changes(name, arguments):
     torch.manual_seed(0)
     network = trained_bn(build(name, **arguments))
@@ -166,7 +169,8 @@ def photo_set(count, seed):
     labels, lines = torch.arange(count) % 4, torch.arange(SIZE)
     stripes = torch.stack([(lines // width % 2).view(shape).expand(SIZE, SIZE) for width in (4, 2) for shape in ((SIZE, 1), (1, SIZE))])
     photos = 40 * stripes[labels][..., None] + torch.randint(0, 200, (count, SIZE, SIZE, 3), generator=generator)
-    return PhotoSet(photos.to(torch.uint8), torch.arange(count), labels, ("wide rows", "wide columns", "rows", "columns"), f"fingerprint {seed}")
+    return PhotoSet(photos.to(torch.uint8), torch.arange(count), labels, ("wide rows", "wide columns", "rows", "columns"),
+                    f"fingerprint {seed}")
 
 
 TRAINING, VALIDATION = photo_set(96, 1), photo_set(60, 2)
@@ -200,7 +204,8 @@ def rounded(path, scheme):
 def tune(path, out, scheme=TWO_BITS, changes=None, **options):
     """Three epochs of fine-tuning; changes: of the settings."""
     torch.manual_seed(0)
-    return fit(rounded(path, scheme), DESCRIPTION, TRAINING, VALIDATION, settings(**(changes or {})), out, CPU, export=quantized_state, **options)
+    return fit(rounded(path, scheme), DESCRIPTION, TRAINING, VALIDATION, settings(**(changes or {})), out, CPU,
+               export=quantized_state, **options)
 
 
 def score(network):
@@ -214,16 +219,19 @@ def test_training_through_the_rounding_regains_what_rounding_lost(trained, tmp_p
     tune(trained, tmp_path, scheme)
     model, scales = finish(tmp_path / "best.pt", TRAINING, scheme, settings(), CPU)
     loss, accuracy = score(model.build())
-    assert loss < before[0] + 0.5 * (after_rounding[0] - before[0]) and accuracy >= after_rounding[1] + 0.1, (before, after_rounding, loss, accuracy)
+    assert loss < before[0] + 0.5 * (after_rounding[0] - before[0]) and accuracy >= after_rounding[1] + 0.1, (
+        before, after_rounding, loss, accuracy)
     assert all(len(scale) == (len(model.state_dict[name]) if granularity == "channel" else 1) for name, (_, scale) in scales.items())
-    assert bool(foldable_pairs(model.build())) == (granularity == "tensor") and model.description.arguments.get("folded", False) == (granularity == "channel")
+    assert (bool(foldable_pairs(model.build())) == (granularity == "tensor")
+            and model.description.arguments.get("folded", False) == (granularity == "channel"))
 
 
 def test_the_best_checkpoint_is_an_ordinary_one_of_rounded_weights(trained, tmp_path):
     record = tune(trained, tmp_path)
     model = load_model(tmp_path / "best.pt")
     assert score(model.build())[1] == record["best"]["validation_accuracy"]
-    assert all(len(model.state_dict[name][channel].unique()) <= 4 for name in ("stem.0.weight", "blocks.0.project.0.weight", "fc.1.weight") for channel in range(4))
+    assert all(len(model.state_dict[name][channel].unique()) <= 4
+               for name in ("stem.0.weight", "blocks.0.project.0.weight", "fc.1.weight") for channel in range(4))
 
 
 class Stop(CrossEntropy):
@@ -251,8 +259,10 @@ def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(trained, tm
     tune(trained, tmp_path / "parts", changes={"augment": "standard"}, resume=True)
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True)["run"] for name in ("whole", "parts")]
     for part in ("network", "ema"):
-        assert states[0][part].keys() == states[1][part].keys() and all(torch.equal(states[0][part][name], states[1][part][name]) for name in states[0][part])
-    (whole, scales), (parts, same) = (finish(tmp_path / name / "best.pt", TRAINING, TWO_BITS, settings(augment="standard"), CPU) for name in ("whole", "parts"))
+        assert (states[0][part].keys() == states[1][part].keys()
+                and all(torch.equal(states[0][part][name], states[1][part][name]) for name in states[0][part]))
+    (whole, scales), (parts, same) = (finish(tmp_path / name / "best.pt", TRAINING, TWO_BITS, settings(augment="standard"), CPU)
+                                      for name in ("whole", "parts"))
     assert all(torch.equal(whole.state_dict[name], parts.state_dict[name]) for name in whole.state_dict)
     assert all(torch.equal(scales[name][1], same[name][1]) for name in scales)
 
@@ -273,7 +283,8 @@ def test_bn_is_reestimated_over_the_photos_of_the_training(trained):
     reestimate_bn(network, TRAINING, DESCRIPTION.preprocessing, settings(batch_size=128), CPU)
     outputs = network.stem[0](DESCRIPTION.preprocessing.normalise(TRAINING.photos))
     norm = network.stem[1]
-    assert torch.allclose(norm.running_mean, outputs.mean((0, 2, 3)), atol=1e-5) and torch.allclose(norm.running_var, outputs.var((0, 2, 3)), rtol=1e-4)
+    assert (torch.allclose(norm.running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
+            and torch.allclose(norm.running_var, outputs.var((0, 2, 3)), rtol=1e-4))
     assert not network.training and norm.momentum == 0.1
     again = reestimate_bn(load_model(trained).build(), TRAINING, DESCRIPTION.preprocessing, settings(batch_size=128), CPU)
     assert all(torch.equal(network.state_dict()[name], again.state_dict()[name]) for name in network.state_dict())
@@ -281,7 +292,8 @@ def test_bn_is_reestimated_over_the_photos_of_the_training(trained):
 
 def test_training_in_bf16_learns_scales_in_fp32(trained, tmp_path):
     tune(trained, tmp_path, changes={"epochs": 1, "precision": "bf16"})
-    states = [state for state in torch.load(tmp_path / "last.pt", weights_only=True)["run"]["network"].items() if state[0].endswith("log_scale")]
+    states = [state for state in torch.load(tmp_path / "last.pt", weights_only=True)["run"]["network"].items()
+              if state[0].endswith("log_scale")]
     assert states and all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for _, tensor in states)
 
 
@@ -298,8 +310,8 @@ def checkpoint(small_network, tmp_path_factory):
 
 
 def command(checkpoint, output, toy, *more):
-    return ["quantize.py", checkpoint, output, "--bits", 3, "--qat-epochs", 2, "--data", toy, "--cache", "none", "--batch-size", 11, "--device", "cpu",
-            "--out", output.parent / "run", *more]
+    return ["quantize.py", checkpoint, output, "--bits", 3, "--qat-epochs", 2, "--data", toy, "--cache", "none",
+            "--batch-size", 11, "--device", "cpu", "--out", output.parent / "run", *more]
 
 
 def photos_of(toy, description):
@@ -326,10 +338,13 @@ def test_the_file_holds_bitwise_what_was_evaluated_last(call, checkpoint, toy, t
     images = model.description.preprocessing.normalise(photos.photos)
     assert torch.equal(network(images), model.description.build(weights)(images))
 
-    prepared, scales = finish(tmp_path / "run/best.pt", load_photos(list_labelled(toy, "training"), model.description.preprocessing, cache=False),
+    prepared, scales = finish(tmp_path / "run/best.pt",
+                              load_photos(list_labelled(toy, "training"), model.description.preprocessing, cache=False),
                               Scheme(3, granularity, "mse"), Settings(batch_size=11), CPU)
     assert all(torch.equal(model.state_dict[name], prepared.state_dict[name]) for name in scales)
-    assert record["fine_tuning"]["settings"]["epochs"] == 2 and record["fine_tuning"]["commit"] and record["fine_tuning"]["resumed"] == [] and record["bits"] == 3 and model.description.training["script"] == "quantize.py"
+    assert (record["fine_tuning"]["settings"]["epochs"] == 2 and record["fine_tuning"]["commit"]
+            and record["fine_tuning"]["resumed"] == [] and record["bits"] == 3
+            and model.description.training["script"] == "quantize.py")
 
 
 def test_the_same_command_resumes_a_killed_run_to_the_same_file(call, checkpoint, toy, tmp_path, monkeypatch):
@@ -353,12 +368,13 @@ def test_the_same_command_resumes_a_killed_run_to_the_same_file(call, checkpoint
 
 
 def test_a_teacher_and_another_size_are_recorded(call, checkpoint, toy, tmp_path):
-    done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--teacher", checkpoint, "--teacher", checkpoint, "--alpha", 1, "--size", 48, "--qat-epochs", 1,
-                         "--record", tmp_path / "record.json"))
+    done = call(*command(checkpoint, tmp_path / "model.bin", toy, "--teacher", checkpoint, "--teacher", checkpoint,
+                         "--alpha", 1, "--size", 48, "--qat-epochs", 1, "--record", tmp_path / "record.json"))
     assert done.returncode == 0, done.stderr
     training = load_model(tmp_path / "model.bin").description.training
     assert len(training["teachers"]) == 2 and training["alpha"] == 1 and len(training["started_from"]) == 16
-    assert load_model(tmp_path / "model.bin").description.preprocessing.size == 48 and load_model(tmp_path / "run/best.pt").description.preprocessing.size == 32
+    assert (load_model(tmp_path / "model.bin").description.preprocessing.size == 48
+            and load_model(tmp_path / "run/best.pt").description.preprocessing.size == 32)
     assert json.loads((tmp_path / "record.json").read_text())["fine_tuning"]["teachers"][0]["file"] == "best.pt"
 
 
@@ -373,23 +389,27 @@ def test_what_a_teacher_learned_from_the_testing_photos_is_told_of_its_student(c
 def test_a_teacher_is_not_overwritten(refused, checkpoint, toy, tmp_path):
     (tmp_path / "teacher.pt").write_bytes(checkpoint.read_bytes())
     for output, more in (("teacher.pt", []), ("model.bin", ["--record", tmp_path / "teacher.pt"])):
-        assert "teacher.pt is named twice" in refused(*command(checkpoint, tmp_path / output, toy, "--teacher", tmp_path / "teacher.pt", *more))
+        assert "teacher.pt is named twice" in refused(
+            *command(checkpoint, tmp_path / output, toy, "--teacher", tmp_path / "teacher.pt", *more))
     assert (tmp_path / "teacher.pt").read_bytes() == checkpoint.read_bytes()
 
 
 def test_a_file_that_is_too_large_by_its_bn_is_told_before_the_training(call, refused, checkpoint, toy, tmp_path):
     assert call("quantize.py", checkpoint, tmp_path / "folded.bin", "--bits", 3, "--granularity", "tensor").returncode == 0
     size = (tmp_path / "folded.bin").stat().st_size
-    assert "nothing was written" in refused(*command(checkpoint, tmp_path / "model.bin", toy, "--granularity", "tensor", "--max-bytes", size + 100))
+    assert "nothing was written" in refused(
+        *command(checkpoint, tmp_path / "model.bin", toy, "--granularity", "tensor", "--max-bytes", size + 100))
     assert [path.name for path in tmp_path.iterdir()] == ["folded.bin"]
 
 
 def test_a_training_whose_file_is_too_large_is_kept_and_can_be_stored(call, checkpoint, toy, tmp_path, monkeypatch):
     chosen = quantize.chosen
-    monkeypatch.setattr("quantize.chosen", lambda model, options, accuracy_of, scales=None: chosen(model, options, accuracy_of, scales) if scales else None)
+    monkeypatch.setattr("quantize.chosen", lambda model, options, accuracy_of, scales=None: (
+        chosen(model, options, accuracy_of, scales) if scales else None))
     again = command(checkpoint, tmp_path / "model.bin", toy, "--qat-epochs", 1)
     sentence = error(call(*again, "--max-bytes", 2000))
-    assert f"kept in {tmp_path / 'run'}" in sentence and "--resume" in sentence and "--bits" not in sentence and not (tmp_path / "model.bin").exists()
+    assert (f"kept in {tmp_path / 'run'}" in sentence and "--resume" in sentence and "--bits" not in sentence
+            and not (tmp_path / "model.bin").exists())
     assert call(*again, "--resume", "--vectors", 8).returncode == 0 and (tmp_path / "model.bin").exists()
 
 
@@ -399,8 +419,13 @@ def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--bits", "16"], "stores floats"), (["--bits", "32"], "stores floats"), (["--scale", "minmax"], "--scale minmax"), (["--qat-epochs", "0"], "out of range"),
-    (["--max-bytes", "2000"], "nothing was written"), (["--override", "fc.9=3"], "fc.9"), (["--precision", "fp16"], "needs a GPU"),
+    (["--bits", "16"], "stores floats"),
+    (["--bits", "32"], "stores floats"),
+    (["--scale", "minmax"], "--scale minmax"),
+    (["--qat-epochs", "0"], "out of range"),
+    (["--max-bytes", "2000"], "nothing was written"),
+    (["--override", "fc.9=3"], "fc.9"),
+    (["--precision", "fp16"], "needs a GPU"),
     (["--view-size", "64", "--augment", "none"], "--view-size is the size of random views")])
 def test_what_cannot_be_is_told_before_any_training(refused, checkpoint, toy, tmp_path, flags, message):
     assert message in refused(*command(checkpoint, tmp_path / "model.bin", toy, *flags))
@@ -409,7 +434,8 @@ def test_what_cannot_be_is_told_before_any_training(refused, checkpoint, toy, tm
 
 def test_an_override_of_what_only_folding_makes_is_refused_before_photos_are_read(refused, call, tmp_path):
     """Stored without training the layer has such a bias; in training it is BN's still."""
-    torch.save({"format": "food11-checkpoint", "version": 1, **DESCRIPTION.to_dict(), "state_dict": build("residual6", **DESCRIPTION.arguments).state_dict()}, tmp_path / "best.pt")
+    torch.save({"format": "food11-checkpoint", "version": 1, **DESCRIPTION.to_dict(),
+                "state_dict": build("residual6", **DESCRIPTION.arguments).state_dict()}, tmp_path / "best.pt")
     flags = ["--override", "stem.0.bias=8"]
     assert "no layer stem.0.bias" in refused(*command(tmp_path / "best.pt", tmp_path / "model.bin", tmp_path / "no photos", *flags))
     assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
@@ -417,8 +443,11 @@ def test_an_override_of_what_only_folding_makes_is_refused_before_photos_are_rea
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--bits", 4, "--qat-epochs", 1], "--data"), (["--qat-epochs", 1, "--data", "."], "no --bits"), (["--teacher", "best.pt"], "--teacher goes with --qat-epochs"),
-    (["--batch-size", 32], "--batch-size goes with --qat-epochs"), (["--resume"], "--resume goes with")])
+    (["--bits", 4, "--qat-epochs", 1], "--data"),
+    (["--qat-epochs", 1, "--data", "."], "no --bits"),
+    (["--teacher", "best.pt"], "--teacher goes with --qat-epochs"),
+    (["--batch-size", 32], "--batch-size goes with --qat-epochs"),
+    (["--resume"], "--resume goes with")])
 def test_options_of_fine_tuning_stand_or_fall_together(refused, checkpoint, tmp_path, flags, message):
     assert message in refused("quantize.py", checkpoint, tmp_path / "model.bin", *flags) and not list(tmp_path.iterdir())
 
@@ -432,7 +461,8 @@ def error(done):
 
 def test_a_teacher_that_is_missing_or_of_other_classes_is_refused(call, checkpoint, toy, tmp_path):
     other = Description.of("student", {"widths": (4,) * 8, "in_channels": 3}, ("a", "b"), Preprocessing(32))
-    torch.save({"format": "food11-checkpoint", "version": 1, **other.to_dict(), "state_dict": build("student", **other.arguments).state_dict()}, tmp_path / "teacher.pt")
+    torch.save({"format": "food11-checkpoint", "version": 1, **other.to_dict(),
+                "state_dict": build("student", **other.arguments).state_dict()}, tmp_path / "teacher.pt")
     for teacher, message in (("teacher.pt", "knows 2 classes"), ("absent.pt", "there is no teacher file")):
         assert message in error(call(*command(checkpoint, tmp_path / "out/model.bin", toy, "--teacher", tmp_path / teacher)))
     assert not list((tmp_path / "out").iterdir())
@@ -441,5 +471,6 @@ def test_a_teacher_that_is_missing_or_of_other_classes_is_refused(call, checkpoi
 def test_a_run_is_not_overwritten_nor_continued_with_other_bits(call, checkpoint, toy, tmp_path):
     assert call(*command(checkpoint, tmp_path / "model.bin", toy, "--qat-epochs", 1)).returncode == 0
     assert "already holds a run" in error(call(*command(checkpoint, tmp_path / "other.bin", toy, "--qat-epochs", 1)))
-    assert "training.bits = 3 and this command means 4" in error(call(*command(checkpoint, tmp_path / "other.bin", toy, "--qat-epochs", 1, "--bits", 4, "--resume")))
+    assert "training.bits = 3 and this command means 4" in error(
+        call(*command(checkpoint, tmp_path / "other.bin", toy, "--qat-epochs", 1, "--bits", 4, "--resume")))
     assert not (tmp_path / "other.bin").exists()
