@@ -28,35 +28,47 @@ MEASURED = tuple(name for name in EXPERIMENTS if any(name in section.needs for s
 # ---------------------------------------------------------------- invented records, of the shape that the scripts write
 
 
-ARGUMENTS = {"student": {"widths": [16, 32, 64, 128, 256, 256, 256, 256]}, "residual6": {"stem": [16, 32], "widths": [64, 64], "hidden": [96, 160], "pools": [1, 0], "head": 256}}
+ARGUMENTS = {"student": {"widths": [16, 32, 64, 128, 256, 256, 256, 256]},
+             "residual6": {"stem": [16, 32], "widths": [64, 64], "hidden": [96, 160], "pools": [1, 0], "head": 256}}
 PARAMETERS = {"student": 256_779, "residual6": 272_395, "slim9": 144_389, "wide8": 198_955, "resnet18": 11_182_155}
 
 
 def base_record(command, seed, accuracy, network="student", pixels=64, epochs=15, parameters=None, arguments=None):
-    history = [{"epoch": epoch, "train_loss": 2.3 - epoch / epochs, "train_accuracy": accuracy * epoch / epochs, "validation_loss": 2.2 - 0.8 * epoch / epochs,
-                "validation_accuracy": accuracy * epoch / epochs} for epoch in range(1, epochs + 1)]
+    history = [{"epoch": epoch, "train_loss": 2.3 - epoch / epochs, "train_accuracy": accuracy * epoch / epochs,
+                "validation_loss": 2.2 - 0.8 * epoch / epochs, "validation_accuracy": accuracy * epoch / epochs}
+               for epoch in range(1, epochs + 1)]
     arguments = {"num_classes": 11, "in_channels": 3, **(arguments or ARGUMENTS.get(network, {}))}
     view = re.search(r"--view-size (\d+)", command)
-    settings = {"epochs": epochs, "view_size": int(view[1]) if view else 0, "optimizer": "adamw", "lr": 0.002, "batch_size": 64, "augment": "light", "ema": 0.998, "views": 2 if "--views" in command else 0}
-    return {"command": command, "seed": seed, "commit": "0123456789ab", "data": {"training": "e2ae8e356b852a3d", "validation": "965cdff64ff21bca"}, "device": "A Processor, 2 threads",
-            "versions": {"python": "3.11", "torch": "2.15"}, "settings": settings, "parameters": parameters or PARAMETERS.get(network, 200_000), "photos": {"training": 9866, "validation": PHOTOS},
-            "model": {"architecture": network, "arguments": arguments, "class_names": CLASSES, "preprocessing": {"size": pixels}, "training": {"epochs": epochs}},
+    settings = {"epochs": epochs, "view_size": int(view[1]) if view else 0, "optimizer": "adamw", "lr": 0.002, "batch_size": 64,
+                "augment": "light", "ema": 0.998, "views": 2 if "--views" in command else 0}
+    return {"command": command, "seed": seed, "commit": "0123456789ab",
+            "data": {"training": "e2ae8e356b852a3d", "validation": "965cdff64ff21bca"},
+            "device": "A Processor, 2 threads", "versions": {"python": "3.11", "torch": "2.15"}, "settings": settings,
+            "parameters": parameters or PARAMETERS.get(network, 200_000), "photos": {"training": 9866, "validation": PHOTOS},
+            "model": {"architecture": network, "arguments": arguments, "class_names": CLASSES,
+                      "preprocessing": {"size": pixels}, "training": {"epochs": epochs}},
             "best": {**history[-1]}, "history": history, "seconds": 600.0}
 
 
 def pruned_record(command, seed, start, fall, rounds, epochs, size=None):
     sizes = [256_779, *(size or round(256_779 * 0.9**index) for index in range(1, rounds + 1))]
-    rows = [{"round": index, "kept": 0.9**index, "parameters": sizes[index], "macs": 30 * sizes[index], "before_cut": start - fall * (index - 1), "after_cut": start - fall * index - 0.05,
-             "after_training": start - fall * index, "history": base_record("", 0, start - fall * index, epochs=max(epochs, 1))["history"]} for index in range(1, rounds + 1)]
-    return {**{key: value for key, value in base_record(command, seed, start).items() if key not in ("best", "history", "settings", "parameters", "photos")},
-            "pruning": {"settings": {"epochs": epochs}, "scope": "3-6"}, "plan": [{"round": 0, "parameters": sizes[0]}, *rows], "validation_accuracy": start, "rounds": rows}
+    rows = [{"round": index, "kept": 0.9**index, "parameters": sizes[index], "macs": 30 * sizes[index],
+             "before_cut": start - fall * (index - 1), "after_cut": start - fall * index - 0.05,
+             "after_training": start - fall * index,
+             "history": base_record("", 0, start - fall * index, epochs=max(epochs, 1))["history"]}
+            for index in range(1, rounds + 1)]
+    return {**{key: value for key, value in base_record(command, seed, start).items()
+               if key not in ("best", "history", "settings", "parameters", "photos")},
+            "pruning": {"settings": {"epochs": epochs}, "scope": "3-6"},
+            "plan": [{"round": 0, "parameters": sizes[0]}, *rows], "validation_accuracy": start, "rounds": rows}
 
 
 def stored_record(command, seed, accuracy, bits, before, size, pixels=64, network="student", trained=False):
     record = base_record(command, seed, accuracy, network, pixels)
     kept = {key: record[key] for key in ("command", "seed", "commit", "data", "device", "versions", "model")}
-    return {**kept, "architecture": network, "bits": bits, "vectors": 16, "raw_bytes": 1_100_000, "file_bytes": size, "validation_accuracy_before": before, "validation_accuracy_after": accuracy,
-            "validation_photos": PHOTOS, **({"fine_tuning": {"settings": {"epochs": 2}}} if trained else {})}
+    return {**kept, "architecture": network, "bits": bits, "vectors": 16, "raw_bytes": 1_100_000, "file_bytes": size,
+            "validation_accuracy_before": before, "validation_accuracy_after": accuracy, "validation_photos": PHOTOS,
+            **({"fine_tuning": {"settings": {"epochs": 2}}} if trained else {})}
 
 
 def evaluated_record(accuracy, bits):
@@ -66,8 +78,10 @@ def evaluated_record(accuracy, bits):
     confusion[0][3] -= 20
     total = sum(map(sum, confusion))
     measured = sum(confusion[index][index] for index in range(11)) / total
-    return {**stored_record("evaluate.py", None, 0, bits, 0, 0, 128, "residual6"), "photos": total, "accuracy": measured, "small_photos": total // 2, "accuracy_of_small": measured - 0.01,
-            "accuracy_of_larger": measured + 0.01, "class_accuracy": {name: row[index] / sum(row) for index, (name, row) in enumerate(zip(CLASSES, confusion))}, "calibration_error": 0.0456,
+    return {**stored_record("evaluate.py", None, 0, bits, 0, 0, 128, "residual6"), "photos": total, "accuracy": measured,
+            "small_photos": total // 2, "accuracy_of_small": measured - 0.01, "accuracy_of_larger": measured + 0.01,
+            "class_accuracy": {name: row[index] / sum(row) for index, (name, row) in enumerate(zip(CLASSES, confusion))},
+            "calibration_error": 0.0456,
             "reliability": [[total // 10, index / 10 + 0.05, index / 10 + 0.03] for index in range(10)], "confusion": confusion}
 
 
@@ -77,17 +91,19 @@ def stored_variant(name, variant, command, seed, noise):
     loss = {16: 0, 8: 0, 6: 0.002, 5: 0.006, 4: 0.03, 3: 0.12, 2: 0.3}[bits]
     if name == "bits":
         network, _, granularity, *trained = variant.split("_")
-        return stored_record(command, seed, 0.5 - loss * (0.3 if trained else 1) * (1.5 if granularity == "tensor" else 1) + noise, bits, 0.5 + noise, 35_000 * bits, network=network, trained=trained)
+        return stored_record(command, seed, 0.5 - loss * (0.3 if trained else 1) * (1.5 if granularity == "tensor" else 1) + noise,
+                             bits, 0.5 + noise, 35_000 * bits, network=network, trained=trained)
     size = {"compress": 256_779 * bits // 8, "equal_bytes": 290_000 + bits, "teachers": 11_200_000 * bits // 8}[name]
     return stored_record(command, seed, 0.5 - loss / 10 + noise, bits, 0.5 + noise, size, 56, trained=name == "equal_bytes")
 
 
 def pruned_variant(name, variant, command, seed, noise):
     """Of prune.py."""
-    fall = {"none": 0.06, "mistake1": 0.05, "finetune1": 0.02, "finetune5": 0.005, "finetune20": 0.004, "retrain5": 0.025, "once": 0.07, "pruned": 0.04, "factorised": 0.05, "factors": 0.02,
-            "channels": 0.03}[variant.split("_")[0]]
+    fall = {"none": 0.06, "mistake1": 0.05, "finetune1": 0.02, "finetune5": 0.005, "finetune20": 0.004, "retrain5": 0.025,
+            "once": 0.07, "pruned": 0.04, "factorised": 0.05, "factors": 0.02, "channels": 0.03}[variant.split("_")[0]]
     rounds, epochs, target = (re.search(rf"--{flag} (\d+)", command) for flag in ("rounds", "epochs", "target-params"))
-    return pruned_record(command, seed, 0.5 + noise, fall, int(rounds[1]) if rounds else 1, int(epochs[1]) if epochs else 20, int(target[1]) if target else None)
+    return pruned_record(command, seed, 0.5 + noise, fall, int(rounds[1]) if rounds else 1, int(epochs[1]) if epochs else 20,
+                         int(target[1]) if target else None)
 
 
 def of_variant(name, variant, command, seed):
@@ -100,14 +116,16 @@ def of_variant(name, variant, command, seed):
     if command.startswith("evaluate.py"):
         kind = variant.removesuffix("_measured")
         memorised = {"unlabelled": 0.02, "unlabelled_fixed": 0.2}.get(kind, 0)
-        return {**evaluated_record(0.5 + noise, 32), "command": command, "agreement": {"validation": 0.6 + noise, "testing": 0.61 + memorised + noise}, "reduced_to": 64,
-                "accuracy_reduced": 0.45 + noise + (0.03 if kind == "blurred" else 0)}
+        return {**evaluated_record(0.5 + noise, 32), "command": command,
+                "agreement": {"validation": 0.6 + noise, "testing": 0.61 + memorised + noise},
+                "reduced_to": 64, "accuracy_reduced": 0.45 + noise + (0.03 if kind == "blurred" else 0)}
     network = match[1] if (match := re.search(r"--network (\S+)", command)) else "residual6"
     arguments = {match[1]: [int(one) for one in match[2].split(",")] for match in re.finditer(r"--set (\w+)=(\S+)", command)}
     arguments = {key: value if key in ("widths", "hidden", "pools") and len(value) > 1 else value[0] for key, value in arguments.items()}
     parameters = 68_363 if arguments.get("widths", [0])[0] == 8 and name == "compress" else None
     if name == "one_megabyte":
-        arguments = {"convs": [16, 16, 32, 32] + [64] * 3 * (variant == "cnn1mb"), "separable": [] if variant == "cnn1mb" else [64, 64, 64, 88][:int(variant.split("_")[1])], "hidden": 128,
+        arguments = {"convs": [16, 16, 32, 32] + [64] * 3 * (variant == "cnn1mb"),
+                     "separable": [] if variant == "cnn1mb" else [64, 64, 64, 88][:int(variant.split("_")[1])], "hidden": 128,
                      "pool_after": [1, 3, 5, 6], "group_width": int(variant.split("_")[2]) if "group" in variant else 1}
     elif name == "families":
         family, width = variant.split("_")
@@ -115,10 +133,13 @@ def of_variant(name, variant, command, seed):
     elif name == "equal_bytes":
         parameters = 1_000 * int(variant.split("_")[1])
         arguments |= {"stem": [16, 32]}
-    accuracy = {"residual6": 0.52, "residual6_narrow": 0.51, "slim9_strong": 0.56, "student_strong": 0.57, "residual6_strong": 0.58, "direct": 0.44, "course": 0.49, "ours": 0.57}.get(variant, 0.48) + noise
-    record = base_record(command, seed, accuracy, network, int(re.search(r"--size (\d+)", command)[1]), int(re.search(r"--epochs (\d+)", command)[1]), parameters, arguments)
+    accuracy = {"residual6": 0.52, "residual6_narrow": 0.51, "slim9_strong": 0.56, "student_strong": 0.57,
+                "residual6_strong": 0.58, "direct": 0.44, "course": 0.49, "ours": 0.57}.get(variant, 0.48) + noise
+    record = base_record(command, seed, accuracy, network, int(re.search(r"--size (\d+)", command)[1]),
+                         int(re.search(r"--epochs (\d+)", command)[1]), parameters, arguments)
     if "--teacher" in command:
-        alpha, temperature = (float(match[1]) if (match := re.search(rf"--{flag} (\S+)", command)) else default for flag, default in (("alpha", 0.8), ("temperature", 4.0)))
+        alpha, temperature = (float(match[1]) if (match := re.search(rf"--{flag} (\S+)", command)) else default
+                              for flag, default in (("alpha", 0.8), ("temperature", 4.0)))
         record["model"]["training"] |= {"alpha": alpha, "temperature": temperature}
         record["teachers"] = [{"file": "model.bin", "size": 128, "validation_accuracy": 0.59}]
     return record
@@ -131,17 +152,20 @@ def invented(tmp_path_factory):
     for name in MEASURED:
         for job in plan(name, Path("data"), Path("runs"), folder, seeds=(0, 1, 2)):
             seed = int(job.result.stem[-1])
-            save(job.result, of_variant(name, job.result.stem.rsplit("-seed", 1)[0], " ".join(job.command).replace("benchmarks/", ""), seed))
+            save(job.result, of_variant(name, job.result.stem.rsplit("-seed", 1)[0],
+                                        " ".join(job.command).replace("benchmarks/", ""), seed))
     before, after = evaluated_record(0.62, 32), evaluated_record(0.60, 4)
     save(folder / "evaluation_before.json", before)
     save(folder / "evaluation_tta.json", {**after, "accuracy": 0.6123, "tta": True})
     save(folder / "evaluation.json", after)
-    save(folder / "model.json", stored_record("quantize.py a b", None, after["accuracy"], 4, before["accuracy"], 296_101, 128, "residual6", trained=True))
+    save(folder / "model.json", stored_record("quantize.py a b", None, after["accuracy"], 4, before["accuracy"], 296_101,
+                                              128, "residual6", trained=True))
     training = base_record("train_kd.py data", 0, 0.6, "residual6", 96, 90, 272_395)
     training["model"]["training"] |= {"alpha": 0.8, "temperature": 2.0}
     save(folder / "model_training.json", {**training, "teachers": [{"file": "best.pt", "size": 96, "validation_accuracy": 0.6543}]})
     for pixels in (96, 112, 128):
-        save(folder / f"input_size/{pixels}.json", stored_record("quantize.py a b", None, 0.6 + pixels / 10_000, 8, 0.6 + pixels / 9_000, 296_000, pixels, "residual6"))
+        save(folder / f"input_size/{pixels}.json", stored_record(
+            "quantize.py a b", None, 0.6 + pixels / 10_000, 8, 0.6 + pixels / 9_000, 296_000, pixels, "residual6"))
     for name in ("hw7_test.json", "data_path.json"):
         shutil.copyfile(ROOT / "results" / name, folder / name)
     return folder
@@ -203,12 +227,14 @@ def test_one_seed_is_judged_by_the_sampling_error_and_called_one_seed():
     assert conclusions.sampling_error(0.5, 10_000) == 0.005
     # two standard errors of a difference: 2 * sqrt(2) * 0.5 points = 1.41 points
     assert conclusions.compare([0.514], [0.5], 10_000).verdict == 0 and conclusions.compare([0.515], [0.5], 10_000).verdict == 1
-    assert "one seed" in conclusions.compare([0.6], [0.5], PHOTOS).to("it") and "one seed" in conclusions.compare([0.6], [0.5, 0.51], PHOTOS).to("it")
+    assert ("one seed" in conclusions.compare([0.6], [0.5], PHOTOS).to("it")
+            and "one seed" in conclusions.compare([0.6], [0.5, 0.51], PHOTOS).to("it"))
 
 
 def test_rates_that_disagree_are_told_apart():
     better, worse, same = (conclusions.compare([0.5 + shift] * 2, [0.5] * 2, PHOTOS) for shift in (0.1, -0.1, 0))
-    assert conclusions.together({"0.95": better, "0.90": better}, "it") == "better than it (by 10.00 at rate 0.95 and 10.00 at rate 0.90, in points)"
+    assert conclusions.together({"0.95": better, "0.90": better}, "it") == (
+        "better than it (by 10.00 at rate 0.95 and 10.00 at rate 0.90, in points)")
     mixed = conclusions.together({"0.95": better, "0.90": worse}, "it")
     assert "at rate 0.95 10.00 points better" in mixed and "at rate 0.90 10.00 points worse" in mixed
     assert conclusions.together({"0.95": same, "0.90": same}, "it").startswith("not different from it")
@@ -222,28 +248,44 @@ def test_numbers_as_text():
 
 def test_several_things_against_one_are_sorted_by_verdict():
     better, worse, same = (conclusions.compare([0.5 + shift] * 2, [0.5] * 2, PHOTOS) for shift in (0.1, -0.1, 0))
-    assert conclusions.sorted_out({"a": worse, "b": better, "c": better}, "it") == "b (+10.00) and c (+10.00) are better than it; a (−10.00) is worse than it"
+    assert conclusions.sorted_out({"a": worse, "b": better, "c": better}, "it") == (
+        "b (+10.00) and c (+10.00) are better than it; a (−10.00) is worse than it")
     assert conclusions.sorted_out({"a": same}, "it") == "a (+0.00) is not different from it beyond the error bars"
     assert "beyond the sampling error" in conclusions.sorted_out({"a": conclusions.compare([0.5], [0.5], PHOTOS)}, "it")
     assert [conclusions.cell(one) for one in (better, worse, same)] == ["+10.00, better", "−10.00, worse", "+0.00, open"]
 
 
 VERDICTS = [  # section, variants whose accuracy decides, accuracies, key, what it then says
-    ("compress", "compress/pruned", (0.60, 0.44, 0.30), "pruned", ("Yes: what the larger", "cannot be told", "No: the epochs")),
-    ("compress", "compress/quantized", (0.60, 0.44, 0.30), "against", ("quantization (+16.00), pruning", "quantization (+0.00) is not different", "quantization (−14.00) is worse")),
-    ("lowrank", "lowrank/factors*", (0.60, 0.47, 0.30), "found", ("are better than fewer channels", "are not different from fewer channels", "are worse than fewer channels")),
-    ("distillation", "distillation/*_strong", (0.60, 0.48, 0.30), "conclusion", ("Every student gains", "No student is shown", "No student is shown")),
-    ("distillation", "distillation/*_strong", (0.60, 0.48, 0.30), "source", ("who teaches matters", "is not shown", "is not shown")),
-    ("distillation", "distillation/slim9_strong", (0.60, 0.48, 0.30), "conclusion", ("Every student", "Not every student", "Not every student")),
-    ("alpha_temperature", "alpha_temperature/temperature_2", (0.70, 0.57, 0.48), "conclusion", ("better than our setting is among them", "not beaten", "not beaten")),
-    ("choices", "recipes/course", (0.70, 0.57, 0.50), "headline", ("13.00 points worse than the course's", "not different from the course's", "7.00 points better than the course's")),
-    ("choices", "choices/fixed_views", (0.70, 0.57, 0.50), "views_verdict", ("gain accuracy", "lose no accuracy", "they lose accuracy")),
-    ("pruning_wide8", "pruning_wide8/finetune1_*", (0.60, 0.25, 0.05), "or_mistake", ("better than the mistake", "at rate", "worse than the mistake")),
-    ("families", "distillation/residual6_scratch", (0.60, 0.48, 0.30), "conclusion", ("smaller and better", "nothing that could be told is lost", "are missed")),
-    ("families", "families/mobile_*", (0.60, 0.48, 0.30), "family", ("the depthwise-separable family is ahead", "neither family", "the plain family is ahead")),
-    ("one_megabyte", "one_megabyte/*_4*", (0.60, 0.48, 0.30), "conclusion", ("the better use", "no kind of convolution wins", "costs accuracy")),
-    ("equal_bytes", "equal_bytes/stored_[3-7]*", (0.60, 0.50, 0.30), "conclusion", ("more weights of fewer bits pay", "is not shown", "better spent on bits")),
-    ("resolution", "resolution/blurred_measured", (0.60, 0.45, 0.30), "conclusion", ("help where sharpness is missing", "is not shown", "do not even help"))]
+    ("compress", "compress/pruned", (0.60, 0.44, 0.30), "pruned",
+     ("Yes: what the larger", "cannot be told", "No: the epochs")),
+    ("compress", "compress/quantized", (0.60, 0.44, 0.30), "against",
+     ("quantization (+16.00), pruning", "quantization (+0.00) is not different", "quantization (−14.00) is worse")),
+    ("lowrank", "lowrank/factors*", (0.60, 0.47, 0.30), "found",
+     ("are better than fewer channels", "are not different from fewer channels", "are worse than fewer channels")),
+    ("distillation", "distillation/*_strong", (0.60, 0.48, 0.30), "conclusion",
+     ("Every student gains", "No student is shown", "No student is shown")),
+    ("distillation", "distillation/*_strong", (0.60, 0.48, 0.30), "source",
+     ("who teaches matters", "is not shown", "is not shown")),
+    ("distillation", "distillation/slim9_strong", (0.60, 0.48, 0.30), "conclusion",
+     ("Every student", "Not every student", "Not every student")),
+    ("alpha_temperature", "alpha_temperature/temperature_2", (0.70, 0.57, 0.48), "conclusion",
+     ("better than our setting is among them", "not beaten", "not beaten")),
+    ("choices", "recipes/course", (0.70, 0.57, 0.50), "headline",
+     ("13.00 points worse than the course's", "not different from the course's", "7.00 points better than the course's")),
+    ("choices", "choices/fixed_views", (0.70, 0.57, 0.50), "views_verdict",
+     ("gain accuracy", "lose no accuracy", "they lose accuracy")),
+    ("pruning_wide8", "pruning_wide8/finetune1_*", (0.60, 0.25, 0.05), "or_mistake",
+     ("better than the mistake", "at rate", "worse than the mistake")),
+    ("families", "distillation/residual6_scratch", (0.60, 0.48, 0.30), "conclusion",
+     ("smaller and better", "nothing that could be told is lost", "are missed")),
+    ("families", "families/mobile_*", (0.60, 0.48, 0.30), "family",
+     ("the depthwise-separable family is ahead", "neither family", "the plain family is ahead")),
+    ("one_megabyte", "one_megabyte/*_4*", (0.60, 0.48, 0.30), "conclusion",
+     ("the better use", "no kind of convolution wins", "costs accuracy")),
+    ("equal_bytes", "equal_bytes/stored_[3-7]*", (0.60, 0.50, 0.30), "conclusion",
+     ("more weights of fewer bits pay", "is not shown", "better spent on bits")),
+    ("resolution", "resolution/blurred_measured", (0.60, 0.45, 0.30), "conclusion",
+     ("help where sharpness is missing", "is not shown", "do not even help"))]
 
 
 @pytest.mark.parametrize("section, variants, accuracies, key, texts", VERDICTS, ids=[f"{one[1]}-{one[3]}" for one in VERDICTS])
@@ -251,7 +293,8 @@ def test_conclusions_turn_with_the_records(invented, section, variants, accuraci
     needs = build.Records(invented).of(sections.SECTIONS[section])
     experiment, _, pattern = variants.partition("/")
     for accuracy, text in zip(accuracies, texts):
-        for record, value in ((record, accuracy + 0.003 * (seed - 1)) for variant, group in needs[experiment].items() if fnmatch(variant, pattern) for seed, record in enumerate(group)):
+        for record, value in ((record, accuracy + 0.003 * (seed - 1)) for variant, group in needs[experiment].items()
+                              if fnmatch(variant, pattern) for seed, record in enumerate(group)):
             if "best" in record:
                 record["best"]["validation_accuracy"] = value
             elif "rounds" in record:
@@ -261,7 +304,8 @@ def test_conclusions_turn_with_the_records(invented, section, variants, accuraci
         assert text in sections.SECTIONS[section].values(needs)[key]
 
 
-@pytest.mark.parametrize("testing, validation, text", [(0.9, 0.6, "memorised, not learned"), (0.61, 0.6, "does not show"), (0.9, 0.9, "it is learned")])
+@pytest.mark.parametrize("testing, validation, text", [
+    (0.9, 0.6, "memorised, not learned"), (0.61, 0.6, "does not show"), (0.9, 0.9, "it is learned")])
 def test_what_only_testing_photos_gain_is_called_memorised(invented, testing, validation, text):
     needs = build.Records(invented).of(sections.SECTIONS["testing"])
     for name in ("unlabelled_measured", "unlabelled_fixed_measured"):
@@ -275,12 +319,18 @@ def test_fewer_seeds_are_compared_with_the_same_seeds_of_another_experiment(resu
     for path in results.glob("alpha_temperature/*-seed[12].json"):
         path.unlink()
     values = sections.SECTIONS["alpha_temperature"].values(build.Records(results).of(sections.SECTIONS["alpha_temperature"]))
-    assert values["seeds"] == "one seed" and ["0.8", "56.70"] in values["alphas"] and ["20", "47.70"] in values["temperatures"] and "T\N{NO-BREAK SPACE}20 (−9.00)" in values["found"]
-    assert [value for value, _ in values["alphas"]] == ["0", "0.2", "0.5", "0.8", "1"] and [value for value, _ in values["temperatures"]] == ["1", "2", "4", "8", "20"]
+    assert (values["seeds"] == "one seed" and ["0.8", "56.70"] in values["alphas"] and ["20", "47.70"] in values["temperatures"]
+            and "T\N{NO-BREAK SPACE}20 (−9.00)" in values["found"])
+    assert ([value for value, _ in values["alphas"]] == ["0", "0.2", "0.5", "0.8", "1"]
+            and [value for value, _ in values["temperatures"]] == ["1", "2", "4", "8", "20"])
     assert values["course_settings"] == "α\N{NO-BREAK SPACE}0.5 with T\N{NO-BREAK SPACE}20"
 
 
-@pytest.mark.parametrize("short, long, lesson", [(0.45, 0.45, "is contradicted"), (0.25, 0.45, "given its epochs, fine-tuning works"), (0.25, 0.25, "do not decide"), (0.10, 0.45, "more harm")])
+@pytest.mark.parametrize("short, long, lesson", [
+    (0.45, 0.45, "is contradicted"),
+    (0.25, 0.45, "given its epochs, fine-tuning works"),
+    (0.25, 0.25, "do not decide"),
+    (0.10, 0.45, "more harm")])
 def test_the_lesson_of_the_mistake_follows_the_records(results, short, long, lesson):
     for mode, accuracy in (("finetune1", short), ("finetune5", long)):  # the mistake has 0.25
         for path in (results / "pruning").glob(f"{mode}_*.json"):
@@ -314,14 +364,16 @@ def test_the_layers_of_an_architecture_have_the_parameters_of_the_record():
             if hidden := re.search(r"1×1 to (\d+)", text):
                 count += (before + 9 + after) * int(hidden[1]) + 4 * int(hidden[1]) + 2 * after
             else:
-                count += {"stem": 9 * before * after + 2 * after, "head": before * after + 2 * after, "classifier": before * after + after}[stage.split()[0]]
+                count += {"stem": 9 * before * after + 2 * after, "head": before * after + 2 * after,
+                          "classifier": before * after + after}[stage.split()[0]]
             before = after
         assert count == record["parameters"]
 
 
 def test_rows_of_an_architecture_that_are_alike_are_one():
     rows = architectures.architecture_table({"architecture": "student", "arguments": {"num_classes": 11}, "preprocessing": {"size": 56}})
-    assert [row[0] for row in rows] == ["stage 0", "stage 1", "stage 2", "stage 3", "stage 4–7", "head", "classifier"] and rows[3] == ["stage 3", "depthwise 3×3, 1×1, pool", "128", "4²"]
+    assert ([row[0] for row in rows] == ["stage 0", "stage 1", "stage 2", "stage 3", "stage 4–7", "head", "classifier"]
+            and rows[3] == ["stage 3", "depthwise 3×3, 1×1, pool", "128", "4²"])
 
 
 def test_slim9_and_resnet18_are_listed_as_they_are_built():
@@ -330,7 +382,8 @@ def test_slim9_and_resnet18_are_listed_as_they_are_built():
     def parameters(name):
         return models.count_parameters(models.build(name))
 
-    widths = {name: [row[2] for row in architectures.stages({"architecture": name, "arguments": {"num_classes": 11}})] for name in ("slim9", "resnet18")}
+    widths = {name: [row[2] for row in architectures.stages({"architecture": name, "arguments": {"num_classes": 11}})]
+              for name in ("slim9", "resnet18")}
     stages, (first, second, classes) = widths["slim9"][:9], widths["slim9"][10:]
     blocks = sum(12 * before + before * after + after for before, after in zip(stages, stages[1:]))
     head = (stages[-1] + 3) * first + (first + 3) * second + (second + 1) * classes
@@ -343,7 +396,8 @@ def test_slim9_and_resnet18_are_listed_as_they_are_built():
     assert count + 11 * (before + 1) == parameters("resnet18")
 
 
-@pytest.mark.parametrize("name, arguments", [("cnn1mb", {}), ("dw1mb_4", {}), ("group1mb_3", {"group_width": 4}), ("group1mb_4", {"group_width": 0}), ("cnn120k", {})])
+@pytest.mark.parametrize("name, arguments", [
+    ("cnn1mb", {}), ("dw1mb_4", {}), ("group1mb_3", {"group_width": 4}), ("group1mb_4", {"group_width": 0}), ("cnn120k", {})])
 def test_macs_without_torch_are_those_with_torch(name, arguments):
     import models
 
@@ -353,7 +407,8 @@ def test_macs_without_torch_are_those_with_torch(name, arguments):
 # ---------------------------------------------------------------- missing and stale records are named
 
 
-@pytest.mark.parametrize("name", ["model.json", "scratch/student-seed1.json", "pruning/mistake1_0.9-seed2.json", "evaluation_before.json", "hw7_test.json"])
+@pytest.mark.parametrize("name", [
+    "model.json", "scratch/student-seed1.json", "pruning/mistake1_0.9-seed2.json", "evaluation_before.json", "hw7_test.json"])
 def test_a_missing_record_is_named(results, name):
     (results / name).unlink()
     with pytest.raises(UserError, match=f"results/{re.escape(name)} is missing"):
@@ -365,16 +420,29 @@ def test_a_missing_record_ends_with_status_2(tmp_path, call):
     (tmp_path / "results/scratch/student-seed1.json").unlink()
     save(tmp_path / "report/built.json", {"photos": "stand-in"})
     done = call("build.py", "--check", "--results", tmp_path / "results", "--out", tmp_path)
-    assert done.returncode == 2 and "results/scratch/student-seed1.json is missing" in done.stderr and "experiments.py scratch" in done.stderr
+    assert (done.returncode == 2 and "results/scratch/student-seed1.json is missing" in done.stderr
+            and "experiments.py scratch" in done.stderr)
 
 
 @pytest.mark.parametrize("name, edit, message", [
-    ("pruning/none_0.9-seed0.json", lambda record: record.update(command=record["command"].replace("--rounds 5", "--rounds 4")), "none_0.9-seed0.json is stale: it holds another command"),
-    ("evaluation.json", lambda record: record.update(accuracy=0.7), "evaluation.json is stale: its accuracy is 0.7"),
-    ("evaluation_before.json", lambda record: record["model"]["preprocessing"].update(size=96), "evaluation_before.json is of 96 px"),
-    ("input_size/112.json", lambda record: record["model"]["arguments"].update(head=128), "input_size/112.json is stale: it is of another network"),
-    ("model_training.json", lambda record: record["model"]["arguments"].update(head=128), "model_training.json is stale"),
-    ("scratch/student-seed0.json", lambda record: record["data"].update(validation="another"), "scratch/student-seed0.json was measured on validation photos another")])
+    ("pruning/none_0.9-seed0.json",
+     lambda record: record.update(command=record["command"].replace("--rounds 5", "--rounds 4")),
+     "none_0.9-seed0.json is stale: it holds another command"),
+    ("evaluation.json",
+     lambda record: record.update(accuracy=0.7),
+     "evaluation.json is stale: its accuracy is 0.7"),
+    ("evaluation_before.json",
+     lambda record: record["model"]["preprocessing"].update(size=96),
+     "evaluation_before.json is of 96 px"),
+    ("input_size/112.json",
+     lambda record: record["model"]["arguments"].update(head=128),
+     "input_size/112.json is stale: it is of another network"),
+    ("model_training.json",
+     lambda record: record["model"]["arguments"].update(head=128),
+     "model_training.json is stale"),
+    ("scratch/student-seed0.json",
+     lambda record: record["data"].update(validation="another"),
+     "scratch/student-seed0.json was measured on validation photos another")])
 def test_a_stale_record_is_named(results, name, edit, message):
     change(results / name, edit)
     with pytest.raises(UserError, match=re.escape(message)):
@@ -392,7 +460,8 @@ def test_a_pending_section_whose_records_are_there_is_told(results, monkeypatch)
     with pytest.raises(UserError, match="the section bits is on PENDING"):
         build.gather(results)
     (results / "bits/residual6-seed0.json").unlink()
-    assert "bits" not in build.gather(results)[1] and sections.not_measured(sections.PENDING) == [list(part[:2]) for part in sections.PARTS if part[2] == "bits"] != []
+    assert ("bits" not in build.gather(results)[1]
+            and sections.not_measured(sections.PENDING) == [list(part[:2]) for part in sections.PARTS if part[2] == "bits"] != [])
 
 
 def test_optional_variants_are_left_out_only_where_they_have_no_record(results):
@@ -425,14 +494,16 @@ def test_other_photos_need_another_name(results):
 
 def test_every_section_has_its_text_and_every_part_its_section():
     for name, section in sections.SECTIONS.items():
-        assert (ROOT / f"report/text/{name}.typ").is_file() and all(need.endswith((".json", "/")) or need in EXPERIMENTS for need in section.needs)
+        assert ((ROOT / f"report/text/{name}.typ").is_file()
+                and all(need.endswith((".json", "/")) or need in EXPERIMENTS for need in section.needs))
     assert {section for _, _, section in sections.PARTS} <= sections.SECTIONS.keys()
 
 
 def test_no_measured_number_is_typed_into_the_texts():
     """Accuracies, sizes and counts have a decimal point or a thousands separator; the texts have none but the assignment's limit."""
     for path in (ROOT / "report/text").glob("*.typ"):
-        lines = re.sub(r"(?m)^#(let|import).*$|width: [\d.]+%|columns: \([^)]*\)|\d+(\.\d+)?(cm|pt|fr)", "", path.read_text(encoding="utf-8"))
+        lines = re.sub(r"(?m)^#(let|import).*$|width: [\d.]+%|columns: \([^)]*\)|\d+(\.\d+)?(cm|pt|fr)", "",
+                       path.read_text(encoding="utf-8"))
         assert set(re.findall(r"\d+[.,]\d+", lines)) <= {"300,000"}, path
 
 
@@ -445,21 +516,29 @@ def test_the_pdf_holds_every_section_in_embedded_fonts_and_vector_figures(built)
     assert len(pages) <= 8
     reader = pages[0].pdf
     objects = [found for number in range(1, reader.trailer["/Size"]) if hasattr(found := reader.get_object(number), "keys")]
-    fonts = {font["/BaseFont"]: font["/FontDescriptor"] for font in objects if font.get("/Type") == "/Font" and "/DescendantFonts" not in font}
-    assert len(fonts) >= 3 and {name for name, inside in fonts.items() if "+" not in name or "/FontFile" not in "".join(inside)} == set(), "every font is embedded as a subset"
-    assert not [found for found in objects if found.get("/Subtype") == "/Image"] and not any(len(page.images) for page in pages), "figures are vectors"
-    for heading in ("Question 1", "Question 2", "recipe and other choices", "testing photos as a trap", "Question 3", "another network", "Question 4", "Questions 5 and 6", "Design", "down to 2 bits", "few of many",
+    fonts = {font["/BaseFont"]: font["/FontDescriptor"] for font in objects
+             if font.get("/Type") == "/Font" and "/DescendantFonts" not in font}
+    assert (len(fonts) >= 3
+            and {name for name, inside in fonts.items()
+                 if "+" not in name or "/FontFile" not in "".join(inside)} == set()), "every font is embedded as a subset"
+    assert (not [found for found in objects if found.get("/Subtype") == "/Image"]
+            and not any(len(page.images) for page in pages)), "figures are vectors"
+    for heading in ("Question 1", "Question 2", "recipe and other choices", "testing photos as a trap", "Question 3",
+                    "another network", "Question 4", "Questions 5 and 6", "Design", "down to 2 bits", "few of many",
                     "Input size", "gets wrong", "every resolution", "Speed"):
         assert heading in text
     assert "(--tta), which needs no bytes: 61.23 %" in text
-    assert "a teacher with 65.43 % (temperature 2, weight of its answers 0.8)" in text and "2 epochs of training through the rounding" in text
+    assert ("a teacher with 65.43 % (temperature 2, weight of its answers 0.8)" in text
+            and "2 epochs of training through the rounding" in text)
     assert "stand-in for Food-11" in text and "make report PHOTOS=Food-11" in text
     links = [found for found in objects if found.get("/Subtype") == "/Link"]
     assert any("arxiv.org" in link.get("/A", {}).get("/URI", "") for link in links), "papers are clickable"
     assert any("/Dest" in link or link["/A"]["/S"] == "/GoTo" for link in links), "sections are clickable"
     for name in ("pruning", "families", "bits", "confusion", "reliability", "classes", "input_size"):
-        assert (out / f"report/figures/{name}.svg").read_bytes().lstrip().startswith(b"<?xml") and (out / f"report/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert (out / "results/pruning.svg").read_bytes() == (out / "report/figures/pruning.svg").read_bytes() and (out / "results/bits.png").is_file()
+        assert ((out / f"report/figures/{name}.svg").read_bytes().lstrip().startswith(b"<?xml")
+                and (out / f"report/figures/{name}.png").read_bytes().startswith(b"\x89PNG"))
+    assert ((out / "results/pruning.svg").read_bytes() == (out / "report/figures/pruning.svg").read_bytes()
+            and (out / "results/bits.png").is_file())
 
 
 def test_changed_records_change_text_and_figures_and_are_noticed(built, results, tmp_path):
@@ -480,12 +559,17 @@ def test_changed_records_change_text_and_figures_and_are_noticed(built, results,
     text = text_of(rendered(results, second))
     assert "43.21" in text and "12.34" in text, "numbers in text and tables are the records'"
     assert "for 2 rates (one seed)" in text, "and so are the seeds"
-    assert "One run epoch by epoch" not in text and not (second / "report/figures/pruning_epochs.svg").exists(), "a chart without records goes"
-    figures = {name: [(out / "report/figures" / name).read_bytes() for out in (first, second)] for name in ("pruning.svg", "pruning.png", "bits.svg", "bits.png")}
+    assert ("One run epoch by epoch" not in text
+            and not (second / "report/figures/pruning_epochs.svg").exists()), "a chart without records goes"
+    figures = {name: [(out / "report/figures" / name).read_bytes() for out in (first, second)]
+               for name in ("pruning.svg", "pruning.png", "bits.svg", "bits.png")}
     assert figures["pruning.svg"][0] != figures["pruning.svg"][1] and figures["pruning.png"][0] != figures["pruning.png"][1]
-    assert figures["bits.svg"][0] == figures["bits.svg"][1] and figures["bits.png"][0] == figures["bits.png"][1], "the same records make the same file"
+    assert (figures["bits.svg"][0] == figures["bits.svg"][1]
+            and figures["bits.png"][0] == figures["bits.png"][1]), "the same records make the same file"
     assert build.outdated(results, second) is None
-    for file, message in (("report/figures/bits.svg", "bits.svg is not the file"), ("report.pdf", "report.pdf is not the file"), ("report/built.json", "built.json")):
+    for file, message in (("report/figures/bits.svg", "bits.svg is not the file"),
+                          ("report.pdf", "report.pdf is not the file"),
+                          ("report/built.json", "built.json")):
         (second / file).write_bytes(b"another")
         assert message in build.outdated(results, second)
 
