@@ -148,7 +148,8 @@ def test_the_shipped_model_is_the_recorded_one():
 
 
 def test_the_shipped_model_predicts_through_hw7_test(toy, tmp_path):
-    result = subprocess.run(["bash", ROOT / "hw7_test.sh", toy, tmp_path / "out.csv"], capture_output=True, text=True)
+    result = subprocess.run(["bash", ROOT / "hw7_test.sh", toy, tmp_path / "out.csv"], capture_output=True, text=True,
+                            env={**os.environ, "PYTHON": sys.executable})
     assert result.returncode == 0, result.stderr
     rows = (tmp_path / "out.csv").read_text().splitlines()
     assert rows[0] == "Id,label" and [row.split(",")[0] for row in rows[1:]] == [str(index) for index in range(15)]
