@@ -279,7 +279,8 @@ def outdated(results, out):
         built = json.loads((Path(out) / "report/built.json").read_text())
     except (OSError, ValueError):
         return "report/built.json, which tells what report.pdf was made of, is missing or damaged"
-    before, now = built["records"], gather(results, built["photos"])[0].digests
+    now = gather(results, built["photos"])[0].digests
+    before = built["records"]
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             change = "is new" if name not in before else "is used no more" if name not in now else "has changed"
