@@ -4,22 +4,39 @@ import math
 from statistics import mean
 
 from architectures import architecture_table, small_cnn_macs
-from conclusions import compare, listed, mean_std, points, seeds_text, sorted_out, verdict_text
-from readings import accuracies, input_pixels, photos_of, pixels_text
+from conclusions import compare, listed, mean_std, points, seeds_text, sorted_out, unanimous, verdict_text, verdicts
+from readings import accuracies, epochs_of, input_pixels, photos_of, pixels_text
+
+
+NAMES = {  # of `scratch`
+    "student": "the course's student",
+    "residual6_narrow": "ours, in no more parameters",
+    "residual6": "ours",
+}
 
 
 def scratch(records):
     """Our network against the course's student, trained alike."""
     runs = records["scratch"]
-    names = {"student": "the course's student", "residual6_narrow": "ours, in no more parameters", "residual6": "ours"}
     first = runs["student"][0]
-    count = {name: accuracies(group) for name, group in runs.items()}
-    against = {name: compare(count[name], count["student"], photos_of(first)) for name in names if name != "student"}
-    conclusion = verdict_text(against["residual6_narrow"], "At equal size the design itself is better", "At equal size and so few epochs the design makes no difference that could be told",
-                              "At equal size the design itself is worse")
-    return {"rows": [[names[name], name, f"{runs[name][0]['parameters']:,}", mean_std(count[name])] for name in names], "epochs": str(first["settings"]["epochs"]),
-            "pixels": str(input_pixels(first)), "seeds": seeds_text(count["student"]), "narrow": against["residual6_narrow"].to("the student"), "wide": against["residual6"].to("it"),
-            "conclusion": conclusion, "student": architecture_table(first["model"]), "ours": architecture_table(runs["residual6"][0]["model"])}
+    values = {name: accuracies(runs[name]) for name in NAMES}
+    rows = [[text, name, f"{runs[name][0]['parameters']:,}", mean_std(values[name])] for name, text in NAMES.items()]
+    narrow, wide = (compare(values[name], values["student"], photos_of(first)) for name in ("residual6_narrow", "residual6"))
+    return {
+        "rows": rows,
+        "epochs": str(epochs_of(first)),
+        "pixels": str(input_pixels(first)),
+        "seeds": seeds_text(values["student"]),
+        "narrow": narrow.to("the student"),
+        "wide": wide.to("it"),
+        "conclusion": verdict_text(
+            narrow,
+            "At equal size the design itself is better",
+            "At equal size and so few epochs the design makes no difference that could be told",
+            "At equal size the design itself is worse"),
+        "student": architecture_table(first["model"]),
+        "ours": architecture_table(runs["residual6"][0]["model"]),
+    }
 
 
 def convolutions(arguments):
@@ -30,52 +47,123 @@ def convolutions(arguments):
     return f"{'depthwise' if width == 1 else f'groups of {width}'}, {separable} layers"
 
 
+def macs_of(record):
+    """Multiply-accumulates of one photo in a network of the 1 MB question."""
+    return small_cnn_macs(record["model"]["arguments"], input_pixels(record))
+
+
+def separation(alike):
+    """The conclusion from the comparisons of separated with ordinary convolutions in as many bytes."""
+    found = verdicts(alike)
+    if found == {-1}:
+        return "Separating the channels costs accuracy even where the parameters are given back as width"
+    if found == {1}:
+        return "With the saved parameters given back as width, separated channels are the better use of the bytes"
+    if found == {0}:
+        return "At equal bytes no kind of convolution wins by itself in so few epochs"
+    return "At equal bytes it depends on how the channels are separated"
+
+
 def one_megabyte(records):
     """Question 4: ordinary, depthwise and grouped convolutions in about as many bytes."""
     runs = records["one_megabyte"]
     first = runs["cnn1mb"][0]
     photos, values = photos_of(first), {name: accuracies(group) for name, group in runs.items()}
-    rows = [[f"`{name}`", convolutions(group[0]["model"]["arguments"]), f"{group[0]['parameters']:,}", f"{small_cnn_macs(group[0]['model']['arguments'], input_pixels(group[0])) / 1e6:.1f} M",
-             mean_std(values[name])] for name, group in runs.items()]
-    grouped = [name for name in runs if name.startswith("group")]
-    saved = 1 - small_cnn_macs(runs["dw1mb_4"][0]["model"]["arguments"], input_pixels(first)) / small_cnn_macs(first["model"]["arguments"], input_pixels(first))
-    alike = {"`dw1mb_4`": compare(values["dw1mb_4"], values["cnn1mb"], photos), "`group1mb_4_8`": compare(values["group1mb_4_8"], values["cnn1mb"], photos)}
-    return {"rows": rows, "seeds": seeds_text(values["cnn1mb"]), "epochs": str(first["settings"]["epochs"]), "pixels": pixels_text(first), "alike": sorted_out(alike, "`cnn1mb`"),
-            "fewer": sorted_out({f"`{name}`": compare(values[name], values["cnn1mb"], photos) for name in runs if name not in ("cnn1mb", "dw1mb_4", "group1mb_4_8")}, "it"),
-            "grouped": sorted_out({f"`{name}`": compare(values[name], values["dw1mb_4" if "_4_" in name else "dw1mb_3"], photos) for name in grouped}, "the depthwise network of as many layers"),
-            "saved": f"{100 * saved:.0f}", "conclusion": "Separating the channels costs accuracy even where the parameters are given back as width" if all(one.verdict < 0 for one in alike.values()) else
-            "With the saved parameters given back as width, separated channels are the better use of the bytes" if all(one.verdict > 0 for one in alike.values()) else
-            "At equal bytes no kind of convolution wins by itself in so few epochs" if not any(one.verdict for one in alike.values()) else "At equal bytes it depends on how the channels are separated"}
+    rows = []
+    for name, (record, *_) in runs.items():
+        kind, parameters = convolutions(record["model"]["arguments"]), f"{record['parameters']:,}"
+        rows.append([f"`{name}`", kind, parameters, f"{macs_of(record) / 1e6:.1f} M", mean_std(values[name])])
+
+    def against(name, base="cnn1mb"):
+        return compare(values[name], values[base], photos)
+
+    widened = ("dw1mb_4", "group1mb_4_8")  # have the saved parameters back
+    alike = {f"`{name}`": against(name) for name in widened}
+    fewer = {f"`{name}`": against(name) for name in runs if name not in ("cnn1mb", *widened)}
+    grouped = {f"`{name}`": against(name, "dw1mb_4" if "_4_" in name else "dw1mb_3")
+               for name in runs if name.startswith("group")}
+    saved = 1 - macs_of(runs["dw1mb_4"][0]) / macs_of(first)
+    return {
+        "rows": rows,
+        "seeds": seeds_text(values["cnn1mb"]),
+        "epochs": str(epochs_of(first)),
+        "pixels": pixels_text(first),
+        "alike": sorted_out(alike, "`cnn1mb`"),
+        "fewer": sorted_out(fewer, "it"),
+        "grouped": sorted_out(grouped, "the depthwise network of as many layers"),
+        "saved": f"{100 * saved:.0f}",
+        "conclusion": separation(alike),
+    }
 
 
 FAMILIES = {"mobile": "depthwise-separable", "plain": "ordinary"}
 
 
 def family_points(records):
-    """{family: [(parameters, accuracies of the seeds)] by rising parameters}, and {name: (parameters, accuracies)} of the two networks that belong to neither."""
-    families = {family: sorted((group[0]["parameters"], accuracies(group)) for variant, group in records["families"].items() if variant.startswith(family)) for family in FAMILIES}
+    """Parameters and accuracies of the two families, and of the two networks that belong to neither.
+
+    {family: [(parameters, accuracies of the seeds)] by rising parameters}, {name: (parameters, accuracies)}
+    """
+    def point(group):
+        return group[0]["parameters"], accuracies(group)
+
+    families = {}
+    for family in FAMILIES:
+        members = [group for variant, group in records["families"].items() if variant.startswith(family)]
+        families[family] = sorted(map(point, members))
     others = {"residual6": records["distillation"]["residual6_scratch"], "resnet18": records["teachers"]["resnet18"]}
-    return families, {name: (group[0]["parameters"], accuracies(group)) for name, group in others.items()}
+    return families, {name: point(group) for name, group in others.items()}
+
+
+def of_equal_size(mobile, plain, photos):
+    """{"30k against 28k": Comparison} of every depthwise-separable network with the plain one of nearest size, if that is near."""
+    pairs = {}
+    for parameters, values in mobile:
+        near, other = min(plain, key=lambda point: abs(math.log(point[0] / parameters)))
+        if abs(math.log(near / parameters)) < math.log(1.5):
+            pairs[f"{parameters / 1000:.0f}k against {near / 1000:.0f}k"] = compare(values, other, photos)
+    return pairs
+
+
+def family_gain(family, line):
+    """What the largest network of a family has over the smallest, as text."""
+    (small, least), (large, most) = line[0], line[-1]
+    return f"{points(mean(most) - mean(least))} points from {small:,} to {large:,} parameters ({FAMILIES[family]})"
 
 
 def families(records):
     """Questions 5 and 6: our network against the big plain CNN, and parameters against accuracy of two families."""
     points_of, others = family_points(records)
-    first = records["families"]["plain_256"][0]
-    photos, (big_size, big) = photos_of(first), points_of["plain"][-1]
+    first, teacher = records["families"]["plain_256"][0], records["teachers"]["resnet18"][0]
+    photos, arguments = photos_of(first), first["model"]["arguments"]
     size, ours = others["residual6"]
-    pairs = {}
-    for parameters, values in points_of["mobile"]:
-        near, other = min(points_of["plain"], key=lambda point: abs(math.log(point[0] / parameters)))
-        if abs(math.log(near / parameters)) < math.log(1.5):
-            pairs[f"{parameters / 1000:.0f}k against {near / 1000:.0f}k"] = compare(values, other, photos)
-    verdicts = {one.verdict for one in pairs.values()}
-    gains = {family: f"{points(mean(line[-1][1]) - mean(line[0][1]))} points from {line[0][0]:,} to {line[-1][0]:,} parameters" for family, line in points_of.items()}
-    against, teacher = compare(ours, big, photos), records["teachers"]["resnet18"][0]
-    return {"ours": mean_std(ours), "ours_parameters": f"{size:,}", "big": mean_std(big), "big_parameters": f"{big_size:,}", "times": f"{big_size / size:.1f}", "against": against.to("the big CNN"),
-            "conclusion": verdict_text(against, "The compressed design is smaller and better", "So nothing that could be told is lost by leaving the rest out", "So the parameters that are left out are missed, in so few epochs"),
-            "widths": listed([str(width) for width in first["model"]["arguments"]["widths"]]), "hidden": str(first["model"]["arguments"]["hidden"]), "pixels": pixels_text(first),
-            "epochs": str(first["settings"]["epochs"]), "seeds": seeds_text(big), "teacher_epochs": str(teacher["settings"]["epochs"]), "teacher_seeds": seeds_text(others["resnet18"][1]),
-            "gains": listed([f"{text} ({FAMILIES[family]})" for family, text in gains.items()]), "pairs": sorted_out(pairs, "the plain one") if pairs else "",
-            "family": "So at equal parameters the depthwise-separable family is ahead" if verdicts == {1} else "So at equal parameters the plain family is ahead" if verdicts == {-1} else
-            "So at equal parameters neither family is ahead at every size"}
+    big_size, big = points_of["plain"][-1]
+    against = compare(ours, big, photos)
+    pairs = of_equal_size(points_of["mobile"], points_of["plain"], photos)
+    return {
+        "ours": mean_std(ours),
+        "ours_parameters": f"{size:,}",
+        "big": mean_std(big),
+        "big_parameters": f"{big_size:,}",
+        "times": f"{big_size / size:.1f}",
+        "against": against.to("the big CNN"),
+        "conclusion": verdict_text(
+            against,
+            "The compressed design is smaller and better",
+            "So nothing that could be told is lost by leaving the rest out",
+            "So the parameters that are left out are missed, in so few epochs"),
+        "widths": listed([str(width) for width in arguments["widths"]]),
+        "hidden": str(arguments["hidden"]),
+        "pixels": pixels_text(first),
+        "epochs": str(epochs_of(first)),
+        "seeds": seeds_text(big),
+        "teacher_epochs": str(epochs_of(teacher)),
+        "teacher_seeds": seeds_text(others["resnet18"][1]),
+        "gains": listed([family_gain(family, line) for family, line in points_of.items()]),
+        "pairs": sorted_out(pairs, "the plain one") if pairs else "",
+        "family": unanimous(
+            pairs,
+            "So at equal parameters the depthwise-separable family is ahead",
+            "So at equal parameters neither family is ahead at every size",
+            "So at equal parameters the plain family is ahead"),
+    }

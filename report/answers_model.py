@@ -5,32 +5,60 @@ from statistics import mean
 
 from architectures import DEFAULTS, architecture_table
 from conclusions import cell, compare, listed, mean_std, percent, points, sampling_error, seeds_text, verdict_text
-from readings import file_bytes, input_pixels, pixels_text, view_pixels
+from readings import epochs_of, file_bytes, input_pixels, pixels_text, view_pixels
+
+
+def how_trained(training):
+    """Where the weights come from, as text."""
+    teachers, origin = training.get("teachers") or [], training["model"]["training"]
+    if not teachers:
+        return "from the labels alone"
+    told = listed(["a teacher with " + percent(one["validation_accuracy"]) + " %" for one in teachers])
+    return f"by distillation from {told} (temperature {origin['temperature']:g}, weight of its answers {origin['alpha']:g})"
 
 
 def shipped(records):
     """The model that is handed in."""
     model, training = records["model.json"], records["model_training.json"]
-    before, after, photos = model["validation_accuracy_before"], model["validation_accuracy_after"], model["validation_photos"]
-    teachers, tuned = training.get("teachers") or [], model.get("fine_tuning")
-    loss = compare([after], [before], photos)
-    origin = training["model"]["training"]
-    told = listed(["a teacher with " + percent(one["validation_accuracy"]) + " %" for one in teachers])
-    how = f"by distillation from {told} (temperature {origin['temperature']:g}, weight of its answers {origin['alpha']:g})" if teachers else "from the labels alone"
+    before, after = model["validation_accuracy_before"], model["validation_accuracy_after"]
     averaged = records["evaluation_tta.json"]["accuracy"]
-    return {"averaged": percent(averaged), "averaging": compare([averaged], [after], photos).to("one look at every photo"), "network": model["architecture"], "parameters": f"{training['parameters']:,}", "pixels": str(input_pixels(model)), "trained_pixels": str(view_pixels(training)),
-            "epochs": str(training["settings"]["epochs"]), "training_photos": f"{training['photos']['training']:,}", "photos": f"{photos:,}", "seed": str(training["seed"]),
-            "how": how, "bits": str(model["bits"]), "vectors": str(model["vectors"]), "bytes": f"{file_bytes(model):,}", "raw_bytes": f"{model['raw_bytes']:,}",
-            "share": percent(file_bytes(model) / model["raw_bytes"], 1), "spare": f"{300_000 - file_bytes(model):,}", "before": percent(before), "after": percent(after),
-            "change": points(after - before), "sampling": percent(sampling_error(after, photos)), "loss": loss.to("the 32-bit network"),
-            "tuned": f"{tuned['settings']['epochs']} epochs of training through the rounding" if tuned else "rounding only", "teachers": bool(teachers), "minutes": f"{training['seconds'] / 60:.0f}",
-            "processor": training["device"].replace(", 1 threads", ", 1 thread"), "commands": [training["command"], model["command"]],
-            "architecture": architecture_table(model["model"]) if model["architecture"] in DEFAULTS else []}
+    photos, size, tuned = model["validation_photos"], file_bytes(model), model.get("fine_tuning")
+    return {
+        "averaged": percent(averaged),
+        "averaging": compare([averaged], [after], photos).to("one look at every photo"),
+        "network": model["architecture"],
+        "parameters": f"{training['parameters']:,}",
+        "pixels": str(input_pixels(model)),
+        "trained_pixels": str(view_pixels(training)),
+        "epochs": str(epochs_of(training)),
+        "training_photos": f"{training['photos']['training']:,}",
+        "photos": f"{photos:,}",
+        "seed": str(training["seed"]),
+        "how": how_trained(training),
+        "bits": str(model["bits"]),
+        "vectors": str(model["vectors"]),
+        "bytes": f"{size:,}",
+        "raw_bytes": f"{model['raw_bytes']:,}",
+        "share": percent(size / model["raw_bytes"], 1),
+        "spare": f"{300_000 - size:,}",
+        "before": percent(before),
+        "after": percent(after),
+        "change": points(after - before),
+        "sampling": percent(sampling_error(after, photos)),
+        "loss": compare([after], [before], photos).to("the 32-bit network"),
+        "tuned": f"{epochs_of(tuned)} epochs of training through the rounding" if tuned else "rounding only",
+        "teachers": bool(training.get("teachers")),
+        "minutes": f"{training['seconds'] / 60:.0f}",
+        "processor": training["device"].replace(", 1 threads", ", 1 thread"),
+        "commands": [training["command"], model["command"]],
+        "architecture": architecture_table(model["model"]) if model["architecture"] in DEFAULTS else [],
+    }
 
 
 def input_sizes(records):
     """[(pixels, accuracy at 32 bits, accuracy as stored, bits)] by rising size."""
-    return sorted((input_pixels(record), record["validation_accuracy_before"], record["validation_accuracy_after"], record["bits"]) for record in records["input_size/"].values())
+    keys = ("validation_accuracy_before", "validation_accuracy_after", "bits")
+    return sorted((input_pixels(record), *(record[key] for key in keys)) for record in records["input_size/"].values())
 
 
 def input_size(records):
@@ -40,75 +68,171 @@ def input_size(records):
     photos = next(iter(records["input_size/"].values()))["validation_photos"]
     at = {pixels: before for pixels, before, _, _ in sizes}
     best = max(at, key=at.get)
-    gain = compare([at[best]], [at[trained]], photos)
-    return {"trained": str(trained), "best": str(best), "bits": str(sizes[0][3]), "gain": points(at[best] - at[trained]), "photos": f"{photos:,}",
-            "conclusion": "The size of training is the best here." if best == trained else verdict_text(
-                gain, "That is beyond the sampling error of one network.", "That is within the sampling error of two independent samples; that both see the same photos "
-                "is left unused, but it is one network.", "")}
+    if best == trained:
+        conclusion = "The size of training is the best here."
+    else:
+        conclusion = verdict_text(
+            compare([at[best]], [at[trained]], photos),
+            "That is beyond the sampling error of one network.",
+            "That is within the sampling error of two independent samples; "
+            "that both see the same photos is left unused, but it is one network.",
+            "")
+    return {
+        "trained": str(trained),
+        "best": str(best),
+        "bits": str(sizes[0][3]),
+        "gain": points(at[best] - at[trained]),
+        "photos": f"{photos:,}",
+        "conclusion": conclusion,
+    }
 
 
 def confusions(record, count=6):
     """The pairs of classes most often confused: [(label, taken for, photos, share of the label's photos)]."""
-    names, table = list(record["class_accuracy"]), record["confusion"]
-    pairs = [(row[column], names[index], names[column], row[column] / max(sum(row), 1)) for index, row in enumerate(table) for column in range(len(names)) if column != index]
+    names, pairs = list(record["class_accuracy"]), []
+    for label, row in zip(names, record["confusion"]):
+        photos = max(sum(row), 1)
+        pairs += [(number, label, taken, number / photos) for taken, number in zip(names, row) if taken != label]
     return [(label, taken, number, share) for number, label, taken, share in sorted(pairs, reverse=True)[:count]]
+
+
+def small_photos_text(record):
+    """Accuracy on photos smaller than the input and on the others, and on photos scaled down; "" where it was not measured."""
+    text, small, larger = "", record["accuracy_of_small"], record["accuracy_of_larger"]
+    if small is not None and larger is not None:
+        few, others = record["small_photos"], record["photos"] - record["small_photos"]
+        bar = 2 * math.hypot(sampling_error(small, few), sampling_error(larger, others))
+        difference = "a difference" if abs(larger - small) > bar else "no difference"
+        text = (f"The {few:,} photos whose shorter side is below {input_pixels(record)} px are recognised in {percent(small)} % "
+                f"of cases, the {others:,} larger ones in {percent(larger)} %: {difference} beyond the sampling error.")
+    if "accuracy_reduced" in record:
+        reduced = percent(record["accuracy_reduced"])
+        text += f" All of them first scaled down to {record['reduced_to']} px, it is {reduced} %."
+    return text
+
+
+def mean_confidence(record):
+    """Over all photos, from the bins of the reliability diagram."""
+    return sum(count * confidence for count, confidence, _ in record["reliability"]) / record["photos"]
+
+
+def leaning(record):
+    """Whether confidence and accuracy differ by more than two standard errors, as text."""
+    confidence, accuracy = mean_confidence(record), record["accuracy"]
+    bar = 2 * sampling_error(accuracy, record["photos"])
+    if confidence > accuracy + bar:
+        return "over-confident"
+    if confidence < accuracy - bar:
+        return "under-confident"
+    return "neither over- nor under-confident on the whole"
+
+
+def class_photos(record):
+    """{class: photos with that label}."""
+    return {name: sum(row) for name, row in zip(record["class_accuracy"], record["confusion"])}
+
+
+def most_moved(before, after):
+    """The class whose accuracy compression changes most, as text."""
+    change = {name: share - before["class_accuracy"][name] for name, share in after["class_accuracy"].items()}
+    moved = max(change, key=lambda name: abs(change[name]))
+    photos = class_photos(after)[moved]
+    bound = 2 * math.sqrt(2) * sampling_error(after["class_accuracy"][moved], photos)
+    beyond = "beyond" if abs(change[moved]) > bound else "within"
+    return f"{moved} most, by {points(change[moved])} points on its {photos:,} photos, which is {beyond} the sampling error"
 
 
 def evaluation(records):
     """Classes, confusion and calibration of the model, before and after compression."""
     after, before = records["evaluation.json"], records["evaluation_before.json"]
-    by_class = sorted(after["class_accuracy"].items(), key=lambda pair: pair[1])
-    change = {name: after["class_accuracy"][name] - before["class_accuracy"][name] for name in after["class_accuracy"]}
-    totals = {name: sum(row) for name, row in zip(after["class_accuracy"], after["confusion"])}
-    moved = max(change, key=lambda name: abs(change[name]))
-    bound = 2 * math.sqrt(2) * sampling_error(after["class_accuracy"][moved], totals[moved])
-    confidence = sum(count * mean for count, mean, _ in after["reliability"]) / after["photos"]
-    mutual = [f"{label} for {taken} ({number}, {percent(share, 0)} % of {label})" for label, taken, number, share in confusions(after)]
+    by_class = [f"{name} ({percent(share, 1)} %)"
+                for name, share in sorted(after["class_accuracy"].items(), key=lambda pair: pair[1])]
+    totals, top = class_photos(after), confusions(after)
     wrong = after["photos"] - sum(row[index] for index, row in enumerate(after["confusion"]))
-    top = sum(number for _, _, number, _ in confusions(after))
-    resolution = ""
-    if after["accuracy_of_small"] is not None and after["accuracy_of_larger"] is not None:
-        small, larger = after["small_photos"], after["photos"] - after["small_photos"]
-        gap = after["accuracy_of_larger"] - after["accuracy_of_small"]
-        bar = 2 * math.hypot(sampling_error(after["accuracy_of_small"], small), sampling_error(after["accuracy_of_larger"], larger))
-        resolution = (f"The {small:,} photos whose shorter side is below {input_pixels(after)} px are recognised in {percent(after['accuracy_of_small'])} % of cases, the {larger:,} larger ones in "
-                      f"{percent(after['accuracy_of_larger'])} %: {'a difference beyond' if abs(gap) > bar else 'no difference beyond'} the sampling error.")
-    if "accuracy_reduced" in after:
-        resolution += f" All of them first scaled down to {after['reduced_to']} px, it is {percent(after['accuracy_reduced'])} %."
-    leaning = "over-confident" if confidence > after["accuracy"] + 2 * sampling_error(after["accuracy"], after["photos"]) else \
-        "under-confident" if confidence < after["accuracy"] - 2 * sampling_error(after["accuracy"], after["photos"]) else "neither over- nor under-confident on the whole"
-    return {"photos": f"{after['photos']:,}", "pixels": str(input_pixels(after)), "accuracy": percent(after["accuracy"]), "accuracy_before": percent(before["accuracy"]), "bits": str(after["bits"]),
-            "best": [f"{name} ({percent(share, 1)} %)" for name, share in by_class[::-1][:2]], "worst": [f"{name} ({percent(share, 1)} %)" for name, share in by_class[:2]],
-            "moved": f"{moved} most, by {points(change[moved])} points on its {totals[moved]:,} photos, which is {'beyond' if abs(change[moved]) > bound else 'within'} the sampling error",
-            "confusions": listed(mutual), "top_share": percent(top / max(wrong, 1), 0), "wrong": f"{wrong:,}", "resolution": resolution,
-            "ece": percent(after["calibration_error"]), "ece_before": percent(before["calibration_error"]), "confidence": percent(confidence), "leaning": leaning,
-            "rows": [[name, f"{totals[name]:,}", percent(before["class_accuracy"][name], 1), percent(share, 1), points(change[name])] for name, share in after["class_accuracy"].items()]}
+    rows = []
+    for name, share in after["class_accuracy"].items():
+        share_before = before["class_accuracy"][name]
+        rows.append([name, f"{totals[name]:,}", percent(share_before, 1), percent(share, 1), points(share - share_before)])
+    return {
+        "photos": f"{after['photos']:,}",
+        "pixels": str(input_pixels(after)),
+        "accuracy": percent(after["accuracy"]),
+        "accuracy_before": percent(before["accuracy"]),
+        "bits": str(after["bits"]),
+        "best": by_class[::-1][:2],
+        "worst": by_class[:2],
+        "moved": most_moved(before, after),
+        "confusions": listed([f"{label} for {taken} ({number}, {percent(share, 0)} % of {label})"
+                              for label, taken, number, share in top]),
+        "top_share": percent(sum(number for _, _, number, _ in top) / max(wrong, 1), 0),
+        "wrong": f"{wrong:,}",
+        "resolution": small_photos_text(after),
+        "ece": percent(after["calibration_error"]),
+        "ece_before": percent(before["calibration_error"]),
+        "confidence": percent(mean_confidence(after)),
+        "leaning": leaning(after),
+        "rows": rows,
+    }
 
 
 def speed(records):
     """How long the hand-in takes on a CPU, and what the data path costs."""
     record, path = records["hw7_test.json"], records["data_path.json"]
-    seconds = record["seconds"]
-    total, network = next(iter(seconds.values())), seconds["the network"]
-    return {"photos": f"{record['photos']:,}", "processor": record["device"], "rows": [[name, f"{value:.1f}"] for name, value in seconds.items()], "total": f"{total:.1f}",
-            "share": percent(total / 600, 1), "per_photo": f"{1000 * network / record['photos']:.2f}", "path_pixels": str(path["size"]),
-            "overhead": listed([f"{100 * (result['ratio'] - 1):.0f} % for {name}" for name, result in path["results"].items()])}
+    seconds, photos = record["seconds"], record["photos"]
+    total = next(iter(seconds.values()))
+    overhead = [f"{100 * (result['ratio'] - 1):.0f} % for {name}" for name, result in path["results"].items()]
+    return {
+        "photos": f"{photos:,}",
+        "processor": record["device"],
+        "rows": [[name, f"{value:.1f}"] for name, value in seconds.items()],
+        "total": f"{total:.1f}",
+        "share": percent(total / 600, 1),
+        "per_photo": f"{1000 * seconds['the network'] / photos:.2f}",
+        "path_pixels": str(path["size"]),
+        "overhead": listed(overhead),
+    }
+
+
+KINDS = {  # of photos, by the name of their accuracy in a record
+    "accuracy": "all",
+    "accuracy_of_small": "small",
+    "accuracy_of_larger": "the others",
+    "accuracy_reduced": "all, reduced",
+}
 
 
 def resolution(records):
     """Whether views at many resolutions make a network less dependent on sharpness."""
     runs = records["resolution"]
-    trained, measured = ({name: runs[f"{name}{suffix}"] for name in ("standard", "blurred")} for suffix in ("", "_measured"))
-    photos, first = measured["standard"][0]["photos"], trained["standard"][0]
-    kinds = {"accuracy": "all", "accuracy_of_small": "small", "accuracy_of_larger": "the others", "accuracy_reduced": "all, reduced"}
-    kinds = {key: text for key, text in kinds.items() if all(record.get(key) is not None for group in measured.values() for record in group)}
-    counts = {"accuracy_of_small": measured["standard"][0]["small_photos"]} | {"accuracy_of_larger": photos - measured["standard"][0]["small_photos"]}
-    values = {(name, key): [record[key] for record in measured[name]] for name in measured for key in kinds}
-    found = {text: compare(values["blurred", key], values["standard", key], counts.get(key, photos)) for key, text in kinds.items()}
-    lost = {name: [record["accuracy"] - record["accuracy_reduced"] for record in group] for name, group in measured.items()}
-    return {"header": list(kinds.values()), "rows": [[name, *(mean_std(values[name, key]) for key in kinds)] for name in measured], "difference": [cell(one) for one in found.values()],
-            "network": trained["standard"][0]["model"]["architecture"], "epochs": str(first["settings"]["epochs"]), "pixels": pixels_text(first), "input": str(input_pixels(first)),
-            "seeds": seeds_text(trained["standard"]), "reduced": str(measured["standard"][0]["reduced_to"]), "small": f"{counts['accuracy_of_small']:,}", "photos": f"{photos:,}",
-            "lost": listed([f"{points(-mean(group))} points ({name} views)" for name, group in lost.items()]), "all": found["all"].to("the other"), "blind": found["all, reduced"].to("the other"),
-            "conclusion": verdict_text(found["all, reduced"], "So blurred views help where sharpness is missing", "That blurred views help where sharpness is missing is not shown",
-                                       "So blurred views do not even help where sharpness is missing")}
+    trained, measured = runs["standard"], {name: runs[f"{name}_measured"] for name in ("standard", "blurred")}
+    first, evaluated = trained[0], measured["standard"][0]
+    photos, small = evaluated["photos"], evaluated["small_photos"]
+    counts = {"accuracy_of_small": small, "accuracy_of_larger": photos - small}
+    everything = [record for group in measured.values() for record in group]
+    kinds = {key: text for key, text in KINDS.items() if all(record.get(key) is not None for record in everything)}
+    values = {(name, key): [record[key] for record in group] for name, group in measured.items() for key in kinds}
+    found = {text: compare(values["blurred", key], values["standard", key], counts.get(key, photos))
+             for key, text in kinds.items()}
+    lost = {name: mean(record["accuracy"] - record["accuracy_reduced"] for record in group)
+            for name, group in measured.items()}
+    return {
+        "header": list(kinds.values()),
+        "rows": [[name, *(mean_std(values[name, key]) for key in kinds)] for name in measured],
+        "difference": [cell(one) for one in found.values()],
+        "network": first["model"]["architecture"],
+        "epochs": str(epochs_of(first)),
+        "pixels": pixels_text(first),
+        "input": str(input_pixels(first)),
+        "seeds": seeds_text(trained),
+        "reduced": str(evaluated["reduced_to"]),
+        "small": f"{small:,}",
+        "photos": f"{photos:,}",
+        "lost": listed([f"{points(-loss)} points ({name} views)" for name, loss in lost.items()]),
+        "all": found["all"].to("the other"),
+        "blind": found["all, reduced"].to("the other"),
+        "conclusion": verdict_text(
+            found["all, reduced"],
+            "So blurred views help where sharpness is missing",
+            "That blurred views help where sharpness is missing is not shown",
+            "So blurred views do not even help where sharpness is missing"),
+    }

@@ -2,93 +2,191 @@
 
 import statistics
 
-from conclusions import compare, mean_std, percent, points, seeds_text, sorted_out, together
-from readings import PUBLISHED, accuracies, input_pixels, photos_of, pixels_text
+from conclusions import compare, mean_std, percent, points, seeds_text, sorted_out, together, unanimous
+from readings import PUBLISHED, accuracies, epochs_of, input_pixels, photos_of, pixels_text
 
-MODES = {"none": "cut only", "mistake1": "reference code's mistake, {} a round", "finetune1": "fine-tuned, {} a round", "finetune5": "fine-tuned, {} a round",
-         "finetune20": "fine-tuned, {} a round", "retrain5": "trained anew, {} a round", "once": "cut once, trained anew, {}"}
+MODES = {
+    "none": "cut only",
+    "mistake1": "reference code's mistake, {} a round",
+    "finetune1": "fine-tuned, {} a round",
+    "finetune5": "fine-tuned, {} a round",
+    "finetune20": "fine-tuned, {} a round",
+    "retrain5": "trained anew, {} a round",
+    "once": "cut once, trained anew, {}",
+}
+PAIRS = {  # comparison: a mode, the one it is compared with, and how the text calls that
+    "tuned_or_mistake": ("finetune1", "mistake1", "the mistake"),
+    "long_or_mistake": ("finetune5", "mistake1", "the mistake"),
+    "mistake_or_none": ("mistake1", "none", "no training at all"),
+    "longer": ("finetune5", "finetune1", "one epoch a round"),
+    "tuned_or_retrained": ("finetune5", "retrain5", "training anew"),
+    "once_or_rounds": ("once", "retrain5", "training anew in rounds"),
+    "once_or_tuned": ("once", "finetune5", "fine-tuning in rounds"),
+}
+
+
+def rate_text(rate):
+    """"0.9" of a variant's name as "0.90"."""
+    return f"{float(rate):.2f}"
 
 
 def mode_names(runs):
     """{mode: how the report calls it, with the epochs of its records}."""
-    epochs = {variant.rpartition("_")[0]: group[0]["pruning"]["settings"]["epochs"] for variant, group in runs.items() if variant != "base"}
-    return {mode: text.format("1 epoch" if epochs[mode] == 1 else f"{epochs[mode]} epochs") for mode, text in MODES.items() if mode in epochs}
+    names = {}
+    for mode, text in MODES.items():
+        epochs = [epochs_of(group[0]) for variant, group in runs.items() if variant.rpartition("_")[0] == mode]
+        if epochs:
+            names[mode] = text.format("1 epoch" if epochs[-1] == 1 else f"{epochs[-1]} epochs")
+    return names
 
 
 def pruning_lines(runs):
     """{(mode, rate): [(parameters, accuracies of the seeds) before the cuts and after every round]}."""
     lines = {}
     for variant, group in runs.items():
-        if variant != "base":
-            mode, _, rate = variant.rpartition("_")
-            rounds = range(len(group[0]["rounds"]))
-            lines[mode, rate] = [(group[0]["plan"][0]["parameters"], [record["validation_accuracy"] for record in group]),
-                                 *((group[0]["rounds"][index]["parameters"], [record["rounds"][index]["after_training"] for record in group]) for index in rounds)]
+        if variant == "base":
+            continue
+        mode, _, rate = variant.rpartition("_")
+        line = [(group[0]["plan"][0]["parameters"], [record["validation_accuracy"] for record in group])]
+        for rounds in zip(*(record["rounds"] for record in group)):
+            line.append((rounds[0]["parameters"], [one["after_training"] for one in rounds]))
+        lines[mode, rate] = line
     return lines
+
+
+def rates_of(lines):
+    """Rates in `pruning_lines`, the mildest cut first."""
+    return sorted({rate for _, rate in lines}, reverse=True)
 
 
 def patient_text(runs, comparisons):
     """What twenty epochs a round bring over five, as a sentence; "" where they were not run."""
     if not comparisons:
         return ""
-    epochs = next(group for variant, group in runs.items() if variant.startswith("finetune20_"))[0]["pruning"]["settings"]["epochs"]
-    return f"{epochs} epochs a round are {together(comparisons, 'that')}."
+    group = next(group for variant, group in runs.items() if variant.startswith("finetune20_"))
+    return f"{epochs_of(group[0])} epochs a round are {together(comparisons, 'that')}."
+
+
+def lesson_text(tuned, long_tuned):
+    """What becomes of the finding that fine-tuning is useless, by comparisons of fine-tuning with the mistake.
+
+    tuned: for as few epochs as the students took; long_tuned: for more. Both {rate: Comparison}.
+    """
+    by_longer = unanimous(
+        long_tuned,
+        "So the students' finding that fine-tuning is useless is one about the mistake, "
+        "and about training too short to repair what it disturbs; given its epochs, fine-tuning works",
+        "So whether fine-tuning is useless, as the students found, these records do not decide at every rate",
+        "So the students' finding that fine-tuning is useless is not contradicted here")
+    return unanimous(
+        tuned,
+        "The students' finding that fine-tuning is useless is contradicted: it is the mistake that is useless",
+        by_longer,
+        "So the students' finding that fine-tuning is useless is not contradicted by training as short as theirs: "
+        "one epoch does more harm than leaving the weights where they were")
 
 
 def pruning(records):
     """Question 3: rates and modes of pruning, and what the reference code's mistake does."""
     runs = records["pruning"]
     lines, base = pruning_lines(runs), runs["base"]
-    rates, photos = sorted({rate for _, rate in lines}, reverse=True), photos_of(base[0])
+    rates, photos, base_values = rates_of(lines), photos_of(base[0]), accuracies(base)
 
     def end(mode, rate):
+        """Accuracies after the last round."""
         return lines[mode, rate][-1][1]
 
-    names = mode_names(runs)
-    rows = [[names[mode], *(text for rate in rates for text in ((mean_std(end(mode, rate)), points(statistics.mean(end(mode, rate)) - statistics.mean(accuracies(base))))
-                                                                if (mode, rate) in lines else ("–", "–")))] for mode in names]
-    pairs = {"tuned_or_mistake": ("finetune1", "mistake1", "the mistake"), "long_or_mistake": ("finetune5", "mistake1", "the mistake"), "mistake_or_none": ("mistake1", "none", "no training at all"), "longer": ("finetune5", "finetune1", "one epoch a round"),
-             "tuned_or_retrained": ("finetune5", "retrain5", "training anew"), "once_or_rounds": ("once", "retrain5", "training anew in rounds"), "once_or_tuned": ("once", "finetune5", "fine-tuning in rounds")}
-    found = {name: {rate: compare(end(first, rate), end(second, rate), photos) for rate in rates} for name, (first, second, _) in pairs.items()}
+    def change(mode, rate):
+        """From the un-pruned network to the last round, in points."""
+        return points(statistics.mean(end(mode, rate)) - statistics.mean(base_values))
 
-    def agreed(name, better, mixed, worse):
-        """The sentence for a comparison that comes out alike at all rates, or the one for anything else."""
-        verdicts = {found[name][rate].verdict for rate in rates}
-        return better if verdicts == {1} else worse if verdicts == {-1} else mixed
+    def compared(one, other, rates=rates):
+        return {rate_text(rate): compare(end(one, rate), end(other, rate), photos) for rate in rates}
 
-    patient = {f"{float(rate):.2f}": compare(end("finetune20", rate), end("finetune5", rate), photos) for rate in rates if ("finetune20", rate) in lines}
-    epochs = {mode: sum(1 for _ in lines[mode, rates[0]][1:]) * runs[f"{mode}_{rates[0]}"][0]["pruning"]["settings"]["epochs"] for mode in ("retrain5", "once")}
-    whole, (cut_parameters, cut) = lines["finetune5", rates[0]][:2]
-    return {"rates": [f"{float(rate):.2f}" for rate in rates], "rows": rows, "patient": patient_text(runs, patient), "base": mean_std(accuracies(base)), "base_parameters": f"{base[0]['parameters']:,}",
-            "base_epochs": str(base[0]["settings"]["epochs"]), "pixels": str(input_pixels(base[0])), "seeds": seeds_text(base), "rounds": str(len(lines["none", rates[0]]) - 1),
-            "parameters": [f"{lines['none', rate][-1][0]:,}" for rate in rates],
-            "found": {name: together({f"{float(rate):.2f}": found[name][rate] for rate in rates}, other) for name, (_, _, other) in pairs.items()},
-            "lesson": agreed("tuned_or_mistake", "The students' finding that fine-tuning is useless is contradicted: it is the mistake that is useless", agreed(
-                "long_or_mistake", "So the students' finding that fine-tuning is useless is one about the mistake, and about training too short to repair what it disturbs; given its epochs, fine-tuning works",
-                "So whether fine-tuning is useless, as the students found, these records do not decide at every rate", "So the students' finding that fine-tuning is useless is not contradicted here"),
-                "So the students' finding that fine-tuning is useless is not contradicted by training as short as theirs: one epoch does more harm than leaving the weights where they were"),
-            "anew": agreed("tuned_or_retrained", "So with an optimiser that holds the right tensors, training on is worth more than starting again; a student report that found the opposite compared with the mistake",
-                           "So the records do not decide between the two at every rate", "So starting again is worth more, as one student report found"),
-            "mistake_change": points(statistics.mean(end("mistake1", rates[-1])) - statistics.mean(accuracies(base))),
-            "tuned_change": points(statistics.mean(end("finetune5", rates[-1])) - statistics.mean(accuracies(base))),
-            "scope": runs[f"none_{rates[0]}"][0]["pruning"]["scope"].replace("-", " to "), "tuned_epochs": str(runs[f"finetune5_{rates[0]}"][0]["pruning"]["settings"]["epochs"]),
-            "anew_epochs": str(epochs["retrain5"]), "once_epochs": str(epochs["once"]), "first_cut": compare(cut, accuracies(base), photos).to("the un-pruned network"),
-            "first_cut_parameters": f"{cut_parameters:,}", "first_cut_share": percent(1 - cut_parameters / whole[0], 0), "published": {f"{float(rate):.2f}": [percent(value, 1) for value in values] for rate, values in PUBLISHED["pruning"].items()},
-            "published_fall": points(PUBLISHED["pruning"][rates[-1]][-1] - PUBLISHED["pruning"][rates[-1]][0])}
+    rows = []
+    for mode, text in mode_names(runs).items():
+        row = [text]
+        for rate in rates:
+            row += [mean_std(end(mode, rate)), change(mode, rate)] if (mode, rate) in lines else ["–", "–"]
+        rows.append(row)
+    patient = compared("finetune20", "finetune5", [rate for rate in rates if ("finetune20", rate) in lines])
+    found = {name: compared(one, other) for name, (one, other, _) in PAIRS.items()}
+
+    def total_epochs(mode):
+        """Over all rounds."""
+        group = runs[f"{mode}_{rates[0]}"]
+        return str(len(group[0]["rounds"]) * epochs_of(group[0]))
+
+    (whole, _), (cut_parameters, cut), *_ = lines["finetune5", rates[0]]
+    published = PUBLISHED["pruning"]
+    return {
+        "rates": [rate_text(rate) for rate in rates],
+        "rows": rows,
+        "patient": patient_text(runs, patient),
+        "base": mean_std(base_values),
+        "base_parameters": f"{base[0]['parameters']:,}",
+        "base_epochs": str(epochs_of(base[0])),
+        "pixels": str(input_pixels(base[0])),
+        "seeds": seeds_text(base),
+        "rounds": str(len(lines["none", rates[0]]) - 1),
+        "parameters": [f"{lines['none', rate][-1][0]:,}" for rate in rates],
+        "found": {name: together(found[name], other) for name, (_, _, other) in PAIRS.items()},
+        "lesson": lesson_text(found["tuned_or_mistake"], found["long_or_mistake"]),
+        "anew": unanimous(
+            found["tuned_or_retrained"],
+            "So with an optimiser that holds the right tensors, training on is worth more than starting again; "
+            "a student report that found the opposite compared with the mistake",
+            "So the records do not decide between the two at every rate",
+            "So starting again is worth more, as one student report found"),
+        "mistake_change": change("mistake1", rates[-1]),
+        "tuned_change": change("finetune5", rates[-1]),
+        "scope": runs[f"none_{rates[0]}"][0]["pruning"]["scope"].replace("-", " to "),
+        "tuned_epochs": str(epochs_of(runs[f"finetune5_{rates[0]}"][0])),
+        "anew_epochs": total_epochs("retrain5"),
+        "once_epochs": total_epochs("once"),
+        "first_cut": compare(cut, base_values, photos).to("the un-pruned network"),
+        "first_cut_parameters": f"{cut_parameters:,}",
+        "first_cut_share": percent(1 - cut_parameters / whole, 0),
+        "published": {rate_text(rate): [percent(value, 1) for value in values] for rate, values in published.items()},
+        "published_fall": points(published[rates[-1]][-1] - published[rates[-1]][0]),
+    }
 
 
 def pruning_wide8(records):
     """Question 3 once more, on a network of a student report: two rates, fine-tuned, with the mistake, or left alone."""
     runs = records["pruning_wide8"]
     lines, base = pruning_lines(runs), runs["base"]
-    rates, photos = sorted({rate for _, rate in lines}, reverse=True), photos_of(base[0])
+    rates, photos = rates_of(lines), photos_of(base[0])
     ends = {key: line[-1][1] for key, line in lines.items()}
-    rows = [[f"{float(rate):.2f}", str(len(lines["none", rate]) - 1), f"{lines['none', rate][-1][0]:,}", *(mean_std(ends[mode, rate]) for mode in ("none", "mistake1", "finetune1"))] for rate in rates]
-    against = {other: {f"{float(rate):.2f}": compare(ends["finetune1", rate], ends[other, rate], photos) for rate in rates} for other in ("mistake1", "none")}
-    mistake = {f"{float(rate):.2f}": compare(ends["mistake1", rate], ends["none", rate], photos) for rate in rates}
-    return {"rows": rows, "base": mean_std(accuracies(base)), "parameters": f"{base[0]['parameters']:,}", "epochs": str(base[0]["settings"]["epochs"]), "pixels": pixels_text(base[0]),
-            "seeds": seeds_text(base), "or_mistake": together(against["mistake1"], "the mistake"), "or_none": together(against["none"], "no training at all"),
-            "mistake_or_none": together(mistake, "no training at all")}
+    rows = []
+    for rate in rates:
+        _, *rounds = lines["none", rate]
+        parameters, _ = rounds[-1]
+        cells = (mean_std(ends[mode, rate]) for mode in ("none", "mistake1", "finetune1"))
+        rows.append([rate_text(rate), str(len(rounds)), f"{parameters:,}", *cells])
+
+    def compared(one, other):
+        return {rate_text(rate): compare(ends[one, rate], ends[other, rate], photos) for rate in rates}
+
+    return {
+        "rows": rows,
+        "base": mean_std(accuracies(base)),
+        "parameters": f"{base[0]['parameters']:,}",
+        "epochs": str(epochs_of(base[0])),
+        "pixels": pixels_text(base[0]),
+        "seeds": seeds_text(base),
+        "or_mistake": together(compared("finetune1", "mistake1"), "the mistake"),
+        "or_none": together(compared("finetune1", "none"), "no training at all"),
+        "mistake_or_none": together(compared("mistake1", "none"), "no training at all"),
+    }
+
+
+LOW_RANK = {  # way: how the table calls it
+    "factors": "factors, equal shares",
+    "factors_global": "factors, by worth",
+    "channels": "fewer channels",
+}
+FACTORS = {"factors": "factors of equal shares", "factors_global": "factors by worth"}  # as the conclusion calls them
 
 
 def lowrank(records):
@@ -98,10 +196,22 @@ def lowrank(records):
     sizes = sorted({int(variant.rpartition("_")[2]) for variant in runs}, reverse=True)
     photos, rows, found = photos_of(records["pruning"]["base"][0]), [], {}
     for size in sizes:
-        ways = {name: [record["rounds"][-1] for record in runs[f"{name}_{size}"]] for name in ("factors", "factors_global", "channels")}
-        rows += [[text, f"{ways[name][0]['parameters']:,}", f"{ways[name][0]['macs'] / 1e6:.2f} M", mean_std([one["after_cut"] for one in ways[name]]), mean_std([one["after_training"] for one in ways[name]])]
-                 for name, text in (("factors", "factors, equal shares"), ("factors_global", "factors, by worth"), ("channels", "fewer channels"))]
-        for name, text in (("factors", "factors of equal shares"), ("factors_global", "factors by worth")):
-            found[f"{text} at {ways[name][0]['parameters']:,}"] = compare(*([one["after_training"] for one in ways[key]] for key in (name, "channels")), photos)
-    return {"rows": rows, "start": mean_std([record["validation_accuracy"] for record in first]), "parameters": f"{first[0]['plan'][0]['parameters']:,}", "pixels": f"{input_pixels(first[0])} px",
-            "epochs": str(first[0]["pruning"]["settings"]["epochs"]), "seeds": seeds_text(first), "found": sorted_out(found, "fewer channels")}
+        last = {name: [record["rounds"][-1] for record in runs[f"{name}_{size}"]] for name in LOW_RANK}
+        trained = {name: [one["after_training"] for one in group] for name, group in last.items()}
+        for name, text in LOW_RANK.items():
+            one = last[name][0]
+            cut = [one["after_cut"] for one in last[name]]
+            costs = f"{one['parameters']:,}", f"{one['macs'] / 1e6:.2f} M"
+            rows.append([text, *costs, mean_std(cut), mean_std(trained[name])])
+        for name, text in FACTORS.items():
+            against = compare(trained[name], trained["channels"], photos)
+            found[f"{text} at {last[name][0]['parameters']:,}"] = against
+    return {
+        "rows": rows,
+        "start": mean_std([record["validation_accuracy"] for record in first]),
+        "parameters": f"{first[0]['plan'][0]['parameters']:,}",
+        "pixels": f"{input_pixels(first[0])} px",
+        "epochs": str(epochs_of(first[0])),
+        "seeds": seeds_text(first),
+        "found": sorted_out(found, "fewer channels"),
+    }

@@ -16,10 +16,17 @@ from answers_pruning import mode_names, pruning_lines
 from conclusions import sampling_error
 from readings import view_pixels
 
-STYLE = {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "0.88", "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.linewidth": 1.3,
-         "lines.markersize": 4.5, "legend.frameon": False, "svg.fonttype": "path", "svg.hashsalt": "report", "savefig.dpi": 200, "axes.linewidth": 0.7}
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+STYLE = {
+    "font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9,
+    "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": "0.88", "grid.linewidth": 0.5, "legend.frameon": False,
+    "lines.linewidth": 1.3, "lines.markersize": 4.5,
+    "svg.fonttype": "path", "svg.hashsalt": "report", "savefig.dpi": 200,
+}
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, RED, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+GREY = "0.35"  # of lines that mark something
 WIDTH = 6.5  # inches of text
 
 
@@ -42,10 +49,26 @@ def accuracy_label(photos):
     return f"validation accuracy ({photos}), %"
 
 
+def logarithmic(axes, sizes, ticks, margins, text):
+    """A logarithmic x axis around sizes, with those ticks that are on it; text: a formatter for them."""
+    low, high = min(sizes) * margins[0], max(sizes) * margins[1]
+    axes.set(xscale="log", xlim=(low, high))
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axes.xaxis.set_major_formatter(text)
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def pruning(records, photos):
     """Parameters against accuracy: one panel per rate, one line per way of going on after a cut."""
-    looks = {"none": (BLACK, "x", ":"), "mistake1": (RED, "v", "--"), "finetune1": (SKY, "s", "-"), "finetune5": (BLUE, "o", "-"),
-             "finetune20": (PURPLE, "P", (0, (5, 1))), "retrain5": (ORANGE, "^", "-."), "once": (GREEN, "D", "none")}
+    looks = {
+        "none": (BLACK, "x", ":"),
+        "mistake1": (RED, "v", "--"),
+        "finetune1": (SKY, "s", "-"),
+        "finetune5": (BLUE, "o", "-"),
+        "finetune20": (PURPLE, "P", (0, (5, 1))),
+        "retrain5": (ORANGE, "^", "-."),
+        "once": (GREEN, "D", "none"),
+    }
     lines, names = pruning_lines(records["pruning"]), mode_names(records["pruning"])
     rates = sorted({rate for _, rate in lines}, reverse=True)
     figure, axes = panels(len(rates), 2.6, sharey=True, sharex=True)
@@ -66,18 +89,22 @@ def pruning_epochs(records, photos):
     """One fine-tuned run epoch by epoch, with its cuts; None where the records keep no history."""
     runs = records["pruning"]
     rate = min(variant.rpartition("_")[2] for variant in runs if variant.startswith("finetune5_"))
-    first, rounds = runs["base"][0]["history"], [one.get("history") for one in runs[f"finetune5_{rate}"][0]["rounds"]]
+    first = runs["base"][0]["history"]
+    rounds = [one.get("history") for one in runs[f"finetune5_{rate}"][0]["rounds"]]
     if not all(rounds):
         return None
     history = [row for part in (first, *rounds) for row in part]
     cuts = [len(first) + 0.5 + sum(len(part) for part in rounds[:index]) for index in range(len(rounds))]
     epochs = range(1, len(history) + 1)
     figure, axes = panels(2, 1.9)
+    looks = {"train": (ORANGE, "s", "--", "training"), "validation": (BLUE, "o", "-", "validation")}
     for panel, key, factor in zip(axes, ("accuracy", "loss"), (100, 1)):
-        panel.plot(epochs, [factor * row[f"train_{key}"] for row in history], color=ORANGE, linestyle="--", marker="s", markersize=2.5, label="training")
-        panel.plot(epochs, [factor * row[f"validation_{key}"] for row in history], color=BLUE, linestyle="-", marker="o", markersize=2.5, label="validation")
+        for split, (colour, marker, dashes, label) in looks.items():
+            values = [factor * row[f"{split}_{key}"] for row in history]
+            panel.plot(epochs, values, color=colour, linestyle=dashes, marker=marker, markersize=2.5, label=label)
         for index, cut in enumerate(cuts):
-            panel.axvline(cut, color="0.35", linestyle=":", linewidth=0.9, label=None if index else f"cut to {100 * float(rate):.0f} %")
+            label = None if index else f"cut to {100 * float(rate):.0f} %"
+            panel.axvline(cut, color=GREY, linestyle=":", linewidth=0.9, label=label)
         panel.set(xlabel="epoch", ylabel=f"accuracy ({photos}), %" if key == "accuracy" else "cross-entropy")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
@@ -88,22 +115,28 @@ def bits(records, photos):
     """File bytes (log) against accuracy: rounding only and training through it, one grid per tensor and per channel."""
     curves, whole = bits_curves(records["bits"])
     networks = list(whole)
-    looks = {("tensor", False): (ORANGE, "s", "--"), ("channel", False): (BLUE, "o", "-"), ("tensor", True): (RED, "v", ":"), ("channel", True): (GREEN, "^", "-.")}
+    looks = {
+        ("tensor", False): (ORANGE, "s", "--"),
+        ("channel", False): (BLUE, "o", "-"),
+        ("tensor", True): (RED, "v", ":"),
+        ("channel", True): (GREEN, "^", "-."),
+    }
+    sizes = [size / 1000 for curve in curves.values() for _, size, _ in curve] + [300]
+    ticks = (50, 70, 100, 150, 200, 300, 500, 700, 1000)
     figure, axes = panels(len(networks), 2.55, sharey=True, sharex=True)
     for panel, network in zip(axes, networks):
-        panel.axhline(100 * statistics.mean(whole[network]), color="0.35", linewidth=0.9, linestyle=(0, (1, 1)), label="32 bits, whatever its bytes")
+        level = 100 * statistics.mean(whole[network])
+        panel.axhline(level, color=GREY, linewidth=0.9, linestyle=(0, (1, 1)), label="32 bits, whatever its bytes")
         for (granularity, trained), look in looks.items():
             curve = curves[network, granularity, trained]
-            series(panel, [size / 1000 for _, size, _ in curve], [values for _, _, values in curve], look, f"{'trained through the rounding' if trained else 'rounded'}, per {granularity}")
+            label = f"{'trained through the rounding' if trained else 'rounded'}, per {granularity}"
+            series(panel, [size / 1000 for _, size, _ in curve], [values for _, _, values in curve], look, label)
         for number, size, values in curves[network, "channel", False]:
-            panel.annotate(str(number), (size / 1000, 100 * statistics.mean(values)), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7, color=BLUE)
-        panel.axvline(300, color="0.35", linewidth=0.8)
-        panel.set(xscale="log", title=network, xlabel="bytes of the file, thousands (logarithmic)")
-        sizes = [size / 1000 for key, curve in curves.items() for _, size, _ in curve] + [300]
-        panel.set_xlim(min(sizes) * 0.9, max(sizes) * 1.12)
-        panel.xaxis.set_major_locator(FixedLocator([tick for tick in (50, 70, 100, 150, 200, 300, 500, 700, 1000) if min(sizes) * 0.9 <= tick <= max(sizes) * 1.12]))
-        panel.xaxis.set_major_formatter(FormatStrFormatter("%d"))
-        panel.xaxis.set_minor_locator(NullLocator())
+            point = size / 1000, 100 * statistics.mean(values)
+            panel.annotate(str(number), point, textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7, color=BLUE)
+        panel.axvline(300, color=GREY, linewidth=0.8)
+        panel.set(title=network, xlabel="bytes of the file, thousands (logarithmic)")
+        logarithmic(panel, sizes, ticks, (0.9, 1.12), FormatStrFormatter("%d"))
     axes[0].set_ylabel(accuracy_label(photos), fontsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
@@ -114,17 +147,20 @@ def families(records, photos):
     """Parameters (log) against accuracy: two families, and a network of neither on each side."""
     of_family, others = family_points(records)
     figure, (axes,) = panels(1, 2.5, width=3.9)
-    looks = {"mobile": (BLUE, "o", "-"), "plain": (ORANGE, "s", "--"), "residual6": (GREEN, "D", "none"), "resnet18": (RED, "^", "none")}
+    looks = {
+        "mobile": (BLUE, "o", "-"),
+        "plain": (ORANGE, "s", "--"),
+        "residual6": (GREEN, "D", "none"),
+        "resnet18": (RED, "^", "none"),
+    }
     for family, line in of_family.items():
         series(axes, [size for size, _ in line], [values for _, values in line], looks[family], FAMILIES[family])
     for name, (size, values) in others.items():
         series(axes, [size], [values], looks[name], name)
     sizes = [size for line in (*of_family.values(), others.values()) for size, _ in line]
-    axes.set(xscale="log", xlabel="parameters (logarithmic)", ylabel=f"accuracy ({photos}), %", xlim=(min(sizes) * 0.8, max(sizes) * 1.25))
+    axes.set(xlabel="parameters (logarithmic)", ylabel=f"accuracy ({photos}), %")
     ticks = {30_000: "30k", 100_000: "100k", 300_000: "300k", 1_000_000: "1M", 3_000_000: "3M", 10_000_000: "10M"}
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if min(sizes) * 0.8 <= tick <= max(sizes) * 1.25]))
-    axes.xaxis.set_major_formatter(lambda tick, _: ticks[round(tick)])
-    axes.xaxis.set_minor_locator(NullLocator())
+    logarithmic(axes, sizes, ticks, (0.8, 1.25), lambda tick, _: ticks[round(tick)])
     figure.legend(loc="outside lower center", ncols=4, columnspacing=1.2)
     return figure
 
@@ -136,9 +172,12 @@ def input_size(records, photos):
     pixels = [row[0] for row in sizes]
     figure, (axes,) = panels(1, 2.0, width=3.4)
     bars = [100 * sampling_error(before, total) for _, before, _, _ in sizes]
-    axes.errorbar(pixels, [100 * row[1] for row in sizes], yerr=bars, color=BLUE, marker="o", linestyle="-", capsize=2, elinewidth=0.8, label="32 bits")
-    axes.plot(pixels, [100 * row[2] for row in sizes], color=ORANGE, marker="s", linestyle="--", label=f"{sizes[0][3]} bits, as stored")
-    axes.axvline(view_pixels(records["model_training.json"]), color="0.35", linestyle=":", linewidth=0.9, label="size of training views")
+    before, stored = ([100 * row[column] for row in sizes] for column in (1, 2))
+    bits = f"{sizes[0][3]} bits, as stored"
+    axes.errorbar(pixels, before, yerr=bars, color=BLUE, marker="o", linestyle="-", capsize=2, elinewidth=0.8, label="32 bits")
+    axes.plot(pixels, stored, color=ORANGE, marker="s", linestyle="--", label=bits)
+    trained = view_pixels(records["model_training.json"])
+    axes.axvline(trained, color=GREY, linestyle=":", linewidth=0.9, label="size of training views")
     axes.set(xlabel="input size, pixels", ylabel=f"accuracy ({photos}), %", xticks=pixels)
     figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
     return figure
@@ -151,11 +190,13 @@ def confusion(records, photos):
     shares = [[100 * count / max(sum(row), 1) for count in row] for row in record["confusion"]]
     figure, (axes,) = panels(1, 3.2, width=4.2)
     axes.grid(False)
-    axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)  # falling in lightness, so grey printing keeps the order; an image would not be vectors
+    # falling in lightness, so that grey printing keeps the order; an image would not be vectors
+    axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)
     for row, line in enumerate(shares):
         for column, share in enumerate(line):
             if share >= 0.5:
-                axes.text(column + 0.5, row + 0.5, f"{share:.0f}", ha="center", va="center", fontsize=7, color="black" if share < 55 else "white")
+                colour = "black" if share < 55 else "white"
+                axes.text(column + 0.5, row + 0.5, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
     centres = [index + 0.5 for index in range(len(names))]
     axes.set(xticks=centres, yticks=centres, xlabel="taken for", ylabel=f"label ({photos})", aspect="equal")
     axes.invert_yaxis()
@@ -170,12 +211,15 @@ def reliability(records, photos):
     """Confidence against accuracy, before and after compression (Guo et al. 2017), and how many photos are how sure."""
     figure = Figure(figsize=(2.9, 2.5), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    axes.plot((0, 100), (0, 100), color="0.35", linewidth=0.9, linestyle=":", label="calibrated")
-    for name, text, (colour, marker, dashes) in (("evaluation_before.json", "32 bits", (ORANGE, "s", "--")), ("evaluation.json", f"{records['evaluation.json']['bits']} bits, as handed in", (BLUE, "o", "-"))):
-        filled = [(100 * mean, 100 * accuracy) for count, mean, accuracy in records[name]["reliability"] if count]
+    before, after = records["evaluation_before.json"], records["evaluation.json"]
+    axes.plot((0, 100), (0, 100), color=GREY, linewidth=0.9, linestyle=":", label="calibrated")
+    looks = ((before, "32 bits", (ORANGE, "s", "--")), (after, f"{after['bits']} bits, as handed in", (BLUE, "o", "-")))
+    for record, text, (colour, marker, dashes) in looks:
+        filled = [(100 * mean, 100 * accuracy) for count, mean, accuracy in record["reliability"] if count]
         axes.plot(*zip(*filled), color=colour, marker=marker, linestyle=dashes, label=text)
-    rows = records["evaluation.json"]["reliability"]
-    counts.bar([100 * (index + 0.5) / len(rows) for index in range(len(rows))], [count for count, _, _ in rows], width=90 / len(rows), color=BLUE)
+    rows = after["reliability"]
+    centres = [100 * (index + 0.5) / len(rows) for index in range(len(rows))]
+    counts.bar(centres, [count for count, _, _ in rows], width=90 / len(rows), color=BLUE)
     axes.set(ylabel=f"accuracy ({photos}), %", xlim=(0, 100), ylim=(0, 100))
     counts.set(xlabel="confidence, %", ylabel="photos")
     axes.legend()
@@ -188,10 +232,15 @@ def classes(records, photos):
     names = sorted(after["class_accuracy"], key=after["class_accuracy"].get)
     totals = dict(zip(after["class_accuracy"], map(sum, after["confusion"])))
     figure, (axes,) = panels(1, 1.75)
-    for record, text, shift, colour, hatch in ((before, "32 bits", -0.2, ORANGE, "////"), (after, f"{after['bits']} bits, as handed in", 0.2, BLUE, None)):
-        values = [record["class_accuracy"][name] for name in names]
-        axes.bar([index + shift for index in range(len(names))], [100 * value for value in values], width=0.38, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3, label=text,
-                 yerr=[100 * sampling_error(value, totals[name]) for name, value in zip(names, values)], error_kw={"elinewidth": 0.7, "capsize": 1.5})
+    looks = ((before, "32 bits", -0.2, ORANGE, "////"), (after, f"{after['bits']} bits, as handed in", 0.2, BLUE, None))
+    for record, text, shift, colour, hatch in looks:
+        accuracy = record["class_accuracy"]
+        axes.bar(
+            [index + shift for index in range(len(names))],
+            [100 * accuracy[name] for name in names],
+            yerr=[100 * sampling_error(accuracy[name], totals[name]) for name in names],
+            error_kw={"elinewidth": 0.7, "capsize": 1.5},
+            width=0.38, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3, label=text)
     axes.set(xticks=range(len(names)), ylabel=f"accuracy ({photos}), %", ylim=(0, 100))
     axes.set_xticklabels([name.replace("/", "/\n").replace(" ", "\n") for name in names])
     axes.grid(axis="x", visible=False)

@@ -52,7 +52,8 @@ def view_pixels(record):
 
 def pixels_text(record):
     """Of a training's record: "64 px", or "views of 48 px, measured at 56 px"."""
-    return f"{input_pixels(record)} px" if view_pixels(record) == input_pixels(record) else f"views of {view_pixels(record)} px, measured at {input_pixels(record)} px"
+    views, measured = view_pixels(record), input_pixels(record)
+    return f"{measured} px" if views == measured else f"views of {views} px, measured at {measured} px"
 
 
 def of_seeds(records, others):

@@ -1,4 +1,4 @@
-"""The report's sections, in their order: the numbers and conclusions of each, which records they need, which part of the assignment they answer.
+"""The report's sections, in their order: numbers and conclusions, the records they need, the part of the assignment they answer.
 
 A section is a function of the records it needs, in answers_*.py; text/NAME.typ holds its words and reads what the function
 returns as r.NAME. No number reaches the page on another way. To add one: the function, a line in SECTIONS, the file of text,
@@ -34,7 +34,8 @@ SECTIONS = {
     "shipped": Section(answers_model.shipped, ("model.json", "model_training.json", "evaluation_tta.json")),
     "compress": Section(answers_bytes.compress, ("compress", "teachers")),
     "lowrank": Section(answers_pruning.lowrank, ("lowrank", "pruning"), (), PATIENT),
-    "distillation": Section(answers_distillation.distillation, ("distillation", "teachers", "model.json", "model_training.json")),
+    "distillation": Section(
+        answers_distillation.distillation, ("distillation", "teachers", "model.json", "model_training.json")),
     "alpha_temperature": Section(answers_distillation.alpha_temperature, ("alpha_temperature", "distillation")),
     "choices": Section(answers_distillation.choices, ("recipes", "choices", "distillation")),
     "testing": Section(answers_distillation.testing, ("testing", "distillation", "model.json")),
@@ -45,17 +46,22 @@ SECTIONS = {
     "scratch": Section(answers_design.scratch, ("scratch",)),
     "bits": Section(answers_bytes.bits, ("bits",), ("bits",)),
     "equal_bytes": Section(answers_bytes.equal_bytes, ("equal_bytes",)),
-    "input_size": Section(answers_model.input_size, ("model.json", "model_training.json", "input_size/"), ("input_size",)),
-    "evaluation": Section(answers_model.evaluation, ("model.json", "evaluation.json", "evaluation_before.json"), ("confusion", "reliability", "classes")),
+    "input_size": Section(
+        answers_model.input_size, ("model.json", "model_training.json", "input_size/"), ("input_size",)),
+    "evaluation": Section(
+        answers_model.evaluation, ("model.json", "evaluation.json", "evaluation_before.json"),
+        ("confusion", "reliability", "classes")),
     "resolution": Section(answers_model.resolution, ("resolution",)),
     "speed": Section(answers_model.speed, ("hw7_test.json", "data_path.json")),
 }
 
-# Sections whose experiments have not been run: left out, and named under "Not measured yet". Take one off when its records are there.
+# Sections whose experiments have not been run: left out, and named under "Not measured yet".
+# Take one off when its records are there.
 PENDING = ("alpha_temperature", "testing")
 
 PARTS = (  # what is asked, and the section that answers it
-    ("question 1", "one big network by quantization, pruning, low rank and distillation against the small network trained directly, and ResNet-18 at 32, 16 and 8 bits", "compress"),
+    ("question 1", "one big network by quantization, pruning, low rank and distillation against the small network trained "
+     "directly, and ResNet-18 at 32, 16 and 8 bits", "compress"),
     ("question 1", "low-rank factors against fewer channels at equal parameters", "lowrank"),
     ("question 2", "distillation from a teacher trained from scratch and from a strong one (a to e)", "distillation"),
     ("question 2", "the weight of the teacher's answers and the temperature", "alpha_temperature"),
@@ -64,7 +70,8 @@ PARTS = (  # what is asked, and the section that answers it
     ("question 3", "the pruning chart, and what the reference code's mistake does", "pruning"),
     ("question 3", "the same cuts of a network of a student report", "pruning_wide8"),
     ("question 4", "ordinary, depthwise and grouped convolutions at about 1 MB", "one_megabyte"),
-    ("questions 5 and 6", "the compressed network against the big CNN, and parameters against accuracy of the MobileNet and the plain CNN family", "families"),
+    ("questions 5 and 6", "the compressed network against the big CNN, and parameters against accuracy of the MobileNet and "
+     "the plain CNN family", "families"),
     ("beyond the questions", "bytes against accuracy from 8 to 2 bits per weight", "bits"),
     ("beyond the questions", "few weights of many bits against many weights of few, at equal bytes", "equal_bytes"),
     ("beyond the questions", "classes, confusions and calibration before and after compression", "evaluation"),
