@@ -27,17 +27,8 @@ def compress_names(runs):
     }
 
 
-def accuracy_before(name, group):
-    """Accuracies before the last step, training again or rounding; None for a network that was trained once."""
-    if name == "quantized":
-        return [record["validation_accuracy_before"] for record in group]
-    if "rounds" in group[0]:
-        return [record["rounds"][-1]["after_cut"] for record in group]
-    return None
-
-
 def compress_row(name, text, runs):
-    """Row of the table: way, parameters, bytes, epochs, accuracy before the last step, accuracy in the end."""
+    """Row of the table: way, parameters, bytes, epochs, accuracy right after a cut, accuracy in the end."""
     group, big = runs[name], runs["big"]
     last = group[0]["rounds"][-1] if "rounds" in group[0] else group[0]
     parameters = last.get("parameters", big[0]["parameters"])
@@ -48,8 +39,8 @@ def compress_row(name, text, runs):
         epochs = str(epochs_of(group[0]))
     else:
         epochs = f"{epochs_of(big[0])} + {epochs_of(group[0])}"
-    before = accuracy_before(name, group)
-    return [text, f"{parameters:,}", f"{size:,}", epochs, mean_std(before) if before else "–", mean_std(accuracies(group))]
+    after_cut = mean_std([record["rounds"][-1]["after_cut"] for record in group]) if "rounds" in group[0] else "–"
+    return [text, f"{parameters:,}", f"{size:,}", epochs, after_cut, mean_std(accuracies(group))]
 
 
 def compress(records):
@@ -65,7 +56,7 @@ def compress(records):
 
     against = compared(direct, SHORT)
     others = compared(quantized, [name for name in SHORT if name != "quantized"])
-    loss = compare(accuracies(quantized), accuracy_before("quantized", quantized), photos)
+    loss = compare(accuracies(quantized), [record["validation_accuracy_before"] for record in quantized], photos)
     return {
         "rows": rows,
         "seeds": seeds_text(big),
