@@ -188,13 +188,13 @@ def short_commit(record):
 
 
 def provenance(found):
-    """(rows (section, records, seeds, commits, processor) on where the numbers come from, "").
+    """(rows (place in results/, records, seeds, commits, processor) on where the numbers come from, "").
 
     If all are from one processor, the rows without it, and it.
     """
     rows = []
-    for name, needs in found.items():
-        records = [record for need in needs.values() for record in all_records(need)]
+    for name, need in {name: need for needs in found.values() for name, need in needs.items()}.items():
+        records = list(all_records(need))
         seeds = sorted({record["seed"] for record in records if record.get("seed") is not None})
         commits = sorted(set(map(short_commit, records)))
         devices = sorted({re.sub(r", \d+ threads?$", "", record["device"]) for record in records})

@@ -170,7 +170,7 @@ def input_size(records, photos):
     sizes = input_sizes(records)
     total = next(iter(records["input_size/"].values()))["validation_photos"]
     pixels = [row[0] for row in sizes]
-    figure, (axes,) = panels(1, 2.0, width=3.4)
+    figure, (axes,) = panels(1, 1.6, width=3.4)
     bars = [100 * sampling_error(before, total) for _, before, _, _ in sizes]
     before, stored = ([100 * row[column] for row in sizes] for column in (1, 2))
     bits = f"{sizes[0][3]} bits, as stored"
@@ -178,7 +178,7 @@ def input_size(records, photos):
     axes.plot(pixels, stored, color=ORANGE, marker="s", linestyle="--", label=bits)
     trained = view_pixels(records["model_training.json"])
     axes.axvline(trained, color=GREY, linestyle=":", linewidth=0.9, label="size of training views")
-    axes.set(xlabel="input size, pixels", ylabel=f"accuracy ({photos}), %", xticks=pixels)
+    axes.set(xlabel="input size, pixels", ylabel="accuracy, %", xticks=pixels)
     figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
     return figure
 
@@ -188,7 +188,7 @@ def confusion(records, photos):
     record = records["evaluation.json"]
     names = list(record["class_accuracy"])
     shares = [[100 * count / max(sum(row), 1) for count in row] for row in record["confusion"]]
-    figure, (axes,) = panels(1, 3.2, width=4.2)
+    figure, (axes,) = panels(1, 2.3, width=4.2)
     axes.grid(False)
     # falling in lightness, so that grey printing keeps the order; an image would not be vectors
     axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)
@@ -198,9 +198,9 @@ def confusion(records, photos):
                 colour = "black" if share < 55 else "white"
                 axes.text(column + 0.5, row + 0.5, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
     centres = [index + 0.5 for index in range(len(names))]
-    axes.set(xticks=centres, yticks=centres, xlabel="taken for", ylabel=f"label ({photos})", aspect="equal")
+    axes.set(xticks=centres, yticks=centres, xlabel="taken for", ylabel=f"label ({photos})")
     axes.invert_yaxis()
-    axes.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticklabels(names)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -209,7 +209,7 @@ def confusion(records, photos):
 
 def reliability(records, photos):
     """Confidence against accuracy, before and after compression (Guo et al. 2017), and how many photos are how sure."""
-    figure = Figure(figsize=(2.9, 2.5), layout="constrained")
+    figure = Figure(figsize=(2.9, 2.0), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     before, after = records["evaluation_before.json"], records["evaluation.json"]
     axes.plot((0, 100), (0, 100), color=GREY, linewidth=0.9, linestyle=":", label="calibrated")
@@ -220,7 +220,7 @@ def reliability(records, photos):
     rows = after["reliability"]
     centres = [100 * (index + 0.5) / len(rows) for index in range(len(rows))]
     counts.bar(centres, [count for count, _, _ in rows], width=90 / len(rows), color=BLUE)
-    axes.set(ylabel=f"accuracy ({photos}), %", xlim=(0, 100), ylim=(0, 100))
+    axes.set(ylabel="accuracy, %", xlim=(0, 100), ylim=(0, 100))
     counts.set(xlabel="confidence, %", ylabel="photos")
     axes.legend()
     return figure
@@ -231,7 +231,7 @@ def classes(records, photos):
     before, after = records["evaluation_before.json"], records["evaluation.json"]
     names = sorted(after["class_accuracy"], key=after["class_accuracy"].get)
     totals = dict(zip(after["class_accuracy"], map(sum, after["confusion"])))
-    figure, (axes,) = panels(1, 1.75)
+    figure, (axes,) = panels(1, 1.4)
     looks = ((before, "32 bits", -0.2, ORANGE, "////"), (after, f"{after['bits']} bits, as handed in", 0.2, BLUE, None))
     for record, text, shift, colour, hatch in looks:
         accuracy = record["class_accuracy"]
@@ -241,7 +241,7 @@ def classes(records, photos):
             yerr=[100 * sampling_error(accuracy[name], totals[name]) for name in names],
             error_kw={"elinewidth": 0.7, "capsize": 1.5},
             width=0.38, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3, label=text)
-    axes.set(xticks=range(len(names)), ylabel=f"accuracy ({photos}), %", ylim=(0, 100))
+    axes.set(xticks=range(len(names)), ylabel="accuracy, %", ylim=(0, 100))
     axes.set_xticklabels([name.replace("/", "/\n").replace(" ", "\n") for name in names])
     axes.grid(axis="x", visible=False)
     axes.legend(loc="upper left", ncols=2)
