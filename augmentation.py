@@ -57,14 +57,18 @@ class Augmentation:
         affine = torch.stack([cos * width * mirror, -sin * height, x, sin * width * mirror, cos * height, y], 1).view(count, 2, 3)
 
         brightness, contrast, saturation = (uniform(1 - x, 1 + x) for x in (self.brightness, self.contrast, self.saturation))
-        colour = saturation.view(-1, 1, 1) * _hue_matrix(uniform(-self.hue, self.hue)) + (1 - saturation).view(-1, 1, 1) * torch.tensor(LUMA).expand(3, 3)
+        colour = (saturation.view(-1, 1, 1) * _hue_matrix(uniform(-self.hue, self.hue))
+                  + (1 - saturation).view(-1, 1, 1) * torch.tensor(LUMA).expand(3, 3))
         blur = torch.zeros(count, dtype=torch.int64)  # index in BLURS
         if self.blur:
             blur = (uniform(0, 1) < self.blur) * torch.randint(1, len(BLURS), (count,), generator=generator)
         return affine, colour * (brightness * contrast).view(-1, 1, 1), contrast, blur
 
     def __call__(self, photos, preprocessing, generator, size=None):
-        """Random views: uint8 (N, H, W, C) -> normalised float32 (N, C, size, size), channels last in memory; as large as the photos by default."""
+        """Random views: uint8 (N, H, W, C) -> normalised float32 (N, C, size, size), channels last in memory.
+
+        size: that of the photos by default.
+        """
         return self.apply(photos, preprocessing, self.draw(len(photos), generator), size)
 
     @staticmethod
@@ -83,7 +87,8 @@ class Augmentation:
         offset = (grey * (1 - contrast)).view(-1, 1, 1) / (255 * std.view(-1, 1)) - (mean / std).view(-1, 1)
         views = torch.baddbmm(offset, colour / (255 * std.view(-1, 1)), views.flatten(2))
         for channel, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std)):
-            views[:, channel].clamp_(-mean / std, (1 - mean) / std)  # to [0, 1] before the normalisation; faster than with tensors as bounds
+            # to [0, 1] before the normalisation; faster than with tensors as bounds
+            views[:, channel].clamp_(-mean / std, (1 - mean) / std)
         return views.unflatten(2, grid.shape[1:3]).contiguous(memory_format=torch.channels_last)
 
 
@@ -119,7 +124,8 @@ def _hue_matrix(turns):
 
 AUGMENTATIONS = {
     "none": None,
-    "course": Augmentation(scale=(0.6, 1.0), ratio=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0),  # crop, mirror image, rotation
+    "course": Augmentation(scale=(0.6, 1.0), ratio=1.0,  # crop, mirror image, rotation
+                           brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0),
     "light": Augmentation(scale=(0.6, 1.0), degrees=0.0, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.0),
     "standard": Augmentation(),
     "blurred": Augmentation(blur=0.5),

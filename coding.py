@@ -76,7 +76,8 @@ def byte_planes(stream):
 def pack(arrays):
     """[(kind, array)] as (coding, bytes)."""
     joined = streams(arrays)
-    tight, aligned = (b"".join(pack_codes(stream, kind) if isinstance(kind, int) else byte_planes(stream).tobytes() for kind, stream in joined.items())
+    tight, aligned = (b"".join(pack_codes(stream, kind) if isinstance(kind, int) else byte_planes(stream).tobytes()
+                               for kind, stream in joined.items())
                       for pack_codes in (pack_bits, pack_aligned))
     coded = lzma.compress(aligned, format=lzma.FORMAT_RAW, filters=FILTERS)
     bearable = len(aligned) <= MOST_EXPANSION * len(coded) and sum(map(len, joined.values())) <= MOST_VALUES * len(coded)
@@ -105,7 +106,8 @@ def unpack(coding, data, layout):
         if isinstance(kind, int):
             joined[kind] = unpack_codes(part, kind, totals[kind])
         else:
-            joined[kind] = np.ascontiguousarray(np.frombuffer(part, np.uint8).reshape(item_size(kind), totals[kind]).T).view("<" + kind).reshape(-1)
+            planes = np.frombuffer(part, np.uint8).reshape(item_size(kind), totals[kind])
+            joined[kind] = np.ascontiguousarray(planes.T).view("<" + kind).reshape(-1)
         offset += size
     arrays, places = [], dict.fromkeys(joined, 0)
     for kind, count in layout:
@@ -138,4 +140,5 @@ def entropy(values):
 def theoretical_size(arrays):
     """Bytes by entropy: every array of codes by its own histogram, the numbers by those of their byte streams."""
     codes = sum(entropy(array) for kind, array in arrays if isinstance(kind, int))
-    return codes + sum(entropy(plane) for kind, stream in streams(arrays).items() if not isinstance(kind, int) for plane in byte_planes(stream))
+    return codes + sum(entropy(plane) for kind, stream in streams(arrays).items() if not isinstance(kind, int)
+                       for plane in byte_planes(stream))

@@ -119,7 +119,8 @@ def list_labelled(root, split, class_names=None):
     folder = Path(root) / split
     files, folders = _entries(folder)
     if files and folders:
-        raise UserError(f"{folder} holds both photos ({files[0]}) and folders ({folders[0]}); use either <class>_<index>.jpg files or one folder per class")
+        raise UserError(f"{folder} holds both photos ({files[0]}) and folders ({folders[0]}); "
+                        "use either <class>_<index>.jpg files or one folder per class")
     paths, labels = [], []
     if folders:
         names = tuple(class_names or folders)
@@ -127,10 +128,12 @@ def list_labelled(root, split, class_names=None):
             raise UserError(f"{folder} has a single class folder ({folders[0]}); a classifier needs at least two")
         for name in folders:
             if name not in names:
-                raise UserError(f"{folder / name} is a class that the training photos do not have ({', '.join(names[:12])}); rename or remove it")
+                raise UserError(f"{folder / name} is a class that the training photos do not have "
+                                f"({', '.join(names[:12])}); rename or remove it")
             inside, deeper = _entries(folder / name)
             if deeper:
-                raise UserError(f"{folder / name / deeper[0]} is a folder inside a class folder; put the photos directly into {folder / name}")
+                raise UserError(f"{folder / name / deeper[0]} is a folder inside a class folder; "
+                                f"put the photos directly into {folder / name}")
             for file in inside:
                 _photo_stem(folder / name, file)
                 paths.append(folder / name / file)
@@ -145,7 +148,8 @@ def list_labelled(root, split, class_names=None):
         if label is None or index is None:
             raise UserError(f"{folder / file} is not named <class>_<index>.jpg; rename it or move it elsewhere")
         if label >= len(names):
-            raise UserError(f"{folder / file} has label {label}, but the classes are 0 to {len(names) - 1}; rename it or use one folder per class")
+            raise UserError(f"{folder / file} has label {label}, but the classes are 0 to {len(names) - 1}; "
+                            "rename it or use one folder per class")
         if (label, index) in found:
             raise UserError(f"{folder / found[label, index]} and {folder / file} have the same class and index; rename one")
         found[label, index] = file
@@ -166,7 +170,8 @@ def list_testing(folder, by_name=False):
         folder = folder / "testing"
     files, folders = _entries(folder)
     if not files:
-        raise UserError(f"{folder} holds no photos and no testing/ folder, only folders ({folders[0]}); name the folder that holds testing/")
+        raise UserError(f"{folder} holds no photos and no testing/ folder, only folders ({folders[0]}); "
+                        "name the folder that holds testing/")
     found = {}
     for file in files:
         stem = _photo_stem(folder, file)
@@ -193,7 +198,10 @@ def list_testing_beside(root):
 
 
 def photo_stream(listing, preprocessings, report, batch_size=64):
-    """Yield (rows, uint8 (n, size, size, channels) for each of the Preprocessings) until all photos of a listing were there; `report`: see `decode_stream`."""
+    """Yield (rows, uint8 (n, size, size, channels) for each of the Preprocessings) until all photos of a listing were there.
+
+    report: see `decode_stream`.
+    """
     if isinstance(listing, FaceListing):
         return face_stream(listing, preprocessings, batch_size)
     return decode_stream(listing.paths, preprocessings, report, batch_size, label=f"decoding {listing.folder.name}")
@@ -245,7 +253,8 @@ def _open_cache(place, count, preprocessing):
         photos = np.load(place / "photos.npy", mmap_mode="c", allow_pickle=False)
         if photos.shape != (count, *preprocessing.shape) or photos.dtype != np.uint8:
             return None
-        return photos, DecodeReport(*({int(row): str(reason) for row, reason in notes[kind].items()} for kind in ("truncated", "unreadable")))
+        reasons = ({int(row): str(reason) for row, reason in notes[kind].items()} for kind in ("truncated", "unreadable"))
+        return photos, DecodeReport(*reasons)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
 
@@ -323,4 +332,5 @@ def load_photos(listing, preprocessing, cache=None, log=None):
     rows = torch.tensor([row for row in range(len(photos)) if row not in report.unreadable], dtype=torch.int64)
     if not len(rows):
         raise UserError(f"none of the {len(photos)} files in {listing.folder} can be decoded as a photo; check the data")
-    return PhotoSet(torch.from_numpy(photos), rows, torch.tensor(listing.labels, dtype=torch.int64)[rows], listing.class_names, listing.fingerprint())
+    labels = torch.tensor(listing.labels, dtype=torch.int64)[rows]
+    return PhotoSet(torch.from_numpy(photos), rows, labels, listing.class_names, listing.fingerprint())

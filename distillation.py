@@ -19,7 +19,9 @@ from training import evaluate
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network in eval mode, the preprocessing it is used with, and the size in pixels of the random views it was trained on, if another."""
+    """A network in eval mode, the preprocessing it is used with, and the size in pixels of the random views it was
+    trained on, if another.
+    """
 
     network: nn.Module
     preprocessing: Preprocessing
@@ -28,7 +30,9 @@ class Teacher:
     transductive: bool = False  # whether it was trained on the photos to be predicted
 
     def logits(self, images, seen_by, size=None):
-        """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation and `size` (by default its input size)."""
+        """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation
+        and `size` (by default its input size).
+        """
         def constants(preprocessing):
             return (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
 
@@ -52,16 +56,21 @@ def read_teacher(path, class_names, size, device, channels=3):
         origin, taken = model.description.training, preprocessing.channels
     else:
         network = load_teacher(path)
-        preprocessing = Preprocessing(size=size, mean=(0.0,) * channels, std=(1.0,) * channels)  # values in [0, 1], as the provided teachers were trained
+        # values in [0, 1], as the provided teachers were trained
+        preprocessing = Preprocessing(size=size, mean=(0.0,) * channels, std=(1.0,) * channels)
         names, origin, taken = None, {}, network.conv1.in_channels
     classes = len(names) if names else network.fc.out_features
     if classes != len(class_names) or (names and tuple(names) != tuple(class_names)):
-        raise UserError(f"the teacher {path} knows {classes} classes ({', '.join(names[:3]) + ', ...' if names else 'unnamed'}) and the photos have "
+        theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
+        raise UserError(f"the teacher {path} knows {classes} classes ({theirs}) and the photos have "
                         f"{len(class_names)} ({', '.join(class_names[:3])}, ...); use a teacher of the same classes")
     if taken != channels:
-        raise UserError(f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; use a teacher that was trained on photos like them")
-    return Teacher(network.to(device, memory_format=torch.channels_last).requires_grad_(False), preprocessing, Path(path),
-                   view_size if type(view_size := origin.get("view_size")) is int and 16 <= view_size <= 4096 else None, bool(origin.get("transductive")))
+        raise UserError(f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; "
+                        "use a teacher that was trained on photos like them")
+    network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    view_size = origin.get("view_size")
+    usable = type(view_size) is int and 16 <= view_size <= 4096
+    return Teacher(network, preprocessing, Path(path), view_size if usable else None, bool(origin.get("transductive")))
 
 
 class SeenBy(nn.Module):
@@ -80,7 +89,8 @@ def check_teacher(teacher, validation, preprocessing, device, batches=None):
     accuracy = evaluate(SeenBy(teacher, preprocessing), validation, preprocessing, device, batches=batches)[1]
     guessing = validation.labels.bincount().max().item() / len(validation)
     if accuracy <= guessing and batches is None:
-        raise UserError(f"the teacher {teacher.path} is right for {accuracy:.1%} of the validation photos, and always naming the commonest class for {guessing:.1%}; "
+        raise UserError(f"the teacher {teacher.path} is right for {accuracy:.1%} of the validation photos, "
+                        f"and always naming the commonest class for {guessing:.1%}; "
                         "check its input size and normalisation, or use another teacher")
     return accuracy
 
@@ -128,9 +138,12 @@ class Distillation:
 def add_distillation(parser, required):
     """`--teacher` and what goes with it, in every script that can distil; returns the group for what is the script's own."""
     group = parser.add_argument_group("distillation")
-    group.add_argument("--teacher", type=Path, action="append", default=[], required=required, metavar="FILE", help="ResNet-18 state_dict, checkpoint or model file; repeat to average several")
-    group.add_argument("--teacher-size", type=number(int, 16, 4096), default=128, metavar="PIXELS", help="input size of a ResNet-18 state_dict")
-    group.add_argument("--alpha", type=number(float, 0, 1), default=0.8, help="weight of the teacher: 1 = soft labels only, 0 = hard labels only")
+    group.add_argument("--teacher", type=Path, action="append", default=[], required=required, metavar="FILE",
+                       help="ResNet-18 state_dict, checkpoint or model file; repeat to average several")
+    group.add_argument("--teacher-size", type=number(int, 16, 4096), default=128, metavar="PIXELS",
+                       help="input size of a ResNet-18 state_dict")
+    group.add_argument("--alpha", type=number(float, 0, 1), default=0.8,
+                       help="weight of the teacher: 1 = soft labels only, 0 = hard labels only")
     group.add_argument("--temperature", type=number(float, 0, 1000, open_low=True), default=4.0, help="softens both distributions")
     return group
 
@@ -145,12 +158,14 @@ def check_distillation(parser, options):
 
 def read_teachers(options, validation, preprocessing, device):
     """The teachers that the options name, checked on the student's input, and what a record says of them: (list, list of dicts)."""
-    teachers = [read_teacher(path, validation.class_names, options.teacher_size, device, preprocessing.channels) for path in options.teacher]
+    teachers = [read_teacher(path, validation.class_names, options.teacher_size, device, preprocessing.channels)
+                for path in options.teacher]
     told = []
     for teacher in teachers:
         accuracy = check_teacher(teacher, validation, preprocessing, device, batches=2 if options.dry_run else None)
-        print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views seen at {teacher.preprocessing.size} px"
-              + (", of two batches only" if options.dry_run else ""))
+        print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views "
+              f"seen at {teacher.preprocessing.size} px" + (", of two batches only" if options.dry_run else ""))
         told.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
-                     "size": teacher.preprocessing.size, "validation_accuracy": accuracy, **({"transductive": True} if teacher.transductive else {})})
+                     "size": teacher.preprocessing.size, "validation_accuracy": accuracy,
+                     **({"transductive": True} if teacher.transductive else {})})
     return teachers, told

@@ -34,7 +34,10 @@ BINS = 10  # of the reliability diagram
 
 @torch.inference_mode()
 def probabilities(network, photos, preprocessing, device, tta=False, batch_size=256):
-    """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of `inputs_of`, whose photos may be smaller than the input."""
+    """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of `inputs_of`.
+
+    The photos may be smaller than the input.
+    """
     answers, sizes = [], [each.size for each in inputs_of(preprocessing, tta)]
     for positions in torch.arange(len(photos[0])).split(batch_size):
         inputs = [resized(part.batch(positions, device)[0], size) for part, size in zip(photos, sizes, strict=True)]
@@ -74,7 +77,8 @@ def calibration(probability, labels, bins=BINS):
 
 def load_sizes(listing, preprocessings, cache, told=False):
     """A PhotoSet of the listing by each of the Preprocessings; what is wrong with the photos is told once, unless it was `told` before."""
-    return [load_photos(listing, preprocessing, cache, (lambda text: None) if told or index else None) for index, preprocessing in enumerate(preprocessings)]
+    return [load_photos(listing, preprocessing, cache, (lambda text: None) if told or index else None)
+            for index, preprocessing in enumerate(preprocessings)]
 
 
 def shorter_sides(listing):
@@ -92,13 +96,20 @@ def shorter_sides(listing):
 
 
 def agreement(network, teacher, photos, preprocessing, device, tta=False):
-    """Share of photos (a PhotoSet for each of `inputs_of`) to which a network and a Teacher give the same answer; both see the network's input."""
-    answers = (probabilities(asked, photos, preprocessing, device, tta).argmax(1) for asked in (network, SeenBy(teacher, preprocessing).eval()))
+    """Share of photos to which a network and a Teacher give the same answer; both see the network's input.
+
+    photos: a PhotoSet for each of `inputs_of`.
+    """
+    answers = (probabilities(asked, photos, preprocessing, device, tta).argmax(1)
+               for asked in (network, SeenBy(teacher, preprocessing).eval()))
     return torch.eq(*answers).double().mean().item()
 
 
 def measure(model, listing, photos, device, tta=False, reduced=None):
-    """What a Model does on the photos of a Listing, as plain values. photos: a PhotoSet for each of `inputs_of`; `reduced`: one of the same photos, smaller."""
+    """What a Model does on the photos of a Listing, as plain values.
+
+    photos: a PhotoSet for each of `inputs_of`; `reduced`: one of the same photos, smaller.
+    """
     preprocessing, names = model.description.preprocessing, model.description.class_names
     network = model.build().to(device, memory_format=torch.channels_last)
     answers, labels = probabilities(network, photos, preprocessing, device, tta), photos[0].labels.cpu()
@@ -107,7 +118,8 @@ def measure(model, listing, photos, device, tta=False, reduced=None):
     small = shorter_sides(listing)[photos[0].rows.cpu()] < preprocessing.size
     table = confusion(predicted, labels, len(names))
     error, reliability = calibration(answers, labels)
-    result = {"photos": len(labels), "tta": tta, "accuracy": right.double().mean().item(), "cross_entropy": F.nll_loss(answers.clamp(min=1e-12).log(), labels).item(),
+    result = {"photos": len(labels), "tta": tta, "accuracy": right.double().mean().item(),
+              "cross_entropy": F.nll_loss(answers.clamp(min=1e-12).log(), labels).item(),
               "small_photos": int(small.sum())}
     for name, part in (("accuracy_of_small", right[small]), ("accuracy_of_larger", right[~small])):
         result[name] = part.double().mean().item() if len(part) else None
@@ -123,9 +135,13 @@ def main(argv=None):
     options = parser(__doc__)
     options.add_argument("model", type=Path, help="model file or checkpoint")
     options.add_argument("data", type=Path, help="root that holds validation/")
-    options.add_argument("--reduce", type=number(int, 16, 4096), metavar="PIXELS", help="also measure every photo scaled down to this size first")
-    options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False, help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
-    options.add_argument("--teacher", type=Path, metavar="FILE", help="also tell how often the model agrees with this one: ResNet-18 state_dict, checkpoint or model file")
+    options.add_argument("--reduce", type=number(int, 16, 4096), metavar="PIXELS",
+                         help="also measure every photo scaled down to this size first")
+    options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False,
+                         help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
+    options.add_argument("--teacher", type=Path, metavar="FILE",
+                         help="also tell how often the model agrees with this one: ResNet-18 state_dict, "
+                              "checkpoint or model file")
     add_cache(options)
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options.add_argument("--record", type=Path, help="also write a JSON record there")
@@ -135,29 +151,39 @@ def main(argv=None):
     device, model = pick_device(options.device), load_model(options.model)
     preprocessing = model.description.preprocessing
     if options.reduce and (preprocessing.resize == "course" or options.reduce >= preprocessing.size):
-        raise UserError(f"--reduce {options.reduce} does not reduce what {options.model} looks at ({preprocessing.size} px, resize rule {preprocessing.resize}); "
+        raise UserError(f"--reduce {options.reduce} does not reduce what {options.model} looks at "
+                        f"({preprocessing.size} px, resize rule {preprocessing.resize}); "
                         "use fewer pixels, and a model of another rule than course")
     if options.record:
         check_output(options.record)
-    teacher = read_teacher(options.teacher, model.description.class_names, preprocessing.size, device, preprocessing.channels) if options.teacher else None
+    teacher = (read_teacher(options.teacher, model.description.class_names, preprocessing.size, device, preprocessing.channels)
+               if options.teacher else None)
     listing = list_labelled(options.data, "validation", model.description.class_names)
     photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
-    reduced = load_sizes(listing, [replace(preprocessing, size=options.reduce)], cache_folder(options), told=True)[0] if options.reduce else None
+    reduced = (load_sizes(listing, [replace(preprocessing, size=options.reduce)], cache_folder(options), told=True)[0]
+               if options.reduce else None)
     result = measure(model, listing, photos, device, options.tta, reduced)
     if teacher:
         network, testing = model.build().to(device, memory_format=torch.channels_last), list_testing_beside(options.data)
-        asked = {"validation": photos, **({"testing": load_sizes(testing, inputs_of(preprocessing, options.tta), cache_folder(options))} if testing else {})}
-        result["agreement"] = {split: agreement(network, teacher, part, preprocessing, device, options.tta) for split, part in asked.items()}
+        asked = {"validation": photos}
+        if testing:
+            asked["testing"] = load_sizes(testing, inputs_of(preprocessing, options.tta), cache_folder(options))
+        result["agreement"] = {split: agreement(network, teacher, part, preprocessing, device, options.tta)
+                               for split, part in asked.items()}
     if options.record:
-        write_record(options.record, {**provenance(device, data={"validation": photos[0].fingerprint}), "model": model.description.to_dict(), "bits": model.bits, **result})
+        write_record(options.record, {**provenance(device, data={"validation": photos[0].fingerprint}),
+                                      "model": model.description.to_dict(), "bits": model.bits, **result})
     print(f"{model.description.architecture}, {preprocessing.size} px, {result['photos']:,} photos: accuracy {result['accuracy']:.4f}, "
           f"cross-entropy {result['cross_entropy']:.4f}, calibration error {result['calibration_error']:.4f}")
-    for name, text in (("accuracy_of_small", f"shorter side below {preprocessing.size} px"), ("accuracy_of_larger", "the others"), ("accuracy_reduced", f"all, first reduced to {options.reduce} px")):
+    for name, text in (("accuracy_of_small", f"shorter side below {preprocessing.size} px"),
+                       ("accuracy_of_larger", "the others"),
+                       ("accuracy_reduced", f"all, first reduced to {options.reduce} px")):
         if result.get(name) is not None:
             print(f"  {result[name]:.4f}  {text}")
     for (name, accuracy), row in zip(result["class_accuracy"].items(), result["confusion"]):
         count, other = max((count, other) for other, count in zip(result["class_accuracy"], row) if other != name)
-        print(f"  {'none  ' if accuracy is None else f'{accuracy:.4f}'}  {name} ({sum(row)} photos" + (f"; most often taken for {other}, {count} times)" if count else ")"))
+        shown = "none  " if accuracy is None else f"{accuracy:.4f}"
+        print(f"  {shown}  {name} ({sum(row)} photos" + (f"; most often taken for {other}, {count} times)" if count else ")"))
     for split, share in result.get("agreement", {}).items():
         print(f"  {share:.4f}  agreement with {options.teacher} on {len(asked[split][0]):,} {split} photos")
     return 0

@@ -96,7 +96,8 @@ def _pixels(where, feature):
     if len(values) != SIDE * SIDE:
         raise UserError(f"{where} has {len(values):,} pixels and a face has {SIDE} x {SIDE} = {SIDE * SIDE:,}; mend or remove it")
     if values.min() < 0 or values.max() > 255:
-        raise UserError(f"{where} has a pixel of {values.min() if values.min() < 0 else values.max()} and grey values are 0 to 255; mend or remove it")
+        raise UserError(f"{where} has a pixel of {values.min() if values.min() < 0 else values.max()} "
+                        "and grey values are 0 to 255; mend or remove it")
     return values.astype(np.uint8).reshape(SIDE, SIDE)
 
 
@@ -109,7 +110,8 @@ def list_faces(path, split, class_names=None):
     `class_names`, those of a network, are others than the faces'.
     """
     if class_names and tuple(class_names) != FACE_CLASSES:
-        raise UserError(f"{path} has the classes {', '.join(FACE_CLASSES[:3])}, ... and the network knows {', '.join(class_names[:3])}, ...; use one that was trained on such faces")
+        raise UserError(f"{path} has the classes {', '.join(FACE_CLASSES[:3])}, ... and the network knows "
+                        f"{', '.join(class_names[:3])}, ...; use one that was trained on such faces")
     beside = path.with_name("validation.csv")
     separate = beside.is_file()
     if separate and split == "training" and path == beside:
@@ -129,7 +131,8 @@ def list_faces(path, split, class_names=None):
     if not seen:
         raise UserError(f"{path} has a header and no faces; name a CSV with rows of label,feature")
     if not faces:
-        raise UserError(f"{path} has no class with ten faces, of which the tenth is for validation; add rows, or a validation.csv beside it")
+        raise UserError(f"{path} has no class with ten faces, of which the tenth is for validation; "
+                        "add rows, or a validation.csv beside it")
     return FaceListing(path, np.stack(faces), tuple(labels), FACE_CLASSES, digest.hexdigest()[:16])
 
 
@@ -142,7 +145,8 @@ def list_testing_faces(path, by_name=False):
     for where, value, feature in _rows(path, "id"):
         identity = value if by_name else _whole_number(value)
         if identity is None or identity == "":
-            raise UserError(f"{where} has the id {value[:40]!r}, which is " + ("empty; mend it" if by_name else "no whole number; mend it or predict with --ids names"))
+            fault = "empty; mend it" if by_name else "no whole number; mend it or predict with --ids names"
+            raise UserError(f"{where} has the id {value[:40]!r}, which is {fault}")
         if identity in found:
             raise UserError(f"{where} has the id {value[:40]}, which an earlier line has too; mend one of them")
         found[identity] = _pixels(where, feature)

@@ -45,7 +45,8 @@ def load_foreign(path):
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions") from None
     except (ValueError, OverflowError) as error:  # Python's integers may be too large for any float
         reason = " ".join(str(error).split())[:150]
-        raise UserError(f"{path} is damaged or no model file ({reason}); use a file of this project or one of the course's formats") from None
+        raise UserError(f"{path} is damaged or no model file ({reason}); "
+                        "use a file of this project or one of the course's formats") from None
     return recognise(path, state, bits)
 
 
@@ -80,7 +81,8 @@ def read_tensors(data, path):
     for name, value in content.items():
         *bounds, array = value if isinstance(value, tuple) and value else (value,)
         array = array.value if isinstance(array, Array) else array
-        if not all(isinstance(number, (np.number, int, float)) for number in bounds) or not isinstance(array, (np.ndarray, np.number, int, float)):
+        if (not all(isinstance(number, (np.number, int, float)) for number in bounds)
+                or not isinstance(array, (np.ndarray, np.number, int, float))):
             raise ValueError(f"{ascii(name)[:80]} is neither an array nor (minimum, maximum, codes)")
         array = np.asarray(array)
         total += array.nbytes
@@ -104,7 +106,8 @@ def read_tensors(data, path):
 
 def is_state_dict(content):
     """Whether what `torch.save` wrote is a bare dict of tensors."""
-    return isinstance(content, dict) and len(content) > 0 and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items())
+    return (isinstance(content, dict) and len(content) > 0
+            and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()))
 
 
 def recognise(path, state, bits=32):
@@ -120,7 +123,8 @@ def recognise(path, state, bits=32):
     for name, architecture in ARCHITECTURES.items() if kernels and matrices else ():
         arguments = {"num_classes": matrices[-1][0], "in_channels": kernels[0][1]}
         if architecture.network is DepthwiseNet:
-            arguments |= {"widths": tuple(shape[0] for shape in kernels[:1] + kernels[2::2]), "hidden": matrices[0][0] if len(matrices) > 1 else 0}
+            arguments |= {"widths": tuple(shape[0] for shape in kernels[:1] + kernels[2::2]),
+                          "hidden": matrices[0][0] if len(matrices) > 1 else 0}
         if _skeleton(name) != [(_kind(tensor), len(shape)) for tensor, shape in zip(state, shapes)]:
             continue
         renamed = _renamed(name, arguments, state)
@@ -133,7 +137,8 @@ def recognise(path, state, bits=32):
     for tensor, value in renamed.items():
         if tensor.endswith("running_var") and (value < 0).any():
             raise UserError(f"tensor {tensor} in {path} has negative variances; use an undamaged file")
-    names = FOOD11_CLASSES if arguments["num_classes"] == len(FOOD11_CLASSES) else [f"class {label}" for label in range(arguments["num_classes"])]
+    classes = arguments["num_classes"]
+    names = FOOD11_CLASSES if classes == len(FOOD11_CLASSES) else [f"class {label}" for label in range(classes)]
     return Model(Description.of(name, arguments, names, COURSE_PREPROCESSING, {"from": "a file of another program"}), renamed, bits, path)
 
 
@@ -186,7 +191,8 @@ def export(state_dict, bits):
     for name, tensor in state_dict.items():
         array = tensor.detach().cpu().numpy()
         if not np.isfinite(array).all() or (bits == 16 and np.abs(array).max(initial=0) > np.finfo(np.float16).max and array.ndim):
-            raise UserError(f"tensor {name} holds values that {bits} bits of the course's format cannot; take another format or train again")
+            raise UserError(f"tensor {name} holds values that {bits} bits of the course's format cannot; "
+                            "take another format or train again")
         content[name] = np.float64(array) if not array.ndim else array.astype(np.float16) if bits == 16 else quantize_minmax(array)
     # NumPy 2 has moved this module; under the old name, NumPy 1 reads the file too. Protocol 3 writes names without their lengths.
     return pickle.dumps(content, protocol=3).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")

@@ -69,9 +69,11 @@ def main(argv=None):
     options.add_argument("data", type=Path, help="root that holds testing/, or the folder of photos itself, or a CSV of faces (id,feature)")
     options.add_argument("output", type=Path, help="the CSV to write")
     options.add_argument("--model", type=Path, default=Path(__file__).parent / "model.bin", help="model file or checkpoint")
-    options.add_argument("--ids", choices=("numbers", "names"), default="numbers", help="numbers: <id>.jpg as on Kaggle; names: any file name")
+    options.add_argument("--ids", choices=("numbers", "names"), default="numbers",
+                         help="numbers: <id>.jpg as on Kaggle; names: any file name")
     options.add_argument("--top-k", nargs=2, metavar=("K", "CSV"), help="also write the K most probable classes to a second file")
-    options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False, help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
+    options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False,
+                         help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
     options.add_argument("--batch-size", type=number(int, 1), default=64, help="photos per forward pass")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger model file")

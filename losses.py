@@ -61,7 +61,8 @@ def distillation_loss(student_logits, teacher_probabilities, labels, alpha, temp
     T^2 keeps the gradient's scale independent of T. Raises UserError for alpha outside [0, 1] or T <= 0.
     """
     if not 0 <= alpha <= 1 or not temperature > 0:
-        raise UserError(f"alpha = {alpha} and temperature = {temperature} make no distillation loss; use alpha in [0, 1] and a temperature above 0")
+        raise UserError(f"alpha = {alpha} and temperature = {temperature} make no distillation loss; "
+                        "use alpha in [0, 1] and a temperature above 0")
     loss = student_logits.new_zeros(())
     if alpha > 0:
         log_student = F.log_softmax(student_logits / temperature, dim=1)

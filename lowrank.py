@@ -37,10 +37,12 @@ class Factors(nn.Sequential):
     def __init__(self, layer, rank):
         like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
         if isinstance(layer, nn.Linear):
-            super().__init__(nn.Linear(layer.in_features, rank, bias=False, **like), nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like))
+            super().__init__(nn.Linear(layer.in_features, rank, bias=False, **like),
+                             nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like))
         else:
             super().__init__(
-                nn.Conv2d(layer.in_channels, rank, layer.kernel_size, layer.stride, layer.padding, layer.dilation, bias=False, padding_mode=layer.padding_mode, **like),
+                nn.Conv2d(layer.in_channels, rank, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
+                          bias=False, padding_mode=layer.padding_mode, **like),
                 nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None, **like))
 
     @torch.no_grad()
@@ -75,7 +77,8 @@ def factorise(network, ranks, svd=False):
     possible = factorisable(network)
     for name, rank in ranks.items():
         if name not in possible:
-            raise UserError(f"ranks names {str(name)[:50]!r}, which is no linear layer or ungrouped convolution of the network; it has {', '.join(possible)}"[:400])
+            raise UserError(f"ranks names {str(name)[:50]!r}, which is no linear layer or ungrouped convolution "
+                            f"of the network; it has {', '.join(possible)}"[:400])
         if type(rank) is not int or not 1 <= rank <= 100_000:
             raise UserError(f"ranks gives {name} the rank {str(rank)[:50]}; it must be a whole number from 1 to 100,000")
     for name, rank in ranks.items():
@@ -109,7 +112,8 @@ def choose_ranks(network, fraction, order=None):
     else:
         ranks = Counter(order[: int(len(order) * fraction)])
     ranks = {name: max(1, ranks[name]) for name in layers}
-    return {name: rank for name, rank in ranks.items() if factorised_parameters(layers[name], rank) < sum(one.numel() for one in layers[name].parameters())}
+    return {name: rank for name, rank in ranks.items()
+            if factorised_parameters(layers[name], rank) < sum(one.numel() for one in layers[name].parameters())}
 
 
 def directions(network):
@@ -121,5 +125,7 @@ def directions(network):
     found = []
     for name, layer in factorisable(network).items():
         energies = torch.linalg.svdvals(layer.weight.detach().flatten(1).double()).square()
-        found += [(worth, name) for worth in (energies / energies.sum().clamp(min=1e-300) / (len(layer.weight) + layer.weight[0].numel())).tolist()]
+        shares = energies / energies.sum().clamp(min=1e-300)
+        cost = len(layer.weight) + layer.weight[0].numel()  # numbers that one rank adds
+        found += [(worth, name) for worth in (shares / cost).tolist()]
     return [name for _, name in sorted(found, reverse=True)]

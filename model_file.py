@@ -65,13 +65,15 @@ class Description:
     def from_dict(cls, values, path):
         """The inverse of `to_dict`; raises UserError naming `path` if something is missing or of the wrong kind."""
         try:
-            values = json.loads(json.dumps({key: values[key] for key in ("architecture", "arguments", "class_names", "preprocessing", "training")}))
+            fields = ("architecture", "arguments", "class_names", "preprocessing", "training")
+            values = json.loads(json.dumps({key: values[key] for key in fields}))
             description = cls(values["architecture"], dict(values["arguments"]), tuple(values["class_names"]),
                               Preprocessing(**values["preprocessing"]), dict(values["training"]))
             if not all(isinstance(name, str) for name in (description.architecture, *description.class_names)):
                 raise TypeError("names must be text")
         except (KeyError, TypeError, ValueError, RecursionError) as error:  # json: TypeError for what is not a plain value
-            raise UserError(f"{path} does not describe its network ({type(error).__name__}: {str(error)[:150]}); make the file anew") from None
+            reason = f"{type(error).__name__}: {str(error)[:150]}"
+            raise UserError(f"{path} does not describe its network ({reason}); make the file anew") from None
         if description.arguments.get("num_classes") != len(description.class_names):
             raise UserError(f"{path} names {len(description.class_names)} classes, which is not what its network has; make the file anew")
         return description
@@ -103,7 +105,9 @@ class Description:
         """UserError if the network does not take the channels that the preprocessing makes."""
         channels = next(module.in_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d))
         if channels != self.preprocessing.channels:
-            raise UserError(f"{self.architecture} with {channels} input channel(s) cannot read {'RGB' if self.preprocessing.channels == 3 else 'grey'} photos; build it with in_channels={self.preprocessing.channels}")
+            photos = "RGB" if self.preprocessing.channels == 3 else "grey"
+            raise UserError(f"{self.architecture} with {channels} input channel(s) cannot read {photos} photos; "
+                            f"build it with in_channels={self.preprocessing.channels}")
 
 
 # ---------------------------------------------------------------- all tensors
@@ -144,15 +148,17 @@ def predicted_data_bytes(description, scheme):
     """Bytes of all tensors packed to the bit, from the shapes alone; the entropy coding behind it takes off what it can."""
     tensors = description.skeleton().state_dict()
     bits = scheme.bits_of(tensors)
-    entries = [entry for name, tensor in tensors.items() for entry in layout_of(storage_of(tensor, bits.get(name), scheme), tuple(tensor.shape))]
+    entries = [entry for name, tensor in tensors.items()
+               for entry in layout_of(storage_of(tensor, bits.get(name), scheme), tuple(tensor.shape))]
     return sum(coding.packed_size(kind, sum(count for one, count in entries if one == kind)) for kind in coding.KINDS)
 
 
 def predicted_file_bytes(description, scheme):
     """Bytes of a model file that is packed to the bit but not entropy-coded, from the shapes alone."""
     shapes = shapes_of(description.skeleton())
-    content = {"format": MODEL_FORMAT, "version": MODEL_VERSION, **description.to_dict(), "bits": scheme.bits, "storage": "f2 " * len(shapes),
-               "layout": layout_checksum(shapes), "coding": "bits", "data": torch.zeros(1, dtype=torch.uint8), "crc32": 1 << 31}
+    content = {"format": MODEL_FORMAT, "version": MODEL_VERSION, **description.to_dict(),
+               "bits": scheme.bits, "storage": "f2 " * len(shapes), "layout": layout_checksum(shapes),
+               "coding": "bits", "data": torch.zeros(1, dtype=torch.uint8), "crc32": 1 << 31}
     return len(to_bytes(content)) + predicted_data_bytes(description, scheme)
 
 
@@ -190,7 +196,8 @@ def encode(description, state_dict, scheme=None, scales=None):
 
 def labelled(stored, shapes):
     """[(kind, array)] for `coding` of all the arrays of [(storage, arrays)]."""
-    return [(kind, array) for (storage, arrays), shape in zip(stored, shapes) for (kind, _), array in zip(layout_of(storage, shape), arrays)]
+    return [(kind, array) for (storage, arrays), shape in zip(stored, shapes)
+            for (kind, _), array in zip(layout_of(storage, shape), arrays)]
 
 
 def sizes(content):
@@ -232,7 +239,8 @@ def decode(content, path="the model"):
         description = Description.from_dict(content, path)
         shapes = shapes_of(description.skeleton(path))
         if content["layout"] != layout_checksum(shapes):
-            raise UserError(f"the weights in {path} do not fit {description.architecture} as this program builds it; use the matching release")
+            raise UserError(f"the weights in {path} do not fit {description.architecture} as this program builds it; "
+                            "use the matching release")
         stored = stored_tensors(content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes.values())
         return {name: restore_tensor(*one, shape) for (name, shape), one in zip(shapes.items(), stored)}
     except UserError:
@@ -281,7 +289,8 @@ def load_model(path, max_bytes=None):
 
     path = Path(path)
     if max_bytes is not None and path.is_file() and path.stat().st_size > max_bytes:
-        raise UserError(f"{path} has {path.stat().st_size:,} bytes and at most {max_bytes:,} are allowed; quantize it further or raise --max-bytes")
+        raise UserError(f"{path} has {path.stat().st_size:,} bytes and at most {max_bytes:,} are allowed; "
+                        "quantize it further or raise --max-bytes")
     if path.is_file() and not is_torch_stream(path):
         return foreign_files.load_foreign(path)
     content = read_torch(path, "model file")
@@ -289,14 +298,18 @@ def load_model(path, max_bytes=None):
     if foreign_files.is_state_dict(content):
         return foreign_files.recognise(path, content)
     if not isinstance(kind, str) or kind not in (MODEL_FORMAT, CHECKPOINT_FORMAT):
-        raise UserError(f"{path} was not written by this project (no model or checkpoint header); use model.bin or a checkpoint of the training scripts")
+        raise UserError(f"{path} was not written by this project (no model or checkpoint header); "
+                        "use model.bin or a checkpoint of the training scripts")
     newest = MODEL_VERSION if kind == MODEL_FORMAT else VERSION
     if repr(content.get("version")) not in map(repr, range(1, newest + 1)):
-        raise UserError(f"{path} has format version {str(content.get('version'))[:20]} and this program reads up to version {newest}; use the matching release")
+        raise UserError(f"{path} has format version {str(content.get('version'))[:20]} and this program reads "
+                        f"up to version {newest}; use the matching release")
     description = Description.from_dict(content, path)
     if kind == MODEL_FORMAT:
         return Model(description, decode(content, path), content.get("bits"), path)
     weights = content.get("state_dict")
-    if not isinstance(weights, dict) or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()):
+    if (not isinstance(weights, dict)
+            or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items())):
         raise UserError(f"{path} is a checkpoint without a state_dict; use best.pt of a training script")
-    return Model(description, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}, 32, path)
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    return Model(description, weights, 32, path)

@@ -99,7 +99,8 @@ def build(name, /, **arguments):
         if isinstance(defaults.get(argument), tuple) and not isinstance(value, (list, tuple)):
             raise UserError(f"{name} takes a list for {argument}; write {argument}={value}, with a comma behind each number")
         if len(values) > MOST_LAYERS or not all(isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 100_000 for one in values):
-            raise UserError(f"{name} cannot be built with this {argument}: it must be a number or list of at most {MOST_LAYERS} numbers from 0 to 100,000")
+            raise UserError(f"{name} cannot be built with this {argument}: "
+                            f"it must be a number or list of at most {MOST_LAYERS} numbers from 0 to 100,000")
     try:
         network = make(**{**defaults, **arguments})
     except UserError:
@@ -139,11 +140,14 @@ def load_teacher(path):
     normalisation. Raises UserError if the file is anything else.
     """
     state = read_torch(path, "teacher file")
-    if not isinstance(state, dict) or not state or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
+    if (not isinstance(state, dict) or not state
+            or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items())):
         raise UserError(f"{path} holds no plain state_dict; a teacher is the state_dict of torchvision's ResNet-18")
     state = {key.removeprefix("module."): value.float() if value.is_floating_point() else value for key, value in state.items()}
-    if any(name not in state or state[name].ndim != dimensions or 0 in state[name].shape for name, dimensions in (("conv1.weight", 4), ("fc.weight", 2))):
-        raise UserError(f"{path} is not a ResNet-18: it has no conv1.weight and fc.weight; a teacher is the state_dict of torchvision's ResNet-18")
+    if any(name not in state or state[name].ndim != dimensions or 0 in state[name].shape
+           for name, dimensions in (("conv1.weight", 4), ("fc.weight", 2))):
+        raise UserError(f"{path} is not a ResNet-18: it has no conv1.weight and fc.weight; "
+                        "a teacher is the state_dict of torchvision's ResNet-18")
     teacher = build("resnet18", num_classes=len(state["fc.weight"]), in_channels=state["conv1.weight"].shape[1])
     try:
         teacher.load_state_dict(state)
@@ -184,14 +188,16 @@ def parse_arguments(settings):
         try:
             arguments[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            raise UserError(f"--set {setting} is not ARG=VALUE with a number or a list of numbers; write e.g. --set widths=16,32,64") from None
+            raise UserError(f"--set {setting} is not ARG=VALUE with a number or a list of numbers; "
+                            "write e.g. --set widths=16,32,64") from None
     return arguments
 
 
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("--only", metavar="NAME", help="show this network alone")
-    options.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64 or num_classes=5")
+    options.add_argument("--set", metavar="ARG=VALUE", action="append", default=[],
+                         help="an argument of the network, e.g. widths=16,32,64 or num_classes=5")
     options.add_argument("--max-bytes", type=number(int, 1), default=300_000, metavar="N", help="mark what fits in a file of N bytes")
     options = options.parse_args(argv)
     arguments = parse_arguments(options.set)
@@ -199,9 +205,11 @@ def main(argv=None):
         raise UserError("--set changes one network; name it with --only")
 
     rows = [plan(name, **arguments) for name in ([options.only] if options.only else ARCHITECTURES)]
-    print(f"{'network':15}{'input':>6}{'parameters':>13}{'MACs':>16}{'bytes, 16 bits':>16}{'8 bits':>13}{'6 bits':>13}{'4 bits':>13}   * = fits in {options.max_bytes:,}")
+    print(f"{'network':15}{'input':>6}{'parameters':>13}{'MACs':>16}"
+          f"{'bytes, 16 bits':>16}{'8 bits':>13}{'6 bits':>13}{'4 bits':>13}   * = fits in {options.max_bytes:,}")
     for row in rows:
-        sizes = "".join(f"{size:>{width},}{'*' if size <= options.max_bytes else ' '}" for size, width in zip(row["bytes"].values(), (15, 12, 12, 12)))
+        sizes = "".join(f"{size:>{width},}{'*' if size <= options.max_bytes else ' '}"
+                        for size, width in zip(row["bytes"].values(), (15, 12, 12, 12)))
         print(f"{row['name']:15}{row['input']:>6}{row['parameters']:>13,}{row['macs']:>16,}{sizes}")
     return 0
 

@@ -147,7 +147,8 @@ class FaceMobileNet(Classifier):
                  dropouts=(0.1, 0.1, 0.1, 0.1, 0.2, 0.2, 0.0), num_classes=7, in_channels=1):
         super().__init__()
         if not len(widths) == len(dropouts) == len(strides) + 1:
-            raise UserError(f"widths and dropouts must be equally long and strides one shorter, not {len(widths)}, {len(dropouts)} and {len(strides)}")
+            raise UserError("widths and dropouts must be equally long and strides one shorter, "
+                            f"not {len(widths)}, {len(dropouts)} and {len(strides)}")
         layers = [nn.Conv2d(in_channels, widths[0], 3, 2, 1, bias=False), *norm_act(widths[0], nn.ReLU()), nn.Dropout(dropouts[0])]
         for before, after, stride, dropout in zip(widths, widths[1:], strides, dropouts[1:]):
             layers.append(sequential(
@@ -230,8 +231,8 @@ class MobileNetV2(Classifier):
     def __init__(self, widths, expansions, strides, stem=32, hidden=None, residual=None, num_classes=11, in_channels=3):
         super().__init__()
         if not len(widths) == len(expansions) == len(strides) == len(hidden or widths) == len(residual or widths):
-            raise UserError(f"widths, expansions, strides, hidden and residual must be equally long, not {len(widths)}, {len(expansions)}, {len(strides)}, "
-                            f"{len(hidden or widths)} and {len(residual or widths)}")
+            raise UserError(f"widths, expansions, strides, hidden and residual must be equally long, not {len(widths)}, "
+                            f"{len(expansions)}, {len(strides)}, {len(hidden or widths)} and {len(residual or widths)}")
         layers, before = [nn.Conv2d(in_channels, stem, 3, 2, 1, bias=False), *norm_act(stem, nn.ReLU6())], stem
         for index, (width, expansion, stride) in enumerate(zip(widths, expansions, strides)):
             between = before if expansion == 1 else hidden[index] if hidden else expansion * before

@@ -16,7 +16,8 @@ from training_run import Settings
 
 def add_cache(group):
     """`--cache`, in every script that reads labelled photos."""
-    group.add_argument("--cache", metavar="DIR", help="where decoded photos are kept; 'none' decodes into memory (default: ~/.cache/food11-photos)")
+    group.add_argument("--cache", metavar="DIR",
+                       help="where decoded photos are kept; 'none' decodes into memory (default: ~/.cache/food11-photos)")
 
 
 def cache_folder(options):
@@ -27,25 +28,32 @@ def cache_folder(options):
 def add_network(parser):
     """Which network to train from scratch."""
     group = parser.add_argument_group("network")
-    group.add_argument("--network", choices=ARCHITECTURES, metavar="NAME", default="residual6", help="what to train; `python models.py` lists sizes")
+    group.add_argument("--network", choices=ARCHITECTURES, metavar="NAME", default="residual6",
+                       help="what to train; `python models.py` lists sizes")
     group.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
 
 
 def add_views(group):
     """How the training photos are varied."""
     group.add_argument("--augment", choices=AUGMENTATIONS, default=Settings().augment, help="strength of the random views")
-    group.add_argument("--view-size", type=number(int, 16, 4096), default=Settings().view_size, metavar="PIXELS", help="train on views of this size and evaluate at --size; "
-                       "0 = the same, or what a trained network was trained on. Random crops enlarge what they show, so about three quarters of --size fit it, and cost half (Touvron et al. 2019)")
-    group.add_argument("--mixup", type=number(float, 0, 0.5), default=Settings().mixup, metavar="SHARE", help="mix up to this share of another photo into each view")
+    group.add_argument("--view-size", type=number(int, 16, 4096), default=Settings().view_size, metavar="PIXELS",
+                       help="train on views of this size and evaluate at --size; "
+                            "0 = the same, or what a trained network was trained on. Random crops enlarge what they show, "
+                            "so about three quarters of --size fit it, and cost half (Touvron et al. 2019)")
+    group.add_argument("--mixup", type=number(float, 0, 0.5), default=Settings().mixup, metavar="SHARE",
+                       help="mix up to this share of another photo into each view")
 
 
 def add_data(parser):
     """The photos and what a network sees of them."""
     group = parser.add_argument_group("data")
-    group.add_argument("data", type=Path, help="root that holds training/ and validation/, or train.csv of 48x48 grey faces, of which every 10th row of a "
-                       "class is validation unless validation.csv lies beside it")
+    group.add_argument("data", type=Path,
+                       help="root that holds training/ and validation/, or train.csv of 48x48 grey faces, of which "
+                            "every 10th row of a class is validation unless validation.csv lies beside it")
     group.add_argument("--size", type=number(int, 16, 4096), default=128, help="input size in pixels")
-    group.add_argument("--resize", choices=RESIZE_RULES, default="crop", help="shorter side to size and centre crop, both sides to size, or the course's centre crop without resizing")
+    group.add_argument("--resize", choices=RESIZE_RULES, default="crop",
+                       help="shorter side to size and centre crop, both sides to size, "
+                            "or the course's centre crop without resizing")
     add_views(group)
     add_cache(group)
 
@@ -58,10 +66,15 @@ def add_optimisation(parser, epochs, lr=Settings.lr):
     group.add_argument("--batch-size", type=number(int, 2), default=default.batch_size, help="photos per step")
     group.add_argument("--optimizer", choices=("adamw", "sgd"), default=default.optimizer, help="sgd: Nesterov momentum 0.9")
     group.add_argument("--lr", type=number(float, 0, open_low=True), help=f"peak learning rate (default: {lr:g} for adamw, 0.1 for sgd)")
-    group.add_argument("--schedule", choices=("cosine", "constant"), default=default.schedule, help="cosine: half a cosine down to 0, after a warm-up")
-    group.add_argument("--weight-decay", type=number(float, 0), help="not applied to BN and biases (default: 0.05 for adamw, 0.0005 for sgd)")
-    group.add_argument("--label-smoothing", type=number(float, 0, 0.99), default=default.label_smoothing, help="probability spread over all classes")
-    group.add_argument("--gamma-l1", type=number(float, 0), default=default.gamma_l1, metavar="LAMBDA", help="slimming penalty LAMBDA * sum |gamma| of all BNs, so that gamma ranks channels for prune.py; try 0.0001")
+    group.add_argument("--schedule", choices=("cosine", "constant"), default=default.schedule,
+                       help="cosine: half a cosine down to 0, after a warm-up")
+    group.add_argument("--weight-decay", type=number(float, 0),
+                       help="not applied to BN and biases (default: 0.05 for adamw, 0.0005 for sgd)")
+    group.add_argument("--label-smoothing", type=number(float, 0, 0.99), default=default.label_smoothing,
+                       help="probability spread over all classes")
+    group.add_argument("--gamma-l1", type=number(float, 0), default=default.gamma_l1, metavar="LAMBDA",
+                       help="slimming penalty LAMBDA * sum |gamma| of all BNs, so that gamma ranks channels for prune.py; "
+                            "try 0.0001")
     group.add_argument("--ema", type=number(float, 0, 0.99999), default=default.ema, help="decay of the averaged weights per step, 0 = off")
     parser.set_defaults(adamw_lr=lr)
 
@@ -72,7 +85,8 @@ def add_run(parser, out, dry_run="two batches of everything, then exit; nothing 
     group.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints, log and record")
     group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: bf16 or fp16 where the hardware gains from it")
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
+                       help="auto: bf16 or fp16 where the hardware gains from it")
     group.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
     group.add_argument("--dry-run", action="store_true", help=dry_run)
 
@@ -106,7 +120,8 @@ def load_splits(options, preprocessing, how, class_names=None):
     listing = list_labelled(options.data, "training", class_names)
     validation = list_labelled(options.data, "validation", listing.class_names)
     training, validation = (load_photos(part, preprocessing, cache_folder(options)) for part in (listing, validation))
-    print(f"{len(training):,} training and {len(validation):,} validation photos, {len(listing.class_names)} classes, {preprocessing.size} px, {how}", file=sys.stderr)
+    print(f"{len(training):,} training and {len(validation):,} validation photos, {len(listing.class_names)} classes, "
+          f"{preprocessing.size} px, {how}", file=sys.stderr)
     return training, validation
 
 
@@ -130,7 +145,8 @@ def read_settings(options, device, trained=None):
         epochs=options.epochs, batch_size=options.batch_size, optimizer=options.optimizer, schedule=options.schedule,
         lr=options.lr if options.lr is not None else 0.1 if sgd else options.adamw_lr,
         weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
-        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, trained, options.size), views=getattr(options, "views", 0),
+        label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup,
+        view_size=view_size_of(options, trained, options.size), views=getattr(options, "views", 0),
         gamma_l1=options.gamma_l1, precision=pick_precision(options.precision, device), seed=options.seed)
 
 

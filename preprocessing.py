@@ -42,7 +42,8 @@ class Preprocessing:
             raise UserError(f"an input size of {self.size} pixels cannot be used; choose 16 to 4096")
         if self.resize not in RESIZE_RULES:
             raise UserError(f"there is no resize rule {self.resize!r}; choose one of {', '.join(RESIZE_RULES)}")
-        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
+        if (len(self.mean) not in (1, 3) or len(self.std) != len(self.mean)
+                or not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0):
             raise UserError("mean and std need three finite values each, or one each for grey, std above 0; mend the preprocessing")
 
     @property
@@ -88,7 +89,8 @@ def decode_inputs(path, preprocessings):
     for preprocessing in preprocessings:
         with Image.open(path) as image:  # reads no more than the header
             if preprocessing.resize != "course":
-                image.draft(None, (2 * preprocessing.size,) * 2)  # JPEG decodes straight to >= twice the size: 3 times faster on 512 px photos
+                # JPEG decodes straight to >= twice the size: 3 times faster on 512 px photos
+                image.draft(None, (2 * preprocessing.size,) * 2)
             scale = image.size
             if scale not in decoded:
                 image.load()

@@ -45,12 +45,12 @@ class Task:
 
     def describe(self, arguments, index, fraction):
         """The Description of the network with these arguments after round `index`, which keeps a fraction of the original."""
-        origin = {"script": "prune.py", "mode": self.options.mode, "round": index, "kept": round(fraction, 6), "seed": self.settings.seed,
-                  "view_size": self.settings.view_size or self.preprocessing.size,
-                  **({"epochs": self.settings.epochs} if self.options.mode != "none" else {}), "before": self.model.description.training}
-        if self.model.description.training.get("transductive"):
-            origin["transductive"] = True
-        return Description.of(self.model.description.architecture, arguments, self.model.description.class_names, self.preprocessing, origin)
+        before = self.model.description
+        origin = {"script": "prune.py", "mode": self.options.mode, "round": index, "kept": round(fraction, 6),
+                  "seed": self.settings.seed, "view_size": self.settings.view_size or self.preprocessing.size,
+                  **({"epochs": self.settings.epochs} if self.options.mode != "none" else {}), "before": before.training,
+                  **({"transductive": True} if before.training.get("transductive") else {})}
+        return Description.of(before.architecture, arguments, before.class_names, self.preprocessing, origin)
 
 
 class ByGamma:
@@ -58,19 +58,22 @@ class ByGamma:
 
     def __init__(self, model, network, options):
         if not any(isinstance(module, NORMS) for module in network.modules()):
-            raise UserError(f"{model.path} has no BN whose gamma could rank channels; take a checkpoint from before folding, or --mode lowrank")
+            raise UserError(f"{model.path} has no BN whose gamma could rank channels; "
+                            "take a checkpoint from before folding, or --mode lowrank")
         self.model, self.network, self.options = model, network, options
         self.coupling = Coupling(network)
         self.originals = [channels.count for channels in self.coupling.sets]
         self.scope = read_scope(options.scope, len(self.originals))
         if not self._choose(self.coupling, network, 1, 1):
-            raise UserError(f"there is nothing to prune in --scope {options.scope}; --scope all --dry-run tells which stages can be and why others stay")
+            raise UserError(f"there is nothing to prune in --scope {options.scope}; "
+                            "--scope all --dry-run tells which stages can be and why others stay")
         with torch.device("meta"):
             self.shape = build(model.description.architecture, **model.description.arguments)
 
     def _choose(self, coupling, network, fraction, index):
         generator = torch.Generator().manual_seed(1_000_003 * self.options.seed + index)
-        return choose(coupling, network, fraction, self.originals, self.scope, self.options.criterion, self.options.ranking, self.options.floor, generator)
+        return choose(coupling, network, fraction, self.originals, self.scope, self.options.criterion,
+                      self.options.ranking, self.options.floor, generator)
 
     def arguments(self, fraction):
         """The network's arguments at a fraction, as far as the gammas of now tell."""
@@ -86,7 +89,8 @@ class ByGamma:
         """(arguments, network) of the model at a fraction of the channels at first; index: of the round."""
         network = model.build()
         coupling = self.coupling.carried_to(network)
-        return compact(model.description.architecture, model.description.arguments, network, coupling, self._choose(coupling, network, fraction, index))
+        kept = self._choose(coupling, network, fraction, index)
+        return compact(model.description.architecture, model.description.arguments, network, coupling, kept)
 
     def table(self, fractions):
         """Lines of text: every stage with its widths, round by round, and what becomes of it."""
@@ -125,9 +129,8 @@ class ByRank:
 
     def steps(self):
         """The fractions at which a layer, or with global ranking the sum of them, loses a rank."""
-        if self.order:
-            return {step / len(self.order) for step in range(1, len(self.order) + 1)}
-        return {step / full_rank(layer) for layer in factorisable(self.whole).values() for step in range(1, full_rank(layer) + 1)}
+        counts = [len(self.order)] if self.order else map(full_rank, factorisable(self.whole).values())
+        return {step / count for count in counts for step in range(1, count + 1)}
 
     def cut(self, model, fraction, index):
         """(arguments, network) of the model at a fraction of the full ranks, nearest to its weights."""
@@ -140,7 +143,8 @@ class ByRank:
         yield f"{'layer':29}{'full rank':>9}" + "".join(f"{f'round {index}':>9}" for index in range(1, len(rounds) + 1))
         for name, layer in factorisable(self.whole).items():
             sizes = "".join(f"{ranks.get(name, 'whole'):>9}" for ranks in rounds)
-            yield f"{name:29}{full_rank(layer):>9}{sizes}" + ("  whole: two factors would be larger" if any(name not in ranks for ranks in rounds) else "")
+            fate = "  whole: two factors would be larger" if any(name not in ranks for ranks in rounds) else ""
+            yield f"{name:29}{full_rank(layer):>9}{sizes}{fate}"
 
 
 def measure(description, keys=("parameters", "bytes", "macs")):
@@ -156,18 +160,21 @@ def measure(description, keys=("parameters", "bytes", "macs")):
 def find_fraction(method, task):
     """The largest fraction whose network fits --target-params or --target-bytes; UserError where none does, or all do."""
     options = task.options
-    flag, key, target = ("--target-params", "parameters", options.target_params) if options.target_params else ("--target-bytes", "bytes", options.target_bytes)
+    flag, key, target = (("--target-params", "parameters", options.target_params) if options.target_params
+                         else ("--target-bytes", "bytes", options.target_bytes))
 
     def size(fraction):
         return measure(task.describe(method.arguments(fraction), options.rounds, fraction), [key])[key]
 
     steps = [1e-9, *(min(1.0, step + 1e-9) for step in sorted(method.steps()))]  # int(C * (n / C)) alone may be n - 1
     low, high = 0, len(steps) - 1
-    present = min(size(steps[high]), measure(replace(task.model.description, preprocessing=task.preprocessing), [key])[key])  # factors are smaller than the whole
+    now = measure(replace(task.model.description, preprocessing=task.preprocessing), [key])[key]
+    present = min(size(steps[high]), now)  # factors are smaller than the whole
     if present <= target:
         raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {present:,} {key}; ask for fewer")
     if size(steps[low]) > target:
-        raise UserError(f"{flag} {target:,} is less than the {size(steps[low]):,} {key} that are left with every layer at its floor; ask for more, or widen --scope")
+        raise UserError(f"{flag} {target:,} is less than the {size(steps[low]):,} {key} that are left with every layer "
+                        "at its floor; ask for more, or widen --scope")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if size(steps[middle]) <= target else (low, middle)
@@ -182,19 +189,28 @@ def read_options(argv):
     group = command.add_argument_group("pruning")
     size = group.add_mutually_exclusive_group(required=True)
     size.add_argument("--rate", type=number(float, 0, 1, open_low=True), metavar="R", help="share of the channels that a round keeps")
-    size.add_argument("--rank-ratio", type=number(float, 0, 1, open_low=True), metavar="R", help="share of the full rank that a round keeps, with --mode lowrank")
-    size.add_argument("--target-params", type=number(int, 1), metavar="N", help="find the largest share with at most N parameters after the last round")
-    size.add_argument("--target-bytes", type=number(int, 1), metavar="N", help="find the largest share that fits a model file of N bytes at 8 bits")
-    group.add_argument("--rounds", type=number(int, 1, 100), default=1, metavar="K", help="cuts, each by the same share, with training after each")
-    group.add_argument("--mode", choices=("none", "finetune", "retrain", "lowrank"), default="finetune", help="after a cut: nothing, train on, or train anew from --seed; "
-                       "lowrank: factorise layers in place of cutting channels, then train on")
-    group.add_argument("--criterion", choices=CRITERIA, default=CRITERIA[0], help="what ranks channels: |gamma|, gamma as in the course, or chance")
-    group.add_argument("--ranking", choices=("layer", "global"), default="layer", help="the share holds in every layer, or over all of them by one threshold: on gamma, or on what a rank is worth")
+    size.add_argument("--rank-ratio", type=number(float, 0, 1, open_low=True), metavar="R",
+                      help="share of the full rank that a round keeps, with --mode lowrank")
+    size.add_argument("--target-params", type=number(int, 1), metavar="N",
+                      help="find the largest share with at most N parameters after the last round")
+    size.add_argument("--target-bytes", type=number(int, 1), metavar="N",
+                      help="find the largest share that fits a model file of N bytes at 8 bits")
+    group.add_argument("--rounds", type=number(int, 1, 100), default=1, metavar="K",
+                       help="cuts, each by the same share, with training after each")
+    group.add_argument("--mode", choices=("none", "finetune", "retrain", "lowrank"), default="finetune",
+                       help="after a cut: nothing, train on, or train anew from --seed; "
+                            "lowrank: factorise layers in place of cutting channels, then train on")
+    group.add_argument("--criterion", choices=CRITERIA, default=CRITERIA[0],
+                       help="what ranks channels: |gamma|, gamma as in the course, or chance")
+    group.add_argument("--ranking", choices=("layer", "global"), default="layer",
+                       help="the share holds in every layer, or over all of them by one threshold: "
+                            "on gamma, or on what a rank is worth")
     group.add_argument("--scope", default="all", metavar="STAGES", help="stages of the plan, e.g. 3-6 as in the course")
     group.add_argument("--floor", type=number(int, 1), default=1, metavar="N", help="least channels of a layer")
     add_distillation(command, required=False)
     group = command.add_argument_group("data")
-    group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="input size (default: the checkpoint's); training views are no larger, unless --view-size says so")
+    group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS",
+                       help="input size (default: the checkpoint's); training views are no larger, unless --view-size says so")
     add_views(group)
     add_cache(group)
     add_optimisation(command, epochs=20)
@@ -207,7 +223,8 @@ def read_options(argv):
     if options.mode == "lowrank" and (options.scope, options.criterion, options.floor) != ("all", CRITERIA[0], 1):
         raise UserError("--scope, --criterion and --floor are about channels and --mode lowrank removes none; leave them out")
     if options.ranking == "global" and options.rounds > 1 and not options.rate and options.mode != "lowrank":
-        raise UserError("--ranking global fixes the widths of later rounds by the gammas then, so that no target can be promised; use --rounds 1 or --ranking layer")
+        raise UserError("--ranking global fixes the widths of later rounds by the gammas then, so that no target "
+                        "can be promised; use --rounds 1 or --ranking layer")
     if options.teacher and options.mode == "none":
         raise UserError("--teacher is for training and --mode none trains nothing; leave one of them out")
     if options.teacher and options.label_smoothing:
@@ -226,7 +243,8 @@ def check_same(before, now, path):
         if old != new:
             if isinstance(old, dict) and isinstance(new, dict):
                 check_same(old, new, path)
-            raise UserError(f"{path} was begun with {key} = {old} and this command means {new}; repeat the first command with --resume, or choose another --out")
+            raise UserError(f"{path} was begun with {key} = {old} and this command means {new}; "
+                            "repeat the first command with --resume, or choose another --out")
 
 
 def read_record(path, resume):
@@ -239,7 +257,8 @@ def read_record(path, resume):
         raise UserError(f"{path.parent} already holds a run ({path.name}); add --resume to continue it or choose another --out")
     try:
         record = json.loads(path.read_text())
-        _, _, _ = dict(record["pruning"]), float(record["validation_accuracy"]), [(done["round"], done["after_training"]) for done in record["rounds"]]
+        _ = dict(record["pruning"]), float(record["validation_accuracy"])
+        _ = [(done["round"], done["after_training"]) for done in record["rounds"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged or no record of a pruning; choose another --out") from None
     return record
@@ -259,8 +278,8 @@ def make_plan(method, task):
         changed = {name: value for name, value in arguments.items() if value != source.arguments.get(name)}
         plan.append({"round": index, "kept": fraction, **measure(task.describe(arguments, index, fraction)), "arguments": changed})
     if plan[1]["parameters"] > plan[0]["parameters"]:
-        raise UserError(f"{options.checkpoint} has low-rank layers already, and --rank-ratio {rate:g} of the full ranks would enlarge it from {plan[0]['parameters']:,} to "
-                        f"{plan[1]['parameters']:,} parameters; ask for a lower one")
+        raise UserError(f"{options.checkpoint} has low-rank layers already, and --rank-ratio {rate:g} of the full ranks "
+                        f"would enlarge it from {plan[0]['parameters']:,} to {plan[1]['parameters']:,} parameters; ask for a lower one")
     print(f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px", *method.table(fractions), sep="\n")
     print(f"{'round':>5}{'kept':>8}{'parameters':>13}{'bytes, 8 bits':>15}{'MACs':>16}")
     for row in plan:
@@ -275,11 +294,13 @@ def prune(method, task, fractions, plan, record):
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model.description.class_names)
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
     teachers, told = read_teachers(options, validation, preprocessing, device)
-    chosen = {"checkpoint": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:16], "mode": options.mode, "ranking": options.ranking, "kept": fractions}
+    chosen = {"checkpoint": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:16],
+              "mode": options.mode, "ranking": options.ranking, "kept": fractions}
     if options.mode != "lowrank":
         chosen |= {"criterion": options.criterion, "scope": options.scope, "floor": options.floor}
     if teachers:
-        chosen |= {"teachers": [{key: one[key] for key in ("sha256", "size")} for one in told], "alpha": options.alpha, "temperature": options.temperature}
+        chosen |= {"teachers": [{key: one[key] for key in ("sha256", "size")} for one in told],
+                   "alpha": options.alpha, "temperature": options.temperature}
     begun = json.loads(json.dumps({**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}))
 
     def accuracy(network):
@@ -303,8 +324,10 @@ def prune(method, task, fractions, plan, record):
         description = task.describe(arguments, index, fraction)
         if any(one.get("transductive") for one in told):
             description.training["transductive"] = True
-        row = {"round": index, "kept": fraction, **measure(description), "arguments": description.to_dict()["arguments"], "before_cut": before, "after_cut": accuracy(network)}
-        print(f"round {index}: validation accuracy {before:.4f} -> {row['after_cut']:.4f} by the cut to {row['parameters']:,} parameters", flush=True)
+        row = {"round": index, "kept": fraction, **measure(description),
+               "arguments": description.to_dict()["arguments"], "before_cut": before, "after_cut": accuracy(network)}
+        print(f"round {index}: validation accuracy {before:.4f} -> {row['after_cut']:.4f} "
+              f"by the cut to {row['parameters']:,} parameters", flush=True)
         if options.mode == "none":
             write_checkpoint(folder / "best.pt", description, network.state_dict())
             row["after_training"] = row["after_cut"]

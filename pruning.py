@@ -27,10 +27,13 @@ from models import build
 from shapes import widths
 
 NORMS, LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d), (nn.Conv2d, nn.Linear)
-POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity)  # a constant passes unchanged
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+         nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity)  # a constant passes unchanged
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid, nn.Tanh)
-ELEMENTWISE = {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv, torch.add, torch.mul, torch.relu, torch.sigmoid,
-               torch.tanh, F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, F.gelu, F.leaky_relu, "add", "mul", "relu", "sigmoid", "tanh"}
+ELEMENTWISE = {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv,
+               torch.add, torch.mul, torch.relu, torch.sigmoid, torch.tanh,
+               F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, F.gelu, F.leaky_relu,
+               "add", "mul", "relu", "sigmoid", "tanh"}
 PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul"}
 RESHAPES = {torch.flatten, F.dropout, F.adaptive_avg_pool2d, "flatten", "contiguous"}
 CRITERIA = ("abs-gamma", "signed-gamma", "random")
@@ -66,7 +69,8 @@ class Coupling:
         try:
             self.nodes = list(fx.Tracer().trace(network).nodes)
         except (fx.proxy.TraceError, TypeError) as error:
-            raise UserError(f"the network cannot be traced ({str(error)[:100]}); its forward must not depend on the values it sees") from None
+            raise UserError(f"the network cannot be traced ({str(error)[:100]}); "
+                            "its forward must not depend on the values it sees") from None
         self.of = {}  # node -> the channels of its output
         used = set()
         for node in self.nodes:
@@ -79,7 +83,8 @@ class Coupling:
             elif node.op in ("call_function", "call_method") and inputs and node.target in ELEMENTWISE | RESHAPES:
                 self.of[node] = self._join(inputs)
             else:
-                unknown = "the image" if node.op == "placeholder" else "the classes" if node.op == "output" else f"goes through {node.name}, which cannot be followed"
+                unknown = ("the image" if node.op == "placeholder" else "the classes" if node.op == "output"
+                           else f"goes through {node.name}, which cannot be followed")
                 for channels in inputs:
                     channels.stays = unknown
                 self.of[node] = Channels(None, stays=unknown)
@@ -90,7 +95,9 @@ class Coupling:
         self._decide()
 
     def carried_to(self, network):
-        """The same coupling for what a cut has left of the network: the graph of one channel or group does not tell any more that its convolution was depthwise."""
+        """The same coupling for what a cut has left of the network: the graph of one channel or group does not tell
+        any more that its convolution was depthwise.
+        """
         carried = copy.copy(self)
         carried.modules = dict(network.named_modules())
         now = {channels: replace(channels, count=len(carried.modules[channels.name].weight)) for channels in self.sets}
@@ -148,7 +155,8 @@ class Coupling:
 
     def readers(self):
         """(node, channels that it reads) of every layer that mixes channels."""
-        return [(node, self.of[node.all_input_nodes[0]]) for node in self.nodes if node.op == "call_module" and node.target in self.of[node].producers]
+        return [(node, self.of[node.all_input_nodes[0]]) for node in self.nodes
+                if node.op == "call_module" and node.target in self.of[node].producers]
 
     def _problem(self, node, constant):
         """Why a layer does not take a constant exactly; "" if it does."""
@@ -156,7 +164,9 @@ class Coupling:
             return f"not constant where {node.target} reads it"
         if not constant.any():
             return ""
-        return f"zero padding of {node.target}" if _padded(self.modules[node.target]) else "" if self._bias(node) else f"no bias behind {node.target}"
+        if _padded(self.modules[node.target]):
+            return f"zero padding of {node.target}"
+        return "" if self._bias(node) else f"no bias behind {node.target}"
 
     def _bias(self, node):
         """The nodes from a layer to the one whose bias or running mean can take what is added to its output; None without one."""
@@ -188,7 +198,10 @@ class Coupling:
                 values[node] = None
             else:
                 args = fx.map_arg(node.args, lambda one: values[one].clone())  # some work in place
-                values[node] = getattr(args[0], node.target)(*args[1:], **node.kwargs) if node.op == "call_method" else node.target(*args, **node.kwargs)
+                if node.op == "call_method":
+                    values[node] = getattr(args[0], node.target)(*args[1:], **node.kwargs)
+                else:
+                    values[node] = node.target(*args, **node.kwargs)
         return values
 
     @staticmethod
@@ -245,7 +258,8 @@ def read_scope(text, count):
             raise UserError(f"--scope {text} is neither 'all' nor a list of stages; write e.g. --scope 3-6 or --scope 0,3-6")
         stages |= set(range(int(first), int(last or first) + 1)[:10_000])
     if not stages or max(stages) >= count:
-        raise UserError(f"--scope {text} names stages that the network does not have; it has the stages 0-{count - 1}, which --scope all --dry-run lists")
+        raise UserError(f"--scope {text} names stages that the network does not have; "
+                        f"it has the stages 0-{count - 1}, which --scope all --dry-run lists")
     return stages
 
 
@@ -271,19 +285,23 @@ def choose(coupling, network, fraction, originals, scope=None, criterion="abs-ga
     ranking: "layer" keeps int(original * fraction) in every set, "global" int(sum of them * fraction) over all sets
     by one threshold; at least `floor` stay in every set (or all, where there are fewer), in whole units.
     """
-    ranked = {channels: values for channels, values in scores(coupling, network, criterion, generator).items() if scope is None or coupling.sets.index(channels) in scope}
+    ranked = {channels: values for channels, values in scores(coupling, network, criterion, generator).items()
+              if scope is None or coupling.sets.index(channels) in scope}
     sizes = {channels: originals[coupling.sets.index(channels)] for channels in ranked}
     least = {channels: min(math.ceil(max(1, floor) / channels.unit), len(values)) for channels, values in ranked.items()}
     order = {channels: values.sort(descending=True, stable=True).indices.tolist() for channels, values in ranked.items()}
     if ranking == "layer":
-        units = {channels: min(len(order[channels]), max(least[channels], int(sizes[channels] * fraction) // channels.unit)) for channels in ranked}
+        wanted = {channels: int(sizes[channels] * fraction) // channels.unit for channels in ranked}
+        units = {channels: min(len(order[channels]), max(least[channels], wanted[channels])) for channels in ranked}
     else:
         units, budget = dict(least), int(sum(sizes.values()) * fraction) - sum(least[channels] * channels.unit for channels in ranked)
         further = [(ranked[channels][index].item(), channels) for channels in ranked for index in order[channels][least[channels]:]]
         for _, channels in sorted(further, key=lambda entry: -entry[0]):
             if channels.unit <= budget:
                 units[channels], budget = units[channels] + 1, budget - channels.unit
-    return {channels: torch.tensor([index * channels.unit + offset for index in sorted(order[channels][:units[channels]]) for offset in range(channels.unit)])
+    kept = {channels: sorted(order[channels][:units[channels]]) for channels in ranked}
+    return {channels: torch.tensor([index * channels.unit + offset
+                                    for index in kept[channels] for offset in range(channels.unit)])
             for channels in ranked}
 
 

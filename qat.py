@@ -33,7 +33,8 @@ from training_run import Settings
 
 LEARNING_RATE = 5e-4
 FILES = ("last.pt", "best.pt", "log.csv", "record.json")  # of a run, in --out
-ONLY_HERE = ("lr", "batch_size", "augment", "view_size", "mixup", "teacher", "teacher_size", "alpha", "temperature", "out", "seed", "precision", "resume", "dry_run")
+ONLY_HERE = ("lr", "batch_size", "augment", "view_size", "mixup", "teacher", "teacher_size", "alpha", "temperature",
+             "out", "seed", "precision", "resume", "dry_run")
 
 
 # ---------------------------------------------------------------- rounding that can be trained through
@@ -175,7 +176,9 @@ def add_options(parser):
     """What quantize.py needs to know for it, `--device` among it."""
     default = Settings()
     group = parser.add_argument_group("quantization-aware training")
-    group.add_argument("--qat-epochs", type=number(int, 1), metavar="E", help="fine-tune the rounded weights for so many epochs on --data; what follows is for this alone, but for --device")
+    group.add_argument("--qat-epochs", type=number(int, 1), metavar="E",
+                       help="fine-tune the rounded weights for so many epochs on --data; "
+                            "what follows is for this alone, but for --device")
     group.add_argument("--lr", type=number(float, 0, open_low=True), default=LEARNING_RATE, help="peak learning rate of AdamW")
     group.add_argument("--batch-size", type=number(int, 2), default=default.batch_size, help="photos per step")
     add_views(group)
@@ -194,8 +197,8 @@ def check_options(parser, options):
     elif not options.data:
         raise UserError("--qat-epochs fine-tunes on photos; name the root that holds training/ and validation/ with --data")
     elif options.bits is None or options.bits > 8:
-        raise UserError(f"--qat-epochs trains weights that are stored as codes, and {'no --bits is given' if options.bits is None else f'--bits {options.bits} stores floats'}; "
-                        "choose --bits 2 to 8")
+        given = "no --bits is given" if options.bits is None else f"--bits {options.bits} stores floats"
+        raise UserError(f"--qat-epochs trains weights that are stored as codes, and {given}; choose --bits 2 to 8")
     elif options.scale == "minmax":
         raise UserError("--qat-epochs learns the scales of symmetric grids, and --scale minmax asks for other ones; leave it out")
 
@@ -206,14 +209,16 @@ def fine_tune(model, scheme, options, device):
     It sees photos at the size that the model was trained at. The run is kept in `--out` and is resumed like any other; a
     finished one is only finished again.
     """
-    settings = Settings(epochs=options.qat_epochs, batch_size=options.batch_size, lr=options.lr, label_smoothing=0.0 if options.teacher else Settings().label_smoothing,
-                        augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, model.description), precision=pick_precision(options.precision, device), seed=options.seed)
+    settings = Settings(epochs=options.qat_epochs, batch_size=options.batch_size, lr=options.lr,
+                        label_smoothing=0.0 if options.teacher else Settings().label_smoothing,
+                        augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, model.description),
+                        precision=pick_precision(options.precision, device), seed=options.seed)
     description, preprocessing = model.description, model.description.preprocessing
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", description.class_names)
     origin = {"script": "quantize.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
-              "view_size": settings.view_size or preprocessing.size, "bits": scheme.bits,
-              "granularity": scheme.granularity, "overrides": scheme.overrides, "started_from": hashlib.sha256(model.path.read_bytes()).hexdigest()[:16],
-              "before": description.training}
+              "view_size": settings.view_size or preprocessing.size,
+              "bits": scheme.bits, "granularity": scheme.granularity, "overrides": scheme.overrides,
+              "started_from": hashlib.sha256(model.path.read_bytes()).hexdigest()[:16], "before": description.training}
     loss, details = None, {}
     if options.teacher:
         teachers, details["teachers"] = read_teachers(options, validation, preprocessing, device)

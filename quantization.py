@@ -61,7 +61,8 @@ class Scheme:
         for layer, wanted in self.overrides.items():
             name = layer if layer in floats else f"{layer}.weight"
             if name not in floats:
-                raise UserError(f"there is no layer {layer} to store in {wanted} bits; the first is {matrices[0].removesuffix('.weight') if matrices else 'missing'}")
+                first = matrices[0].removesuffix(".weight") if matrices else "missing"
+                raise UserError(f"there is no layer {layer} to store in {wanted} bits; the first is {first}")
             bits[name] = wanted
         return bits
 

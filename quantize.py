@@ -55,7 +55,10 @@ class Attempt:
 
 def resized(model, size):
     """The model for another input size in pixels, or itself where size is None."""
-    return model if size is None else replace(model, description=replace(model.description, preprocessing=replace(model.description.preprocessing, size=size)))
+    if size is None:
+        return model
+    preprocessing = replace(model.description.preprocessing, size=size)
+    return replace(model, description=replace(model.description, preprocessing=preprocessing))
 
 
 def folded(model):
@@ -72,14 +75,16 @@ def differences(before, after):
     pairs = {name: before[name].double() - after[name].double() for name in before if before[name].numel()}
     errors = {name: difference.abs().max().item() for name, difference in pairs.items()}
     name = max(errors, key=errors.get)
-    return (errors[name], name), math.sqrt(sum(pair.square().sum().item() for pair in pairs.values()) / sum(pair.numel() for pair in pairs.values()))
+    squares = sum(difference.square().sum().item() for difference in pairs.values())
+    return (errors[name], name), math.sqrt(squares / sum(difference.numel() for difference in pairs.values()))
 
 
 def attempt(model, scheme, accuracy_of=None, scales=None):
     """The Attempt of storing a model by a scheme. scales: see `encode`."""
     content = encode(model.description, model.state_dict, scheme, scales)
     weights = decode(content)
-    return Attempt(scheme, content, to_bytes(content), weights, *differences(model.state_dict, weights), accuracy_of(weights) if accuracy_of else None)
+    return Attempt(scheme, content, to_bytes(content), weights, *differences(model.state_dict, weights),
+                   accuracy_of(weights) if accuracy_of else None)
 
 
 def search(model, options, accuracy_of=None):
@@ -118,11 +123,13 @@ def parse_overrides(settings):
 
 def table(tried, max_bytes):
     """What was tried, a line each."""
-    lines = [f"{'bits':>4}  {'granularity':12}{'scale':8}{'bytes':>12}{'worst error':>13}{'rms error':>12}{'validation accuracy':>21}   * = fits in {max_bytes:,}"]
+    lines = [f"{'bits':>4}  {'granularity':12}{'scale':8}{'bytes':>12}{'worst error':>13}{'rms error':>12}"
+             f"{'validation accuracy':>21}   * = fits in {max_bytes:,}"]
     for one in tried:
         grid = f"{one.scheme.granularity:12}{one.scheme.scale:8}" if one.scheme.bits <= 8 else f"{'float':20}"
         accuracy = "" if one.accuracy is None else f"{one.accuracy:.4f}"
-        lines.append(f"{one.scheme.bits:>4}  {grid}{len(one.file):>12,}{'*' if len(one.file) <= max_bytes else ' '}{one.worst[0]:>12.3g}{one.rms:>12.3g}{accuracy:>21}".rstrip())
+        lines.append(f"{one.scheme.bits:>4}  {grid}{len(one.file):>12,}{'*' if len(one.file) <= max_bytes else ' '}"
+                     f"{one.worst[0]:>12.3g}{one.rms:>12.3g}{accuracy:>21}".rstrip())
     return "\n".join(lines)
 
 
@@ -133,7 +140,8 @@ def advice(model, options):
         scale = f" --scale {best.scheme.scale}" if best.scheme.bits <= 8 else ""
         return f"--bits {best.scheme.bits}{scale} makes {len(best.file):,} bytes and would fit"
     smallest = min(len(one.file) for one in tried)
-    return (f"even {SEARCHED_BITS[-1]} bits make {smallest:,}, so take a network with about {math.floor(100 * options.max_bytes / smallest)} % of the parameters "
+    share = math.floor(100 * options.max_bytes / smallest)
+    return (f"even {SEARCHED_BITS[-1]} bits make {smallest:,}, so take a network with about {share} % of the parameters "
             "(`python models.py` lists sizes)")
 
 
@@ -156,14 +164,15 @@ def chosen(model, options, accuracy_of, scales=None):
         smallest = attempt(model, scheme_of(options, options.bits), accuracy_of, scales)
         if len(smallest.file) <= options.max_bytes:
             return smallest
-    raise UserError(f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are allowed, so nothing was written; "
-                    f"{kept(model, options, scales) if scales else advice(model, options)}")
+    raise UserError(f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are allowed, "
+                    f"so nothing was written; {kept(model, options, scales) if scales else advice(model, options)}")
 
 
 def validation(model, options, device):
     """(function from weights to validation accuracy, photos)."""
     preprocessing = model.description.preprocessing
-    photos = load_photos(list_labelled(options.data, "validation", model.description.class_names), preprocessing, cache_folder(options)).to(device)
+    listing = list_labelled(options.data, "validation", model.description.class_names)
+    photos = load_photos(listing, preprocessing, cache_folder(options)).to(device)
 
     def accuracy_of(weights, description=model.description):
         network = description.build(weights, model.path).to(device, memory_format=torch.channels_last)
@@ -181,13 +190,14 @@ def write_export(model, output, kind, max_bytes):
     """Write the course's own file of a model, and say what its script cannot know; UserError if it is too large."""
     packed = export(model.state_dict, EXPORTS[kind])
     if len(packed) > max_bytes:
-        raise UserError(f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, so nothing was written; take a smaller network or raise --max-bytes")
+        raise UserError(f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, "
+                        "so nothing was written; take a smaller network or raise --max-bytes")
     for sentence in strangers(model.description):
         print(f"warning: {sentence}", file=sys.stderr)
     weights = read_tensors(packed, output)[0]
     (error, tensor), _ = differences(model.state_dict, weights)
-    print(f"{model.description.architecture}: raw {tensor_bytes(model.state_dict):,} B -> file {len(packed):,} B in the course's {EXPORTS[kind]}-bit format; "
-          f"decoded {tensor_bytes(weights):,} B")
+    print(f"{model.description.architecture}: raw {tensor_bytes(model.state_dict):,} B -> file {len(packed):,} B "
+          f"in the course's {EXPORTS[kind]}-bit format; decoded {tensor_bytes(weights):,} B")
     print(f"worst error {error:.3g} in {tensor}")
     write_bytes(output, packed)
     print(f"wrote {output}")
@@ -198,19 +208,26 @@ def main(argv=None):
     command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
     command.add_argument("output", type=Path, help="the model file to write")
     group = command.add_argument_group("encoding")
-    group.add_argument("--bits", type=int, choices=(32, 16, *range(8, 1, -1)), help="per weight: floats of 32 or 16, codes of 2 to 8; below 6, the first and the "
-                       "last layer keep 8 and depthwise convolutions get 2 more (default: the most that fit)")
-    group.add_argument("--granularity", choices=("tensor", "channel"), default="channel", help="one grid for a layer, or one for each of its output channels")
-    group.add_argument("--scale", choices=("minmax", "mse"), help="a grid from minimum to maximum (at 8 bits per tensor the course's), or the symmetric one of least squared error "
-                       "(default: mse; without --bits, whichever is nearer to the weights)")
+    group.add_argument("--bits", type=int, choices=(32, 16, *range(8, 1, -1)),
+                       help="per weight: floats of 32 or 16, codes of 2 to 8; below 6, the first and the last layer keep 8 "
+                            "and depthwise convolutions get 2 more (default: the most that fit)")
+    group.add_argument("--granularity", choices=("tensor", "channel"), default="channel",
+                       help="one grid for a layer, or one for each of its output channels")
+    group.add_argument("--scale", choices=("minmax", "mse"),
+                       help="a grid from minimum to maximum (at 8 bits per tensor the course's), or the symmetric one of "
+                            "least squared error (default: mse; without --bits, whichever is nearer to the weights)")
     group.add_argument("--override", metavar="LAYER=BITS", action="append", default=[], help="other bits for a layer, e.g. fc.1=8")
     group.add_argument("--vectors", type=int, choices=(16, 8), default=16, help="bits of biases and other vectors beside codes")
-    group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS", help="store another input size than the training's: a network trained on "
-                       "random crops often does best at a somewhat larger one (Touvron et al. 2019), and it costs no bytes")
+    group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS",
+                       help="store another input size than the training's: a network trained on random crops often does "
+                            "best at a somewhat larger one (Touvron et al. 2019), and it costs no bytes")
     group.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger file")
-    group.add_argument("--export", choices=tuple(EXPORTS), help="write the course's own 8- or 16-bit pickle in place of a model file of this project")
+    group.add_argument("--export", choices=tuple(EXPORTS),
+                       help="write the course's own 8- or 16-bit pickle in place of a model file of this project")
     group = command.add_argument_group("measuring")
-    group.add_argument("--data", type=Path, help="root that holds validation/ (and training/ for --qat-epochs), or train.csv of faces: measure the accuracy before and after")
+    group.add_argument("--data", type=Path,
+                       help="root that holds validation/ (and training/ for --qat-epochs), or train.csv of faces: "
+                            "measure the accuracy before and after")
     add_cache(group)
     group.add_argument("--record", type=Path, help="also write a JSON record there")
     qat.add_options(command)
@@ -221,12 +238,15 @@ def main(argv=None):
     grids = options.bits is None or min(options.bits, *parse_overrides(options.override).values(), 32) <= 8
     for name in () if grids else ("granularity", "scale"):
         if getattr(options, name) != command.get_default(name):
-            raise UserError(f"--{name} {getattr(options, name)} is about grids of 2 to 8 bits, and --bits {options.bits} stores floats; leave one of them out")
+            raise UserError(f"--{name} {getattr(options, name)} is about grids of 2 to 8 bits, and --bits {options.bits} "
+                            "stores floats; leave one of them out")
     for name in NOT_EXPORTED if options.export else ():
         if getattr(options, name) != command.get_default(name):
-            raise UserError(f"--{name.replace('_', '-')} does not go with --export {options.export}, whose format leaves no choice and no room for it; leave one of them out")
+            raise UserError(f"--{name.replace('_', '-')} does not go with --export {options.export}, whose format leaves "
+                            "no choice and no room for it; leave one of them out")
     qat.check_options(command, options)
-    check_distinct(options.checkpoint, options.output, options.record, options.data, *(options.out / name for name in qat.FILES if options.qat_epochs))
+    check_distinct(options.checkpoint, options.output, options.record, options.data,
+                   *(options.out / name for name in qat.FILES if options.qat_epochs))
     for teacher in options.teacher:
         check_distinct(teacher, options.output, options.record, *(options.out / name for name in qat.FILES))
     device = pick_device(options.device)
@@ -253,14 +273,18 @@ def main(argv=None):
             return 0
         model, scales, record = tuned
         model = resized(model, options.size)
-        summary["fine_tuning"] = {key: record[key] for key in ("commit", "date", "resumed", "settings", "data", "photos", "best", "seconds", "teachers") if key in record}
+        told = ("commit", "date", "resumed", "settings", "data", "photos", "best", "seconds", "teachers")
+        summary["fine_tuning"] = {key: record[key] for key in told if key in record}
     accuracy_of, photos = validation(model, options, device) if options.data else (None, None)
     before = accuracy_of(floats.state_dict, floats.description) if options.data else None
     result = chosen(model, options, accuracy_of, scales)
-    assert all(torch.equal(result.weights[name], model.state_dict[name]) for name in scales or ()), "what was trained is not what was stored"
+    for name in scales or ():
+        assert torch.equal(result.weights[name], model.state_dict[name]), "what was trained is not what was stored"
     size, decoded = sizes(result.content), tensor_bytes(result.weights)
-    summary |= {"architecture": model.description.architecture, **asdict(result.scheme), "raw_bytes": raw, "decoded_bytes": decoded, "bit_packed_bytes": size.packed,
-               "coded_bytes": size.coded, "entropy_bytes": size.entropy, "file_bytes": len(result.file), "worst_error": result.worst[0], "worst_tensor": result.worst[1]}
+    summary |= {"architecture": model.description.architecture, **asdict(result.scheme),
+                "raw_bytes": raw, "decoded_bytes": decoded, "bit_packed_bytes": size.packed, "coded_bytes": size.coded,
+                "entropy_bytes": size.entropy, "file_bytes": len(result.file),
+                "worst_error": result.worst[0], "worst_tensor": result.worst[1]}
     print(f"{summary['architecture']}: raw {raw:,} B -> packed {size.packed:,} B -> coded {size.coded:,} B (entropy {size.entropy:,} B) "
           f"-> file {len(result.file):,} B; decoded {decoded:,} B")
     print(f"worst error {result.worst[0]:.3g} in {result.worst[1]}")
@@ -270,7 +294,9 @@ def main(argv=None):
     write_bytes(options.output, result.file)
     if options.record:
         fingerprints = {"validation": photos.fingerprint} if photos is not None else {}
-        write_record(options.record, {**provenance(device, options.seed if options.qat_epochs else None, fingerprints), "model": model.description.to_dict(), **summary})
+        seed = options.seed if options.qat_epochs else None
+        write_record(options.record, {**provenance(device, seed, fingerprints),
+                                      "model": model.description.to_dict(), **summary})
     print(f"wrote {options.output}")
     return 0
 

@@ -20,10 +20,13 @@ def provenance(device, seed=None, data=None):
     import PIL
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
+    threads = torch.get_num_threads()
+    name = (torch.cuda.get_device_name(device) if device.type == "cuda"
+            else f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}")
     return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "seed": seed, "commit": _commit(),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "data": data or {}, "device": name,
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__, "pillow": PIL.__version__}}
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__),
+                         "numpy": numpy.__version__, "pillow": PIL.__version__}}
 
 
 def write_record(path, record):
@@ -34,7 +37,8 @@ def write_record(path, record):
 def _commit():
     """The commit of the scripts, with "+changes" if a script differs from it; "unknown" outside a checkout."""
     def git(*arguments):
-        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True,
+                              timeout=10, check=True).stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.sh")

@@ -19,8 +19,10 @@ MAX_VALUES, MAX_DEPTH = 300_000, 50  # of what was built, with everything that i
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
            "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-_KNOWN = _VALUES | {"PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
-                    "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET",
+_KNOWN = _VALUES | {"PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE",
+                    "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+                    "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS",
+                    "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET",
                     "GLOBAL", "INST", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID"}
 
 
@@ -91,7 +93,8 @@ def read_pickle(stream, path, names, persistent=None):
                 case "GLOBAL" | "INST" | "STACK_GLOBAL":
                     full = ".".join((stack.pop(-2), stack.pop())) if opcode.name == "STACK_GLOBAL" else argument
                     if full not in names or opcode.name == "INST":
-                        raise UserError(f"{path} asks for {ascii(full)[1:-1][:100]}, which no file of weights needs; nothing was run, do not use this file")
+                        raise UserError(f"{path} asks for {ascii(full)[1:-1][:100]}, which no file of weights needs; "
+                                        "nothing was run, do not use this file")
                     stack.append(Name(full))
                 case "REDUCE":
                     arguments = _expect(stack.pop(), tuple)
@@ -176,7 +179,8 @@ class Array(Unfinished):
 
 
 def _shaped(vector, shape, order):
-    if len(_expect(shape, tuple)) > 8 or not all(type(length) is int and length >= 0 for length in shape) or math.prod(shape) != vector.size:
+    if (len(_expect(shape, tuple)) > 8 or not all(type(length) is int and length >= 0 for length in shape)
+            or math.prod(shape) != vector.size):
         raise ValueError("an array whose bytes do not fill its shape")
     return vector.reshape(shape, order=order)
 
@@ -218,5 +222,6 @@ def numpy_names():
     """The table for one file with numpy arrays. A text is encoded once, however often the file asks for it."""
     return {"numpy.ndarray": None, "numpy.dtype": Dtype, "collections.OrderedDict": empty_dict, "_codecs.encode": functools.cache(_encode),
             "__builtin__.bytes": _empty_bytes, "builtins.bytes": _empty_bytes,
-            **{f"numpy.{core}.multiarray.{name}": function for core in ("core", "_core") for name, function in (("_reconstruct", _reconstruct), ("scalar", _scalar))},
+            **{f"numpy.{core}.multiarray.{name}": function for core in ("core", "_core")
+               for name, function in (("_reconstruct", _reconstruct), ("scalar", _scalar))},
             **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")}}

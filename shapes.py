@@ -20,19 +20,22 @@ def _depthwise_net(network, arguments):
 
 def _small_cnn(network, arguments):
     ordinary = len(arguments["convs"])
-    return {"convs": [_out(layer[0]) for layer in network.cnn[:ordinary]], "separable": [_out(layer[3]) for layer in network.cnn[ordinary:-1]]}
+    return {"convs": [_out(layer[0]) for layer in network.cnn[:ordinary]],
+            "separable": [_out(layer[3]) for layer in network.cnn[ordinary:-1]]}
 
 
 _WIDTHS = {
     "DepthwiseNet": _depthwise_net,
     "PlainNet": lambda network, arguments: {"widths": [_out(stage[0]) for stage in network.cnn[:-1]]},
     "SmallCNN": _small_cnn,
-    "FaceCNN": lambda network, arguments: {"widths": [_out(layer) for layer in network.cnn[3:-1:8]], "inner": [_out(layer) for layer in network.cnn[:-1:8]],
-                                           "hidden": [_out(layer) for layer in network.fc[:-1:4]]},
+    "FaceCNN": lambda network, arguments: {
+        "widths": [_out(layer) for layer in network.cnn[3:-1:8]], "inner": [_out(layer) for layer in network.cnn[:-1:8]],
+        "hidden": [_out(layer) for layer in network.fc[:-1:4]]},
     "FaceMobileNet": lambda network, arguments: {"widths": [_out(network.cnn[0]), *(_out(block[3]) for block in network.cnn[4:-1])]},
     "ResidualNet": lambda network, arguments: {
         "stem": [_out(layer) for layer in network.stem[::3]], "widths": [_out(block.project[0]) for block in network.blocks],
-        "hidden": [_out(block.expand[0]) for block in network.blocks], "residual": [int(block.residual) for block in network.blocks], "head": _out(network.head[0])},
+        "hidden": [_out(block.expand[0]) for block in network.blocks],
+        "residual": [int(block.residual) for block in network.blocks], "head": _out(network.head[0])},
     "MobileNetV2": lambda network, arguments: {
         "stem": _out(network.cnn[0]), "widths": [_out(block.conv[-2]) for block in network.cnn[3:-1]],
         "hidden": [_out(block.conv[-5]) for block in network.cnn[3:-1]], "residual": [int(block.residual) for block in network.cnn[3:-1]]},

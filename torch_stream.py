@@ -147,7 +147,8 @@ def _check_zip(path, size, archive):
 
 
 def _check_legacy(path, size):
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:  # reads no further than the file, whatever it is asked
+    # the memory map reads no further than the file, whatever it is asked
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         claims = _Claims(size)
         for _ in range(3):  # magic number, version, sizes of C types
             read_pickle(stream, path, {})

@@ -38,8 +38,10 @@ def add_unlabelled(training, options, preprocessing):
 def main(argv=None):
     options = parser(__doc__)
     group = add_distillation(options, required=True)
-    group.add_argument("--unlabeled", type=Path, metavar="DIR", help="folder (or CSV of faces) of further photos without labels, any names, for the teacher to label")
-    group.add_argument("--views", type=number(int, 0, 1000), default=0, metavar="K", help="K fixed views per photo, asking the teacher about each once; 0 = new views every epoch")
+    group.add_argument("--unlabeled", type=Path, metavar="DIR",
+                       help="folder (or CSV of faces) of further photos without labels, any names, for the teacher to label")
+    group.add_argument("--views", type=number(int, 0, 1000), default=0, metavar="K",
+                       help="K fixed views per photo, asking the teacher about each once; 0 = new views every epoch")
     add_training(options, out="runs/kd", epochs=120, lr=5e-3)
     options.set_defaults(label_smoothing=0.0)
     options = options.parse_args(argv)
@@ -54,12 +56,14 @@ def main(argv=None):
     device, settings, preprocessing, training, validation = load(options)
     teachers, told = read_teachers(options, validation, preprocessing, device)
     training, unlabelled = add_unlabelled(training, options, preprocessing)
-    origin = {"script": "train_kd.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint, "view_size": settings.view_size or options.size, "alpha": options.alpha,
-              "temperature": options.temperature, "teachers": [one["sha256"] for one in told], **unlabelled,
+    origin = {"script": "train_kd.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
+              "view_size": settings.view_size or options.size, "alpha": options.alpha, "temperature": options.temperature,
+              "teachers": [one["sha256"] for one in told], **unlabelled,
               **({"transductive": True} if any(one.get("transductive") for one in told) else {})}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)
-    loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision, len(training), len(training.class_names), settings.views)
+    loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision,
+                        len(training), len(training.class_names), settings.views)
     fit(network, description, training, validation, settings, options.out, device, loss, resume=options.resume, dry_run=options.dry_run,
         details={"teachers": told, **unlabelled})
     return 0

@@ -23,7 +23,8 @@ def main(argv=None):
 
     arguments = network_arguments(options)
     device, settings, preprocessing, training, validation = load(options)
-    origin = {"script": "train_student.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint, "view_size": settings.view_size or options.size}
+    origin = {"script": "train_student.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
+              "view_size": settings.view_size or options.size}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)
     fit(network, description, training, validation, settings, options.out, device, resume=options.resume, dry_run=options.dry_run)

@@ -91,7 +91,8 @@ class StopRequest:
         self._restore()
 
 
-def fit(network, description, training, validation, settings, out, device, loss_function=None, resume=False, dry_run=False, details=None, export=plain_state):
+def fit(network, description, training, validation, settings, out, device,
+        loss_function=None, resume=False, dry_run=False, details=None, export=plain_state):
     """Train `network` and return the record that is written to `out`/record.json.
 
     training, validation: PhotoSets. loss_function(logits, Batch) -> scalar, with state_dict and
@@ -103,7 +104,8 @@ def fit(network, description, training, validation, settings, out, device, loss_
     torch.backends.cudnn.benchmark = True  # one input shape: let cuDNN choose once
     batch_size = min(settings.batch_size, len(training))
     if batch_size < 2:
-        raise UserError(f"{len(training)} training photo(s) with batches of {settings.batch_size} cannot be trained on: BN needs two photos a batch; add photos or raise --batch-size")
+        raise UserError(f"{len(training)} training photo(s) with batches of {settings.batch_size} cannot be trained on: "
+                        "BN needs two photos a batch; add photos or raise --batch-size")
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
     run = Run(network, description, settings, len(training) // batch_size, device, loss_function, data, export)
     training, validation = training.to(device), validation.to(device)
@@ -122,7 +124,8 @@ def fit(network, description, training, validation, settings, out, device, loss_
             raise UserError(f"{out} already holds a run ({name}); add --resume to continue it or choose another --out")
     check_output(last)
     if finished.exists() and not last.exists():
-        raise UserError(f"{out} holds {finished.name} and no last.pt that could be continued, and training anew would overwrite what is there; choose another --out")
+        raise UserError(f"{out} holds {finished.name} and no last.pt that could be continued, "
+                        "and training anew would overwrite what is there; choose another --out")
     with locked(out), StopRequest() as stop:
         if last.exists():
             run.resume(last)
@@ -142,8 +145,9 @@ def fit(network, description, training, validation, settings, out, device, loss_
                 run.save(out / "best.pt", complete=False)
             write_text(out / "log.csv", _log(run.history))
             run.save(last, complete=True)
-            print(f"epoch {row['epoch']:3}/{settings.epochs}  loss {row['train_loss']:.3f}  train {row['train_accuracy']:.4f}  "
-                  f"validation {row['validation_accuracy']:.4f}  best {run.best()['validation_accuracy']:.4f}  {time.perf_counter() - started:.1f} s", flush=True)
+            print(f"epoch {row['epoch']:3}/{settings.epochs}  loss {row['train_loss']:.3f}  "
+                  f"train {row['train_accuracy']:.4f}  validation {row['validation_accuracy']:.4f}  "
+                  f"best {run.best()['validation_accuracy']:.4f}  {time.perf_counter() - started:.1f} s", flush=True)
         record = {**run.starts[0], "resumed": [{key: start[key] for key in ("commit", "date", "device")} for start in run.starts[1:]],
                   "settings": asdict(settings), "model": description.to_dict(), "parameters": count_parameters(network),
                   "photos": {"training": len(training), "validation": len(validation)}, **(details or {}),

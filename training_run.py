@@ -63,7 +63,8 @@ def build_optimizer(network, settings):
 def write_checkpoint(path, description, weights, **further):
     """Write a checkpoint atomically: what `model_file.load_model` reads, and `further` plain values and tensors."""
     weights = {name: value.detach().contiguous() for name, value in weights.items()}
-    write_bytes(path, to_bytes({"format": CHECKPOINT_FORMAT, "version": VERSION, **description.to_dict(), "state_dict": weights, **further}))
+    write_bytes(path, to_bytes({"format": CHECKPOINT_FORMAT, "version": VERSION, **description.to_dict(),
+                                "state_dict": weights, **further}))
 
 
 def plain_state(network):
@@ -85,10 +86,12 @@ class Run:
         self.network = network.to(device, memory_format=torch.channels_last)
         self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True) if settings.ema else None
         self.optimizer = build_optimizer(self.network, settings)
-        self.gammas = [module.weight for module in self.network.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))] if settings.gamma_l1 else []
+        norms = [module for module in self.network.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+        self.gammas = [norm.weight for norm in norms] if settings.gamma_l1 else []
         total = settings.epochs * steps_per_epoch
+        warmup = max(1, round(settings.warmup * total))
         constant = settings.schedule == "constant"
-        self.schedule = LambdaLR(self.optimizer, lambda step: 1.0 if constant else warmup_cosine(step, max(1, round(settings.warmup * total)), total))
+        self.schedule = LambdaLR(self.optimizer, lambda step: 1.0 if constant else warmup_cosine(step, warmup, total))
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.views = torch.Generator()
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # step: within the epoch
@@ -111,7 +114,8 @@ class Run:
             logits = self.network(batch.images)
         logits = logits.float()
         loss = self.loss_function(logits, batch)
-        penalty = self.settings.gamma_l1 * sum(gamma.abs().sum() for gamma in self.gammas)  # not in the loss that is logged: runs stay comparable
+        # the penalty is not in the loss that is logged: runs stay comparable
+        penalty = self.settings.gamma_l1 * sum(gamma.abs().sum() for gamma in self.gammas)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss + penalty).backward()
         self.scaler.unscale_(self.optimizer)
@@ -132,8 +136,9 @@ class Run:
     def check_finite(self):
         """Raise UserError if the sum of the epoch's losses is NaN or infinite."""
         if not torch.isfinite(self.loss_sum):
-            raise UserError(f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}; lower --lr (now {self.settings.lr:g}) "
-                            f"or use --precision fp32 (now {self.settings.precision}); checkpoints of earlier epochs are kept")
+            raise UserError(f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}; "
+                            f"lower --lr (now {self.settings.lr:g}) or use --precision fp32 "
+                            f"(now {self.settings.precision}); checkpoints of earlier epochs are kept")
 
     def end_epoch(self, row):
         """Note the epoch's row of the log and go on to the next epoch."""
@@ -176,11 +181,15 @@ class Run:
     def resume(self, path):
         """Continue from a checkpoint; UserError if it is damaged or belongs to a different run."""
         content = read_torch(path, "checkpoint")
-        if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or content.get("version") != VERSION or "run" not in content:
+        if (not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT
+                or content.get("version") != VERSION or "run" not in content):
             raise UserError(f"{path} is no checkpoint of a training run that this program can continue; choose another --out")
-        before = {"settings.gamma_l1": 0.0, "settings.schedule": "cosine"}  # unless the run knows better: it may be older than these settings
-        before |= _flat({**Description.from_dict(content, path).to_dict(), **{key: content["run"].get(key) for key in ("settings", "data", "steps_per_epoch")}})
-        now = _flat({**self.description.to_dict(), "settings": asdict(self.settings), "data": self.data, "steps_per_epoch": self.steps_per_epoch})
+        # unless the run knows better: it may be older than these settings
+        before = {"settings.gamma_l1": 0.0, "settings.schedule": "cosine"}
+        before |= _flat({**Description.from_dict(content, path).to_dict(),
+                         **{key: content["run"].get(key) for key in ("settings", "data", "steps_per_epoch")}})
+        now = _flat({**self.description.to_dict(), "settings": asdict(self.settings), "data": self.data,
+                     "steps_per_epoch": self.steps_per_epoch})
         for key in sorted(now.keys() | before.keys()):
             if now.get(key) != before.get(key):
                 name = key.removeprefix("settings.")
@@ -189,7 +198,8 @@ class Run:
         try:
             self.load_state_dict(content["run"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise UserError(f"the run in {path} cannot be continued ({type(error).__name__}: {str(error)[:100]}); choose another --out") from None
+            reason = f"{type(error).__name__}: {str(error)[:100]}"
+            raise UserError(f"the run in {path} cannot be continued ({reason}); choose another --out") from None
 
 
 def _flat(values, prefix=""):

@@ -25,7 +25,9 @@ def inputs_of(preprocessing, tta):
 
 
 def mean_probabilities(network, inputs, preprocessing, tta):
-    """Class probabilities float32 (N, classes): the mean over `inputs`, each uint8 (N, size, size, channels), and with `tta` their mirror images."""
+    """Class probabilities float32 (N, classes): the mean over `inputs`, each uint8 (N, size, size, channels), and with
+    `tta` their mirror images.
+    """
     views = [preprocessing.normalise(photos) for photos in inputs]
     if tta:
         views += [view.flip(3) for view in views]

@@ -79,10 +79,13 @@ def main(argv=None):
         for name in ("student", "residual6"):
             memory, cache = measure(name, photos, device, options.rounds, options.steps, options.size, options.batch_size)
             ratio = statistics.median(with_cache / without for without, with_cache in zip(memory, cache))
-            results[name] = {"ratio": ratio, "seconds_per_step_in_memory": statistics.median(memory), "seconds_per_step_from_cache": statistics.median(cache)}
-            print(f"{name}: {ratio:.3f} times the steps on one batch ({1000 * statistics.median(memory):.0f} ms -> {1000 * statistics.median(cache):.0f} ms a step of {options.batch_size})")
+            in_memory, from_cache = statistics.median(memory), statistics.median(cache)
+            results[name] = {"ratio": ratio, "seconds_per_step_in_memory": in_memory, "seconds_per_step_from_cache": from_cache}
+            print(f"{name}: {ratio:.3f} times the steps on one batch "
+                  f"({1000 * in_memory:.0f} ms -> {1000 * from_cache:.0f} ms a step of {options.batch_size})")
     if options.record:
-        write_record(options.record, {**provenance(device, 0), "size": options.size, "batch_size": options.batch_size, "photos": options.photos, "results": results})
+        write_record(options.record, {**provenance(device, 0), "size": options.size, "batch_size": options.batch_size,
+                                      "photos": options.photos, "results": results})
     return 0
 
 

@@ -54,7 +54,10 @@ def main(argv=None):
     def loss(student_logits, teacher_probabilities, labels, alpha, temperature):
         if labels.ndim != 1 or (labels < 0).any():
             raise UserError("the decoupled loss needs one label a photo; leave --mixup and --unlabeled out")
-        soft = temperature**2 * decoupled_divergence(student_logits, teacher_probabilities, labels, temperature, options.beta) if alpha else 0
+        soft = 0
+        if alpha:
+            apart = decoupled_divergence(student_logits, teacher_probabilities, labels, temperature, options.beta)
+            soft = temperature**2 * apart
         return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
 
     with mock.patch.object(distillation, "distillation_loss", loss):

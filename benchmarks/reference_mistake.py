@@ -22,8 +22,10 @@ from training import pick_precision  # noqa: E402
 
 def main(argv=None):
     options = prune.read_options(argv)
-    if pick_precision(options.precision, pick_device(options.device)) == "fp16":  # torch's GradScaler ends with an AssertionError where no gradient reaches the optimiser
-        raise UserError("the reference mistake cannot be repeated in fp16, whose loss scaling needs gradients of what the optimiser holds; use --precision fp32 or bf16")
+    # torch's GradScaler ends with an AssertionError where no gradient reaches the optimiser
+    if pick_precision(options.precision, pick_device(options.device)) == "fp16":
+        raise UserError("the reference mistake cannot be repeated in fp16, whose loss scaling needs gradients "
+                        "of what the optimiser holds; use --precision fp32 or bf16")
     build_optimizer = training_run.build_optimizer
     with mock.patch.object(training_run, "build_optimizer", lambda network, settings: build_optimizer(copy.deepcopy(network), settings)):
         return prune.main(argv)
