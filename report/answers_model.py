@@ -51,6 +51,7 @@ def shipped(records):
         "minutes": f"{training['seconds'] / 60:.0f}",
         "processor": training["device"].replace(", 1 threads", ", 1 thread"),
         "commands": [training["command"], model["command"]],
+        "unnamed_rate": "" if "--lr" in training["command"] else f"{training['settings']['lr']:g}",
         "architecture": architecture_table(model["model"]) if model["architecture"] in DEFAULTS else [],
     }
 
