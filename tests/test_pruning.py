@@ -33,7 +33,7 @@ COUNTS = [
 
 
 def random_network(name, **arguments):
-    """A network in float64 and eval mode whose BNs have random weights and statistics, and whose layers keep the scale of what they read."""
+    """A network in float64 and eval mode whose BNs are random, and whose layers keep the scale of what they read."""
     torch.manual_seed(0)
     network = build(name, **arguments).double().eval().requires_grad_(False)
     for module in network.modules():

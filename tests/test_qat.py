@@ -1,4 +1,4 @@
-"""Quantization-aware training: the gradients' closed forms, folding into the scales, runs that are resumed, and quantize.py --qat-epochs."""
+"""Quantization-aware training: closed forms of the gradients, folding into the scales, resumed runs, and quantize.py --qat-epochs."""
 
 import json
 import math
