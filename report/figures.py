@@ -213,7 +213,7 @@ def reliability(records, photos):
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     before, after = records["evaluation_before.json"], records["evaluation.json"]
     axes.plot((0, 100), (0, 100), color=GREY, linewidth=0.9, linestyle=":", label="calibrated")
-    looks = ((before, "32 bits", (ORANGE, "s", "--")), (after, f"{after['bits']} bits, as handed in", (BLUE, "o", "-")))
+    looks = ((before, "32 bits", (ORANGE, "s", "--")), (after, f"{after['bits']} bits", (BLUE, "o", "-")))
     for record, text, (colour, marker, dashes) in looks:
         filled = [(100 * mean, 100 * accuracy) for count, mean, accuracy in record["reliability"] if count]
         axes.plot(*zip(*filled), color=colour, marker=marker, linestyle=dashes, label=text)
@@ -222,7 +222,7 @@ def reliability(records, photos):
     counts.bar(centres, [count for count, _, _ in rows], width=90 / len(rows), color=BLUE)
     axes.set(ylabel="accuracy, %", xlim=(0, 100), ylim=(0, 100))
     counts.set(xlabel="confidence, %", ylabel="photos")
-    axes.legend()
+    axes.legend(loc="lower right", fontsize=6.5, labelspacing=0.25, borderaxespad=0.2)
     return figure
 
 

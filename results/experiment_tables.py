@@ -162,6 +162,38 @@ def recipes():
     return f"{table(('recipe', 'validation accuracy, %'), rows)}\n\n{note}"
 
 
+def alpha_temperature():
+    """One weight or temperature changed in the distillation of the student from model.bin, or the course's two together."""
+    groups = runs("alpha_temperature")
+    seeds = {record["seed"] for record in next(iter(groups.values()))}
+    groups["ours"] = [record for record in runs("distillation")["student_strong"] if record["seed"] in seeds]
+    rows = []
+    for group in groups.values():
+        origin = group[0]["model"]["training"]
+        rows.append((origin["alpha"], origin["temperature"], mean_std(best_of(group))))
+    lines = [(f"{alpha:g}", f"{temperature:g}", accuracy) for alpha, temperature, accuracy in sorted(rows)]
+    return f"{table(('α', 'T', 'validation accuracy, %'), lines)}\n\n{source(groups, 'alpha_temperature')}"
+
+
+TRAINED_ON = {
+    "labelled": ("training", "random"),
+    "unlabelled": ("training and testing", "random"),
+    "labelled_fixed": ("training", "fixed"),
+    "unlabelled_fixed": ("training and testing", "fixed"),
+}
+
+
+def testing():
+    """Distillation on the unlabelled testing photos as well: accuracy, and agreement with the teacher on either split."""
+    groups, rows = runs("testing"), []
+    for name, words in TRAINED_ON.items():
+        group = groups[f"{name}_measured"]
+        agreement = (mean_std([record["agreement"][split] for record in group]) for split in ("validation", "testing"))
+        rows.append((*words, mean_std([record["accuracy"] for record in group]), *agreement))
+    header = ("photos", "views", "validation accuracy, %", "agrees with the teacher on validation, %", "on testing, %")
+    return f"{table(header, rows)}\n\n{source(groups, 'testing')}"
+
+
 WAYS = {
     "big": "the network itself",
     "quantized": "8 bits per weight",
@@ -224,6 +256,7 @@ PRUNING = {
     "mistake1": "the reference mistake, 1 epoch",
     "finetune1": "fine-tuned, 1 epoch",
     "finetune5": "fine-tuned, 5 epochs",
+    "finetune20": "fine-tuned, 20 epochs",
     "retrain5": "trained anew, 5 epochs",
 }
 

@@ -122,6 +122,8 @@ TABLES = {
     "distillation": experiment_tables.distillation,
     "recipes": experiment_tables.recipes,
     "choices": experiment_tables.choices,
+    "alpha_temperature": experiment_tables.alpha_temperature,
+    "testing": experiment_tables.testing,
     "compress": experiment_tables.compress,
     "equal_bytes": experiment_tables.equal_bytes,
     "pruning": experiment_tables.pruning,
