@@ -139,6 +139,8 @@ EXPERIMENTS = {
         "and the small network trained directly", {
             "big": f"train_student.py {SHORT} --epochs 8 --network student {RUN}",
             "quantized": f"quantize.py {{big}}/best.pt {{out}}/model.bin --bits 8 {RECORD}",
+            "big_long": f"train_student.py {SHORT} --epochs 16 --network student {RUN}",
+            "quantized_long": f"quantize.py {{big_long}}/best.pt {{out}}/model.bin --bits 8 {RECORD}",
             "pruned": f"{QUARTERED} --mode finetune --epochs 8 --augment light {RUN}",
             "factorised": f"{QUARTERED} --mode lowrank --epochs 8 --augment light {RUN}",
             "factorised_global": f"{QUARTERED} --mode lowrank --ranking global --epochs 8 --augment light {RUN}",
@@ -200,9 +202,10 @@ EXPERIMENTS = {
             "blurred": f"train_student.py {{data}} --size 96 --view-size 72 --augment blurred --epochs 8 {RUN}",
             "blurred_measured": f"evaluate.py {{blurred}}/best.pt {REDUCED}"}),
     "one_megabyte": Experiment(
-        "about 1 MB at 32 bits: ordinary, depthwise and grouped convolutions", {
+        "about 1 MB at 32 bits: ordinary, depthwise and grouped convolutions, and the same blocks with one group", {
             name: f"train_student.py {SMALL} --epochs 6 --network {network} {RUN}" for name, network in (
                 ("cnn1mb", "cnn1mb"),
+                ("one_group", "group1mb_3 --set group_width=0"),
                 ("dw1mb_3", "dw1mb_3"),
                 ("dw1mb_4", "dw1mb_4"),
                 ("group1mb_3_2", "group1mb_3"),
