@@ -156,10 +156,13 @@ EXPERIMENTS = {
         "at 300,000 bytes: few weights of many bits or many weights of few, same training and two epochs through the rounding",
         wider()),
     "teachers": Experiment(
-        "ResNet-18 trained from scratch, and how it stands 16 and 8 bits", {
+        "ResNet-18 trained from scratch, how it stands 16 and 8 bits, and how many of its answers stay", {
             "resnet18": f"train_student.py {SHORT} --epochs 10 --network resnet18 {RUN}",
             **{f"resnet18_{bits}": f"quantize.py {{resnet18}}/best.pt {{out}}/model.bin --bits {bits} "
                                    f"--max-bytes 30000000 {RECORD}"
+               for bits in (16, 8)},
+            **{f"resnet18_{bits}_agreement": f"evaluate.py {{resnet18_{bits}}}/model.bin {{data}} --teacher {{resnet18}}/best.pt "
+                                             "--record {out}/record.json"
                for bits in (16, 8)}}, seeds=(0,)),
     "distillation": Experiment(
         "three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one (model.bin)", {
