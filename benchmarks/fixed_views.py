@@ -1,0 +1,85 @@
+"""When it pays to keep what a teacher said of fixed views (`train_kd.py --views`): a step from memory against one that asks.
+
+    python benchmarks/fixed_views.py --record results/fixed_views.json
+
+The ratio is what every epoch takes after the first ones, in which the teacher is asked about each view; what it costs in accuracy
+is in results/choices. Both sides train for real, alternate in short rounds, and the median ratio counts.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch  # noqa: E402
+
+from command_line import number, parser, pick_device, run  # noqa: E402
+from distillation import Distillation, Teacher  # noqa: E402
+from losses import Batch  # noqa: E402
+from model_file import Description  # noqa: E402
+from models import build  # noqa: E402
+from preprocessing import Preprocessing  # noqa: E402
+from records import provenance, write_record  # noqa: E402
+from training import pick_precision  # noqa: E402
+from training_run import Run, Settings  # noqa: E402
+
+WIDE = {"widths": (64, 64, 64, 128, 128, 128, 128), "hidden": (96, 192, 192, 320, 448, 448, 448), "pools": (1, 0, 0, 1, 0, 0, 0), "head": 320}
+TEACHERS = {"`model.bin` as teacher": ("residual6", WIDE), "ResNet-18": ("resnet18", {})}
+
+
+def measure(architecture, arguments, device, size, batch_size, rounds, steps):
+    """Seconds per step of a `student` (asking the teacher, from memory) of every round, as two lists."""
+    settings = Settings(precision=pick_precision("auto", device), batch_size=batch_size, epochs=1)
+    preprocessing = Preprocessing(size=size)
+    teacher = build(architecture, num_classes=11, in_channels=3, **arguments).eval().requires_grad_(False)
+    teacher = Teacher(teacher.to(device, memory_format=torch.channels_last), preprocessing, Path(architecture))
+    loss = Distillation([teacher], preprocessing, 0.8, 4.0, settings.precision, batch_size, 11, views=1)
+    description = Description.of("student", {"in_channels": 3}, [str(label) for label in range(11)], preprocessing)
+    training = Run(build("student", **description.arguments).train(), description, settings, 1_000_000, device, loss)
+    images = torch.randn(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    batch = Batch(images, torch.randint(0, 11, (batch_size,), device=device), torch.arange(batch_size), 0)
+    memory = loss.said
+
+    def one_round(kept):
+        loss.said = memory if kept else None
+        began = time.perf_counter()
+        for _ in range(steps):
+            training.train_step(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / steps
+
+    one_round(False), one_round(True)  # warm-up; the second fills the memory
+    pairs = [(one_round(False), one_round(True)) for _ in range(rounds)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def main(argv=None):
+    options = parser(__doc__)
+    options.add_argument("--size", type=number(int, 32), default=96, help="pixels, of student and teacher")
+    options.add_argument("--batch-size", type=number(int, 2), default=64, help="photos per step")
+    options.add_argument("--rounds", type=number(int, 1), default=9, help="alternating rounds")
+    options.add_argument("--steps", type=number(int, 1), default=4, help="steps per round")
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    options.add_argument("--record", type=Path, help="write a JSON record there")
+    options = options.parse_args(argv)
+    device = pick_device(options.device)
+    torch.manual_seed(0)
+
+    results = {}
+    for text, (architecture, arguments) in TEACHERS.items():
+        asking, kept = measure(architecture, arguments, device, options.size, options.batch_size, options.rounds, options.steps)
+        ratio = statistics.median(remembered / asked for asked, remembered in zip(asking, kept))
+        seconds = statistics.median(asking), statistics.median(kept)
+        results[text] = {"ratio": ratio, "seconds_per_step_asking": seconds[0], "seconds_per_step_from_memory": seconds[1]}
+        print(f"{text}: {ratio:.3f} times the steps that ask it ({1000 * seconds[0]:.0f} ms -> {1000 * seconds[1]:.0f} ms "
+              f"a step of {options.batch_size})")
+    if options.record:
+        write_record(options.record, {**provenance(device, 0), "size": options.size, "batch_size": options.batch_size, "results": results})
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
