@@ -25,7 +25,12 @@ from records import provenance, write_record  # noqa: E402
 from training import pick_precision  # noqa: E402
 from training_run import Run, Settings  # noqa: E402
 
-WIDE = {"widths": (64, 64, 64, 128, 128, 128, 128), "hidden": (96, 192, 192, 320, 448, 448, 448), "pools": (1, 0, 0, 1, 0, 0, 0), "head": 320}
+WIDE = {
+    "widths": (64, 64, 64, 128, 128, 128, 128),
+    "hidden": (96, 192, 192, 320, 448, 448, 448),
+    "pools": (1, 0, 0, 1, 0, 0, 0),
+    "head": 320,
+}
 TEACHERS = {"`model.bin` as teacher": ("residual6", WIDE), "ResNet-18": ("resnet18", {})}
 
 

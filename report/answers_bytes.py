@@ -8,7 +8,7 @@ from readings import PUBLISHED, accuracies, epochs_of, file_bytes, input_pixels,
 SHORT = {  # the ways to a quarter of the bytes, as conclusions call them
     "quantized": "quantization",
     "pruned": "pruning",
-    "factorised": "low rank",
+    "factorised": "low rank of equal shares",
     "factorised_global": "low rank by worth",
     "distilled": "distillation",
 }
@@ -16,13 +16,16 @@ SHORT = {  # the ways to a quarter of the bytes, as conclusions call them
 
 def compress_names(runs):
     """{variant: how the table calls it}, in the table's order."""
+    bits = runs["quantized"][0]["bits"]
     return {
         "big": "the big network",
-        "quantized": f"{runs['quantized'][0]['bits']}-bit quantization",
-        "pruned": "pruning, fine-tuned",
-        "factorised": "low rank, fine-tuned",
-        "factorised_global": "the same, ranks by worth",
-        "distilled": "distilled into half the width",
+        "big_long": "the same, twice as long",
+        "quantized": f"the first at {bits} bits",
+        "quantized_long": f"the second at {bits} bits",
+        "pruned": "the first, cut by γ",
+        "factorised": "in factors, equal shares",
+        "factorised_global": "in factors, by worth",
+        "distilled": "half the width, distilled",
         "direct": "half the width, labels only",
     }
 
@@ -32,13 +35,12 @@ def compress_row(name, text, runs):
     group, big = runs[name], runs["big"]
     last = group[0]["rounds"][-1] if "rounds" in group[0] else group[0]
     parameters = last.get("parameters", big[0]["parameters"])
-    size = mean_bytes(group) if name == "quantized" else 4 * parameters
-    if name in ("big", "quantized"):
-        epochs = str(epochs_of(big[0]))
-    elif name == "direct":
-        epochs = str(epochs_of(group[0]))
-    else:
-        epochs = f"{epochs_of(big[0])} + {epochs_of(group[0])}"
+    stored = name.startswith("quantized")
+    trained = runs[name.replace("quantized", "big")] if stored else group
+    epochs = str(epochs_of(trained[0]))
+    if not (stored or name in ("big", "big_long", "direct")):
+        epochs = f"{epochs_of(big[0])} + {epochs}"
+    size = mean_bytes(group) if stored else 4 * parameters
     after_cut = mean_std([record["rounds"][-1]["after_cut"] for record in group]) if "rounds" in group[0] else "–"
     return [text, f"{parameters:,}", f"{size:,}", epochs, after_cut, mean_std(accuracies(group))]
 
@@ -46,28 +48,32 @@ def compress_row(name, text, runs):
 def compress(records):
     """Question 1: one network to a quarter of its bytes in four ways, the small one trained directly, few bits for a ResNet-18."""
     runs = records["compress"]
-    big, quantized, direct = runs["big"], runs["quantized"], runs["direct"]
+    big, direct = runs["big"], runs["direct"]
     photos = photos_of(big[0])
     rows = [compress_row(name, text, runs) for name, text in compress_names(runs).items()]
 
     def compared(base, names):
-        """{way: Comparison with BASE}."""
-        return {SHORT[name]: compare(accuracies(runs[name]), accuracies(base), photos) for name in names}
+        """{way: Comparison with BASE}; quantization has had the epochs that the others have in all."""
+        return {SHORT[name]: compare(accuracies(runs["quantized_long" if name == "quantized" else name]), accuracies(runs[base]), photos)
+                for name in names}
 
-    against = compared(direct, SHORT)
-    others = compared(quantized, [name for name in SHORT if name != "quantized"])
-    loss = compare(accuracies(quantized), [record["validation_accuracy_before"] for record in quantized], photos)
+    against = compared("direct", SHORT)
+    shares, by_worth = (runs[name][0]["plan"][-1]["arguments"]["ranks"] for name in ("factorised", "factorised_global"))
+    starved = [name for name, rank in shares.items() if rank == 1]
     return {
         "rows": rows,
         "seeds": seeds_text(big),
         "pixels": pixels_text(big[0]),
-        "bits": str(quantized[0]["bits"]),
+        "bits": str(runs["quantized"][0]["bits"]),
         "epochs": str(epochs_of(big[0])),
-        "direct_epochs": str(epochs_of(direct[0])),
+        "all_epochs": str(epochs_of(direct[0])),
         "parameters": rows[0][1],
-        "against": sorted_out(against, "that network"),
-        "quantized": sorted_out(others, "quantization"),
-        "loss": loss.to("the big network itself"),
+        "against": sorted_out(against, "that small network"),
+        "quantized": sorted_out(compared("quantized_long", [name for name in SHORT if name != "quantized"]), "quantization"),
+        "longer": compare(accuracies(runs["big_long"]), accuracies(big), photos).to(f"{epochs_of(big[0])}"),
+        "loss": compare(accuracies(runs["quantized_long"]), accuracies(runs["big_long"]), photos).to("the network itself"),
+        "starved": listed([f"`{name}`" for name in starved]),
+        "starved_are_whole": not by_worth.keys() & set(starved),
         "pruned": verdict_text(
             against["pruning"],
             "Yes: what the larger network has learned survives the cut",
@@ -83,12 +89,12 @@ def few_bits(runs, photos):
     whole = [record["validation_accuracy_before"] for record in stored[8]]
     rows = [["32", f"{stored[8][0]['raw_bytes']:,}", mean_std(whole)]]
     rows += [[str(bits), f"{mean_bytes(group):,}", mean_std(accuracies(group))] for bits, group in stored.items()]
-    found = {f"{bits} bits": compare(accuracies(group), whole, photos) for bits, group in stored.items()}
+    agreement = [f"{percent(runs[f'resnet18_{bits}_agreement'][0]['agreement']['validation'])} % at {bits} bits" for bits in stored]
     return {
         "teacher_rows": rows,
         "teacher_epochs": str(epochs_of(runs["resnet18"][0])),
         "teacher_seeds": seeds_text(whole),
-        "teacher": sorted_out(found, "32"),
+        "teacher_agreement": listed(agreement),
     }
 
 
@@ -123,12 +129,12 @@ def equal_bytes(records):
 def bits_or_weights(found):
     """The conclusion from the set of verdicts on networks of more weights and fewer bits."""
     if found == {1}:
-        return "In these records more weights of fewer bits pay"
+        return "In these records more weights at fewer bits pay"
     if found == {-1}:
         return "In these records the bytes are better spent on bits"
     if 1 in found:
-        return "Whether more weights of fewer bits pay depends on how far one goes"
-    return "That more weights of fewer bits pay is not shown by trainings of this length"
+        return "Whether more weights at fewer bits pay depends on how far one goes"
+    return "That more weights at fewer bits pay is not shown by trainings of this length"
 
 
 def bits_curves(runs):

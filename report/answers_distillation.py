@@ -1,11 +1,12 @@
 """What the report says about distillation: which teacher, which loss, which photos."""
 
 import json
+import math
 from statistics import mean
 
 from architectures import architecture_table
-from conclusions import cell, compare, listed, mean_std, percent, points, seeds_text, sorted_out, verdict_text, verdicts
-from readings import accuracies, epochs_of, input_pixels, of_seeds, photos_of, pixels_text
+from conclusions import cell, compare, listed, mean_std, of_pairs, percent, points, sampling_error, seeds_text, sorted_out, verdict_text
+from readings import accuracies, epochs_of, input_pixels, of_seeds, photos_of, pixels_text, view_pixels
 
 
 def teacher_accuracy(records):
@@ -19,8 +20,9 @@ def rows_of_students(networks, runs, values, found):
     for network in networks:
         parameters = runs[f"{network}_scratch"][0]["parameters"]
         rows.append([
-            f"student, `{network}`",
+            f"`{network}`",
             f"{parameters:,}",
+            "–",
             *(mean_std(values[network, kind]) for kind in ("scratch", "weak", "strong")),
             cell(found["weak"][f"`{network}`"]),
             cell(found["strong"][f"`{network}`"]),
@@ -28,22 +30,22 @@ def rows_of_students(networks, runs, values, found):
     return rows
 
 
-def gain_text(found):
-    """The conclusion from the set of verdicts on students of teacher b against training on the labels."""
-    if found == {1}:
-        return "Every student gains from b: its answers hold more than the labels do"
-    if 1 in found:
-        return "Not every student gains from b beyond the error bars"
-    return "No student is shown to gain from b in so short a training"
+def gain_text(gain, teacher):
+    """The conclusion from the Comparison of all students of a teacher with training on the labels."""
+    return verdict_text(
+        gain,
+        f"the answers of {teacher} hold more than the labels do",
+        f"that the answers of {teacher} hold more than the labels do is not shown",
+        f"the answers of {teacher} hold less than the labels do")
 
 
-def teachers_text(found):
-    """The conclusion from the set of verdicts on students of teacher b against those of a."""
-    if found == {1}:
-        return "and who teaches matters"
-    if 1 in found:
-        return "and for some of them it matters who teaches"
-    return "and that it matters who teaches is not shown"
+def teachers_text(between):
+    """The conclusion from the Comparison of all students of b with those of a, b being the better teacher by its accuracy."""
+    return verdict_text(
+        between,
+        "The better teacher teaches better",
+        "That the better teacher teaches better is not shown",
+        "The better teacher teaches worse")
 
 
 def distillation(records):
@@ -53,25 +55,29 @@ def distillation(records):
     networks = [variant.removesuffix("_scratch") for variant in runs if variant.endswith("_scratch")]
     networks.sort(key=lambda network: runs[f"{network}_scratch"][0]["parameters"])
     first = runs[f"{networks[0]}_scratch"][0]
+    taught = runs[f"{networks[0]}_strong"][0]
     photos = photos_of(first)
     kinds = ("scratch", "weak", "strong")
     values = {(network, kind): accuracies(runs[f"{network}_{kind}"]) for network in networks for kind in kinds}
+    # a seed's mean over the students
+    of_all = {kind: list(map(mean, zip(*(values[network, kind] for network in networks)))) for kind in kinds}
 
     def compared(kind, other):
         return {f"`{network}`": compare(values[network, kind], values[network, other], photos) for network in networks}
 
-    found = {
-        "weak": compared("weak", "scratch"),
-        "strong": compared("strong", "scratch"),
-        "teachers": compared("strong", "weak"),
+    found = {kind: compared(kind, "scratch") for kind in ("weak", "strong")}
+    together = {
+        "weak": compare(of_all["weak"], of_all["scratch"], photos),
+        "strong": compare(of_all["strong"], of_all["scratch"], photos),
+        "teachers": compare(of_all["strong"], of_all["weak"], photos),
     }
     weak_told, strong_told = (teacher_accuracy(runs[f"{networks[0]}_{kind}"]) for kind in ("weak", "strong"))
-    above_a = {f"`{network}`": compare(values[network, "scratch"], [weak_told], photos) for network in networks}
-    origin = runs[f"{networks[0]}_strong"][0]["model"]["training"]
+    above_a = [f"`{network}` ({mean_std(values[network, 'weak'])} %)" for network in networks if mean(values[network, "weak"]) > weak_told]
+    origin = taught["model"]["training"]
     return {
         "rows": [
-            ["teacher a, `resnet18`", f"{teacher[0]['parameters']:,}", f"a: {mean_std(accuracies(teacher))}", *("–",) * 4],
-            ["teacher b, `model.bin`", f"{strong_teacher['parameters']:,}", f"b: {percent(strong_told)}", *("–",) * 4],
+            ["teacher a, `resnet18`", f"{teacher[0]['parameters']:,}", percent(weak_told), *("–",) * 5],
+            ["teacher b, `model.bin`", f"{strong_teacher['parameters']:,}", percent(strong_told), *("–",) * 5],
             *rows_of_students(networks, runs, values, found),
         ],
         "seeds": seeds_text(values[networks[0], "scratch"]),
@@ -81,18 +87,20 @@ def distillation(records):
         "teacher_seeds": seeds_text(teacher),
         "alpha": f"{origin['alpha']:g}",
         "temperature": f"{origin['temperature']:g}",
+        "smoothing": [f"{one['settings']['label_smoothing']:g}" for one in (first, taught)],
         "strong_pixels": str(input_pixels(shipped)),
+        "strong_views": str(view_pixels(strong_teacher)),
         "strong_epochs": str(epochs_of(strong_teacher)),
         "shipped": percent(shipped["validation_accuracy_after"]),
-        "weak_told": percent(weak_told),
         "strong_told": percent(strong_told),
         "students_pixels": str(input_pixels(first)),
+        "students_views": str(view_pixels(first)),
         "weak": sorted_out(found["weak"], "training on the labels"),
         "strong": sorted_out(found["strong"], "training on the labels"),
-        "teachers": sorted_out(found["teachers"], "with a"),
-        "weak_teacher": sorted_out(above_a, "teacher a itself"),
-        "conclusion": gain_text(verdicts(found["strong"])),
-        "source": teachers_text(verdicts(found["teachers"])),
+        "together": {name: cell(one) for name, one in together.items()},
+        "above_a": listed(above_a),
+        "gains": f"{gain_text(together['weak'], 'a')}, and {gain_text(together['strong'], 'b')}",
+        "source": teachers_text(together["teachers"]),
         "slim9": architecture_table(runs["slim9_scratch"][0]["model"]),
         "resnet18": architecture_table(teacher[0]["model"]),
     }
@@ -105,12 +113,14 @@ def answers_settings(group):
 
 
 def our_setting(found):
-    """The conclusion from the set of verdicts on other settings against ours."""
-    if 1 in found:
-        return "So something better than our setting is among them"
-    if -1 in found:
-        return "So our setting is not beaten by any of them, and better than some"
-    return "So none of them is told from our setting"
+    """The conclusion from {setting: Comparison with ours}."""
+    better, worse = ([name for name, one in found.items() if one.verdict == verdict] for verdict in (1, -1))
+    if better:
+        return f"So {listed(better)} would have been the better choice"
+    if worse:
+        verb = "is" if len(worse) == 1 else "are"
+        return f"So only {listed(worse)} {verb} shown to be a mistake; among the rest these records do not choose"
+    return "So these records do not choose among them"
 
 
 def alpha_temperature(records):
@@ -141,9 +151,9 @@ def alpha_temperature(records):
         "seeds": seeds_text(first),
         "pixels": pixels_text(base[0]),
         "epochs": str(epochs_of(base[0])),
-        "found": sorted_out(found, "it"),
+        "found": sorted_out(found, settings_text(base)),
         "ours": settings_text(base),
-        "conclusion": our_setting(verdicts(found)),
+        "conclusion": our_setting(found),
     }
 
 
@@ -155,35 +165,33 @@ CHOICES = {
 }
 
 
+OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD"}
+
+
 def recipe(record):
     """What a distillation was trained with, in few words."""
     settings, origin = record["settings"], record["model"]["training"]
-    constant = " constant" if settings.get("schedule") == "constant" else ""
+    schedule = "constant" if settings["schedule"] == "constant" else f"warmed up and brought to 0 by a {settings['schedule']}"
     return ", ".join((
-        settings["optimizer"],
-        f"step {settings['lr']:g}{constant}",
+        f"{OPTIMIZERS.get(settings['optimizer'], settings['optimizer'])} with a learning rate of {settings['lr']:g} ({schedule}) "
+        f"and weight decay of {settings['weight_decay']:g}",
         f"batches of {settings['batch_size']}",
-        f"“{settings['augment']}” augmentation",
-        f"α {origin['alpha']:g}",
-        f"T {origin['temperature']:g}",
-        "weights averaged" if settings["ema"] else "no averaged weights",
+        f"the augmentation `{settings['augment']}`",
+        f"α {origin['alpha']:g} and T {origin['temperature']:g}",
+        "averaged weights" if settings["ema"] else "no averaged weights",
     ))
-
-
-def mean_seconds(group):
-    """Duration of a training."""
-    return mean(record["seconds"] for record in group)
 
 
 def choices(records):
     """The course's recipe and other choices against ours, one at a time."""
-    runs, recipes = records["choices"], records["recipes"]
+    runs, recipes, fixed_views = records["choices"], records["recipes"], records["fixed_views.json"]
     first, ours, course = next(iter(runs.values())), recipes["ours"], recipes["course"]
     base = of_seeds(records["distillation"]["student_strong"], first)
     found = {name: compare(accuracies(runs[name]), accuracies(base), photos_of(base[0])) for name in CHOICES}
     headline = compare(accuracies(ours), accuracies(course), photos_of(base[0]))
     rows = [["baseline", mean_std(accuracies(base)), "–"]]
     rows += [[text, mean_std(accuracies(runs[name])), cell(found[name])] for name, text in CHOICES.items()]
+    times = [f"{100 * one['ratio']:.0f} % of the time with {text}" for text, one in fixed_views["results"].items()]
     return {
         "rows": rows,
         "seeds": seeds_text(first),
@@ -196,14 +204,15 @@ def choices(records):
         "recipe_epochs": str(epochs_of(ours[0])),
         "recipe_pixels": pixels_text(ours[0]),
         "views": str(runs["fixed_views"][0]["settings"]["views"]),
-        "time": f"{100 * mean_seconds(runs['fixed_views']) / mean_seconds(base):.0f}",
-        "headline": headline.to("the course's"),
+        "times": listed(times),
+        "times_pixels": str(fixed_views["size"]),
+        "headline": headline.to("the course’s"),
         "others": sorted_out({CHOICES[name]: one for name, one in found.items()}, "the baseline"),
         "views_verdict": verdict_text(
             found["fixed_views"],
-            "they gain accuracy",
-            "they lose no accuracy that could be told in so short a training",
-            "they lose accuracy"),
+            "In accuracy, they gain",
+            "A loss of accuracy is not shown in so short a training",
+            "In accuracy, they lose"),
     }
 
 
@@ -218,27 +227,28 @@ VIEWS = {"": "with random views", "_fixed": "with fixed views"}
 
 def change_text(found, split):
     """What testing photos among those trained on change in the agreement with the teacher on SPLIT."""
-    bars = "sampling error" if found["", "testing"].seeds == 1 else "error bars"
-    parts = []
-    for views, text in VIEWS.items():
-        one = found[views, split]
-        parts.append(f"{points(one.difference)} points {text} ({'beyond' if one.verdict else 'within'} the {bars})")
+    parts = [f"{points(found[views, split].difference)} points {text} ({'shown' if found[views, split].verdict else 'open'})"
+             for views, text in VIEWS.items()]
     return listed(parts)
 
 
-def memory_text(found, accuracy):
-    """The conclusion from comparisons of agreement, {(views, split): Comparison}, and of accuracy, {views: Comparison}."""
-    def gained(views):
-        """Whether something rises on photos that nobody was trained on."""
-        return found[views, "validation"].verdict > 0 or accuracy[views].verdict > 0
+def beyond_validation(agreement, views, photos):
+    """How much more the agreement rises on testing photos than on validation photos, as a Comparison.
 
-    memorised = [text for views, text in VIEWS.items() if found[views, "testing"].verdict > 0 and not gained(views)]
+    agreement: {(variant, split): one per seed}
+    """
+    groups = [agreement[f"{kind}{views}", split] for split in ("testing", "validation") for kind in ("unlabelled", "labelled")]
+    differences = [(with_testing - without) - (validation_with - validation_without)
+                   for with_testing, without, validation_with, validation_without in zip(*groups)]
+    return of_pairs(differences, math.hypot(*(sampling_error(group[0], photos) for group in groups)))
+
+
+def memory_text(apart):
+    """The conclusion from {views: how much more agreement rises on testing photos than on validation photos, a Comparison}."""
+    memorised = [text for views, text in VIEWS.items() if apart[views].verdict > 0]
     if memorised:
-        return (f"That is memorised, not learned ({listed(memorised)}): "
-                "on photos that nobody was trained on, nothing that could be told is gained")
-    if all(found[views, "testing"].verdict <= 0 for views in VIEWS):
-        return "Memorising does not show in a training of this length"
-    return "What rises on testing photos rises on others too, so that it is learned, not only memorised"
+        return f"What is gained on the testing photos beyond that, {listed(memorised)}, is memorised, not learned"
+    return "That anything is memorised does not show in a training of this length"
 
 
 def testing(records):
@@ -263,6 +273,7 @@ def testing(records):
         ])
     found = {(views, split): compare(agreement[f"unlabelled{views}", split], agreement[f"labelled{views}", split], photos)
              for views in VIEWS for split in splits}
+    apart = {views: beyond_validation(agreement, views, photos) for views in VIEWS}
     accuracy = {views: compare(values[f"unlabelled{views}"], values[f"labelled{views}"], photos) for views in VIEWS}
     by_views = {VIEWS[views].removeprefix("with "): one for views, one in accuracy.items()}
     return {
@@ -271,8 +282,10 @@ def testing(records):
         "epochs": str(epochs_of(base[0])),
         "pixels": f"{input_pixels(base[0])} px",
         "photos": f"{photos:,}",
-        "change": {split: change_text(found, split) for split in ("testing", "validation")},
+        "trained_on": [f"{runs[name][0]['photos']['training']:,}" for name in ("labelled_fixed", "unlabelled_fixed")],
+        "change": {split: change_text(found, split) for split in splits},
+        "apart": listed([f"{points(one.difference)} points {VIEWS[views]}" for views, one in apart.items()]),
         "accuracy": sorted_out(by_views, "the same without testing photos"),
         "clean": "transductive" not in json.dumps(records["model.json"]["model"]["training"]),
-        "conclusion": memory_text(found, accuracy),
+        "conclusion": memory_text(apart),
     }

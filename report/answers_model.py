@@ -8,21 +8,28 @@ from conclusions import cell, compare, listed, mean_std, percent, points, sampli
 from readings import epochs_of, file_bytes, input_pixels, pixels_text, view_pixels
 
 
-def how_trained(training):
-    """Where the weights come from, as text."""
-    teachers, origin = training.get("teachers") or [], training["model"]["training"]
-    if not teachers:
-        return "from the labels alone"
-    told = listed(["a teacher with " + percent(one["validation_accuracy"]) + " %" for one in teachers])
-    return f"by distillation from {told} (temperature {origin['temperature']:g}, weight of its answers {origin['alpha']:g})"
+def how_trained(training, teacher):
+    """Where the weights come from, as text; teacher: the record of its training."""
+    told, origin = training["teachers"][0], training["model"]["training"]
+    own = f"{percent(teacher['best']['validation_accuracy'])} % at its own {input_pixels(teacher)} px"
+    return (f"by distillation from a `{teacher['model']['architecture']}` of {teacher['parameters']:,} parameters "
+            f"({epochs_of(teacher)} epochs from scratch, {own}, {percent(told['validation_accuracy'])} % at the student’s "
+            f"{input_pixels(training)}; temperature {origin['temperature']:g}, weight of its answers {origin['alpha']:g})")
+
+
+def bits_text(model):
+    """What a file's weights are stored with; see Scheme.bits_of in quantization.py."""
+    bits, vectors = model["bits"], model["vectors"]
+    more = f"8 in the first and the last layer, {bits + 2} in depthwise ones, {vectors} for biases" if bits < 6 else f"{vectors} for biases"
+    return f"{bits} bits per weight ({more})"
 
 
 def shipped(records):
     """The model that is handed in."""
-    model, training = records["model.json"], records["model_training.json"]
+    model, training, teacher = (records[f"{name}.json"] for name in ("model", "model_training", "model_teacher"))
     before, after = model["validation_accuracy_before"], model["validation_accuracy_after"]
     averaged = records["evaluation_tta.json"]["accuracy"]
-    photos, size, tuned = model["validation_photos"], file_bytes(model), model.get("fine_tuning")
+    photos, size, tuned = model["validation_photos"], file_bytes(model), model["fine_tuning"]
     return {
         "averaged": percent(averaged),
         "averaging": compare([averaged], [after], photos).to("one look at every photo"),
@@ -34,9 +41,9 @@ def shipped(records):
         "training_photos": f"{training['photos']['training']:,}",
         "photos": f"{photos:,}",
         "seed": str(training["seed"]),
-        "how": how_trained(training),
+        "how": how_trained(training, teacher),
         "bits": str(model["bits"]),
-        "vectors": str(model["vectors"]),
+        "bits_text": bits_text(model),
         "bytes": f"{size:,}",
         "raw_bytes": f"{model['raw_bytes']:,}",
         "share": percent(size / model["raw_bytes"], 1),
@@ -46,12 +53,9 @@ def shipped(records):
         "change": points(after - before),
         "sampling": percent(sampling_error(after, photos)),
         "loss": compare([after], [before], photos).to("the 32-bit network"),
-        "tuned": f"{epochs_of(tuned)} epochs of training through the rounding" if tuned else "rounding only",
-        "teachers": bool(training.get("teachers")),
-        "minutes": f"{training['seconds'] / 60:.0f}",
+        "tuned_epochs": str(epochs_of(tuned)),
+        "minutes": f"{(teacher['seconds'] + training['seconds'] + tuned['seconds']) / 60:.0f}",
         "processor": training["device"].replace(", 1 threads", ", 1 thread"),
-        "commands": [training["command"], model["command"]],
-        "unnamed_rate": "" if "--lr" in training["command"] else f"{training['settings']['lr']:g}",
         "architecture": architecture_table(model["model"]) if model["architecture"] in DEFAULTS else [],
     }
 
@@ -108,7 +112,7 @@ def small_photos_text(record):
                 f"of cases, the {others:,} larger ones in {percent(larger)} %: {difference} beyond the sampling error.")
     if "accuracy_reduced" in record:
         reduced = percent(record["accuracy_reduced"])
-        text += f" All of them first scaled down to {record['reduced_to']} px, it is {reduced} %."
+        text += f" With every photo first scaled down to {record['reduced_to']} px, accuracy is {reduced} %."
     return text
 
 
@@ -163,7 +167,7 @@ def evaluation(records):
         "best": by_class[::-1][:2],
         "worst": by_class[:2],
         "moved": most_moved(before, after),
-        "confusions": listed([f"{label} for {taken} ({number}, {percent(share, 0)} % of {label})"
+        "confusions": listed([f"{label} taken for {taken} ({number} photos, {percent(share, 0)} % of {label})"
                               for label, taken, number, share in top]),
         "top_share": percent(sum(number for _, _, number, _ in top) / max(wrong, 1), 0),
         "wrong": f"{wrong:,}",

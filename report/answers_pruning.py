@@ -2,26 +2,26 @@
 
 import statistics
 
-from conclusions import compare, mean_std, percent, points, seeds_text, sorted_out, together, unanimous
+from conclusions import compare, listed, mean_std, percent, points, seeds_text, sorted_out, together, unanimous
 from readings import PUBLISHED, accuracies, epochs_of, input_pixels, photos_of, pixels_text
 
 MODES = {
     "none": "cut only",
-    "mistake1": "reference code's mistake, {} a round",
+    "mistake1": "reference code’s mistake, {} a round",
     "finetune1": "fine-tuned, {} a round",
     "finetune5": "fine-tuned, {} a round",
     "finetune20": "fine-tuned, {} a round",
-    "retrain5": "trained anew, {} a round",
-    "once": "cut once, trained anew, {}",
+    "retrain5": "from scratch, {} a round",
+    "once": "the last shape from scratch, {}",
 }
 PAIRS = {  # comparison: a mode, the one it is compared with, and how the text calls that
     "tuned_or_mistake": ("finetune1", "mistake1", "the mistake"),
     "long_or_mistake": ("finetune5", "mistake1", "the mistake"),
     "mistake_or_none": ("mistake1", "none", "no training at all"),
     "longer": ("finetune5", "finetune1", "one epoch a round"),
-    "tuned_or_retrained": ("finetune5", "retrain5", "training anew"),
-    "once_or_rounds": ("once", "retrain5", "training anew in rounds"),
-    "once_or_tuned": ("once", "finetune5", "fine-tuning in rounds"),
+    "tuned_or_retrained": ("finetune5", "retrain5", "training from scratch in every round"),
+    "once_or_rounds": ("once", "retrain5", "training from scratch in every round"),
+    "once_or_tuned": ("once", "finetune5", "cutting and fine-tuning in rounds"),
 }
 
 
@@ -67,6 +67,20 @@ def patient_text(runs, comparisons):
     return f"{epochs_of(group[0])} epochs a round are {together(comparisons, 'that')}."
 
 
+def learning_rate(record):
+    """Of the training after a cut."""
+    return record["pruning"]["settings"]["lr"]
+
+
+def steps_text(lines, photos, mode="finetune5"):
+    """The mildest rate's last round against the first round of the strongest rate that is no larger, as a sentence."""
+    mild, *_, strong = rates_of(lines)
+    (size, values), rounds = lines[mode, mild][-1], len(lines[mode, mild]) - 1
+    index, (smaller, others) = next((index, point) for index, point in enumerate(lines[mode, strong]) if point[0] <= size)
+    against = compare(values, others, photos).to(f"{smaller:,} in {index} of {rate_text(strong)}")
+    return f"{size:,} parameters in {rounds} rounds of {rate_text(mild)} are {against}"
+
+
 def lesson_text(tuned, long_tuned):
     """What becomes of the finding that fine-tuning is useless, by comparisons of fine-tuning with the mistake.
 
@@ -74,15 +88,15 @@ def lesson_text(tuned, long_tuned):
     """
     by_longer = unanimous(
         long_tuned,
-        "So the students' finding that fine-tuning is useless is one about the mistake, "
+        "So the students’ finding that fine-tuning is useless is one about the mistake, "
         "and about training too short to repair what it disturbs; given its epochs, fine-tuning works",
         "So whether fine-tuning is useless, as the students found, these records do not decide at every rate",
-        "So the students' finding that fine-tuning is useless is not contradicted here")
+        "So the students’ finding that fine-tuning is useless is not contradicted here")
     return unanimous(
         tuned,
-        "The students' finding that fine-tuning is useless is contradicted: it is the mistake that is useless",
+        "The students’ finding that fine-tuning is useless is contradicted: it is the mistake that is useless",
         by_longer,
-        "So the students' finding that fine-tuning is useless is not contradicted by training as short as theirs: "
+        "So the students’ finding that fine-tuning is useless is not contradicted by training as short as theirs: "
         "one epoch does more harm than leaving the weights where they were")
 
 
@@ -118,6 +132,8 @@ def pruning(records):
         return str(len(group[0]["rounds"]) * epochs_of(group[0]))
 
     (whole, _), (cut_parameters, cut), *_ = lines["finetune5", rates[0]]
+    mistaken = [statistics.mean(values) for _, values in lines["mistake1", rates[-1]]]
+    tuned = [statistics.mean(values) for _, values in lines["finetune5", rates[-1]]]
     published = PUBLISHED["pruning"]
     return {
         "rates": [rate_text(rate) for rate in rates],
@@ -134,12 +150,20 @@ def pruning(records):
         "lesson": lesson_text(found["tuned_or_mistake"], found["long_or_mistake"]),
         "anew": unanimous(
             found["tuned_or_retrained"],
-            "So with an optimiser that holds the right tensors, training on is worth more than starting again; "
+            "So with an optimiser that holds the right tensors, training on is worth more than starting again in every round; "
             "a student report that found the opposite compared with the mistake",
             "So the records do not decide between the two at every rate",
             "So starting again is worth more, as one student report found"),
-        "mistake_change": change("mistake1", rates[-1]),
-        "tuned_change": change("finetune5", rates[-1]),
+        "worth": unanimous(
+            found["once_or_tuned"],
+            "So training a shape directly is worth more than cutting towards it",
+            "So that cutting towards a shape is worth more than training it directly is not shown",
+            "So cutting towards a shape is worth more than training it directly"),
+        "mistake_change": points(mistaken[-1] - mistaken[1]),
+        "tuned_change": points(tuned[-1] - tuned[1]),
+        "cut_only": listed([f"{change('none', rate)} points at {rate_text(rate)}" for rate in rates]),
+        "steps": steps_text(lines, photos),
+        "learning_rates": [f"{learning_rate(runs[f'{mode}_{rates[0]}'][0]):g}" for mode in ("finetune5", "retrain5")],
         "scope": runs[f"none_{rates[0]}"][0]["pruning"]["scope"].replace("-", " to "),
         "tuned_epochs": str(epochs_of(runs[f"finetune5_{rates[0]}"][0])),
         "anew_epochs": total_epochs("retrain5"),
@@ -194,7 +218,7 @@ def lowrank(records):
     runs = records["lowrank"]
     first = next(iter(runs.values()))
     sizes = sorted({int(variant.rpartition("_")[2]) for variant in runs}, reverse=True)
-    photos, rows, found = photos_of(records["pruning"]["base"][0]), [], {}
+    photos, rows, found, more_macs = photos_of(records["pruning"]["base"][0]), [], {}, []
     for size in sizes:
         last = {name: [record["rounds"][-1] for record in runs[f"{name}_{size}"]] for name in LOW_RANK}
         trained = {name: [one["after_training"] for one in group] for name, group in last.items()}
@@ -203,6 +227,7 @@ def lowrank(records):
             cut = [one["after_cut"] for one in last[name]]
             costs = f"{one['parameters']:,}", f"{one['macs'] / 1e6:.2f} M"
             rows.append([text, *costs, mean_std(cut), mean_std(trained[name])])
+        more_macs.append(last["factors_global"][0]["macs"] / last["channels"][0]["macs"] - 1)
         for name, text in FACTORS.items():
             against = compare(trained[name], trained["channels"], photos)
             found[f"{text} at {last[name][0]['parameters']:,}"] = against
@@ -214,4 +239,5 @@ def lowrank(records):
         "epochs": str(epochs_of(first[0])),
         "seeds": seeds_text(first),
         "found": sorted_out(found, "fewer channels"),
+        "macs": listed([f"{points(more, 0)} %" for more in more_macs]),
     }

@@ -4,15 +4,17 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from scipy.stats import t
+
 
 def percent(share, digits=2):
     """0.62245 -> "62.24"."""
     return f"{100 * share:.{digits}f}"
 
 
-def points(difference):
+def points(difference, digits=2):
     """0.0123 -> "+1.23", a difference of accuracies in percentage points."""
-    return f"{100 * difference:+.2f}".replace("-", "−")
+    return f"{100 * difference:+.{digits}f}".replace("-", "−")
 
 
 def size_text(difference):
@@ -44,36 +46,48 @@ def sampling_error(accuracy, photos):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Accuracies of one thing against another's. verdict: 1 better, -1 worse, 0 where the error bars do not allow to say."""
+    """Accuracies of one thing against another's.
+
+    verdict: 1 better, -1 worse, 0 where the difference does not exceed `needed`.
+    """
 
     difference: float
-    verdict: int
-    seeds: int
+    needed: float
+
+    @property
+    def verdict(self):
+        if abs(self.difference) <= max(self.needed, 1e-9):  # equal means of floats need not be equal floats
+            return 0
+        return 1 if self.difference > 0 else -1
 
     def to(self, other):
-        """As it follows "a is": "3.21 points better than OTHER (3 seeds)"; what keeps it from a conclusion if there is none."""
-        basis = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        """As it follows "is": "3.21 points better than OTHER", or "indistinguishable from OTHER (+0.41 ± 2.37 points)"."""
         if self.verdict:
             direction = "better" if self.verdict > 0 else "worse"
-            return f"{size_text(self.difference)} points {direction} than {other} ({basis})"
-        bars = "sampling error of one run" if self.seeds == 1 else "error bars"
-        return f"not different from {other} beyond the {bars} ({points(self.difference)} points, {basis})"
+            return f"{size_text(self.difference)} points {direction} than {other}"
+        return f"indistinguishable from {other} ({cell(self)} points)"
+
+
+def of_pairs(differences, standard_error):
+    """The Comparison behind differences of accuracies, one per seed; standard_error: of one, from its photos being a sample.
+
+    With several seeds a difference counts if the 95 % confidence interval of its mean leaves out zero (Student's t); with one, if
+    it exceeds two standard errors (training again would add to that).
+    """
+    seeds = len(differences)
+    if seeds > 1:
+        needed = t.ppf(0.975, seeds - 1) * statistics.stdev(differences) / math.sqrt(seeds)
+    else:
+        needed = 2 * standard_error
+    return Comparison(statistics.mean(differences), needed)
 
 
 def compare(ours, theirs, photos):
-    """The Comparison of two lists of accuracies, one per seed.
-
-    With several seeds a difference counts if the bars of mean ± std do not overlap; with one, if it exceeds two standard
-    errors of a difference between two accuracies on so many photos (training again would add to that).
-    """
-    first, second = statistics.mean(ours), statistics.mean(theirs)
-    seeds = min(len(ours), len(theirs))
-    if seeds > 1:
-        bar = statistics.stdev(ours) + statistics.stdev(theirs)
-    else:
-        bar = 2 * math.hypot(sampling_error(first, photos), sampling_error(second, photos))
-    verdict = 0 if abs(first - second) <= bar else 1 if first > second else -1
-    return Comparison(first - second, verdict, seeds)
+    """The Comparison of two lists of accuracies on so many photos, one per seed and in the same order of seeds."""
+    if len(ours) != len(theirs):
+        raise ValueError(f"{len(ours)} accuracies cannot be paired with {len(theirs)}")
+    standard_error = math.hypot(sampling_error(ours[0], photos), sampling_error(theirs[0], photos))
+    return of_pairs([one - other for one, other in zip(ours, theirs)], standard_error)
 
 
 def verdict_text(comparison, better, same, worse):
@@ -101,25 +115,22 @@ def together(comparisons, other):
     sizes = listed([f"{size(one.difference)} at rate {rate}" for rate, one in comparisons.items()])
     if first.verdict:
         return f"{'better' if first.verdict > 0 else 'worse'} than {other} (by {sizes}, in points)"
-    bars = "sampling error" if first.seeds == 1 else "error bars"
-    return f"not different from {other} beyond the {bars} ({sizes}, in points)"
+    return f"indistinguishable from {other} ({sizes}, in points)"
 
 
 def sorted_out(comparisons, other):
     """Several things compared with OTHER, {"a": Comparison, ...}, by verdict.
 
-    "a (+1.00) and b (+2.00) are better than OTHER; c (+0.10) is not different from OTHER beyond the error bars"
+    "a (+1.00) and b (+2.00) are better than OTHER; c (+0.10) is indistinguishable from OTHER"
     """
-    bars = "sampling error" if any(one.seeds == 1 for one in comparisons.values()) else "error bars"
-    texts = {1: f"better than {other}", 0: f"not different from {other} beyond the {bars}", -1: f"worse than {other}"}
     parts = []
-    for verdict, text in texts.items():
+    for verdict, text in {1: "better than", 0: "indistinguishable from", -1: "worse than"}.items():
         names = [f"{name} ({points(one.difference)})" for name, one in comparisons.items() if one.verdict == verdict]
         if names:
-            parts.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} {text}")
+            parts.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} {text} {other}")
     return "; ".join(parts)
 
 
 def cell(comparison):
-    """A Comparison in a table: "+1.23, better"; "open" where the error bars do not allow to say."""
-    return f"{points(comparison.difference)}, {verdict_text(comparison, 'better', 'open', 'worse')}"
+    """A Comparison in points, "+1.23 ± 0.80": the difference, and behind the sign what it has to exceed."""
+    return f"{points(comparison.difference)} ± {percent(comparison.needed)}"

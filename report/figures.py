@@ -46,7 +46,7 @@ def series(axes, xs, groups, look, label):
 
 def accuracy_label(photos):
     """Of an axis."""
-    return f"validation accuracy ({photos}), %"
+    return f"accuracy ({photos}), %"
 
 
 def logarithmic(axes, sizes, ticks, margins, text):
@@ -71,7 +71,7 @@ def pruning(records, photos):
     }
     lines, names = pruning_lines(records["pruning"]), mode_names(records["pruning"])
     rates = sorted({rate for _, rate in lines}, reverse=True)
-    figure, axes = panels(len(rates), 2.6, sharey=True, sharex=True)
+    figure, axes = panels(len(rates), 2.4, sharex=True)
     for panel, rate in zip(axes, rates):
         for mode, look in looks.items():
             if (mode, rate) not in lines:
@@ -79,7 +79,7 @@ def pruning(records, photos):
             line = lines[mode, rate][1:] if mode == "once" else lines[mode, rate]
             series(panel, [size / 1000 for size, _ in line], [values for _, values in line], look, names[mode])
         panel.set(title=f"each round keeps {100 * float(rate):.0f} % of the channels", xlabel="parameters, thousands")
-    axes[0].set_ylabel(accuracy_label(photos), fontsize=8)
+    axes[0].set_ylabel(accuracy_label(photos))
     found = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels())}
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3)
     return figure
@@ -96,7 +96,7 @@ def pruning_epochs(records, photos):
     history = [row for part in (first, *rounds) for row in part]
     cuts = [len(first) + 0.5 + sum(len(part) for part in rounds[:index]) for index in range(len(rounds))]
     epochs = range(1, len(history) + 1)
-    figure, axes = panels(2, 1.9)
+    figure, axes = panels(2, 1.5)
     looks = {"train": (ORANGE, "s", "--", "training"), "validation": (BLUE, "o", "-", "validation")}
     for panel, key, factor in zip(axes, ("accuracy", "loss"), (100, 1)):
         for split, (colour, marker, dashes, label) in looks.items():
@@ -105,7 +105,7 @@ def pruning_epochs(records, photos):
         for index, cut in enumerate(cuts):
             label = None if index else f"cut to {100 * float(rate):.0f} %"
             panel.axvline(cut, color=GREY, linestyle=":", linewidth=0.9, label=label)
-        panel.set(xlabel="epoch", ylabel=f"accuracy ({photos}), %" if key == "accuracy" else "cross-entropy")
+        panel.set(xlabel="epoch", ylabel="accuracy, %" if key == "accuracy" else "cross-entropy")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
@@ -123,6 +123,8 @@ def bits(records, photos):
     }
     sizes = [size / 1000 for curve in curves.values() for _, size, _ in curve] + [300]
     ticks = (50, 70, 100, 150, 200, 300, 500, 700, 1000)
+    # rounding to 2 bits leaves so little that the rest would be a line
+    lowest = min(100 * statistics.mean(values) for (*_, trained), curve in curves.items() if trained for *_, values in curve) - 8
     figure, axes = panels(len(networks), 2.55, sharey=True, sharex=True)
     for panel, network in zip(axes, networks):
         level = 100 * statistics.mean(whole[network])
@@ -131,13 +133,13 @@ def bits(records, photos):
             curve = curves[network, granularity, trained]
             label = f"{'trained through the rounding' if trained else 'rounded'}, per {granularity}"
             series(panel, [size / 1000 for _, size, _ in curve], [values for _, _, values in curve], look, label)
-        for number, size, values in curves[network, "channel", False]:
-            point = size / 1000, 100 * statistics.mean(values)
-            panel.annotate(str(number), point, textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7, color=BLUE)
+        for number, size, _ in curves[network, "channel", False]:
+            panel.annotate(str(number), (size / 1000, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=7, color=BLUE)
         panel.axvline(300, color=GREY, linewidth=0.8)
+        panel.set_ylim(bottom=lowest)
         panel.set(title=network, xlabel="bytes of the file, thousands (logarithmic)")
         logarithmic(panel, sizes, ticks, (0.9, 1.12), FormatStrFormatter("%d"))
-    axes[0].set_ylabel(accuracy_label(photos), fontsize=8)
+    axes[0].set_ylabel(accuracy_label(photos))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
@@ -146,7 +148,7 @@ def bits(records, photos):
 def families(records, photos):
     """Parameters (log) against accuracy: two families, and a network of neither on each side."""
     of_family, others = family_points(records)
-    figure, (axes,) = panels(1, 2.5, width=3.9)
+    figure, (axes,) = panels(1, 2.35, width=3.9)
     looks = {
         "mobile": (BLUE, "o", "-"),
         "plain": (ORANGE, "s", "--"),
@@ -158,7 +160,7 @@ def families(records, photos):
     for name, (size, values) in others.items():
         series(axes, [size], [values], looks[name], name)
     sizes = [size for line in (*of_family.values(), others.values()) for size, _ in line]
-    axes.set(xlabel="parameters (logarithmic)", ylabel=f"accuracy ({photos}), %")
+    axes.set(xlabel="parameters (logarithmic)", ylabel=accuracy_label(photos))
     ticks = {30_000: "30k", 100_000: "100k", 300_000: "300k", 1_000_000: "1M", 3_000_000: "3M", 10_000_000: "10M"}
     logarithmic(axes, sizes, ticks, (0.8, 1.25), lambda tick, _: ticks[round(tick)])
     figure.legend(loc="outside lower center", ncols=4, columnspacing=1.2)

@@ -31,13 +31,13 @@ class Section:
 PATIENT = ("finetune20_0.95", "finetune20_0.9")  # of `pruning`: hours of training
 
 SECTIONS = {
-    "shipped": Section(answers_model.shipped, ("model.json", "model_training.json", "evaluation_tta.json")),
+    "shipped": Section(answers_model.shipped, ("model.json", "model_training.json", "model_teacher.json", "evaluation_tta.json")),
     "compress": Section(answers_bytes.compress, ("compress", "teachers")),
     "lowrank": Section(answers_pruning.lowrank, ("lowrank", "pruning"), (), PATIENT),
     "distillation": Section(
         answers_distillation.distillation, ("distillation", "teachers", "model.json", "model_training.json")),
     "alpha_temperature": Section(answers_distillation.alpha_temperature, ("alpha_temperature", "distillation")),
-    "choices": Section(answers_distillation.choices, ("recipes", "choices", "distillation")),
+    "choices": Section(answers_distillation.choices, ("recipes", "choices", "distillation", "fixed_views.json")),
     "testing": Section(answers_distillation.testing, ("testing", "distillation", "model.json")),
     "pruning": Section(answers_pruning.pruning, ("pruning",), ("pruning", "pruning_epochs"), PATIENT),
     "pruning_wide8": Section(answers_pruning.pruning_wide8, ("pruning_wide8",)),

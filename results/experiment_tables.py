@@ -25,8 +25,9 @@ def mean_std(values):
 
 
 def size_of(record):
-    """Input size of the network in a record, as text."""
-    return f"{record['model']['preprocessing']['size']} px"
+    """Input size of the network in a record, as text, and that of its training views if it is another."""
+    size, views = record["model"]["preprocessing"]["size"], record.get("settings", {}).get("view_size")
+    return f"{size} px (views of {views})" if views and views != size else f"{size} px"
 
 
 def percent(accuracy):
@@ -127,7 +128,7 @@ CHOICES = {
 
 
 def choices():
-    """One thing changed in the distillation of the student from model.bin: accuracy and time."""
+    """One thing changed in the distillation of the student from model.bin: accuracy and difference."""
     groups = runs("choices")
     seeds = {record["seed"] for record in next(iter(groups.values()))}
     ours = [record for record in runs("distillation")["student_strong"] if record["seed"] in seeds]
@@ -135,15 +136,11 @@ def choices():
     def accuracy(records):
         return statistics.mean(best_of(records))
 
-    def seconds(records):
-        return statistics.mean(record["seconds"] for record in records)
-
-    rows = [("`student` from `model.bin`, as above", mean_std(best_of(ours)), "", "1")]
+    rows = [("`student` from `model.bin`, as above", mean_std(best_of(ours)), "")]
     for name, text in CHOICES.items():
         difference = 100 * (accuracy(groups[name]) - accuracy(ours))
-        time = seconds(groups[name]) / seconds(ours)
-        rows.append((text, mean_std(best_of(groups[name])), f"{difference:+.2f}", f"{time:.2f}"))
-    header = ("in place of it", "validation accuracy, %", "difference", "time, other work beside it")
+        rows.append((text, mean_std(best_of(groups[name])), f"{difference:+.2f}".replace("-", "−")))
+    header = ("in place of it", "validation accuracy, %", "difference")
     return f"{table(header, rows)}\n\n{source(groups, 'choices')}"
 
 
@@ -196,8 +193,10 @@ def testing():
 
 WAYS = {
     "big": "the network itself",
-    "quantized": "8 bits per weight",
-    "pruned": "channels cut by γ, fine-tuned",
+    "big_long": "the same, trained twice as long",
+    "quantized": "the first at 8 bits per weight",
+    "quantized_long": "the second at 8 bits per weight",
+    "pruned": "the first with channels cut by γ, fine-tuned",
     "factorised": "low rank, equal shares, fine-tuned",
     "factorised_global": "low rank, `--ranking global`, fine-tuned",
     "distilled": "a narrow network distilled from it",
@@ -205,19 +204,22 @@ WAYS = {
 }
 
 
-def way(name, group, big):
-    """(parameters, bytes, epochs, accuracies) of one way of compressing, by its records and one of the big network."""
-    first, epochs_before = group[0], big["settings"]["epochs"]
-    if name == "quantized":
+def way(name, groups):
+    """(parameters, bytes, epochs, accuracies) of one way of compressing."""
+    group, first, big = groups[name], groups[name][0], groups["big"][0]
+    if name.startswith("quantized"):
+        trained = groups[name.replace("quantized", "big")][0]
+        size = round(statistics.mean(record["file_bytes"] for record in group))
         accuracies = [record["validation_accuracy_after"] for record in group]
-        return big["parameters"], first["file_bytes"], str(epochs_before), accuracies
+        return trained["parameters"], size, str(trained["settings"]["epochs"]), accuracies
     if "rounds" in first:
         parameters, settings = first["rounds"][-1]["parameters"], first["pruning"]["settings"]
         accuracies = [record["rounds"][-1]["after_training"] for record in group]
     else:
         parameters, settings = first["parameters"], first["settings"]
         accuracies = best_of(group)
-    epochs = f"{settings['epochs']}" if name in ("big", "direct") else f"{epochs_before} + {settings['epochs']}"
+    alone = name in ("big", "big_long", "direct")
+    epochs = f"{settings['epochs']}" if alone else f"{big['settings']['epochs']} + {settings['epochs']}"
     return parameters, 4 * parameters, epochs, accuracies
 
 
@@ -226,7 +228,7 @@ def compress():
     groups, rows = runs("compress"), []
     big = groups["big"][0]
     for name, text in WAYS.items():
-        parameters, size, epochs, accuracies = way(name, groups[name], big)
+        parameters, size, epochs, accuracies = way(name, groups)
         rows.append((text, f"{parameters:,}", f"{size:,}", epochs, mean_std(accuracies)))
     header = ("`student`", "parameters", "bytes", "epochs", "validation accuracy, %")
     return f"{table(header, rows)}\n\n{size_of(big)}; {source(groups, 'compress')}"

@@ -118,6 +118,14 @@ def data_path():
     return f"{table(header, rows)}\n\n{record['device']}; `results/data_path.json`."
 
 
+def fixed_views():
+    """What a step takes that need not ask the teacher."""
+    record = read("fixed_views.json")
+    rows = [(name, f"{result['ratio']:.2f}") for name, result in record["results"].items()]
+    header = (f"teacher, {record['size']} px", "a step from memory / a step that asks")
+    return f"{table(header, rows)}\n\n{record['device']}; `results/fixed_views.json`."
+
+
 TABLES = {
     "distillation": experiment_tables.distillation,
     "recipes": experiment_tables.recipes,
@@ -134,6 +142,7 @@ TABLES = {
     "input_size": input_size,
     "grading": grading,
     "data_path": data_path,
+    "fixed_views": fixed_views,
 }
 
 
