@@ -19,4 +19,4 @@ python=${PYTHON:-python3}
     --set hidden=96,192,192,320,448,448,448 --set pools=1,0,0,1,0,0,0 --set head=320 --size 128 --view-size 96 \
     --alpha 0.8 --temperature 2 --mixup 0.3 --lr 0.002 --epochs 45 --out "$runs/student" --resume
 "$python" "$here/quantize.py" "$runs/student/best.pt" "$model" --bits 4 --qat-epochs 15 --teacher "$runs/student/best.pt" \
-    --temperature 2 --mixup 0.3 --data "$data" --out "$runs/rounded" --resume
+    --temperature 2 --mixup 0.3 --data "$data" --record "$runs/model.json" --out "$runs/rounded" --resume

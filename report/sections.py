@@ -31,7 +31,7 @@ class Section:
 PATIENT = ("finetune20_0.95", "finetune20_0.9")  # of `pruning`: hours of training
 
 SECTIONS = {
-    "shipped": Section(answers_model.shipped, ("model.json", "model_training.json", "model_teacher.json", "evaluation_tta.json")),
+    "shipped": Section(answers_model.shipped, ("model.json", "model_training.json", "model_teacher.json", "evaluation_tta.json", "evaluation_again.json")),
     "compress": Section(answers_bytes.compress, ("compress", "teachers")),
     "lowrank": Section(answers_pruning.lowrank, ("lowrank", "pruning"), (), PATIENT),
     "distillation": Section(
