@@ -21,7 +21,7 @@ from command_line import UserError
 from dataset import FOOD11_CLASSES, list_testing
 from foreign_files import COURSE_PREPROCESSING, export
 from model_file import Description, encode, load_model, to_bytes
-from models import build
+from models import ARCHITECTURES, build
 from preprocessing import Preprocessing, decode_photo
 from restricted_pickle import read_pickle
 from torch_stream import check_torch_stream
@@ -179,6 +179,7 @@ def test_renamed_keys_in_another_order_are_refused(student, refused_file):
     ("wide8", {}),
     ("slim9", {}),
     ("wide8", {"widths": (24, 48, 96, 81, 163, 163, 163, 192), "num_classes": 3}),
+    ("wide8", {"hidden": (95, 86)}),  # cut with --ranking global
     ("cnn1mb", {}),
     ("dw1mb_4", {}),
     ("group1mb_3", {}),
@@ -190,6 +191,17 @@ def test_networks_of_the_table_are_recognised_by_their_shapes(written, name, arg
     assert model.description.architecture == name and torch.equal(model.build()(images), network(images))
     classes = arguments.get("num_classes", 11)
     assert model.description.class_names == tuple(FOOD11_CLASSES if classes == 11 else [f"class {label}" for label in range(classes)])
+
+
+@pytest.mark.parametrize("name", ["fer_cnn", "student"])
+def test_a_network_of_grey_photos_is_fed_grey_ones_of_its_size(written, name):
+    network = build(name, num_classes=7, in_channels=1).eval()
+    model = load_model(written(torch_bytes(network.state_dict())))
+    size = ARCHITECTURES[name].size
+    assert model.description.preprocessing == Preprocessing(size, "crop", (0,), (1,))
+    photos = torch.randint(0, 256, (2, size, size, 1), dtype=torch.uint8)
+    images = model.description.preprocessing.normalise(photos)
+    assert torch.equal(model.build()(images), network(photos.permute(0, 3, 1, 2).float() / 255))
 
 
 def test_tensors_of_no_network_are_refused(student, refused_file):
@@ -478,7 +490,7 @@ def laughs(levels, brackets=(b"(", b"t")):
 def resource_bombs():
     """name -> a small file that asks for more memory, time or stack than there is."""
     deep, key = b"\x80\x02" + b")" + b"\x85" * 150_000, b"K\x01s."
-    header = {"format": "food11-model", "version": 1}
+    header = {"format": "food11-model", "version": 2}
     bombs = {
         "nested lists": b"\x80\x02" + b"]" * 60_000 + b"a" * 59_999 + b".",
         "nested tuples": deep + b".", "nested tuples as a key": b"\x80\x02}" + deep[2:] + key,
