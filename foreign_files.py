@@ -202,7 +202,7 @@ def export(state_dict, bits):
     return pickle.dumps(content, protocol=3).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
 
 
-def strangers(description):
+def export_warnings(description):
     """Sentences on what the course's script would do differently with a network of this description."""
     course = Description.of("student", {}, FOOD11_CLASSES, COURSE_PREPROCESSING).to_dict()
     if any(description.to_dict()[key] != course[key] for key in ("architecture", "arguments")):

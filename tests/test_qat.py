@@ -402,10 +402,20 @@ def test_a_file_that_is_too_large_by_its_bn_is_told_before_the_training(call, re
     assert [path.name for path in tmp_path.iterdir()] == ["folded.bin"]
 
 
+def test_advice_on_a_file_that_is_too_large_is_one_that_fine_tuning_takes(call, refused, checkpoint, toy, tmp_path):
+    sizes = []
+    for scale in ("mse", "minmax"):  # at 6 bits the latter is nearer to these weights
+        assert call("quantize.py", checkpoint, tmp_path / "size.bin", "--bits", 6, "--scale", scale).returncode == 0
+        sizes.append((tmp_path / "size.bin").stat().st_size)
+    again = command(checkpoint, tmp_path / "model.bin", toy, "--max-bytes", max(sizes), "--dry-run", "--bits")
+    flags = refused(*again, 8).split("; ")[1].split(" makes ")[0].split()
+    assert flags[0] == "--bits" and call(*again, *flags[1:]).returncode == 0
+
+
 def test_a_training_whose_file_is_too_large_is_kept_and_can_be_stored(call, checkpoint, toy, tmp_path, monkeypatch):
-    chosen = quantize.chosen
-    monkeypatch.setattr("quantize.chosen", lambda model, options, accuracy_of, scales=None: (
-        chosen(model, options, accuracy_of, scales) if scales else None))
+    encode_within_limit = quantize.encode_within_limit
+    monkeypatch.setattr("quantize.encode_within_limit", lambda model, options, accuracy_of, scales=None: (
+        encode_within_limit(model, options, accuracy_of, scales) if scales else None))
     again = command(checkpoint, tmp_path / "model.bin", toy, "--qat-epochs", 1)
     sentence = error(call(*again, "--max-bytes", 2000))
     assert (f"kept in {tmp_path / 'run'}" in sentence and "--resume" in sentence and "--bits" not in sentence
