@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -402,14 +403,11 @@ def test_a_file_that_is_too_large_by_its_bn_is_told_before_the_training(call, re
     assert [path.name for path in tmp_path.iterdir()] == ["folded.bin"]
 
 
-def test_advice_on_a_file_that_is_too_large_is_one_that_fine_tuning_takes(call, refused, checkpoint, toy, tmp_path):
-    sizes = []
-    for scale in ("mse", "minmax"):  # at 6 bits the latter is nearer to these weights
-        assert call("quantize.py", checkpoint, tmp_path / "size.bin", "--bits", 6, "--scale", scale).returncode == 0
-        sizes.append((tmp_path / "size.bin").stat().st_size)
-    again = command(checkpoint, tmp_path / "model.bin", toy, "--max-bytes", max(sizes), "--dry-run", "--bits")
-    flags = refused(*again, 8).split("; ")[1].split(" makes ")[0].split()
-    assert flags[0] == "--bits" and call(*again, *flags[1:]).returncode == 0
+@pytest.mark.parametrize(("epochs", "scales"), [(None, {"mse", "minmax"}), (2, {"mse"})])
+def test_advice_on_a_file_that_is_too_large_names_no_grid_that_cannot_be_trained(checkpoint, epochs, scales):
+    options = SimpleNamespace(scale=None, qat_epochs=epochs, granularity="channel", vectors=16, override=[], max_bytes=4500)
+    best, tried = quantize.search(quantize.folded(load_model(checkpoint)), options)
+    assert len(best.file) <= 4500 and best.scheme.bits <= 8 and {one.scheme.scale for one in tried if one.scheme.bits <= 8} == scales
 
 
 def test_a_training_whose_file_is_too_large_is_kept_and_can_be_stored(call, checkpoint, toy, tmp_path, monkeypatch):
