@@ -95,9 +95,12 @@ def number(kind, low, high=float("inf"), open_low=False):
     def convert(text):
         try:
             value = kind(text)
+            finite = math.isfinite(value)
+        except OverflowError:  # a whole number beyond every float
+            raise argparse.ArgumentTypeError(f"{text[:20]}... is out of range: its {len(text)} digits are too many") from None
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
-        if not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+        if not finite or not low <= value <= high or (open_low and value == low):
             bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high != float("inf") else "")
             raise argparse.ArgumentTypeError(f"{text} is out of range: it must be {bounds}")
         return value

@@ -62,7 +62,7 @@ def write_bytes(path, data):
 def locked(folder):
     """Raise UserError if another process holds this folder; hold it within the block, or until the process dies.
 
-    Where the system has no flock (Windows) nothing is checked.
+    Where the system has no flock (Windows) or the file system none (some network mounts) nothing is checked.
     """
     try:
         import fcntl
@@ -72,8 +72,10 @@ def locked(folder):
     with open(Path(folder) / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"another process is working in {folder}; wait for it or choose another --out") from None
+        except OSError:
+            pass
         yield
 
 

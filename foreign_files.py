@@ -4,7 +4,8 @@
     python quantize.py runs/student/best.pt model.pkl --export course8
 
 Read: a bare `state_dict` of torch.save, pickles of 16- and 8-bit dicts, and a 16-bit dict in an .npz file. None of them says which
-network its weights belong to, so that is read off the tensors' shapes; nor how photos are fed to it: that is the course's way.
+network its weights belong to, so that is read off the tensors' shapes; nor how photos are fed to it: RGB ones in the course's way,
+grey ones whole at the network's usual size, with values in [0, 1].
 Written: the course's 8-bit dict, name -> (minimum, maximum, uint8 codes) for every tensor, and its 16-bit dict, name -> float16.
 """
 
@@ -123,8 +124,9 @@ def recognise(path, state, bits=32):
     for name, architecture in ARCHITECTURES.items() if kernels and matrices else ():
         arguments = {"num_classes": matrices[-1][0], "in_channels": kernels[0][1]}
         if architecture.network is DepthwiseNet:
+            hidden = tuple(rows for rows, _ in matrices[:-1])
             arguments |= {"widths": tuple(shape[0] for shape in kernels[:1] + kernels[2::2]),
-                          "hidden": matrices[0][0] if len(matrices) > 1 else 0}
+                          "hidden": hidden if len(set(hidden)) > 1 else hidden[0] if hidden else 0}
         if _skeleton(name) != [(_kind(tensor), len(shape)) for tensor, shape in zip(state, shapes)]:
             continue
         renamed = _renamed(name, arguments, state)
@@ -139,7 +141,9 @@ def recognise(path, state, bits=32):
             raise UserError(f"tensor {tensor} in {path} has negative variances; use an undamaged file")
     classes = arguments["num_classes"]
     names = FOOD11_CLASSES if classes == len(FOOD11_CLASSES) else [f"class {label}" for label in range(classes)]
-    return Model(Description.of(name, arguments, names, COURSE_PREPROCESSING, {"from": "a file of another program"}), renamed, bits, path)
+    grey = Preprocessing(ARCHITECTURES[name].size, "crop", (0,), (1,))
+    preprocessing = grey if arguments["in_channels"] == 1 else COURSE_PREPROCESSING
+    return Model(Description.of(name, arguments, names, preprocessing, {"from": "a file of another program"}), renamed, bits, path)
 
 
 def _kind(tensor):
@@ -198,7 +202,7 @@ def export(state_dict, bits):
     return pickle.dumps(content, protocol=3).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
 
 
-def strangers(description):
+def export_warnings(description):
     """Sentences on what the course's script would do differently with a network of this description."""
     course = Description.of("student", {}, FOOD11_CLASSES, COURSE_PREPROCESSING).to_dict()
     if any(description.to_dict()[key] != course[key] for key in ("architecture", "arguments")):

@@ -12,19 +12,14 @@ The file is a dict of plain values and one uint8 tensor:
     layout               CRC-32 of names and shapes of these tensors, so that another network's are noticed
     coding, data         all arrays in one blob, and how it was packed (see `coding.py`)
     crc32                checksum of all of the above (see `checksum`)
-
-Version 1, which is still read, had in place of `storage`, `layout` and `coding` an `index`: zlib-compressed JSON
-[[tensor name, shape, "f4", "f2", "i8" or "u1"], ...]; u1 was m8, the tensors' bytes in `data` one after another.
 """
 
 import io
 import json
-import math
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import coding
@@ -210,12 +205,8 @@ def sizes(content):
 
 def checksum(content):
     """CRC-32 over everything in a model file but the checksum itself."""
-    tensors = [content[key].numpy() for key in ("index", "data") if key in content]
-    plain = {key: value for key, value in content.items() if key not in ("index", "data", "crc32")}
-    checksum = zlib.crc32(json.dumps(plain, sort_keys=True).encode())
-    for tensor in tensors:
-        checksum = zlib.crc32(tensor, checksum)
-    return checksum
+    plain = {key: value for key, value in content.items() if key not in ("data", "crc32")}
+    return zlib.crc32(content["data"].numpy(), zlib.crc32(json.dumps(plain, sort_keys=True).encode()))
 
 
 def to_bytes(content):
@@ -229,41 +220,22 @@ def decode(content, path="the model"):
     """The float32 `state_dict` in the content of a model file; UserError naming `path` if it is damaged."""
     damaged = UserError(f"{path} is damaged: its checksum or layout does not hold; copy or make it again")
     try:
-        for tensor in (content[key] for key in ("index", "data") if key == "data" or content["version"] == 1):
-            if tensor.dtype != torch.uint8 or tensor.ndim != 1 or not tensor.is_contiguous():
-                raise damaged  # not contiguous: a stride of 0 can claim any length
+        data = content["data"]
+        if data.dtype != torch.uint8 or data.ndim != 1 or not data.is_contiguous():
+            raise damaged  # not contiguous: a stride of 0 can claim any length
         if checksum(content) != content["crc32"]:
             raise damaged
-        if content["version"] == 1:
-            return _decode_1(content)
         description = Description.from_dict(content, path)
         shapes = shapes_of(description.skeleton(path))
         if content["layout"] != layout_checksum(shapes):
             raise UserError(f"the weights in {path} do not fit {description.architecture} as this program builds it; "
                             "use the matching release")
-        stored = stored_tensors(content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes.values())
+        stored = stored_tensors(content["storage"].split(" "), content["coding"], data.numpy().tobytes(), shapes.values())
         return {name: restore_tensor(*one, shape) for (name, shape), one in zip(shapes.items(), stored)}
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError, zlib.error):
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError):
         raise damaged from None
-
-
-def _decode_1(content):
-    """`decode` for version 1; ValueError and others for a file that does not keep to it."""
-    index, data = (content[key].numpy().tobytes() for key in ("index", "data"))
-    state, offset = {}, 0
-    for name, shape, storage in json.loads(zlib.decompressobj().decompress(index, 1 << 24)):  # 16 MB: far above any real index
-        count = math.prod(shape)
-        if not isinstance(name, str) or storage not in ("u1", "f2", "f4", "i8") or not 0 <= count <= len(data):
-            raise ValueError("no such tensor")
-        limits = np.frombuffer(data, "<f4", 2 if storage == "u1" else 0, offset)
-        values = np.frombuffer(data, "<" + storage, count, offset + limits.nbytes)
-        offset += limits.nbytes + values.nbytes
-        state[name] = restore_tensor("m8" if storage == "u1" else storage, [limits, values], shape)
-    if offset != len(data):
-        raise ValueError("bytes are left over")
-    return state
 
 
 @dataclass(frozen=True)
@@ -300,10 +272,10 @@ def load_model(path, max_bytes=None):
     if not isinstance(kind, str) or kind not in (MODEL_FORMAT, CHECKPOINT_FORMAT):
         raise UserError(f"{path} was not written by this project (no model or checkpoint header); "
                         "use model.bin or a checkpoint of the training scripts")
-    newest = MODEL_VERSION if kind == MODEL_FORMAT else VERSION
-    if repr(content.get("version")) not in map(repr, range(1, newest + 1)):
+    version = MODEL_VERSION if kind == MODEL_FORMAT else VERSION
+    if repr(content.get("version")) != repr(version):
         raise UserError(f"{path} has format version {str(content.get('version'))[:20]} and this program reads "
-                        f"up to version {newest}; use the matching release")
+                        f"version {version}; use the matching release")
     description = Description.from_dict(content, path)
     if kind == MODEL_FORMAT:
         return Model(description, decode(content, path), content.get("bits"), path)

@@ -13,6 +13,7 @@ checkpoint, for quantize.py, inference.py or the next pruning. OUT/record.json t
 import argparse
 import hashlib
 import json
+from bisect import bisect_right
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -63,28 +64,34 @@ def measure(description, keys=("parameters", "bytes", "macs")):
     return {key: sizes[key]() for key in keys}
 
 
-def find_fraction(method, task):
-    """The largest fraction whose network fits --target-params or --target-bytes; UserError where none does, or all do."""
+def find_fractions(method, task):
+    """What each round keeps: in the last the most that fits --target-params or --target-bytes, and every round the same share till there.
+
+    The first round starts from the fraction that the network is at, below 1 where layers are factorised already.
+    Raises UserError where no fraction fits, or the network does as it is.
+    """
     options = task.options
     flag, key, target = (("--target-params", "parameters", options.target_params) if options.target_params
                          else ("--target-bytes", "bytes", options.target_bytes))
 
-    def size(fraction):
+    def size(fraction, key=key):
         return measure(task.describe(method.arguments(fraction), options.rounds, fraction), [key])[key]
 
+    def largest(limit, key):
+        return steps[max(0, bisect_right(steps, limit, key=lambda fraction: size(fraction, key)) - 1)]
+
     steps = [1e-9, *(min(1.0, step + 1e-9) for step in sorted(method.steps()))]  # int(C * (n / C)) alone may be n - 1
-    low, high = 0, len(steps) - 1
-    now = measure(replace(task.model.description, preprocessing=task.preprocessing), [key])[key]
-    present = min(size(steps[high]), now)  # factors are smaller than the whole
+    now = measure(replace(task.model.description, preprocessing=task.preprocessing), ["parameters", key])
+    present = min(size(steps[-1]), now[key])  # factors are smaller than the whole
     if present <= target:
         raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {present:,} {key}; ask for fewer")
-    if size(steps[low]) > target:
-        raise UserError(f"{flag} {target:,} is less than the {size(steps[low]):,} {key} that are left with every layer "
-                        "at its floor; ask for more, or widen --scope")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if size(steps[middle]) <= target else (low, middle)
-    return steps[low]
+    if size(steps[0]) > target:
+        least, advice = (("at rank 1", "ask for more") if options.mode == "lowrank"
+                         else ("at its floor", "ask for more, or widen --scope"))
+        raise UserError(f"{flag} {target:,} is less than the {size(steps[0]):,} {key} that are left with every layer {least}; {advice}")
+    last = largest(target, key)
+    first = max(last, largest(now["parameters"], "parameters"))
+    return [first * (last / first)**(index / options.rounds) for index in range(1, options.rounds)] + [last]
 
 
 def read_options(argv):
@@ -174,18 +181,15 @@ def make_plan(method, task):
     """(fraction of the original that each round keeps, a row for the network of now and for each round); printed as well."""
     options, source = task.options, task.model.description
     rate = options.rate or options.rank_ratio
-    fractions = [rate**index for index in range(1, options.rounds + 1)] if rate else []
-    if not fractions:
-        fraction = find_fraction(method, task)
-        fractions = [fraction**(index / options.rounds) for index in range(1, options.rounds)] + [fraction]
+    fractions = [rate**index for index in range(1, options.rounds + 1)] if rate else find_fractions(method, task)
     plan = [{"round": 0, "kept": 1.0, **measure(replace(source, preprocessing=task.preprocessing))}]
     for index, fraction in enumerate(fractions, 1):
         arguments = method.arguments(fraction)
         changed = {name: value for name, value in arguments.items() if value != source.arguments.get(name)}
         plan.append({"round": index, "kept": fraction, **measure(task.describe(arguments, index, fraction)), "arguments": changed})
     if plan[1]["parameters"] > plan[0]["parameters"]:
-        raise UserError(f"{options.checkpoint} has low-rank layers already, and --rank-ratio {rate:g} of the full ranks "
-                        f"would enlarge it from {plan[0]['parameters']:,} to {plan[1]['parameters']:,} parameters; ask for a lower one")
+        raise UserError(f"{options.checkpoint} has low-rank layers already, and {fractions[0]:.3g} of the full ranks would "
+                        f"enlarge it from {plan[0]['parameters']:,} to {plan[1]['parameters']:,} parameters; ask for less")
     print(f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px", *method.table(fractions), sep="\n")
     print(f"{'round':>5}{'kept':>8}{'parameters':>13}{'bytes, 8 bits':>15}{'MACs':>16}")
     for row in plan:

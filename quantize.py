@@ -25,7 +25,7 @@ from command_line import UserError, number, parser, pick_device, run
 from dataset import list_labelled, load_photos
 from files import check_distinct, check_output, write_bytes
 from folding import fold, foldable_pairs
-from foreign_files import EXPORTS, export, read_tensors, strangers
+from foreign_files import EXPORTS, export, export_warnings, read_tensors
 from model_file import decode, encode, load_model, predicted_data_bytes, sizes, to_bytes
 from options import add_cache, cache_folder
 from quantization import Scheme
@@ -79,7 +79,7 @@ def differences(before, after):
     return (errors[name], name), math.sqrt(squares / sum(difference.numel() for difference in pairs.values()))
 
 
-def attempt(model, scheme, accuracy_of=None, scales=None):
+def encode_and_measure(model, scheme, accuracy_of=None, scales=None):
     """The Attempt of storing a model by a scheme. scales: see `encode`."""
     content = encode(model.description, model.state_dict, scheme, scales)
     weights = decode(content)
@@ -89,13 +89,14 @@ def attempt(model, scheme, accuracy_of=None, scales=None):
 
 def search(model, options, accuracy_of=None):
     """(best Attempt that fits or None, all that were tried): the most bits first, and of the scales that fit the least rms error."""
+    grids = ("mse",) if options.qat_epochs else ("mse", "minmax")  # fine-tuning learns scales of the symmetric grid only
     tried = []
     for bits in SEARCHED_BITS:
-        scales = (options.scale,) if options.scale else ("mse",) if bits > 8 else ("mse", "minmax")
+        scales = (options.scale,) if options.scale else ("mse",) if bits > 8 else grids
         schemes = [scheme_of(options, bits, scale) for scale in scales]
         if predicted_data_bytes(model.description, schemes[0]) > HOPELESS * options.max_bytes and bits > SEARCHED_BITS[-1]:
             continue
-        attempts = [attempt(model, scheme, accuracy_of) for scheme in schemes]
+        attempts = [encode_and_measure(model, scheme, accuracy_of) for scheme in schemes]
         tried += attempts
         fitting = [one for one in attempts if len(one.file) <= options.max_bytes]
         if fitting:
@@ -133,7 +134,7 @@ def table(tried, max_bytes):
     return "\n".join(lines)
 
 
-def advice(model, options):
+def size_advice(model, options):
     """What to do about a model that is too large: the most precise encoding that fits, or by how much to shrink the network."""
     best, tried = search(model, options)
     if best:
@@ -145,14 +146,14 @@ def advice(model, options):
             "(`python models.py` lists sizes)")
 
 
-def kept(model, options, scales):
+def size_advice_after_training(model, options, scales):
     """What to do about a fine-tuned model that is too large, so that its training is not lost."""
-    least = attempt(model, replace(scheme_of(options, options.bits), vectors=8), None, scales)
+    least = encode_and_measure(model, replace(scheme_of(options, options.bits), vectors=8), None, scales)
     vectors = f"--vectors 8 ({len(least.file):,} bytes) or " if len(least.file) <= options.max_bytes else ""
     return f"the training is kept in {options.out}, and the same command with --resume and {vectors}a larger --max-bytes stores it"
 
 
-def chosen(model, options, accuracy_of, scales=None):
+def encode_within_limit(model, options, accuracy_of, scales=None):
     """The Attempt that the options ask for; UserError with advice if it does not fit."""
     if options.bits is None:
         best, tried = search(model, options, accuracy_of)
@@ -161,11 +162,12 @@ def chosen(model, options, accuracy_of, scales=None):
             return best
         smallest = min(tried, key=lambda one: len(one.file))
     else:
-        smallest = attempt(model, scheme_of(options, options.bits), accuracy_of, scales)
+        smallest = encode_and_measure(model, scheme_of(options, options.bits), accuracy_of, scales)
         if len(smallest.file) <= options.max_bytes:
             return smallest
+    advice = size_advice_after_training(model, options, scales) if scales else size_advice(model, options)
     raise UserError(f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are allowed, "
-                    f"so nothing was written; {kept(model, options, scales) if scales else advice(model, options)}")
+                    f"so nothing was written; {advice}")
 
 
 def validation(model, options, device):
@@ -192,7 +194,7 @@ def write_export(model, output, kind, max_bytes):
     if len(packed) > max_bytes:
         raise UserError(f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, "
                         "so nothing was written; take a smaller network or raise --max-bytes")
-    for sentence in strangers(model.description):
+    for sentence in export_warnings(model.description):
         print(f"warning: {sentence}", file=sys.stderr)
     weights = read_tensors(packed, output)[0]
     (error, tensor), _ = differences(model.state_dict, weights)
@@ -267,7 +269,7 @@ def main(argv=None):
         check_output(output, keep_folder=not options.dry_run)
     floats, scales, summary = model, None, {}
     if options.qat_epochs:
-        chosen(model, options, None)  # what does not fit is told before the training
+        encode_within_limit(model, options, None)  # what does not fit is told before the training
         tuned = qat.fine_tune(trained, scheme_of(options, options.bits), options, device)
         if tuned is None:
             return 0
@@ -277,7 +279,7 @@ def main(argv=None):
         summary["fine_tuning"] = {key: record[key] for key in told if key in record}
     accuracy_of, photos = validation(model, options, device) if options.data else (None, None)
     before = accuracy_of(floats.state_dict, floats.description) if options.data else None
-    result = chosen(model, options, accuracy_of, scales)
+    result = encode_within_limit(model, options, accuracy_of, scales)
     for name in scales or ():
         assert torch.equal(result.weights[name], model.state_dict[name]), "what was trained is not what was stored"
     size, decoded = sizes(result.content), tensor_bytes(result.weights)

@@ -15,6 +15,7 @@ from command_line import UserError
 
 MAX_OPCODES = 200_000  # a ResNet-18 needs 3,000, a checkpoint with its optimizer 20,000; they take a third of a second
 MAX_VALUES, MAX_DEPTH = 300_000, 50  # of what was built, with everything that is referred to twice counted twice
+MAX_KEY_BITS = 60  # beyond, Python's hash(key) is key % (2 ** 61 - 1), and thousands of keys can be made to collide
 
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
@@ -84,7 +85,8 @@ def read_pickle(stream, path, names, persistent=None):
                 case "SETITEM" | "SETITEMS":
                     items, stack = ([stack.pop(-2), stack.pop()], stack) if opcode.name == "SETITEM" else (stack, marks.pop())
                     for key in items[::2]:  # hashing nested tuples recurses, and can take forever
-                        _expect(key, str, int, float, bool, type(None))
+                        if type(_expect(key, str, int, float, bool, type(None))) is int and key.bit_length() > MAX_KEY_BITS:
+                            raise ValueError("a key that is too large a number")
                     _expect(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
                 case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                     memo[len(memo) if opcode.name == "MEMOIZE" else argument] = stack[-1]

@@ -9,6 +9,7 @@ import io
 import math
 import mmap
 import os
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +18,7 @@ from command_line import UserError
 from restricted_pickle import Name, empty_dict, read_pickle
 
 ZIP_MAGIC, LEGACY_MAGIC = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+END_BYTES = 56 + 20 + 22  # of a zip file: zip64 record, locator of that record, end record; the first two may be missing
 MAX_ENTRIES = 20_000  # torch writes one per tensor
 ITEM_BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1}
 
@@ -116,18 +118,33 @@ def check_torch_stream(path):
     size = Path(path).stat().st_size
     with open(path, "rb") as file:
         start = file.read(len(LEGACY_MAGIC))
-        if start.startswith(ZIP_MAGIC):
-            file.seek(-22, os.SEEK_END)
-            end = file.read()
+        file.seek(-min(size, END_BYTES), os.SEEK_END)
+        end = file.read().rjust(END_BYTES, b"\0")
     if start == LEGACY_MAGIC:
         _check_legacy(path, size)
     elif not start.startswith(ZIP_MAGIC):
         raise ValueError("it does not begin like one")
-    elif end[:4] != b"PK\x05\x06" or end[-2:] != bytes(2):
-        raise ValueError("its end is missing or is not that of a zip file")
     else:
+        _check_end(end, size)
         with open_zip(path) as archive:
             _check_zip(path, size, archive)
+
+
+def _check_end(end, size):
+    """ValueError unless the last END_BYTES of a zip file of so many bytes leave no doubt about where its directory is.
+
+    Of two zip64 records, Python's zipfile takes the one in front of the locator and torch the one that the locator points to,
+    so there must be one only, with the directory right in front of it.
+    """
+    if end[-22:-18] != b"PK\x05\x06" or end[-2:] != bytes(2):
+        raise ValueError("its end is missing or is not that of a zip file")
+    record, (length, begin) = size - 22, struct.unpack("<LL", end[-10:-2])
+    if end[-42:-38] == b"PK\x06\x07":
+        record, (length, begin), (located,) = size - END_BYTES, struct.unpack("<QQ", end[40:56]), struct.unpack("<Q", end[-34:-26])
+        if end[:4] != b"PK\x06\x06" or located != record:
+            raise ValueError("its zip64 record is not where it should be")
+    if begin + length != record:
+        raise ValueError("its directory does not end where its end begins")
 
 
 def _check_zip(path, size, archive):

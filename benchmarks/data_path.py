@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from augmentation import AUGMENTATIONS  # noqa: E402
-from command_line import number, parser, pick_device, run  # noqa: E402
+from command_line import UserError, number, parser, pick_device, run  # noqa: E402
 from dataset import PhotoSet  # noqa: E402
 from losses import Batch  # noqa: E402
 from model_file import Description  # noqa: E402
@@ -67,6 +67,8 @@ def main(argv=None):
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options.add_argument("--record", type=Path, help="write a JSON record there")
     options = options.parse_args(argv)
+    if options.photos <= options.batch_size:
+        raise UserError(f"{options.photos} photos make no two batches of {options.batch_size}; raise --photos or lower --batch-size")
     device = pick_device(options.device)
     torch.manual_seed(0)
 

@@ -7,8 +7,8 @@ say about the others among themselves (NCKD), the latter weighted by the teacher
 weight is the constant --beta. Options and output are train_kd.py's otherwise.
 """
 
-import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import distillation  # noqa: E402
 import train_kd  # noqa: E402
+import training  # noqa: E402
 from command_line import UserError, number, run  # noqa: E402
 
 
@@ -47,21 +48,33 @@ def decoupled_divergence(student_logits, teacher_probabilities, labels, temperat
 
 
 def main(argv=None):
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--beta", type=number(float, 0), default=2.0)
-    options, others = options.parse_known_args(argv)
+    options = {}
+
+    def add_distillation(parser, required):
+        group = distillation.add_distillation(parser, required)
+        group.add_argument("--beta", type=number(float, 0), default=2.0, help="weight of what both say about the other classes")
+        return group
+
+    def read_teachers(parsed, *rest):
+        options["beta"] = parsed.beta
+        return distillation.read_teachers(parsed, *rest)
+
+    def fit(network, description, *rest, **more):
+        description = replace(description, training={**description.training, "loss": "decoupled", **options})
+        return training.fit(network, description, *rest, **more)
 
     def loss(student_logits, teacher_probabilities, labels, alpha, temperature):
         if labels.ndim != 1 or (labels < 0).any():
             raise UserError("the decoupled loss needs one label a photo; leave --mixup and --unlabeled out")
         soft = 0
         if alpha:
-            apart = decoupled_divergence(student_logits, teacher_probabilities, labels, temperature, options.beta)
+            apart = decoupled_divergence(student_logits, teacher_probabilities, labels, temperature, options["beta"])
             soft = temperature**2 * apart
         return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
 
-    with mock.patch.object(distillation, "distillation_loss", loss):
-        return train_kd.main(others)
+    with (mock.patch.object(distillation, "distillation_loss", loss),
+          mock.patch.multiple(train_kd, __doc__=__doc__, add_distillation=add_distillation, read_teachers=read_teachers, fit=fit)):
+        return train_kd.main(argv)
 
 
 if __name__ == "__main__":

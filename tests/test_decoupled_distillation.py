@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import decoupled_distillation  # noqa: E402
 import distillation  # noqa: E402
 from decoupled_distillation import decoupled_divergence  # noqa: E402
+from model_file import load_model  # noqa: E402
 
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
 
@@ -58,3 +59,18 @@ def test_it_trains_and_leaves_the_loss_of_train_kd_alone(toy, small_model, call,
     assert losses[0] < losses[1] and distillation.distillation_loss is before
     done = call("train_kd_decoupled", *command, 2, "--mixup", 0.3)
     assert done.returncode == 2 and "leave --mixup" in done.stderr and distillation.distillation_loss is before
+
+
+def test_beta_is_listed_recorded_and_compared_on_resume(toy, small_model, call, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "train_kd_decoupled", decoupled_distillation)
+    monkeypatch.setattr("distillation.check_teacher", lambda *arguments, **more: 0.5)
+    shown = call("train_kd_decoupled", "--help").stdout
+    assert "--beta BETA" in shown and "NCKD" in shown and "--temperature" in shown
+    command = [toy, "--teacher", small_model, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--cache", "none",
+               "--epochs", 1, "--batch-size", 22, "--device", "cpu", "--out", tmp_path / "run", "--beta"]
+    assert call("train_kd_decoupled", *command, 3).returncode == 0
+    origin = load_model(tmp_path / "run" / "best.pt").description.training
+    assert origin["script"] == "train_kd.py" and origin["loss"] == "decoupled" and origin["beta"] == 3
+    other = call("train_kd_decoupled", *command, 50, "--resume")
+    assert other.returncode == 2 and "beta = 3.0 and this command means 50.0" in other.stderr
+    assert call("train_kd_decoupled", *command, 3, "--resume").returncode == 0

@@ -1,6 +1,7 @@
 """Writing and reading files, and what every script does alike on its command line."""
 
 import argparse
+import errno
 import os
 import re
 import stat
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from command_line import UserError, number, pick_device, run
-from files import atomic_path, check_output, read_torch, write_bytes, write_text
+from files import atomic_path, check_output, locked, read_torch, write_bytes, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("models", "train_student", "quantize", "inference", "toy_food11")
@@ -121,6 +122,24 @@ def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
+def test_a_folder_is_held_by_one_block_at_a_time(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="another process is working"), locked(tmp_path):
+        pytest.fail("held twice")
+    with locked(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path):
+        monkeypatch.undo()
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -204,7 +223,7 @@ def test_numbers_within_the_bounds_are_taken(convert, text, value):
 
 @pytest.mark.parametrize(("convert", "text"), [
     (number(int, 1), "0"), (number(int, 1, 5), "6"), (number(int, 1), "1.5"), (number(int, 1), ""), (number(int, 1), "x"),
-    (number(int, 1), "9" * 5000),
+    (number(int, 1), "9" * 5000), (number(int, 1), "9" * 400), (number(int, 1, 5), "9" * 400),
     (number(float, 0, 1), "1.0001"), (number(float, 0, 1), "-0.1"), (number(float, 0, 1), "nan"), (number(float, 0), "nan"),
     (number(float, 0, open_low=True), "0"), (number(float, 0), "a")])
 def test_numbers_outside_the_bounds_are_refused(convert, text):

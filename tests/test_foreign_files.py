@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from command_line import UserError
 from dataset import FOOD11_CLASSES, list_testing
 from foreign_files import COURSE_PREPROCESSING, export
 from model_file import Description, encode, load_model, to_bytes
-from models import build
+from models import ARCHITECTURES, build
 from preprocessing import Preprocessing, decode_photo
+from restricted_pickle import read_pickle
+from torch_stream import check_torch_stream
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT.parent / "shared" / "peer_models"
@@ -176,6 +179,7 @@ def test_renamed_keys_in_another_order_are_refused(student, refused_file):
     ("wide8", {}),
     ("slim9", {}),
     ("wide8", {"widths": (24, 48, 96, 81, 163, 163, 163, 192), "num_classes": 3}),
+    ("wide8", {"hidden": (95, 86)}),  # cut with --ranking global
     ("cnn1mb", {}),
     ("dw1mb_4", {}),
     ("group1mb_3", {}),
@@ -187,6 +191,17 @@ def test_networks_of_the_table_are_recognised_by_their_shapes(written, name, arg
     assert model.description.architecture == name and torch.equal(model.build()(images), network(images))
     classes = arguments.get("num_classes", 11)
     assert model.description.class_names == tuple(FOOD11_CLASSES if classes == 11 else [f"class {label}" for label in range(classes)])
+
+
+@pytest.mark.parametrize("name", ["fer_cnn", "student"])
+def test_a_network_of_grey_photos_is_fed_grey_ones_of_its_size(written, name):
+    network = build(name, num_classes=7, in_channels=1).eval()
+    model = load_model(written(torch_bytes(network.state_dict())))
+    size = ARCHITECTURES[name].size
+    assert model.description.preprocessing == Preprocessing(size, "crop", (0,), (1,))
+    photos = torch.randint(0, 256, (2, size, size, 1), dtype=torch.uint8)
+    images = model.description.preprocessing.normalise(photos)
+    assert torch.equal(model.build()(images), network(photos.permute(0, 3, 1, 2).float() / 255))
 
 
 def test_tensors_of_no_network_are_refused(student, refused_file):
@@ -388,6 +403,10 @@ def text(value):
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
+def integer(value):
+    return b"\x8a" + bytes([len(raw := value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))]) + raw
+
+
 def hostile_pickles(target):
     """name -> (a pickle that creates the file `target` when unpickled the usual way, the name it asks for)."""
     command = f"touch '{target}'"
@@ -446,9 +465,6 @@ def in_legacy(data, keys=(), end=b""):
 
 def tensor_of(count, shape, stride, kind="Float"):
     """A torch pickle of one tensor over the storage "0"."""
-    def integer(value):
-        return b"\x8a" + bytes([len(raw := value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))]) + raw
-
     storage = b"(" + text("storage") + f"ctorch\n{kind}Storage\n".encode() + text("0") + text("cpu") + integer(count) + b"tQ"
     shape, stride = (b"(" + b"".join(map(integer, values)) + b"t" for values in (shape, stride))
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + integer(0) + shape + stride + b"\x89}tR"
@@ -474,7 +490,7 @@ def laughs(levels, brackets=(b"(", b"t")):
 def resource_bombs():
     """name -> a small file that asks for more memory, time or stack than there is."""
     deep, key = b"\x80\x02" + b")" + b"\x85" * 150_000, b"K\x01s."
-    header = {"format": "food11-model", "version": 1}
+    header = {"format": "food11-model", "version": 2}
     bombs = {
         "nested lists": b"\x80\x02" + b"]" * 60_000 + b"a" * 59_999 + b".",
         "nested tuples": deep + b".", "nested tuples as a key": b"\x80\x02}" + deep[2:] + key,
@@ -527,11 +543,32 @@ def resource_bombs():
             + text("training") + b"(" + laughs(60, (b"](", b"e")) + b"ts."),
         "a header with attributes": in_torch_zip(b"\x80\x02ccollections\nOrderedDict\n)R}" + text("items") + b"K\x01sb."),
         "many entries": many_entries(60_000),
+        "keys of one hash": b"\x80\x02}(" + b"".join(integer(index * ((1 << 61) - 1)) + b"N" for index in range(1, 10_000)) + b"u.",
+        "two directories": two_directories(
+            b"\x80\x02}.", b"\x80\x02}" + text("a.weight") + tensor_of(2, (10**7,), (0,), "Half") + b"s."),
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("weights.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", 3000) + b"(" * 3000)
     return {**bombs, "a header of brackets": buffer.getvalue()}
+
+
+def two_directories(shown, hidden):
+    """A torch zip stream with one pickle for who takes the zip64 record before the locator, and one for who follows the locator."""
+    entries = [(b"archive/data.pkl", shown), (b"archive/data.pkl", hidden),
+               (b"archive/version", b"3\n"), (b"archive/data/0", bytes(4))]
+    content, directories, located = b"", [b"", b""], None
+    for index, (name, data) in enumerate(entries):
+        fields = struct.pack("<HHHHHLLLHH", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0)
+        listed = struct.pack("<4sH", b"PK\1\2", 20) + fields + struct.pack("<HHHLL", 0, 0, 0, 0, len(content)) + name
+        directories = [directory + listed * (index != other) for directory, other in zip(directories, (0, 1))]
+        content += b"PK\3\4" + fields + name + data
+    for directory in directories:  # the one with the hidden pickle first
+        begin, content = len(content), content + directory
+        located, previous = len(content), located
+        content += struct.pack("<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 3, 3, len(directory), begin)
+    return (content + struct.pack("<4sLQL", b"PK\6\7", 0, previous, 1)
+            + struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 3, 3, len(directory), begin, 0))
 
 
 def many_entries(count):
@@ -606,6 +643,29 @@ def load_all(folder, mutations=0):
                           check=False, timeout=300)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("key", "fine"), [((1 << 60) - 1, True), (-5, True), (1 << 60, False), ((1 << 61) - 1, False), (-1 << 61, False)])
+def test_integers_that_could_share_a_hash_are_no_keys(key, fine):
+    stream = io.BytesIO(b"\x80\x02}" + integer(key) + b"Ns.")
+    if fine:
+        assert read_pickle(stream, "it", {}) == {key: None}
+    else:
+        with pytest.raises(ValueError, match="a key"):
+            read_pickle(stream, "it", {})
+
+
+def test_a_pickle_behind_a_second_directory_is_not_taken_for_the_first(written):
+    """Where zipfile and torch would read different pickles of one file, the check of the one says nothing about the other."""
+    path = written(two_directories(b"\x80\x02}.", b"\x80\x02}" + text("a") + b"K\x01s."))
+    assert torch.load(path, weights_only=True) == {"a": 1}  # what the check does not see
+    with pytest.raises(ValueError, match="zip64"):
+        check_torch_stream(path)
+    plain = written(in_torch_zip(b"\x80\x02}."), "plain.pt")
+    check_torch_stream(plain)  # no zip64 at all, as Python writes a small file
+    whole = plain.read_bytes()
+    with pytest.raises(ValueError, match="directory"):
+        check_torch_stream(written(whole[:-22] + b"between" + whole[-22:]))
 
 
 def test_bombs_are_refused_within_a_second_and_64_mb(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -174,6 +175,23 @@ def test_what_is_factorised_already_is_not_enlarged(refused, call, tmp_path):
     assert "met already" in refused("prune.py", path, "--mode", "lowrank",
                                     "--target-params", count_parameters(network) + 20_000, "--dry-run")
     assert call("prune.py", path, "--mode", "lowrank", "--rank-ratio", 0.2, "--dry-run").returncode == 0
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 1])
+def test_rounds_to_a_target_start_from_the_ranks_of_now(refused, call, tmp_path, share):
+    shape = {"in_channels": 3, "widths": (8, 16, 24, 32, 32, 32, 32, 32)}
+    arguments = {**shape, "ranks": choose_ranks(build("student", **shape), share)}
+    network, path = build("student", **arguments), tmp_path / "factors.pt"
+    write_checkpoint(path, Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32)), network.state_dict())
+    target = count_parameters(network) - 600
+    done = call("prune.py", path, "--mode", "lowrank", "--target-params", target, "--rounds", 3, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if re.match(r" +[0123] +[01]\.\d{4} ", line)]
+    sizes, kept = [int(row[2].replace(",", "")) for row in rows], [float(row[1]) for row in rows]
+    assert count_parameters(network) == sizes[0] >= sizes[1] >= sizes[2] >= sizes[3] > target - 600 and sizes[3] <= target
+    assert kept[2] / kept[1] == pytest.approx(kept[3] / kept[2], abs=1e-3)  # every round by the same share
+    assert kept[1] < share + 1e-4 and kept[3] / kept[2] == pytest.approx((kept[3] / share)**(1 / 3), rel=0.05)
+    assert "at rank 1; ask for more\n" in refused("prune.py", path, "--mode", "lowrank", "--target-params", 100, "--dry-run")
 
 
 def test_the_command_line_factorises_round_by_round_and_starts_from_the_nearest_weights(call, toy, tmp_path):

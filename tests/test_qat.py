@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -402,10 +403,17 @@ def test_a_file_that_is_too_large_by_its_bn_is_told_before_the_training(call, re
     assert [path.name for path in tmp_path.iterdir()] == ["folded.bin"]
 
 
+@pytest.mark.parametrize(("epochs", "scales"), [(None, {"mse", "minmax"}), (2, {"mse"})])
+def test_advice_on_a_file_that_is_too_large_names_no_grid_that_cannot_be_trained(checkpoint, epochs, scales):
+    options = SimpleNamespace(scale=None, qat_epochs=epochs, granularity="channel", vectors=16, override=[], max_bytes=4500)
+    best, tried = quantize.search(quantize.folded(load_model(checkpoint)), options)
+    assert len(best.file) <= 4500 and best.scheme.bits <= 8 and {one.scheme.scale for one in tried if one.scheme.bits <= 8} == scales
+
+
 def test_a_training_whose_file_is_too_large_is_kept_and_can_be_stored(call, checkpoint, toy, tmp_path, monkeypatch):
-    chosen = quantize.chosen
-    monkeypatch.setattr("quantize.chosen", lambda model, options, accuracy_of, scales=None: (
-        chosen(model, options, accuracy_of, scales) if scales else None))
+    encode_within_limit = quantize.encode_within_limit
+    monkeypatch.setattr("quantize.encode_within_limit", lambda model, options, accuracy_of, scales=None: (
+        encode_within_limit(model, options, accuracy_of, scales) if scales else None))
     again = command(checkpoint, tmp_path / "model.bin", toy, "--qat-epochs", 1)
     sentence = error(call(*again, "--max-bytes", 2000))
     assert (f"kept in {tmp_path / 'run'}" in sentence and "--resume" in sentence and "--bits" not in sentence
