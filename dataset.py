@@ -33,6 +33,7 @@ from command_line import UserError
 from faces import FaceListing, face_stream, faces_csv, list_faces, list_testing_faces, whole_number
 from files import umask
 from preprocessing import DECODER_VERSION, DecodeReport, decode_stream
+from transfer import send
 
 FOOD11_CLASSES = ("Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat",
                   "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit")
@@ -227,8 +228,8 @@ class PhotoSet:
 
     def batch(self, positions, device):
         """The photos and labels at `positions` (int64 tensor on the CPU), on `device`."""
-        positions = positions.to(self.rows.device)
-        return self.photos[self.rows[positions]].to(device), self.labels[positions].to(device)
+        positions = send(positions, self.rows.device)
+        return send(self.photos[self.rows[positions]], device), send(self.labels[positions], device)
 
 
 def join(photos, extra):

@@ -15,6 +15,8 @@ from model_file import CHECKPOINT_FORMAT, MODEL_FORMAT, load_model
 from models import load_teacher
 from preprocessing import Preprocessing
 from training import evaluate
+from training_run import AUTOCAST
+from transfer import constant, send
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Teacher:
         and `size` (by default its input size).
         """
         def constants(preprocessing):
-            return (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+            return (constant(values, images.device).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
 
         (mean, std), (own_mean, own_std) = constants(seen_by), constants(self.preprocessing)
         pixels = images * std + mean
@@ -98,16 +100,16 @@ def check_teacher(teacher, validation, preprocessing, device, batches=None):
 class Distillation:
     """The distillation loss as `fit` calls it: asks the teachers about the batch's views.
 
-    views: with so many fixed views per photo, what the teachers said is kept and asked for once only.
+    views: with so many fixed views per photo, the teachers' probabilities are kept and computed once only.
     """
 
     def __init__(self, teachers, preprocessing, alpha, temperature, precision, photos=0, classes=0, views=0):
         self.teachers, self.preprocessing, self.alpha, self.temperature = teachers, preprocessing, alpha, temperature
-        self.autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self.said = torch.full((views, photos, classes), torch.nan) if views else None
+        self.autocast = AUTOCAST[precision]
+        self.cached_targets = torch.full((views, photos, classes), torch.nan) if views else None  # on the CPU
 
     @torch.no_grad()
-    def ask(self, images):
+    def teacher_probabilities(self, images):
         """Mean probabilities (N, C) of the teachers at the temperature."""
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
             logits = [teacher.logits(images, self.preprocessing, teacher.view_size) for teacher in self.teachers]
@@ -115,24 +117,25 @@ class Distillation:
 
     def targets(self, batch):
         """The teachers' probabilities for a batch, from memory where it holds them."""
-        if self.said is None:
-            return self.ask(batch.images)
-        known = self.said[batch.view, batch.positions]
-        unknown = known.isnan().any(1)
-        if unknown.any():
-            known[unknown] = self.ask(batch.images[unknown.to(batch.images.device)]).cpu()
-            self.said[batch.view, batch.positions] = known
-        return known.to(batch.images.device)
+        device = batch.images.device
+        if self.cached_targets is None:
+            return self.teacher_probabilities(batch.images)
+        known = self.cached_targets[batch.view, batch.positions]
+        unknown = known.isnan().any(1).nonzero().squeeze(1)
+        if len(unknown):
+            known[unknown] = self.teacher_probabilities(batch.images[send(unknown, device)]).cpu()
+            self.cached_targets[batch.view, batch.positions] = known
+        return send(known, device)
 
     def __call__(self, logits, batch):
         probabilities = self.targets(batch) if self.alpha else None
         return distillation_loss(logits, probabilities, batch.labels, self.alpha, self.temperature)
 
     def state_dict(self):
-        return {"said": self.said}
+        return {"said": self.cached_targets}  # as checkpoints have always called them
 
     def load_state_dict(self, state):
-        self.said = state["said"]
+        self.cached_targets = state["said"]
 
 
 def add_distillation(parser, required):

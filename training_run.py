@@ -14,6 +14,9 @@ from losses import CrossEntropy
 from model_file import CHECKPOINT_FORMAT, VERSION, Description, to_bytes
 
 
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # precision -> what forward passes are computed in
+
+
 @dataclass(frozen=True)
 class Settings:
     """What decides the outcome of a run, besides the network and the photos."""
@@ -109,7 +112,7 @@ class Run:
 
     def train_step(self, batch):
         """One optimiser step; returns nothing and does not wait for the GPU."""
-        autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
+        autocast = AUTOCAST[self.settings.precision]
         with torch.autocast(self.device.type, autocast, enabled=autocast is not None):
             logits = self.network(batch.images)
         logits = logits.float()

@@ -236,7 +236,7 @@ def test_fixed_views_ask_the_teacher_once_and_train_the_same(tmp_path):
     class Counting(Distillation):
         asked = 0
 
-        def ask(self, images):
+        def teacher_probabilities(self, images):
             self.asked += len(images)
             return super().ask(images)
 
@@ -280,7 +280,7 @@ def test_teacher_sees_views_at_the_size_it_was_trained_on_and_photos_at_its_inpu
 
     own, images = Preprocessing(SIZE), torch.randn(3, 3, 24, 24)
     for teacher in (Teacher(Listening(), own, None, 20), Teacher(Listening(), own, None)):
-        Distillation([teacher], own, 1.0, 1.0, "fp32").ask(images)
+        Distillation([teacher], own, 1.0, 1.0, "fp32").teacher_probabilities(images)
         teacher.logits(images, own)
     assert seen == [20, SIZE, SIZE, SIZE]
 
