@@ -65,6 +65,10 @@ class Listing:
             digest.update(os.fsencode(f"{path.relative_to(self.folder).as_posix()} {_size_and_time(path)[0]}\n"))
         return digest.hexdigest()[:16]
 
+    def members(self):
+        """What tells one photo from another, wherever it lies: the set of (name, bytes of the file)."""
+        return {(path.name, _size_and_time(path)[0]) for path in self.paths}
+
 
 def _size_and_time(path):
     """Bytes and modification time in ns; a dangling link has neither, and decoding will report it."""

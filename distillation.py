@@ -30,6 +30,7 @@ class Teacher:
     path: Path
     view_size: int | None = None
     transductive: bool = False  # whether it was trained on the photos to be predicted
+    says_size: bool = True  # whether its file tells the input size; else --teacher-size does
 
     def logits(self, images, seen_by, size=None):
         """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation
@@ -55,12 +56,12 @@ def read_teacher(path, class_names, size, device, channels=3):
     if isinstance(content, dict) and content.get("format") in (MODEL_FORMAT, CHECKPOINT_FORMAT):
         model = load_model(path)
         network, preprocessing, names = model.build(), model.description.preprocessing, model.description.class_names
-        origin, taken = model.description.training, preprocessing.channels
+        origin, taken, says_size = model.description.training, preprocessing.channels, True
     else:
         network = load_teacher(path)
         # values in [0, 1], as the provided teachers were trained
         preprocessing = Preprocessing(size=size, mean=(0.0,) * channels, std=(1.0,) * channels)
-        names, origin, taken = None, {}, network.conv1.in_channels
+        names, origin, taken, says_size = None, {}, network.conv1.in_channels, False
     classes = len(names) if names else network.fc.out_features
     if classes != len(class_names) or (names and tuple(names) != tuple(class_names)):
         theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
@@ -72,7 +73,7 @@ def read_teacher(path, class_names, size, device, channels=3):
     network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
     view_size = origin.get("view_size")
     usable = type(view_size) is int and 16 <= view_size <= 4096
-    return Teacher(network, preprocessing, Path(path), view_size if usable else None, bool(origin.get("transductive")))
+    return Teacher(network, preprocessing, Path(path), view_size if usable else None, bool(origin.get("transductive")), says_size)
 
 
 class SeenBy(nn.Module):
@@ -159,16 +160,29 @@ def check_distillation(parser, options):
             raise UserError(f"{flag} goes with --teacher, which is not given; add it or leave {flag} out")
 
 
+def check_teacher_files(options):
+    """UserError for a teacher that is not there: told before photos are decoded, which can take minutes."""
+    for path in options.teacher:
+        if not path.is_file():
+            raise UserError(f"there is no teacher file at {path}; check the path")
+
+
 def read_teachers(options, validation, preprocessing, device):
     """The teachers that the options name, checked on the student's input, and what a record says of them: (list, list of dicts)."""
     teachers = [read_teacher(path, validation.class_names, options.teacher_size, device, preprocessing.channels)
                 for path in options.teacher]
-    told = []
+    records = []
     for teacher in teachers:
         accuracy = check_teacher(teacher, validation, preprocessing, device, batches=2 if options.dry_run else None)
         print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views "
               f"seen at {teacher.preprocessing.size} px" + (", of two batches only" if options.dry_run else ""))
-        told.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
-                     "size": teacher.preprocessing.size, "validation_accuracy": accuracy,
-                     **({"transductive": True} if teacher.transductive else {})})
-    return teachers, told
+        records.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
+                        "size": teacher.preprocessing.size, "validation_accuracy": accuracy,
+                        **({"transductive": True} if teacher.transductive else {})})
+    return teachers, records
+
+
+def origin_of_distillation(options, teachers, records):
+    """What a model file says of its distillation, and `--resume` compares; teachers, records: from `read_teachers`."""
+    return {"alpha": options.alpha, "temperature": options.temperature, "teachers": [record["sha256"] for record in records],
+            **({} if all(teacher.says_size for teacher in teachers) else {"teacher_size": options.teacher_size})}
