@@ -82,7 +82,7 @@ def main(argv=None):
               "view_size": settings.view_size or options.size, **origin_of_distillation(options, teachers, records), **unlabelled,
               **({"transductive": True} if any(teacher.transductive for teacher in teachers) else {})}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
-    torch.manual_seed(settings.seed)  # again: building the teachers has drawn random numbers, more or fewer by the kind of their files
+    torch.manual_seed(settings.seed)  # again: building a teacher may have drawn random numbers, by the kind of its file
     network = build(options.network, **description.arguments)
     loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision,
                         len(training), len(training.class_names), settings.views)

@@ -404,10 +404,13 @@ def test_a_testing_folder_that_cannot_be_predicted_is_no_hindrance(toy, others, 
 def test_the_student_starts_from_the_seed_whatever_the_teachers_file(toy, teacher_file, call, tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr("train_kd.fit", lambda network, *arguments, **options: started.append(network.state_dict()))
-    assert call(*arguments(toy, teacher_file, tmp_path / "run", "--seed", 3)).returncode == 0
+    monkeypatch.setattr("distillation.check_teacher", lambda *arguments, **options: 0.5)  # random weights
+    torch.save(build("resnet18").state_dict(), tmp_path / "teacher.bin")  # building this one draws random numbers
+    for teacher in (teacher_file, tmp_path / "teacher.bin"):
+        assert call(*arguments(toy, teacher, tmp_path / "run", "--seed", 3)).returncode == 0
     torch.manual_seed(3)
     expected = build("student", widths=[4] * 8, in_channels=3).state_dict()
-    assert all(torch.equal(started[0][name], expected[name]) for name in expected)
+    assert len(started) == 2 and all(torch.equal(state[name], expected[name]) for state in started for name in expected)
 
 
 def test_resuming_with_another_size_of_a_resnet18_is_refused(toy, call, tmp_path, monkeypatch):
