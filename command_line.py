@@ -12,13 +12,18 @@ class UserError(ValueError):
 
 
 def run(main):
-    """Run a script's `main()` and exit with its status; a UserError is one line on stderr and status 2."""
+    """Run a script's `main()` and exit with its status; a UserError is one line on stderr and status 2, and so is a full GPU."""
     try:
         status = main()
         sys.stdout.flush()
         sys.exit(status)
     except UserError as error:
         print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not have been imported
+            raise
+        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: out of GPU memory; use a smaller --batch-size", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -30,8 +30,10 @@ import numpy as np
 import torch
 
 from command_line import UserError
-from faces import FaceListing, face_stream, faces_csv, list_faces, list_testing_faces
+from faces import FaceListing, face_stream, faces_csv, list_faces, list_testing_faces, whole_number
+from files import umask
 from preprocessing import DECODER_VERSION, DecodeReport, decode_stream
+from transfer import send
 
 FOOD11_CLASSES = ("Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat",
                   "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit")
@@ -63,6 +65,10 @@ class Listing:
             digest.update(os.fsencode(f"{path.relative_to(self.folder).as_posix()} {_size_and_time(path)[0]}\n"))
         return digest.hexdigest()[:16]
 
+    def members(self):
+        """What tells one photo from another, wherever it lies: the set of (name, bytes of the file)."""
+        return {(path.name, _size_and_time(path)[0]) for path in self.paths}
+
 
 def _size_and_time(path):
     """Bytes and modification time in ns; a dangling link has neither, and decoding will report it."""
@@ -89,11 +95,6 @@ def _entries(folder):
     if not files and not folders:
         raise UserError(f"{folder} is empty; put the photos there")
     return files, folders
-
-
-def _number(text):
-    """A non-negative whole number in plain digits, or None."""
-    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def _photo_stem(folder, name):
@@ -144,7 +145,7 @@ def list_labelled(root, split, class_names=None):
     found = {}
     for file in files:
         label, separator, index = _photo_stem(folder, file).partition("_")
-        label, index = _number(label), _number(index)
+        label, index = whole_number(label), whole_number(index)
         if label is None or index is None:
             raise UserError(f"{folder / file} is not named <class>_<index>.jpg; rename it or move it elsewhere")
         if label >= len(names):
@@ -175,7 +176,7 @@ def list_testing(folder, by_name=False):
     found = {}
     for file in files:
         stem = _photo_stem(folder, file)
-        key = file if by_name else _number(stem)
+        key = file if by_name else whole_number(stem)
         if key is None:
             raise UserError(f"{folder / file} is not named <id>.jpg with an integer id; rename it or predict with --ids names")
         if key in found:
@@ -231,8 +232,8 @@ class PhotoSet:
 
     def batch(self, positions, device):
         """The photos and labels at `positions` (int64 tensor on the CPU), on `device`."""
-        positions = positions.to(self.rows.device)
-        return self.photos[self.rows[positions]].to(device), self.labels[positions].to(device)
+        positions = send(positions, self.rows.device)
+        return send(self.photos[self.rows[positions]], device), send(self.labels[positions], device)
 
 
 def join(photos, extra):
@@ -281,6 +282,7 @@ def _build_cache(cache, place, listing, preprocessing):
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave black photos behind a valid header
         (building / "notes.json").write_text(json.dumps({"truncated": report.truncated, "unreadable": report.unreadable}))
+        os.chmod(building, 0o777 & ~umask())  # mkdtemp makes it private, and a cache may be shared
         with contextlib.suppress(OSError):
             os.rename(building, place)
         if _open_cache(place, count, preprocessing) is None:  # a damaged one stands there

@@ -15,6 +15,8 @@ from model_file import CHECKPOINT_FORMAT, MODEL_FORMAT, load_model
 from models import load_teacher
 from preprocessing import Preprocessing
 from training import evaluate
+from training_run import AUTOCAST
+from transfer import constant, send
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,14 @@ class Teacher:
     path: Path
     view_size: int | None = None
     transductive: bool = False  # whether it was trained on the photos to be predicted
+    says_size: bool = True  # whether its file tells the input size; else --teacher-size does
 
     def logits(self, images, seen_by, size=None):
         """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation
         and `size` (by default its input size).
         """
         def constants(preprocessing):
-            return (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+            return (constant(values, images.device).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
 
         (mean, std), (own_mean, own_std) = constants(seen_by), constants(self.preprocessing)
         pixels = images * std + mean
@@ -53,12 +56,12 @@ def read_teacher(path, class_names, size, device, channels=3):
     if isinstance(content, dict) and content.get("format") in (MODEL_FORMAT, CHECKPOINT_FORMAT):
         model = load_model(path)
         network, preprocessing, names = model.build(), model.description.preprocessing, model.description.class_names
-        origin, taken = model.description.training, preprocessing.channels
+        origin, taken, says_size = model.description.training, preprocessing.channels, True
     else:
         network = load_teacher(path)
         # values in [0, 1], as the provided teachers were trained
         preprocessing = Preprocessing(size=size, mean=(0.0,) * channels, std=(1.0,) * channels)
-        names, origin, taken = None, {}, network.conv1.in_channels
+        names, origin, taken, says_size = None, {}, network.conv1.in_channels, False
     classes = len(names) if names else network.fc.out_features
     if classes != len(class_names) or (names and tuple(names) != tuple(class_names)):
         theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
@@ -70,7 +73,7 @@ def read_teacher(path, class_names, size, device, channels=3):
     network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
     view_size = origin.get("view_size")
     usable = type(view_size) is int and 16 <= view_size <= 4096
-    return Teacher(network, preprocessing, Path(path), view_size if usable else None, bool(origin.get("transductive")))
+    return Teacher(network, preprocessing, Path(path), view_size if usable else None, bool(origin.get("transductive")), says_size)
 
 
 class SeenBy(nn.Module):
@@ -98,16 +101,16 @@ def check_teacher(teacher, validation, preprocessing, device, batches=None):
 class Distillation:
     """The distillation loss as `fit` calls it: asks the teachers about the batch's views.
 
-    views: with so many fixed views per photo, what the teachers said is kept and asked for once only.
+    views: with so many fixed views per photo, the teachers' probabilities are kept and computed once only.
     """
 
     def __init__(self, teachers, preprocessing, alpha, temperature, precision, photos=0, classes=0, views=0):
         self.teachers, self.preprocessing, self.alpha, self.temperature = teachers, preprocessing, alpha, temperature
-        self.autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self.said = torch.full((views, photos, classes), torch.nan) if views else None
+        self.autocast = AUTOCAST[precision]
+        self.cached_targets = torch.full((views, photos, classes), torch.nan) if views else None  # on the CPU
 
     @torch.no_grad()
-    def ask(self, images):
+    def teacher_probabilities(self, images):
         """Mean probabilities (N, C) of the teachers at the temperature."""
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
             logits = [teacher.logits(images, self.preprocessing, teacher.view_size) for teacher in self.teachers]
@@ -115,24 +118,25 @@ class Distillation:
 
     def targets(self, batch):
         """The teachers' probabilities for a batch, from memory where it holds them."""
-        if self.said is None:
-            return self.ask(batch.images)
-        known = self.said[batch.view, batch.positions]
-        unknown = known.isnan().any(1)
-        if unknown.any():
-            known[unknown] = self.ask(batch.images[unknown.to(batch.images.device)]).cpu()
-            self.said[batch.view, batch.positions] = known
-        return known.to(batch.images.device)
+        device = batch.images.device
+        if self.cached_targets is None:
+            return self.teacher_probabilities(batch.images)
+        known = self.cached_targets[batch.view, batch.positions]
+        unknown = known.isnan().any(1).nonzero().squeeze(1)
+        if len(unknown):
+            known[unknown] = self.teacher_probabilities(batch.images[send(unknown, device)]).cpu()
+            self.cached_targets[batch.view, batch.positions] = known
+        return send(known, device)
 
     def __call__(self, logits, batch):
         probabilities = self.targets(batch) if self.alpha else None
         return distillation_loss(logits, probabilities, batch.labels, self.alpha, self.temperature)
 
     def state_dict(self):
-        return {"said": self.said}
+        return {"said": self.cached_targets}  # as checkpoints have always called them
 
     def load_state_dict(self, state):
-        self.said = state["said"]
+        self.cached_targets = state["said"]
 
 
 def add_distillation(parser, required):
@@ -156,16 +160,29 @@ def check_distillation(parser, options):
             raise UserError(f"{flag} goes with --teacher, which is not given; add it or leave {flag} out")
 
 
+def check_teacher_files(options):
+    """UserError for a teacher that is not there: told before photos are decoded, which can take minutes."""
+    for path in options.teacher:
+        if not path.is_file():
+            raise UserError(f"there is no teacher file at {path}; check the path")
+
+
 def read_teachers(options, validation, preprocessing, device):
     """The teachers that the options name, checked on the student's input, and what a record says of them: (list, list of dicts)."""
     teachers = [read_teacher(path, validation.class_names, options.teacher_size, device, preprocessing.channels)
                 for path in options.teacher]
-    told = []
+    records = []
     for teacher in teachers:
         accuracy = check_teacher(teacher, validation, preprocessing, device, batches=2 if options.dry_run else None)
         print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views "
               f"seen at {teacher.preprocessing.size} px" + (", of two batches only" if options.dry_run else ""))
-        told.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
-                     "size": teacher.preprocessing.size, "validation_accuracy": accuracy,
-                     **({"transductive": True} if teacher.transductive else {})})
-    return teachers, told
+        records.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
+                        "size": teacher.preprocessing.size, "validation_accuracy": accuracy,
+                        **({"transductive": True} if teacher.transductive else {})})
+    return teachers, records
+
+
+def origin_of_distillation(options, teachers, records):
+    """What a model file says of its distillation, and `--resume` compares; teachers, records: from `read_teachers`."""
+    return {"alpha": options.alpha, "temperature": options.temperature, "teachers": [record["sha256"] for record in records],
+            **({} if all(teacher.says_size for teacher in teachers) else {"teacher_size": options.teacher_size})}

@@ -147,7 +147,8 @@ def main(argv=None):
     options.add_argument("--record", type=Path, help="also write a JSON record there")
     options = options.parse_args(argv)
 
-    check_distinct(options.model, options.record)
+    for read in (options.model, options.teacher):
+        check_distinct(read, options.record)
     device, model = pick_device(options.device), load_model(options.model)
     preprocessing = model.description.preprocessing
     if options.reduce and (preprocessing.resize == "course" or options.reduce >= preprocessing.size):

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import UserError, available_cores, number, parser, run
+from files import write_bytes
 
 HERE = Path(__file__).resolve().parent
 
@@ -27,9 +27,9 @@ HERE = Path(__file__).resolve().parent
 class Experiment:
     """A question and its variants: name -> command line of a script.
 
-    In a command {data}, {seed} and {out} are filled in; the command must leave its record in {out}/record.json.
-    {other} is the folder of an earlier variant with the same seed, {other@0} with seed 0, {experiment/other}
-    of another experiment, which has to be run before.
+    In a command {data}, {seed}, {out} and {model}, this project's model.bin, are filled in; the command must leave its
+    record in {out}/record.json. {other} is the folder of an earlier variant with the same seed, {other@0} with seed 0,
+    {experiment/other} of another experiment, which has to be run before.
     """
 
     question: str
@@ -56,10 +56,10 @@ CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
 QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quarter of its parameters
 QUARTERED = "prune.py {big}/best.pt {data} --target-params 68363"  # the same quarter
 QAT = "--qat-epochs 2 --augment light --seed {seed} --out {out}/run --resume"
-STRONG = f"train_kd.py {SHORT} --teacher model.bin --epochs 6 --network student"
-FIXED = "train_kd.py {data} --size 56 --augment none --lr 0.002 --teacher model.bin --epochs 6 --network student"
-RECIPE = "train_kd.py {data} --size 56 --teacher model.bin --epochs 10 --network student"
-AGREEMENT = "{data} --teacher model.bin --record {out}/record.json"
+STRONG = f"train_kd.py {SHORT} --teacher {{model}} --epochs 6 --network student"
+FIXED = "train_kd.py {data} --size 56 --augment none --lr 0.002 --teacher {model} --epochs 6 --network student"
+RECIPE = "train_kd.py {data} --size 56 --teacher {model} --epochs 10 --network student"
+AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
 WIDER = {  # our network by thousands of parameters: expanded channels, width of the head, bits at which it fits 300,000 bytes
     251: ((64, 96, 96, 160, 192, 192, 192), 160, 8),
@@ -170,7 +170,7 @@ EXPERIMENTS = {
             for network in ("student", "residual6", "slim9") for name, script in (
                 ("scratch", f"train_student.py {SHORT}"),
                 ("weak", f"train_kd.py {SHORT} --teacher {{teachers/resnet18@0}}/best.pt"),
-                ("strong", f"train_kd.py {SHORT} --teacher model.bin"))}),
+                ("strong", f"train_kd.py {SHORT} --teacher {{model}}"))}),
     "alpha_temperature": Experiment(
         "weight of the teacher's answers and temperature, against alpha 0.8 and temperature 4, "
         "which is student_strong of `distillation`", {
@@ -241,11 +241,12 @@ class Job:
 
         An option that the recorded command left to its default counts as named where the record's settings tell the same value.
         """
-        if not self.result.exists():
+        try:
+            record = json.loads(self.result.read_text())
+            script, *tokens = self.template.replace("{seed}", str(record["seed"])).split()
+            program, *found = shlex.split(record["command"])
+        except (OSError, ValueError, KeyError, TypeError):  # a damaged record is none
             return False
-        record = json.loads(self.result.read_text())
-        script, *tokens = self.template.replace("{seed}", str(record["seed"])).split()
-        program, *found = shlex.split(record["command"])
         for index in reversed([index for index, token in enumerate(tokens) if token.startswith("--") and token not in found]):
             if tokens[index + 1:index + 2] == [str(record.get("settings", {}).get(tokens[index].removeprefix("--").replace("-", "_")))]:
                 del tokens[index:index + 2]
@@ -263,8 +264,9 @@ def plan(name, data, runs, results, seeds=None):
 
             def fill(match, seed=seed, variant=variant, needs=needs):
                 place, _, other_seed = match[1].partition("@")
-                if place in ("data", "seed", "out"):
-                    return str({"data": data, "seed": seed, "out": runs / name / f"{variant}-{seed}"}[place])
+                known = {"data": data, "seed": seed, "out": runs / name / f"{variant}-{seed}", "model": HERE / "model.bin"}
+                if place in known:
+                    return str(known[place])
                 folder = runs / (place if "/" in place else f"{name}/{place}")
                 needs.append(folder.with_name(f"{folder.name}-{other_seed or seed}"))
                 return str(needs[-1])
@@ -286,8 +288,7 @@ def perform(job, threads):
         status = subprocess.run(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": str(threads)}).returncode
     if status or not (job.out / "record.json").exists():
         return False, f"{job.result.name}: failed with status {status}, see {job.out / 'output.txt'}"
-    job.result.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(job.out / "record.json", job.result)
+    write_bytes(job.result, (job.out / "record.json").read_bytes())
     return True, f"{job.result.name}: done"
 
 

@@ -46,6 +46,10 @@ class FaceListing:
         """A short hash of labels and pixels: the same for every copy of the same data."""
         return self.digest
 
+    def members(self):
+        """What tells one face from another, whatever its row: the set of their pixels as bytes."""
+        return {face.tobytes() for face in self.faces}
+
 
 def faces_csv(root, name, folder):
     """The CSV that `root` is, or that it holds as `name` and no `folder` of photos beside it; None if it is no such data."""
@@ -80,9 +84,9 @@ def _rows(path, key):
         raise UserError(f"{path} cannot be read: {error.strerror or error}; check the path and its permissions") from None
 
 
-def _whole_number(text):
-    """A non-negative whole number in plain digits, or None."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+def whole_number(text):
+    """A non-negative whole number in plain digits, at most 255 as in a file's name, or None."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 255 else None
 
 
 def _pixels(where, feature):
@@ -120,7 +124,7 @@ def list_faces(path, split, class_names=None):
         path = beside
     faces, labels, digest, seen = [], [], hashlib.sha256(), collections.Counter()
     for where, value, feature in _rows(path, "label"):
-        label = _whole_number(value)
+        label = whole_number(value)
         if label is None or label >= len(FACE_CLASSES):
             raise UserError(f"{where} has the label {value[:40]!r} and the classes are 0 to {len(FACE_CLASSES) - 1}; mend or remove it")
         seen[label] += 1
@@ -143,7 +147,7 @@ def list_testing_faces(path, by_name=False):
     """
     found = {}
     for where, value, feature in _rows(path, "id"):
-        identity = value if by_name else _whole_number(value)
+        identity = value if by_name else whole_number(value)
         if identity is None or identity == "":
             fault = "empty; mend it" if by_name else "no whole number; mend it or predict with --ids names"
             raise UserError(f"{where} has the id {value[:40]!r}, which is {fault}")

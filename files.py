@@ -29,7 +29,7 @@ def atomic_path(path):
         raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place for the output") from None
     try:
         yield Path(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
+        os.chmod(temporary, 0o666 & ~umask())  # mkstemp makes it private
         with open(temporary, "r+b") as written:  # Windows cannot flush what is only open for reading
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -40,7 +40,8 @@ def atomic_path(path):
             os.unlink(temporary)
 
 
-def _umask():
+def umask():
+    """The process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

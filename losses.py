@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from command_line import UserError
+from transfer import send
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,15 @@ class CrossEntropy:
         pass
 
 
-def mix(images, labels, num_classes, strongest, generator):
-    """Mixup (Zhang et al. 2018): every view gets a share, uniform in [0, strongest], of another one of the batch.
+def mix(images, labels, num_classes, max_share, generator):
+    """Mixup after Zhang et al. 2018, with a uniform share in place of Beta(alpha, alpha).
 
-    Returns (images, class probabilities (N, num_classes)); the share of an unlabelled photo (-1) is zero.
+    Every view gets a share, uniform in [0, max_share], of another one of the batch. Returns (images, class
+    probabilities (N, num_classes)); the share of an unlabelled photo (-1) is zero.
     """
-    share = strongest * torch.rand(len(images), generator=generator)
-    partners = torch.randperm(len(images), generator=generator).to(images.device)
-    share = share.to(images.device)
+    share = max_share * torch.rand(len(images), generator=generator)
+    partners = torch.randperm(len(images), generator=generator)
+    share, partners = (send(values, images.device) for values in (share, partners))
     probabilities = F.one_hot(labels.clamp(min=0), num_classes).float() * (labels >= 0).unsqueeze(1)
     images = torch.lerp(images, images[partners], share.view(-1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
     return images, torch.lerp(probabilities, probabilities[partners], share.unsqueeze(1))

@@ -58,8 +58,11 @@ def add_data(parser):
     add_cache(group)
 
 
-def add_optimisation(parser, epochs, lr=Settings.lr):
-    """The optimiser and its schedule; `epochs` and `lr`, AdamW's peak learning rate, are the script's defaults."""
+def add_optimisation(parser, epochs, lr=Settings.lr, label_smoothing=True):
+    """The optimiser and its schedule; `epochs` and `lr`, AdamW's peak learning rate, are the script's defaults.
+
+    label_smoothing: False leaves the option out, for a script that smooths no labels.
+    """
     default = Settings()
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=number(int, 1), default=epochs, help="length of the schedule")
@@ -70,8 +73,11 @@ def add_optimisation(parser, epochs, lr=Settings.lr):
                        help="cosine: half a cosine down to 0, after a warm-up")
     group.add_argument("--weight-decay", type=number(float, 0),
                        help="not applied to BN and biases (default: 0.05 for adamw, 0.0005 for sgd)")
-    group.add_argument("--label-smoothing", type=number(float, 0, 0.99), default=default.label_smoothing,
-                       help="probability spread over all classes")
+    if label_smoothing:
+        group.add_argument("--label-smoothing", type=number(float, 0, 0.99), default=default.label_smoothing,
+                           help="probability spread over all classes")
+    else:
+        parser.set_defaults(label_smoothing=0.0)
     group.add_argument("--gamma-l1", type=number(float, 0), default=default.gamma_l1, metavar="LAMBDA",
                        help="slimming penalty LAMBDA * sum |gamma| of all BNs, so that gamma ranks channels for prune.py; "
                             "try 0.0001")
@@ -91,11 +97,11 @@ def add_run(parser, out, dry_run="two batches of everything, then exit; nothing 
     group.add_argument("--dry-run", action="store_true", help=dry_run)
 
 
-def add_training(parser, out, epochs, lr=Settings.lr):
-    """Network, data, optimisation and run options; `out`, `epochs` and AdamW's `lr` are the script's defaults."""
+def add_training(parser, out, epochs, lr=Settings.lr, label_smoothing=True):
+    """Network, data, optimisation and run options; `out`, `epochs` and AdamW's `lr` are the script's defaults; the rest as above."""
     add_network(parser)
     add_data(parser)
-    add_optimisation(parser, epochs, lr)
+    add_optimisation(parser, epochs, lr, label_smoothing)
     add_run(parser, out)
 
 

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import torch
 from PIL import Image, ImageFile, ImageOps
 
 from command_line import UserError, available_cores
+from transfer import constant
 
 RESIZE_RULES = ("crop", "squash", "course")
 GREY = {"mean": (0.5,), "std": (0.25,)}  # the normalisation of grey photos: about that of FER-2013's faces
@@ -62,7 +62,7 @@ class Preprocessing:
 
     def normalise(self, photos):
         """uint8 (N, H, W, C) -> float32 (N, C, H, W), channels last in memory."""
-        mean, std = (torch.tensor(values, device=photos.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (constant(values, photos.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (photos.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import update_bn
 
 from augmentation import AUGMENTATIONS
 from command_line import UserError, number
-from distillation import Distillation, add_distillation, check_distillation, read_teachers
+from distillation import Distillation, add_distillation, check_distillation, origin_of_distillation, read_teachers
 from files import read_torch
 from folding import fold, foldable_pairs
 from model_file import Model, load_model
@@ -222,7 +222,7 @@ def fine_tune(model, scheme, options, device):
     loss, details = None, {}
     if options.teacher:
         teachers, details["teachers"] = read_teachers(options, validation, preprocessing, device)
-        origin |= {"alpha": options.alpha, "temperature": options.temperature, "teachers": [one["sha256"] for one in details["teachers"]]}
+        origin |= origin_of_distillation(options, teachers, details["teachers"])
         loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision)
 
     if any(one.get("transductive") for one in (description.training, *details.get("teachers", ()))):

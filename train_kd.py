@@ -13,26 +13,46 @@ the very view that the student sees. Out come the same files as from train_stude
 import sys
 from pathlib import Path
 
+import torch
+
 from command_line import UserError, number, parser, run
-from dataset import join, list_testing_beside, list_unlabelled, load_photos
-from distillation import Distillation, add_distillation, read_teachers
+from dataset import join, list_labelled, list_testing_beside, list_unlabelled, load_photos
+from distillation import Distillation, add_distillation, check_teacher_files, origin_of_distillation, read_teachers
 from model_file import Description
 from models import build
 from options import add_training, cache_folder, load, network_arguments
-from training import fit
+from training import check_run_folder, fit
 
 
-def add_unlabelled(training, options, preprocessing):
-    """(training with the photos of --unlabeled behind it, what the record says of them)."""
+def list_extra(options):
+    """(Listing of --unlabeled, whether photos to be predicted are among them); (None, False) without the option.
+
+    Raises UserError if validation photos are among them: the student is measured on those.
+    """
     if not options.unlabeled:
+        return None, False
+    extra = list_unlabelled(options.unlabeled)
+    validation = list_labelled(options.data, "validation", list_labelled(options.data, "training").class_names)
+    if measured := len(extra.members() & validation.members()):
+        raise UserError(f"{options.unlabeled} holds {measured} of the validation photos, on which the student is measured; "
+                        "remove them there or name other photos")
+    try:
+        testing = list_testing_beside(options.data)
+    except UserError:  # an empty folder, or what is no photo: nothing to be predicted, so nothing that could be learned by heart
+        testing = None
+    transductive = bool(testing and extra.members() & testing.members())
+    if transductive:
+        print("note: --unlabeled holds testing photos: the result is transductive, and the model file will say so", file=sys.stderr)
+    return extra, transductive
+
+
+def add_extra(training, extra, transductive, preprocessing, cache):
+    """(training with the photos of the Listing `extra` behind it, what the record says of them)."""
+    if extra is None:
         return training, {}
-    extra = load_photos(list_unlabelled(options.unlabeled), preprocessing, cache_folder(options))
-    origin = {"unlabelled": extra.fingerprint, "unlabelled_photos": len(extra)}
-    testing = list_testing_beside(options.data)
-    if testing and testing.fingerprint() == extra.fingerprint:
-        origin["transductive"] = True  # the photos to be predicted were trained on
-        print("note: --unlabeled holds the testing photos: the result is transductive, and the model file will say so", file=sys.stderr)
-    return join(training, extra), origin
+    photos = load_photos(extra, preprocessing, cache)
+    return join(training, photos), {"unlabelled": photos.fingerprint, "unlabelled_photos": len(photos),
+                                    **({"transductive": True} if transductive else {})}
 
 
 def main(argv=None):
@@ -42,30 +62,32 @@ def main(argv=None):
                        help="folder (or CSV of faces) of further photos without labels, any names, for the teacher to label")
     group.add_argument("--views", type=number(int, 0, 1000), default=0, metavar="K",
                        help="K fixed views per photo, asking the teacher about each once; 0 = new views every epoch")
-    add_training(options, out="runs/kd", epochs=120, lr=5e-3)
-    options.set_defaults(label_smoothing=0.0)
+    # no label smoothing: the teacher's answers are soft already
+    add_training(options, out="runs/kd", epochs=120, lr=5e-3, label_smoothing=False)
     options = options.parse_args(argv)
     if options.views and options.mixup:
         raise UserError("--views keeps what the teacher said of a view and --mixup makes new views every time; leave one of them out")
-    if options.label_smoothing:
-        raise UserError("--label-smoothing smooths what the teacher is to tell; leave it out, the teacher's answers are soft already")
     if options.views and options.augment == "none":
         raise UserError("--views needs random views; leave it out or choose another --augment than none")
 
     arguments = network_arguments(options)
+    check_teacher_files(options)
+    if not options.dry_run:
+        check_run_folder(options.out, options.resume)
+    extra, transductive = list_extra(options)
     device, settings, preprocessing, training, validation = load(options)
-    teachers, told = read_teachers(options, validation, preprocessing, device)
-    training, unlabelled = add_unlabelled(training, options, preprocessing)
+    teachers, records = read_teachers(options, validation, preprocessing, device)
+    training, unlabelled = add_extra(training, extra, transductive, preprocessing, cache_folder(options))
     origin = {"script": "train_kd.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
-              "view_size": settings.view_size or options.size, "alpha": options.alpha, "temperature": options.temperature,
-              "teachers": [one["sha256"] for one in told], **unlabelled,
-              **({"transductive": True} if any(one.get("transductive") for one in told) else {})}
+              "view_size": settings.view_size or options.size, **origin_of_distillation(options, teachers, records), **unlabelled,
+              **({"transductive": True} if any(teacher.transductive for teacher in teachers) else {})}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
+    torch.manual_seed(settings.seed)  # again: building a teacher may have drawn random numbers, by the kind of its file
     network = build(options.network, **description.arguments)
     loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision,
                         len(training), len(training.class_names), settings.views)
     fit(network, description, training, validation, settings, options.out, device, loss, resume=options.resume, dry_run=options.dry_run,
-        details={"teachers": told, **unlabelled})
+        details={"teachers": records, **unlabelled})
     return 0
 
 

@@ -13,7 +13,7 @@ from command_line import parser, run
 from model_file import Description
 from models import build
 from options import add_training, load, network_arguments
-from training import fit
+from training import check_run_folder, fit
 
 
 def main(argv=None):
@@ -22,6 +22,8 @@ def main(argv=None):
     options = options.parse_args(argv)
 
     arguments = network_arguments(options)
+    if not options.dry_run:
+        check_run_folder(options.out, options.resume)
     device, settings, preprocessing, training, validation = load(options)
     origin = {"script": "train_student.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
               "view_size": settings.view_size or options.size}

@@ -36,15 +36,20 @@ from training_run import Run, plain_state
 
 
 def pick_precision(name, device):
-    """'auto' is bf16 where the hardware computes in it, fp16 on older GPUs, fp32 elsewhere."""
+    """'auto' is bf16 where the hardware computes in it, fp16 on older GPUs, fp32 elsewhere.
+
+    fp32 is what torch makes of it: on recent GPUs cuDNN's convolutions compute in TF32 by default.
+    """
     if name != "auto":
         if name == "fp16" and device.type == "cpu":
             raise UserError("--precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    private = (getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return "bf16" if any(private) else "fp32"  # emulated bf16 is slower than fp32
+    # private functions of torch, which another version may lack: bool() is False
+    computes_tiles = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    computes_vectors = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    return "bf16" if computes_tiles or computes_vectors else "fp32"  # emulated bf16 is slower than fp32
 
 
 @torch.no_grad()
@@ -91,6 +96,28 @@ class StopRequest:
         self._restore()
 
 
+def check_run_folder(out, resume, keep_folder=False):
+    """Raise UserError if no run can be started in the folder `out`, or none be continued there with `resume`.
+
+    It is created on trial, and stays only with `keep_folder`.
+    """
+    for name in ("last.pt", "best.pt", "record.json"):
+        if (out / name).exists() and not resume:
+            raise UserError(f"{out} already holds a run ({name}); add --resume to continue it or choose another --out")
+    check_output(out / "last.pt", keep_folder)
+    if (out / "record.json").exists() and not (out / "last.pt").exists():
+        raise UserError(f"{out} holds record.json and no last.pt that could be continued, "
+                        "and training anew would overwrite what is there; choose another --out")
+
+
+def _finished_record(path):
+    """The record of a run that is over; UserError if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{path} is damaged; remove it, and --resume writes it anew") from None
+
+
 def fit(network, description, training, validation, settings, out, device,
         loss_function=None, resume=False, dry_run=False, details=None, export=plain_state):
     """Train `network` and return the record that is written to `out`/record.json.
@@ -99,9 +126,9 @@ def fit(network, description, training, validation, settings, out, device,
     load_state_dict; CrossEntropy with the settings' label smoothing by default.
     resume: continue from `out`/last.pt where there is one. dry_run: two batches of everything, no files.
     details: further plain values for the record. export: see `Run`. Raises UserError for a folder in use or a loss that is
-    not finite; SystemExit with 128 + signal after Ctrl-C or SIGTERM.
+    not finite; SystemExit with 128 + signal after Ctrl-C or SIGTERM, even if the run is complete by then.
     """
-    torch.backends.cudnn.benchmark = True  # one input shape: let cuDNN choose once
+    torch.backends.cudnn.benchmark = True  # few input shapes: views, photos, and their last batch; cuDNN chooses once for each
     batch_size = min(settings.batch_size, len(training))
     if batch_size < 2:
         raise UserError(f"{len(training)} training photo(s) with batches of {settings.batch_size} cannot be trained on: "
@@ -112,26 +139,20 @@ def fit(network, description, training, validation, settings, out, device,
     if dry_run:
         with StopRequest() as stop:
             row = train_epoch(run, training, validation, stop, steps=2)
-        if row is None:
+        if stop.signal:
             raise SystemExit(128 + stop.signal)
         print(f"dry run of two steps is fine: loss {row['train_loss']:.3f}, {count_parameters(network):,} parameters; no run was written")
         return {"dry_run": True, **row}
 
     out = Path(out)
     last, finished = out / "last.pt", out / "record.json"
-    for name in ("last.pt", "best.pt", "record.json"):
-        if (out / name).exists() and not resume:
-            raise UserError(f"{out} already holds a run ({name}); add --resume to continue it or choose another --out")
-    check_output(last)
-    if finished.exists() and not last.exists():
-        raise UserError(f"{out} holds {finished.name} and no last.pt that could be continued, "
-                        "and training anew would overwrite what is there; choose another --out")
+    check_run_folder(out, resume, keep_folder=True)
     with locked(out), StopRequest() as stop:
         if last.exists():
             run.resume(last)
         if run.epoch == settings.epochs and finished.exists():
             print(f"the run in {out} is finished already")
-            return json.loads(finished.read_text())
+            return _finished_record(finished)
         run.starts.append(provenance(device, settings.seed, data))
         while run.epoch < settings.epochs:
             started = time.perf_counter()
@@ -145,8 +166,9 @@ def fit(network, description, training, validation, settings, out, device,
                 run.save(out / "best.pt", complete=False)
             write_text(out / "log.csv", _log(run.history))
             run.save(last, complete=True)
-            print(f"epoch {row['epoch']:3}/{settings.epochs}  loss {row['train_loss']:.3f}  "
-                  f"train {row['train_accuracy']:.4f}  validation {row['validation_accuracy']:.4f}  "
+            seen = "" if row["train_accuracy"] is None else f"train {row['train_accuracy']:.4f}  "
+            print(f"epoch {row['epoch']:3}/{settings.epochs}  loss {row['train_loss']:.3f}  {seen}"
+                  f"validation {row['validation_accuracy']:.4f}  "
                   f"best {run.best()['validation_accuracy']:.4f}  {time.perf_counter() - started:.1f} s", flush=True)
         record = {**run.starts[0], "resumed": [{key: start[key] for key in ("commit", "date", "device")} for start in run.starts[1:]],
                   "settings": asdict(settings), "model": description.to_dict(), "parameters": count_parameters(network),
@@ -155,6 +177,8 @@ def fit(network, description, training, validation, settings, out, device,
         write_record(finished, record)
         print(f"best validation accuracy {run.best()['validation_accuracy']:.4f} in epoch {run.best()['epoch']}"
               + (f"; next: python quantize.py {out / 'best.pt'} model.bin" if export is plain_state else ""))
+        if stop.signal:  # it came after the last step: the run is complete, and what would follow it must not start
+            raise SystemExit(128 + stop.signal)
     return record
 
 
@@ -196,8 +220,8 @@ def train_epoch(run, training, validation, stop, steps=None):
         run.check_finite()
     run.seconds += time.perf_counter() - started
     return {"epoch": run.epoch + 1, "lr": run.schedule.get_last_lr()[0], "train_loss": run.loss_sum.item() / run.step,
-            "train_accuracy": run.correct.item() / (run.step * batch_size), "validation_loss": loss, "validation_accuracy": accuracy,
-            "seconds": round(run.seconds, 1)}
+            "train_accuracy": run.correct.item() / run.labelled.item() if run.labelled else None,
+            "validation_loss": loss, "validation_accuracy": accuracy, "seconds": round(run.seconds, 1)}
 
 
 def _log(history):

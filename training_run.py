@@ -14,6 +14,9 @@ from losses import CrossEntropy
 from model_file import CHECKPOINT_FORMAT, VERSION, Description, to_bytes
 
 
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # precision -> what forward passes are computed in
+
+
 @dataclass(frozen=True)
 class Settings:
     """What decides the outcome of a run, besides the network and the photos."""
@@ -60,9 +63,20 @@ def build_optimizer(network, settings):
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
+def labelled_and_right(logits, labels):
+    """Which photos of a batch have a label, and which of them are classified rightly: bool (N,), bool (N,).
+
+    labels: as in `Batch`; of photos that were mixed, the one with the larger share counts.
+    """
+    if labels.ndim == 1:
+        return labels >= 0, logits.argmax(1) == labels
+    labelled = labels.sum(1) >= 0.5
+    return labelled, labelled & (logits.argmax(1) == labels.argmax(1))
+
+
 def write_checkpoint(path, description, weights, **further):
     """Write a checkpoint atomically: what `model_file.load_model` reads, and `further` plain values and tensors."""
-    weights = {name: value.detach().contiguous() for name, value in weights.items()}
+    weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     write_bytes(path, to_bytes({"format": CHECKPOINT_FORMAT, "version": VERSION, **description.to_dict(),
                                 "state_dict": weights, **further}))
 
@@ -95,7 +109,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.views = torch.Generator()
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # step: within the epoch
-        self.loss_sum, self.correct = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.loss_sum, self.correct, self.labelled = (torch.zeros((), device=device) for _ in range(3))  # of this epoch
         self.history, self.starts = [], []  # starts: the provenance of every process that worked on this run
 
     @property
@@ -109,7 +123,7 @@ class Run:
 
     def train_step(self, batch):
         """One optimiser step; returns nothing and does not wait for the GPU."""
-        autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
+        autocast = AUTOCAST[self.settings.precision]
         with torch.autocast(self.device.type, autocast, enabled=autocast is not None):
             logits = self.network(batch.images)
         logits = logits.float()
@@ -129,8 +143,9 @@ class Run:
             self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
             self.ema.update_parameters(self.network)
         self.loss_sum += loss.detach()
-        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
-        self.correct += (logits.argmax(1) == labels).sum()
+        labelled, right = labelled_and_right(logits, batch.labels)
+        self.labelled += labelled.sum()
+        self.correct += right.sum()
         self.step += 1
 
     def check_finite(self):
@@ -144,7 +159,7 @@ class Run:
         """Note the epoch's row of the log and go on to the next epoch."""
         self.history.append(row)
         self.epoch, self.step = self.epoch + 1, 0
-        self.loss_sum.zero_(), self.correct.zero_()
+        self.loss_sum.zero_(), self.correct.zero_(), self.labelled.zero_()
 
     def state_dict(self):
         """Plain values and tensors only, so that it loads with weights_only=True."""
@@ -155,7 +170,7 @@ class Run:
                 "rng": {"torch": torch.get_rng_state(), "views": self.views.get_state(),
                         "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None},
                 "epoch": self.epoch, "step": self.step, "seconds": self.seconds, "starts": self.starts,
-                "loss_sum": self.loss_sum, "correct": self.correct, "history": self.history}
+                "loss_sum": self.loss_sum, "correct": self.correct, "labelled": self.labelled, "history": self.history}
 
     def load_state_dict(self, state):
         """The inverse of `state_dict`, for a run with the same settings."""
@@ -172,7 +187,9 @@ class Run:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
         for name in ("epoch", "step", "seconds", "starts", "history"):
             setattr(self, name, state[name])
-        self.loss_sum, self.correct = state["loss_sum"].to(self.device), state["correct"].to(self.device)
+        # an older checkpoint does not say how many were labelled: as if all, which is what it counted with
+        labelled = state.get("labelled", torch.tensor(float(state["step"] * self.settings.batch_size)))
+        self.loss_sum, self.correct, self.labelled = (value.to(self.device) for value in (state["loss_sum"], state["correct"], labelled))
 
     def save(self, path, complete):
         """Write a checkpoint atomically: complete = all that resuming needs, else only the evaluated weights."""

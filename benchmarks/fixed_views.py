@@ -45,10 +45,10 @@ def measure(architecture, arguments, device, size, batch_size, rounds, steps):
     training = Run(build("student", **description.arguments).train(), description, settings, 1_000_000, device, loss)
     images = torch.randn(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     batch = Batch(images, torch.randint(0, 11, (batch_size,), device=device), torch.arange(batch_size), 0)
-    memory = loss.said
+    memory = loss.cached_targets
 
     def one_round(kept):
-        loss.said = memory if kept else None
+        loss.cached_targets = memory if kept else None
         began = time.perf_counter()
         for _ in range(steps):
             training.train_step(batch)

@@ -68,6 +68,16 @@ def small_model(small_network, tmp_path_factory):
     return path
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    """The CPU as a torch.device, and the GPU of a machine that has one."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session")
 def run_script():
     """run_script(name, *args, cwd=None) runs a script of the project in a process of its own; returns the CompletedProcess."""

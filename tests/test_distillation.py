@@ -2,8 +2,11 @@
 
 import json
 import math
+import shutil
 import signal
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,8 @@ from losses import Batch, CrossEntropy, distillation_loss, mix, soft_targets
 from model_file import CHECKPOINT_FORMAT, VERSION, Description, load_model
 from models import build
 from preprocessing import Preprocessing
+from toy_food11 import draw_picture
+from train_kd import list_extra
 from training import evaluate, fit
 from training_run import Settings
 
@@ -54,6 +59,14 @@ def test_two_classes_by_hand():
 
 def test_alpha_0_is_cross_entropy_and_asks_no_teacher():
     assert torch.equal(distillation_loss(logits(1), None, LABELS, 0, 4), F.cross_entropy(logits(1), LABELS))
+    batch = Batch(torch.zeros(6, 3, SIZE, SIZE), LABELS, torch.arange(6), None)
+    for alpha in (0.0, 0.5):
+        loss = Distillation([mute()], Preprocessing(SIZE), alpha, 4.0, "fp32")
+        if alpha:
+            with pytest.raises(AssertionError, match="was asked"):
+                loss(logits(1), batch)
+        else:
+            assert torch.equal(loss(logits(1), batch), F.cross_entropy(logits(1), LABELS))
 
 
 @pytest.mark.parametrize("temperature", [1, 4, 20])
@@ -191,6 +204,15 @@ def oracle():
     return Teacher(Brightness().eval(), Preprocessing(SIZE, mean=(0,) * 3, std=(1,) * 3), None)
 
 
+def mute():
+    """A teacher that must not be asked."""
+    class Mute(torch.nn.Module):
+        def forward(self, images):
+            raise AssertionError("the teacher was asked")
+
+    return Teacher(Mute(), Preprocessing(SIZE), None)
+
+
 def distil(out, settings, loss=None, training=TRAINING, **options):
     torch.manual_seed(settings.seed)
     description = Description.of("student", {"widths": [8] * 8, "in_channels": 3}, CLASSES, Preprocessing(SIZE))
@@ -206,7 +228,9 @@ def test_a_student_learns_from_the_teacher_alone(tmp_path):
     """No photo has a label, so all that the student knows it has from the teacher."""
     assert evaluate(SeenBy(oracle(), Preprocessing(SIZE)), VALIDATION, Preprocessing(SIZE), CPU)[1] == 1
     unlabelled = PhotoSet(TRAINING.photos, TRAINING.rows, torch.full((36,), -1), CLASSES, "x")
-    assert distil(tmp_path, small(epochs=12), training=unlabelled)["best"]["validation_accuracy"] == 1
+    record = distil(tmp_path, small(epochs=12), training=unlabelled)
+    assert record["best"]["validation_accuracy"] == 1
+    assert {row["train_accuracy"] for row in record["history"]} == {None}, "without labels nothing is right or wrong"
 
 
 @pytest.mark.parametrize("settings", [small(), small(mixup=0.5), small(views=2)], ids=["plain", "mixup", "fixed views"])
@@ -231,14 +255,34 @@ def test_a_killed_distillation_resumes_bitwise(tmp_path, settings):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_a_resumed_run_remembers_what_the_teacher_said(tmp_path):
+    """Every photo is seen in the first epoch, and in the second one the run is stopped: from there on the teacher is not needed."""
+    class Stopped(Distillation):
+        left = 5
+
+        def __call__(self, logits, batch):
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(signal.SIGTERM)
+            return super().__call__(logits, batch)
+
+    settings = small(views=1, batch_size=9)
+    stopped, resumed = (kind([teacher], Preprocessing(SIZE), 1.0, 2.0, "fp32", len(TRAINING), 2, settings.views)
+                        for kind, teacher in ((Stopped, oracle()), (Distillation, mute())))
+    with pytest.raises(SystemExit):
+        distil(tmp_path, settings, stopped)
+    assert len(distil(tmp_path, settings, resumed, resume=True)["history"]) == 4
+    assert torch.equal(resumed.cached_targets, stopped.cached_targets)
+
+
 def test_fixed_views_ask_the_teacher_once_and_train_the_same(tmp_path):
     """Views repeat every second epoch; remembered or asked again, the teacher's answers and so the weights are the same."""
     class Counting(Distillation):
         asked = 0
 
-        def ask(self, images):
+        def teacher_probabilities(self, images):
             self.asked += len(images)
-            return super().ask(images)
+            return super().teacher_probabilities(images)
 
     losses = [Counting([oracle()], Preprocessing(SIZE), 0.5, 2.0, "fp32", len(TRAINING), 2, views) for views in (2, 0)]
     for name, loss in zip(("kept", "asked"), losses):
@@ -280,7 +324,7 @@ def test_teacher_sees_views_at_the_size_it_was_trained_on_and_photos_at_its_inpu
 
     own, images = Preprocessing(SIZE), torch.randn(3, 3, 24, 24)
     for teacher in (Teacher(Listening(), own, None, 20), Teacher(Listening(), own, None)):
-        Distillation([teacher], own, 1.0, 1.0, "fp32").ask(images)
+        Distillation([teacher], own, 1.0, 1.0, "fp32").teacher_probabilities(images)
         teacher.logits(images, own)
     assert seen == [20, SIZE, SIZE, SIZE]
 
@@ -305,14 +349,25 @@ def arguments(toy, teacher, out, *more):
             "--epochs", 2, "--batch-size", 11, "--cache", "none", "--out", out, *more]
 
 
-def test_command_line_distils_and_records_the_teachers(toy, teacher_file, call, tmp_path):
-    result = call(*arguments(toy, teacher_file, tmp_path / "run", "--teacher", teacher_file, "--unlabeled", toy / "validation"))
+@pytest.fixture
+def others(tmp_path):
+    """A folder of five photos that are nowhere in the toy data."""
+    random = np.random.default_rng(1)
+    (tmp_path / "others").mkdir()
+    for index in range(5):
+        draw_picture(index, random).save(tmp_path / "others" / f"{index:04}.jpg")  # named as those of testing/
+    return tmp_path / "others"
+
+
+def test_command_line_distils_and_records_the_teachers(toy, teacher_file, others, call, tmp_path):
+    result = call(*arguments(toy, teacher_file, tmp_path / "run", "--teacher", teacher_file, "--unlabeled", others))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("validation accuracy") >= 2
     record = json.loads((tmp_path / "run/record.json").read_text())
     assert len(record["teachers"]) == 2 and record["teachers"][0]["validation_accuracy"] > 1 / 11
     training = load_model(tmp_path / "run/best.pt").description.training
-    assert training["unlabelled_photos"] == 22 and "transductive" not in training and record["photos"]["training"] == 66
+    assert training["unlabelled_photos"] == 5 and "transductive" not in training and record["photos"]["training"] == 49
+    assert "teacher_size" not in training, "the file tells its own size"
 
 
 def test_training_on_the_testing_photos_is_written_into_the_model(toy, teacher_file, call, tmp_path):
@@ -320,6 +375,65 @@ def test_training_on_the_testing_photos_is_written_into_the_model(toy, teacher_f
     assert result.returncode == 0, result.stderr
     assert load_model(tmp_path / "run/best.pt").description.training["transductive"] is True
     assert "transductive" in result.stderr and json.loads((tmp_path / "run/record.json").read_text())["transductive"] is True
+
+
+def test_a_single_testing_photo_among_the_unlabelled_is_noticed(toy, others, capsys):
+    options = SimpleNamespace(unlabeled=others, data=toy)
+    assert list_extra(options)[1] is False
+    shutil.copy(toy / "testing/0003.jpg", others / "0003.jpg")
+    extra, transductive = list_extra(options)
+    assert len(extra) == 5 and transductive is True and "transductive" in capsys.readouterr().err
+
+
+def test_a_validation_photo_among_the_unlabelled_is_refused(toy, teacher_file, others, refused, tmp_path):
+    for path in sorted((toy / "validation").iterdir())[:2]:
+        shutil.copy(path, others)
+    assert "holds 2 of the validation photos" in refused(*arguments(toy, teacher_file, tmp_path / "run", "--unlabeled", others))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", ["nothing", "a note"])
+def test_a_testing_folder_that_cannot_be_predicted_is_no_hindrance(toy, others, tmp_path, content):
+    shutil.copytree(toy, tmp_path / "data", ignore=shutil.ignore_patterns("[0-9][0-9][0-9][0-9].jpg"))
+    assert (tmp_path / "data/testing").is_dir()
+    if content == "a note":
+        (tmp_path / "data/testing/notes.txt").write_text("soon")
+    assert list_extra(SimpleNamespace(unlabeled=others, data=tmp_path / "data"))[1] is False
+
+
+def test_the_student_starts_from_the_seed_whatever_the_teachers_file(toy, teacher_file, call, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("train_kd.fit", lambda network, *arguments, **options: started.append(network.state_dict()))
+    monkeypatch.setattr("distillation.check_teacher", lambda *arguments, **options: 0.5)  # random weights
+    torch.save(build("resnet18").state_dict(), tmp_path / "teacher.bin")  # building this one draws random numbers
+    for teacher in (teacher_file, tmp_path / "teacher.bin"):
+        assert call(*arguments(toy, teacher, tmp_path / "run", "--seed", 3)).returncode == 0
+    torch.manual_seed(3)
+    expected = build("student", widths=[4] * 8, in_channels=3).state_dict()
+    assert len(started) == 2 and all(torch.equal(state[name], expected[name]) for state in started for name in expected)
+
+
+def test_resuming_with_another_size_of_a_resnet18_is_refused(toy, call, tmp_path, monkeypatch):
+    monkeypatch.setattr("distillation.check_teacher", lambda *arguments, **options: 0.5)  # random weights
+    torch.save(build("resnet18").state_dict(), tmp_path / "teacher.bin")
+    command = arguments(toy, tmp_path / "teacher.bin", tmp_path / "run", "--epochs", 1, "--teacher-size")
+    assert call(*command, 32).returncode == 0
+    assert load_model(tmp_path / "run/best.pt").description.training["teacher_size"] == 32
+    other = call(*command, 48, "--resume")
+    assert other.returncode == 2 and "teacher_size = 32 and this command means 48" in other.stderr
+
+
+def test_cheap_mistakes_are_told_before_photos_are_decoded(toy, teacher_file, others, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("options.load_photos", None)
+    (others / "notes.txt").write_text("no photo")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/last.pt").touch()
+    for teacher, out, more, message in ((tmp_path / "missing.bin", "run", [], "there is no teacher file"),
+                                        (teacher_file, "used", [], "already holds a run"),
+                                        (teacher_file, "run", ["--unlabeled", others], "notes.txt is not a photo"),
+                                        (teacher_file, "run", ["--unlabeled", tmp_path / "nowhere"], "there is no folder")):
+        assert message in refused(*arguments(toy, teacher, tmp_path / out, *more))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_distils_two_batches_and_writes_nothing(toy, teacher_file, call, tmp_path):
@@ -338,7 +452,7 @@ def test_resuming_with_another_teacher_is_refused(toy, teacher_file, call, refus
 
 @pytest.mark.parametrize("wrong, message", [
     (["--alpha", "1.5"], "out of range"), (["--alpha", "nan"], "out of range"), (["--temperature", "0"], "out of range"),
-    (["--views", "2", "--mixup", "0.2"], "leave one of them out"), (["--label-smoothing", "0.1"], "leave it out"),
+    (["--views", "2", "--mixup", "0.2"], "leave one of them out"), (["--label-smoothing", "0.1"], "unrecognized arguments"),
     (["--views", "2", "--augment", "none"], "needs random views")])
 def test_wrong_options_are_one_sentence_and_status_2(toy, teacher_file, refused, tmp_path, wrong, message):
     assert message in refused(*arguments(toy, teacher_file, tmp_path / "run", *wrong))

@@ -80,8 +80,11 @@ def test_wrong_arguments_are_one_sentence(toy, small_model, refused, more, messa
     assert message in refused("evaluate.py", small_model, toy, *more)
 
 
-def test_record_is_not_written_over_the_model(toy, small_model, refused):
+def test_record_is_not_written_over_the_model_or_the_teacher(toy, small_model, refused, tmp_path):
     assert "named twice" in refused("evaluate.py", small_model, toy, "--record", small_model)
+    teacher = shutil.copy(small_model, tmp_path / "teacher.bin")
+    assert "named twice" in refused("evaluate.py", small_model, toy, "--teacher", teacher, "--record", teacher)
+    assert teacher.read_bytes() == small_model.read_bytes()
 
 
 def test_a_class_without_photos_has_no_accuracy(toy, small_model, call, tmp_path):

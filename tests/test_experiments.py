@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import experiments
+from command_line import UserError
 from model_file import load_model
 from models import build
 from records import provenance
@@ -59,6 +61,34 @@ def test_an_option_left_to_its_default_counts_as_named_with_the_value_of_the_rec
     (tmp_path / "record.json").write_text(json.dumps(record))
     template = f"train_student.py {{data}} {option} --epochs 3 --seed {{seed}}"
     assert experiments.Job(template, (), tmp_path, tmp_path / "record.json", ()).recorded({"training": "abc"}) == recorded
+
+
+@pytest.mark.parametrize("content", [b"", b'{"command": "train_stu', b"\xff\xfe", b"[]", b"null", b"{}"])
+def test_a_damaged_record_is_none(tmp_path, content):
+    (tmp_path / "record.json").write_bytes(content)
+    assert not experiments.Job("train_student.py {data}", (), tmp_path, tmp_path / "record.json", ()).recorded({})
+
+
+def test_the_shipped_model_is_the_teacher_wherever_the_experiment_is_started(tmp_path):
+    job, = (job for job in experiments.plan("choices", Path("data"), Path("runs"), tmp_path, [0]) if job.out.name == "no_ema-0")
+    assert job.command[job.command.index("--teacher") + 1] == str(ROOT / "model.bin")
+
+
+def test_a_record_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Where it cannot be written, an older one stays."""
+    def full_disk(*arguments):
+        raise OSError(28, "No space left on device")
+
+    job = experiments.Job("x", ("no_such_script.py",), tmp_path / "run", tmp_path / "results/x.json", ())
+    job.out.mkdir(), job.result.parent.mkdir()
+    (job.out / "record.json").write_text("new")
+    job.result.write_text("old")
+    monkeypatch.setattr(experiments.subprocess, "run", lambda *arguments, **more: SimpleNamespace(returncode=0))
+    with monkeypatch.context() as patch:
+        patch.setattr("files.os.replace", full_disk)
+        with pytest.raises(UserError, match="nothing was changed"):
+            experiments.perform(job, 1)
+    assert job.result.read_text() == "old" and experiments.perform(job, 1) == (True, "x.json: done") and job.result.read_text() == "new"
 
 
 def test_what_builds_on_a_changed_run_is_run_again_and_not_where_that_fails(tmp_path, monkeypatch):
@@ -185,7 +215,7 @@ def test_hw7_train_runs_three_stages_whose_options_exist(call, tmp_path):
     assert commands[2][2] == str(tmp_path / "out.bin") and all("--resume" in command for command in commands)
     for command in commands:
         result = call(Path(command[0]).name, *command[1:])
-        assert result.returncode == 2 and re.search("there is no (folder|model file)", result.stderr), result.stderr
+        assert result.returncode == 2 and re.search("there is no (folder|model file|teacher file)", result.stderr), result.stderr
 
 
 def test_hw7_train_without_arguments_tells_its_usage():

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from faces import FACE_CLASSES
 from model_file import Description, encode, load_model, to_bytes
 from models import build
 from preprocessing import GREY, Preprocessing, decode_photo, resize_image
+from train_kd import list_extra
 
 PLAIN = Preprocessing(48, mean=(0,), std=(1,))  # values in [0, 1]
 FER = ["--size", 48, "--batch-size", 16, "--augment", "none", "--device", "cpu", "--precision", "fp32", "--ema", 0.9]
@@ -157,6 +159,13 @@ def test_the_testing_faces_are_recognised_among_the_unlabelled(drawn, toy):
     assert set(unlabelled.labels) == {-1} and unlabelled.ids == () and len(unlabelled) == 21
     assert list_testing_beside(drawn / "train.csv").fingerprint() == list_testing_beside(drawn).fingerprint() == unlabelled.fingerprint()
     assert len(list_testing_beside(toy)) == 15 and list_testing_beside(toy / "training") is None
+    assert list_extra(SimpleNamespace(unlabeled=drawn / "test.csv", data=drawn))[1] is True
+
+
+def test_validation_faces_among_the_unlabelled_are_refused(drawn, tmp_path):
+    write(tmp_path / "more.csv", "id,feature", [5, 6], [list_labelled(drawn, "validation").faces[3], np.zeros((48, 48), np.uint8)])
+    with pytest.raises(UserError, match="more.csv holds 1 of the validation photos"):
+        list_extra(SimpleNamespace(unlabeled=tmp_path / "more.csv", data=drawn))
 
 
 # ---------------------------------------------------------------- pixels to input

@@ -190,6 +190,22 @@ def test_a_programming_error_keeps_its_traceback(error):
         run(main)
 
 
+def test_a_full_gpu_is_one_sentence_and_status_2(capsys):
+    class OutOfMemoryError(RuntimeError):  # as torch calls its own
+        pass
+
+    def main(error):
+        raise error("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: main(OutOfMemoryError))
+    shown = capsys.readouterr().err
+    assert ended.value.code == 2 and shown.count("\n") == 1 and "out of GPU memory; use a smaller --batch-size" in shown
+    with pytest.raises(RuntimeError, match="Tried to allocate"):
+        run(lambda: main(RuntimeError))
+    assert issubclass(torch.OutOfMemoryError, RuntimeError) and torch.OutOfMemoryError.__name__ == OutOfMemoryError.__name__
+
+
 def test_a_reader_that_has_gone_is_no_error():
     """As in `python models.py | head -1`."""
     script = "import command_line; command_line.run(lambda: print('x' * 100_000) or print('y' * 100_000) or 0)"

@@ -64,6 +64,13 @@ def test_the_csv_is_what_kaggle_takes(run_script, small_model, toy, tmp_path):
     assert os.listdir(tmp_path) == ["prediction.csv"]
 
 
+def test_every_device_predicts_the_same(call, small_model, toy, tmp_path, device):
+    done = call("inference", toy, tmp_path / "out.csv", "--model", small_model, "--device", device)
+    assert done.returncode == 0 and f", {device}, " in done.stdout, done.stderr
+    labels = one_by_one(small_model, sorted((toy / "testing").iterdir())).argmax(1).tolist()
+    assert [int(label) for _, label in table(tmp_path / "out.csv")[1:]] == labels
+
+
 def test_ids_ascend_as_numbers_in_plain_digits(predict, small_model, tmp_path, toy):
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -259,7 +266,8 @@ def test_a_network_for_grey_photos_is_refused(refuse, toy, tmp_path):
     weights = build("fer_mobilenet", num_classes=11).state_dict()
     description = Description.of("fer_mobilenet", {}, FOOD11_CLASSES, Preprocessing(48))
     (tmp_path / "grey.bin").write_bytes(to_bytes(encode(description, weights)))
-    refuse(toy, tmp_path / "out.csv", "--model", tmp_path / "grey.bin")
+    sentence = refuse(toy, tmp_path / "out.csv", "--model", tmp_path / "grey.bin")
+    assert "fer_mobilenet with 1 input channel(s) cannot read RGB photos" in sentence
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from command_line import UserError
+from augmentation import AUGMENTATIONS
+from command_line import UserError, parser
 from dataset import PhotoSet
-from losses import Batch, CrossEntropy
+from losses import Batch, CrossEntropy, mix
 from model_file import Description, load_model
 from models import build
+from options import add_training, read_settings
 from preprocessing import Preprocessing
 from training import evaluate, fit, pick_precision
 from training_run import Run, Settings, build_optimizer, parameter_groups, warmup_cosine
@@ -41,15 +43,26 @@ def photo_set(count, seed):
 TRAINING, VALIDATION = photo_set(36, 1), photo_set(20, 2)
 
 
-def start(out, settings, **options):
+def start(out, settings, device=CPU, **options):
     """fit() on the small photos with a network initialised from the settings' seed."""
     torch.manual_seed(settings.seed)
     description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
-    return fit(build("residual6", **description.arguments), description, TRAINING, VALIDATION, settings, out, CPU, **options)
+    return fit(build("residual6", **description.arguments), description, TRAINING, VALIDATION, settings, out, device, **options)
 
 
 def small(**changes):
     return Settings(**{"epochs": 3, "batch_size": 8, "lr": 0.01, "ema": 0.9, **changes})
+
+
+def first_run(settings, device=CPU, **options):
+    """The Run of a small network in train mode that has not made a step yet."""
+    torch.manual_seed(settings.seed)
+    description = Description.of("residual6", NARROW, ("dark", "bright"), Preprocessing(size=SIZE))
+    return Run(build("residual6", **description.arguments).train(), description, settings, 5, device, **options)
+
+
+def some_batch(device=CPU):
+    return Batch(torch.randn(4, 3, SIZE, SIZE).to(device), torch.tensor([0, 1, 0, 1], device=device), torch.arange(4), None)
 
 
 def same_tensors(before, after):
@@ -118,6 +131,59 @@ def test_stopping_twice_still_ends_with_the_same_weights(tmp_path):
     assert same_tensors(run_state(tmp_path / "whole")["state_dict"], run_state(tmp_path / "parts")["state_dict"])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_device_and_precision_trains_and_resumes(tmp_path, device, precision):
+    """On a GPU, whose sums vary, with nearly the same loss; and its checkpoints open where there is none."""
+    if precision == "fp16" and device.type == "cpu":
+        pytest.skip("fp16 needs a GPU")
+    settings = small(precision=precision, augment="blurred", mixup=0.3, epochs=2)
+    whole = start(tmp_path / "whole", settings, device)
+    with pytest.raises(SystemExit):
+        start(tmp_path / "parts", settings, device, loss_function=KillAfter(6, signal.SIGTERM))
+    parts = start(tmp_path / "parts", settings, device, resume=True)
+    states = [run_state(tmp_path / name)["state_dict"] for name in ("whole", "parts")]
+    assert {tensor.device for tensor in states[0].values()} == {CPU}
+    assert device != CPU or same_tensors(*states)
+    assert whole["history"][-1]["train_loss"] == pytest.approx(parts["history"][-1]["train_loss"], rel=0.1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_step_does_not_wait_for_the_gpu():
+    device = torch.device("cuda")
+    description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
+    run = Run(build("residual6", **description.arguments).train(), description, small(), 10, device)
+    augmentation = AUGMENTATIONS["blurred"]
+
+    def step():
+        images, labels = TRAINING.batch(torch.arange(16), device)
+        views = augmentation(images, description.preprocessing, run.views)
+        run.train_step(Batch(*mix(views, labels, 2, 0.3, run.views), torch.arange(16), None))
+
+    step()  # the first one copies constants and chooses convolutions
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_signal_in_the_last_evaluation_leaves_a_complete_run_and_starts_nothing_more(tmp_path, monkeypatch):
+    evaluations = []
+
+    def interrupted(*arguments, **options):
+        evaluations.append(1)
+        if len(evaluations) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr("training.evaluate", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        start(tmp_path, small(epochs=2))
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert len(json.loads((tmp_path / "record.json").read_text())["history"]) == run_state(tmp_path)["run"]["epoch"] == 2
+
+
 def test_the_seed_decides_the_outcome(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         start(tmp_path / name, small(epochs=1, seed=seed))
@@ -151,11 +217,11 @@ def test_evaluation_draws_no_random_number_and_leaves_the_mode(tmp_path):
     assert torch.equal(before, torch.get_rng_state()) and network.training
 
 
-def test_evaluation_counts_every_photo_once_whatever_the_batch_size():
-    network = build("residual6", **NARROW, num_classes=2).eval()
-    results = [evaluate(network, VALIDATION, Preprocessing(size=SIZE), CPU, batch_size=size) for size in (1, 7, 20, 64)]
+def test_evaluation_counts_every_photo_once_whatever_the_batch_size(device):
+    network = build("residual6", **NARROW, num_classes=2).eval().to(device)
+    results = [evaluate(network, VALIDATION, Preprocessing(size=SIZE), device, batch_size=size) for size in (1, 7, 20, 64)]
     for loss, accuracy in results:
-        assert loss == pytest.approx(results[0][0], rel=1e-5) and accuracy == results[0][1]
+        assert loss == pytest.approx(results[0][0], rel=1e-5 if device == CPU else 1e-2) and accuracy == results[0][1]
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -197,6 +263,16 @@ def test_resuming_from_a_damaged_checkpoint_is_a_user_error(tmp_path, content):
         start(tmp_path, small(epochs=1), resume=True)
 
 
+@pytest.mark.parametrize("content", [b"", b'{"best": ', b"\xff\xfe"])
+def test_a_finished_run_with_a_damaged_record_is_a_user_error(tmp_path, content):
+    start(tmp_path, small(epochs=1))
+    (tmp_path / "record.json").write_bytes(content)
+    with pytest.raises(UserError, match="record.json is damaged"):
+        start(tmp_path, small(epochs=1), resume=True)
+    (tmp_path / "record.json").unlink()  # as the message says
+    assert start(tmp_path, small(epochs=1), resume=True) == json.loads((tmp_path / "record.json").read_text())
+
+
 def test_a_dry_run_writes_nothing(tmp_path):
     assert start(tmp_path / "run", small(), dry_run=True)["dry_run"]
     with pytest.raises(SystemExit) as stopped:
@@ -218,6 +294,139 @@ def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
     assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert factors[10] == 1 and factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0)
     assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_training_follows_the_schedule(tmp_path):
+    settings, steps = small(warmup=0.25), 36 // 8
+    rates = [row["lr"] for row in start(tmp_path, settings)["history"]]
+    assert rates == pytest.approx([settings.lr * warmup_cosine(steps * epoch, 3, 3 * steps) for epoch in (1, 2, 3)])
+    assert first_run(settings).optimizer.param_groups[0]["lr"] == pytest.approx(settings.lr / 4)  # 4 = 0.25 of 15 steps, rounded
+
+
+def test_label_smoothing_is_its_formula():
+    """(1 - s) * -log p(label) + s * the mean of -log p over all classes (Szegedy et al. 2016), and a run takes s from its settings."""
+    logits, labels = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0, 1, 0])
+    surprise = -logits.log_softmax(1)
+    batch = Batch(None, labels, None, None)
+    for share, loss in ((0.0, CrossEntropy()), (0.1, CrossEntropy(0.1)), (0.3, first_run(small(label_smoothing=0.3)).loss_function)):
+        expected = (1 - share) * surprise[torch.arange(6), labels].mean() + share * surprise.mean()
+        assert loss(logits, batch).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_sgd_steps_with_nesterov_momentum():
+    """Under a gradient of 1 the velocity is 1, then 1.9; a step is lr * (gradient + 0.9 * velocity) (Sutskever et al. 2013)."""
+    layer = nn.Linear(1, 1, bias=False)
+    optimizer, path = build_optimizer(layer, Settings(optimizer="sgd", lr=0.1, weight_decay=0.0)), [layer.weight.item()]
+    for _ in range(2):
+        layer.weight.grad = torch.ones(1, 1)
+        optimizer.step()
+        path.append(layer.weight.item())
+    assert path[0] - path[1] == pytest.approx(0.1 * 1.9, abs=1e-6) and path[1] - path[2] == pytest.approx(0.1 * 2.71, abs=1e-6)
+
+
+@pytest.mark.parametrize("flags, expected", [
+    ([], ("adamw", 2e-3, 0.05, 0.1)),
+    (["--optimizer", "sgd"], ("sgd", 0.1, 5e-4, 0.1)),
+    (["--optimizer", "sgd", "--lr", "0.3", "--weight-decay", "0", "--label-smoothing", "0.25"], ("sgd", 0.3, 0.0, 0.25))])
+def test_the_options_become_settings(flags, expected):
+    options = parser("")
+    add_training(options, out="run", epochs=3)
+    settings = read_settings(options.parse_args(["photos", *flags]), CPU)
+    assert (settings.optimizer, settings.lr, settings.weight_decay, settings.label_smoothing) == expected
+
+
+class Watching(CrossEntropy):
+    """A loss that keeps the batches it was called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def __call__(self, logits, batch):
+        self.batches.append(batch)
+        return super().__call__(logits, batch)
+
+
+def test_every_epoch_sees_every_photo_once_in_another_order(tmp_path):
+    loss = Watching()
+    start(tmp_path, small(batch_size=9, epochs=2), loss_function=loss)
+    first, second = (torch.cat([batch.positions for batch in loss.batches[part]]) for part in (slice(4), slice(4, None)))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(36))
+    assert first.tolist() != sorted(first) and second.tolist() != sorted(second) and first.tolist() != second.tolist()
+    assert all(torch.equal(batch.labels, TRAINING.labels[batch.positions]) for batch in loss.batches)
+
+
+def test_mixup_reaches_the_loss(tmp_path):
+    loss = Watching()
+    start(tmp_path, small(epochs=1, mixup=0.4), loss_function=loss)
+    shares = torch.cat([batch.labels for batch in loss.batches])
+    assert shares.shape == (32, 2) and torch.allclose(shares.sum(1), torch.ones(32))
+    assert shares.min() < 0.1 < 0.2 < shares.min(1).values.max() <= 0.4
+
+
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_the_network_computes_in_the_precision_of_the_settings(device, precision, dtype):
+    if precision == "fp16" and device.type == "cpu":
+        pytest.skip("fp16 needs a GPU")
+    run, seen = first_run(small(precision=precision), device), []
+    run.network.register_forward_hook(lambda module, inputs, logits: seen.append(logits.dtype))
+    run.train_step(some_batch(device))
+    assert seen == [dtype] and torch.isfinite(run.loss_sum)
+    assert {parameter.dtype for parameter in run.network.parameters()} == {torch.float32}
+
+
+def test_a_large_gradient_is_clipped_and_a_small_one_is_left():
+    class Scaled(CrossEntropy):
+        scale = 1.0
+
+        def __call__(self, logits, batch):
+            return self.scale * super().__call__(logits, batch)
+
+    norms = []
+    for Scaled.scale in (1e-3, 1e3):
+        run = first_run(small(clip=0.1), loss_function=Scaled())
+        run.train_step(some_batch())
+        norms.append(torch.stack([parameter.grad.norm() for parameter in run.network.parameters()]).norm().item())
+    assert 0 < norms[0] < 0.09 and norms[1] == pytest.approx(0.1, rel=1e-3)
+
+
+class SaysBright(nn.Module):
+    """A network that calls every photo bright (class 1)."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([0.0, 9.0]))
+
+    def forward(self, images):
+        return self.logits.expand(len(images), 2)
+
+
+@pytest.mark.parametrize("labels", [
+    torch.tensor([1, -1, 0, -1]),
+    torch.tensor([[0.1, 0.9], [0.0, 0.3], [0.8, 0.2], [0.0, 0.0]])], ids=["labels", "mixed labels"])
+def test_training_accuracy_counts_the_labelled_photos_alone(tmp_path, labels):
+    description = Description.of("residual6", NARROW, ("dark", "bright"), Preprocessing(size=SIZE))
+
+    class Free(CrossEntropy):
+        def __call__(self, logits, batch):
+            return logits.square().mean()
+
+    run = Run(SaysBright(), description, small(ema=0), 5, CPU, Free())
+    run.train_step(Batch(torch.randn(4, 3, SIZE, SIZE), labels, torch.arange(4), None))
+    assert (run.correct, run.labelled) == (1, 2)
+    run.end_epoch({})
+    assert (run.correct, run.labelled) == (0, 0)
+
+
+def test_an_older_checkpoint_that_does_not_count_labelled_photos_is_resumed(tmp_path):
+    whole = start(tmp_path / "whole", small(epochs=2))
+    with pytest.raises(SystemExit):
+        start(tmp_path / "parts", small(epochs=2), loss_function=KillAfter(6, signal.SIGTERM))
+    older = run_state(tmp_path / "parts")
+    assert older["run"].pop("labelled") == 16
+    torch.save(older, tmp_path / "parts/last.pt")
+    parts = start(tmp_path / "parts", small(epochs=2), resume=True)
+    assert [row["train_accuracy"] for row in parts["history"]] == [row["train_accuracy"] for row in whole["history"]]
 
 
 def test_a_constant_schedule_stays_at_the_learning_rate(tmp_path):
@@ -249,13 +458,11 @@ def test_weight_decay_acts_on_weights_alone():
     assert torch.allclose(network.weight, weight * (1 - 0.1 * 0.5)) and torch.equal(network.bias, bias)
 
 
-def test_the_averaged_weights_follow_the_closed_form():
-    description = Description.of("residual6", NARROW, ("a", "b"), Preprocessing(size=SIZE))
-    torch.manual_seed(0)
-    state = Run(build("residual6", **description.arguments), description, small(ema=0.5), 5, CPU)
+def test_the_averaged_weights_follow_the_closed_form(device):
+    state = first_run(small(ema=0.5), device)
     name, expected = "fc.1.weight", None
     for step in range(4):
-        state.train_step(Batch(torch.randn(4, 3, SIZE, SIZE), torch.tensor([0, 1, 0, 1]), torch.arange(4), None))
+        state.train_step(some_batch(device))
         current = state.network.state_dict()[name].double()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = current if step == 0 else decay * expected + (1 - decay) * current
@@ -331,6 +538,15 @@ def test_wrong_arguments_are_one_sentence_and_status_2(toy, refused, tmp_path, w
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_in_use_is_told_before_photos_are_decoded(toy, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("options.load_photos", None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/best.pt").touch()
+    assert "already holds a run (best.pt)" in refused(*arguments(toy, tmp_path / "run"))
+    (tmp_path / "run/best.pt").rename(tmp_path / "run/record.json")
+    assert "no last.pt" in refused(*arguments(toy, tmp_path / "run", "--resume"))
+
+
 def test_missing_data_is_one_sentence_and_status_2(refused, tmp_path):
     assert "nowhere" in refused(*arguments(tmp_path / "nowhere", tmp_path / "run"))
 
@@ -369,15 +585,9 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 
 
 def test_views_have_the_view_size_and_evaluation_the_input_size(tmp_path):
-    seen = []
-
-    class Watching(CrossEntropy):
-        def __call__(self, logits, batch):
-            seen.append(batch.images.shape[-1])
-            return super().__call__(logits, batch)
-
-    start(tmp_path, small(epochs=1, view_size=24), loss_function=Watching())
-    assert set(seen) == {24}
+    loss = Watching()
+    start(tmp_path, small(epochs=1, view_size=24), loss_function=loss)
+    assert {batch.images.shape[-1] for batch in loss.batches} == {24}
     assert load_model(tmp_path / "best.pt").description.preprocessing.size == SIZE
 
 
