@@ -65,10 +65,6 @@ class Listing:
             digest.update(os.fsencode(f"{path.relative_to(self.folder).as_posix()} {_size_and_time(path)[0]}\n"))
         return digest.hexdigest()[:16]
 
-    def members(self):
-        """What tells one photo from another, wherever it lies: the set of (name, bytes of the file)."""
-        return {(path.name, _size_and_time(path)[0]) for path in self.paths}
-
 
 def _size_and_time(path):
     """Bytes and modification time in ns; a dangling link has neither, and decoding will report it."""
@@ -196,6 +192,26 @@ def list_testing_beside(root):
     csv = faces_csv(root, "train.csv", "training")
     place = csv.with_name("test.csv") if csv else Path(root) / "testing"
     return list_testing(place, by_name=True) if (place.is_file() if csv else place.is_dir()) else None
+
+
+def count_shared(first, second):
+    """How many photos of one listing are in another too, by their bytes and whatever their names; of faces, by their pixels."""
+    if isinstance(first, FaceListing) and isinstance(second, FaceListing):
+        return len(set.intersection(*({face.tobytes() for face in listing.faces} for listing in (first, second))))
+    if isinstance(first, FaceListing) or isinstance(second, FaceListing):
+        return 0
+    sizes = set.intersection(*({_size_and_time(path)[0] for path in listing.paths} for listing in (first, second))) - {-1}
+    return len(set.intersection(*(_digests(listing, sizes) for listing in (first, second))))
+
+
+def _digests(listing, sizes):
+    """Hashes of the photos that have one of so many bytes; what cannot be read is left to decoding, which reports it."""
+    digests = set()
+    for path in listing.paths:
+        if _size_and_time(path)[0] in sizes:
+            with contextlib.suppress(OSError):
+                digests.add(hashlib.sha256(path.read_bytes()).digest())
+    return digests
 
 
 def photo_stream(listing, preprocessings, report, batch_size=64):

@@ -46,10 +46,6 @@ class FaceListing:
         """A short hash of labels and pixels: the same for every copy of the same data."""
         return self.digest
 
-    def members(self):
-        """What tells one face from another, whatever its row: the set of their pixels as bytes."""
-        return {face.tobytes() for face in self.faces}
-
 
 def faces_csv(root, name, folder):
     """The CSV that `root` is, or that it holds as `name` and no `folder` of photos beside it; None if it is no such data."""

@@ -380,14 +380,14 @@ def test_training_on_the_testing_photos_is_written_into_the_model(toy, teacher_f
 def test_a_single_testing_photo_among_the_unlabelled_is_noticed(toy, others, capsys):
     options = SimpleNamespace(unlabeled=others, data=toy)
     assert list_extra(options)[1] is False
-    shutil.copy(toy / "testing/0003.jpg", others / "0003.jpg")
+    shutil.copy(toy / "testing/0003.jpg", others / "0001.jpg")  # whatever its name
     extra, transductive = list_extra(options)
     assert len(extra) == 5 and transductive is True and "transductive" in capsys.readouterr().err
 
 
 def test_a_validation_photo_among_the_unlabelled_is_refused(toy, teacher_file, others, refused, tmp_path):
-    for path in sorted((toy / "validation").iterdir())[:2]:
-        shutil.copy(path, others)
+    for index, path in enumerate(sorted((toy / "validation").iterdir())[:2]):
+        shutil.copy(path, others / f"copied {index}.jpg")
     assert "holds 2 of the validation photos" in refused(*arguments(toy, teacher_file, tmp_path / "run", "--unlabeled", others))
     assert not (tmp_path / "run").exists()
 
