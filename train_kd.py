@@ -36,7 +36,7 @@ def list_extra(options):
     validation = list_labelled(options.data, "validation", list_labelled(options.data, "training").class_names)
     measured = count_shared(extra, validation)
     if measured and isinstance(extra, FaceListing):  # the 2019 homework's test.csv has twins of training rows, and stays whole
-        print(f"note: {measured} of the faces in {options.unlabeled} are validation faces too, whose accuracy that flatters", file=sys.stderr)
+        print(f"note: {measured} faces of {options.unlabeled} are validation faces too, whose accuracy that flatters", file=sys.stderr)
     elif measured:
         raise UserError(f"{options.unlabeled} holds {measured} of the validation photos, on which the student is measured; "
                         "remove them there or name other photos")

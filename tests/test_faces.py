@@ -165,7 +165,7 @@ def test_the_testing_faces_are_recognised_among_the_unlabelled(drawn, toy):
 def test_validation_faces_among_the_unlabelled_are_told(drawn, capsys, tmp_path):
     write(tmp_path / "more.csv", "id,feature", [5, 6], [list_labelled(drawn, "validation").faces[3], np.zeros((48, 48), np.uint8)])
     assert len(list_extra(SimpleNamespace(unlabeled=tmp_path / "more.csv", data=drawn))[0]) == 2
-    assert "1 of the faces" in capsys.readouterr().err
+    assert "1 faces of" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- pixels to input
