@@ -28,13 +28,13 @@ def shipped(records):
     """The model that is handed in."""
     model, training, teacher = (records[f"{name}.json"] for name in ("model", "model_training", "model_teacher"))
     before, after = model["validation_accuracy_before"], model["validation_accuracy_after"]
-    averaged, again = (records[f"evaluation_{name}.json"]["accuracy"] for name in ("tta", "again"))
+    averaged, again = records["evaluation_tta.json"]["accuracy"], records["evaluation_again.json"]
     photos, size, tuned = model["validation_photos"], file_bytes(model), model["fine_tuning"]
     return {
         "averaged": percent(averaged),
         "averaging": compare([averaged], [after], photos).to("one look at every photo"),
-        "again": percent(again),
-        "again_change": points(again - after),
+        "again": percent(again["accuracy"]),
+        "again_alike": percent(again["agreement"]["validation"]),
         "network": model["architecture"],
         "parameters": f"{training['parameters']:,}",
         "pixels": str(input_pixels(model)),

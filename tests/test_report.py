@@ -163,7 +163,7 @@ def invented(tmp_path_factory):
     before, after = evaluated_record(0.62, 32), evaluated_record(0.60, 4)
     save(folder / "evaluation_before.json", before)
     save(folder / "evaluation_tta.json", {**after, "accuracy": 0.6123, "tta": True})
-    save(folder / "evaluation_again.json", {**after, "accuracy": 0.5988})
+    save(folder / "evaluation_again.json", {**after, "accuracy": 0.5988, "agreement": {"validation": 0.987}})
     save(folder / "evaluation.json", after)
     save(folder / "model.json", stored_record("quantize.py a b", None, after["accuracy"], 4, before["accuracy"], 296_101,
                                               128, "residual6", trained=True))
