@@ -9,7 +9,6 @@ They alternate in short rounds and the median ratio counts, so that a machine th
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -17,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from alternating import alternate  # noqa: E402
 from augmentation import AUGMENTATIONS  # noqa: E402
 from command_line import UserError, number, parser, pick_device, run  # noqa: E402
 from dataset import PhotoSet  # noqa: E402
@@ -40,21 +40,14 @@ def measure(name, photos, device, rounds, steps, size, batch_size):
     images, labels = photos.batch(order[0], device)
     fixed = augmentation(images, preprocessing, run_state.views)
 
-    def one_round(from_cache, start):
-        began = time.perf_counter()
-        for step in range(steps):
-            if from_cache:
-                batch, batch_labels = photos.batch(order[(start + step) % (len(order) - 1)], device)
-                run_state.train_step(Batch(augmentation(batch, preprocessing, run_state.views), batch_labels, order[0], None))
-            else:
-                run_state.train_step(Batch(fixed, labels, order[0], None))
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - began) / steps
+    def from_memory(index):
+        run_state.train_step(Batch(fixed, labels, order[0], None))
 
-    one_round(True, 0), one_round(False, 0)  # warm-up
-    pairs = [(one_round(False, 0), one_round(True, index * steps)) for index in range(rounds)]
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    def from_cache(index):
+        batch, batch_labels = photos.batch(order[index % (len(order) - 1)], device)
+        run_state.train_step(Batch(augmentation(batch, preprocessing, run_state.views), batch_labels, order[0], None))
+
+    return alternate(from_memory, from_cache, rounds, steps, device)
 
 
 def main(argv=None):

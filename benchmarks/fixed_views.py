@@ -8,13 +8,13 @@ is in results/choices. Both sides train for real, alternate in short rounds, and
 
 import statistics
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
+from alternating import alternate  # noqa: E402
 from command_line import number, parser, pick_device, run  # noqa: E402
 from distillation import Distillation, Teacher  # noqa: E402
 from losses import Batch  # noqa: E402
@@ -47,18 +47,12 @@ def measure(architecture, arguments, device, size, batch_size, rounds, steps):
     batch = Batch(images, torch.randint(0, 11, (batch_size,), device=device), torch.arange(batch_size), 0)
     memory = loss.cached_targets
 
-    def one_round(kept):
-        loss.cached_targets = memory if kept else None
-        began = time.perf_counter()
-        for _ in range(steps):
-            training.train_step(batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - began) / steps
+    def step_with(targets):
+        loss.cached_targets = targets
+        training.train_step(batch)
 
-    one_round(False), one_round(True)  # warm-up; the second fills the memory
-    pairs = [(one_round(False), one_round(True)) for _ in range(rounds)]
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    # the warm-up fills the memory
+    return alternate(lambda _: step_with(None), lambda _: step_with(memory), rounds, steps, device)
 
 
 def main(argv=None):
