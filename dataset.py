@@ -194,26 +194,6 @@ def list_testing_beside(root):
     return list_testing(place, by_name=True) if (place.is_file() if csv else place.is_dir()) else None
 
 
-def count_shared(first, second):
-    """How many photos of one listing are in another too, by their bytes and whatever their names; of faces, by their pixels."""
-    if isinstance(first, FaceListing) and isinstance(second, FaceListing):
-        return len(set.intersection(*({face.tobytes() for face in listing.faces} for listing in (first, second))))
-    if isinstance(first, FaceListing) or isinstance(second, FaceListing):
-        return 0
-    sizes = set.intersection(*({_size_and_time(path)[0] for path in listing.paths} for listing in (first, second))) - {-1}
-    return len(set.intersection(*(_digests(listing, sizes) for listing in (first, second))))
-
-
-def _digests(listing, sizes):
-    """Hashes of the photos that have one of so many bytes; what cannot be read is left to decoding, which reports it."""
-    digests = set()
-    for path in listing.paths:
-        if _size_and_time(path)[0] in sizes:
-            with contextlib.suppress(OSError):
-                digests.add(hashlib.sha256(path.read_bytes()).digest())
-    return digests
-
-
 def photo_stream(listing, preprocessings, report, batch_size=64):
     """Yield (rows, uint8 (n, size, size, channels) for each of the Preprocessings) until all photos of a listing were there.
 

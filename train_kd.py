@@ -10,19 +10,49 @@ student can assist: train one from the teacher, then a smaller one from it); sev
 the very view that the student sees. Out come the same files as from train_student.py.
 """
 
+import contextlib
+import hashlib
 import sys
 from pathlib import Path
 
 import torch
 
 from command_line import UserError, number, parser, run
-from dataset import count_shared, join, list_labelled, list_testing_beside, list_unlabelled, load_photos
+from dataset import join, list_labelled, list_testing_beside, list_unlabelled, load_photos
 from distillation import Distillation, add_distillation, check_teacher_files, origin_of_distillation, read_teachers
 from faces import FaceListing
 from model_file import Description
 from models import build
 from options import add_training, cache_folder, load, network_arguments
 from training import check_run_folder, fit
+
+
+def count_shared(first, second):
+    """How many photos of one listing are in another too, by their bytes and whatever their names; of faces, by their pixels."""
+    if isinstance(first, FaceListing) and isinstance(second, FaceListing):
+        return len(set.intersection(*({face.tobytes() for face in listing.faces} for listing in (first, second))))
+    if isinstance(first, FaceListing) or isinstance(second, FaceListing):
+        return 0
+    sizes = set.intersection(*({_size(path) for path in listing.paths} for listing in (first, second))) - {-1}
+    return len(set.intersection(*(_digests(listing, sizes) for listing in (first, second))))
+
+
+def _size(path):
+    """Bytes of a file; -1 for a link to none, which decoding will report."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _digests(listing, sizes):
+    """Hashes of the photos that have one of so many bytes; what cannot be read is left to decoding, which reports it."""
+    digests = set()
+    for path in listing.paths:
+        if _size(path) in sizes:
+            with contextlib.suppress(OSError):
+                digests.add(hashlib.sha256(path.read_bytes()).digest())
+    return digests
 
 
 def list_extra(options):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import comparisons
 import experiments
 from command_line import UserError
 from model_file import load_model
@@ -18,8 +19,8 @@ from records import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = "{data} --size 16 --epochs 1 --batch-size 11 --cache none --network student"
-TINY = experiments.Experiment("does it run", {
-    "four": f"train_student.py {OPTIONS} --set widths=4,4,4,4,4,4,4,4 {experiments.RUN}",
+TINY = comparisons.Experiment("does it run", {
+    "four": f"train_student.py {OPTIONS} --set widths=4,4,4,4,4,4,4,4 {comparisons.RUN}",
     "measured": "evaluate.py {four@0}/best.pt {data} --cache none --record {out}/record.json"}, seeds=(0, 1))
 
 
@@ -103,7 +104,7 @@ def test_what_builds_on_a_changed_run_is_run_again_and_not_where_that_fails(tmp_
 
 
 def test_a_run_of_another_experiment_is_named_when_it_is_missing(toy, call, tmp_path, monkeypatch):
-    monkeypatch.setitem(experiments.EXPERIMENTS, "later", experiments.Experiment(
+    monkeypatch.setitem(experiments.EXPERIMENTS, "later", comparisons.Experiment(
         "?", {"one": "evaluate.py {tiny/four}/best.pt {data} --record {out}/record.json"}, (0,)))
     result = call("experiments.py", "later", toy, "--runs", tmp_path / "runs", "--results", tmp_path / "results")
     assert result.returncode == 2 and "run the experiment tiny first" in result.stdout
@@ -117,7 +118,7 @@ def test_the_published_records_are_those_of_the_experiments():
 
 
 def test_a_failed_run_is_told_and_the_others_are_kept(tiny, toy, call, tmp_path, monkeypatch):
-    monkeypatch.setitem(TINY.variants, "broken", f"train_student.py {OPTIONS} --set widths=0,4 {experiments.RUN}")
+    monkeypatch.setitem(TINY.variants, "broken", f"train_student.py {OPTIONS} --set widths=0,4 {comparisons.RUN}")
     result = call("experiments.py", "tiny", toy, "--runs", tmp_path / "runs", "--results", tmp_path / "results")
     assert result.returncode == 2 and "2 runs failed" in result.stderr and "broken" in result.stdout
     assert len(list((tmp_path / "results/tiny").iterdir())) == 4
