@@ -143,7 +143,7 @@ EXPERIMENTS = {
                for bits in (16, 8)},
             **{f"resnet18_{bits}_agreement": f"evaluate.py {{resnet18_{bits}}}/model.bin {{data}} --teacher {{resnet18}}/best.pt "
                                              "--record {out}/record.json"
-               for bits in (16, 8)}}, seeds=(0,)),
+               for bits in (16, 8)}}),
     "distillation": Experiment(
         "three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one (model.bin)", {
             f"{network}_{name}": f"{script} --epochs 6 --network {network} {RUN}"

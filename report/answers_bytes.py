@@ -89,7 +89,10 @@ def few_bits(runs, photos):
     whole = [record["validation_accuracy_before"] for record in stored[8]]
     rows = [["32", f"{stored[8][0]['raw_bytes']:,}", mean_std(whole)]]
     rows += [[str(bits), f"{mean_bytes(group):,}", mean_std(accuracies(group))] for bits, group in stored.items()]
-    agreement = [f"{percent(runs[f'resnet18_{bits}_agreement'][0]['agreement']['validation'])} % at {bits} bits" for bits in stored]
+    agreement = []
+    for bits in stored:
+        shares = [record["agreement"]["validation"] for record in runs[f"resnet18_{bits}_agreement"]]
+        agreement.append(f"{mean_std(shares)} % at {bits} bits")
     return {
         "teacher_rows": rows,
         "teacher_epochs": str(epochs_of(runs["resnet18"][0])),

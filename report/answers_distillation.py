@@ -84,7 +84,7 @@ def distillation(records):
         "pixels": pixels_text(first),
         "epochs": str(epochs_of(first)),
         "teacher_epochs": str(epochs_of(teacher[0])),
-        "teacher_seeds": seeds_text(teacher),
+        "teacher_seed": str(teacher[0]["seed"]),
         "alpha": f"{origin['alpha']:g}",
         "temperature": f"{origin['temperature']:g}",
         "smoothing": [f"{one['settings']['label_smoothing']:g}" for one in (first, taught)],
