@@ -114,8 +114,8 @@ def equal_bytes(records):
         before, after = accuracies(trained), accuracies(packed)
         rows.append([parameters, str(bits), f"{mean_bytes(packed):,}", mean_std(before), mean_std(after)])
         if trained is not first:
-            found[f"{parameters} weights at {bits} bits"] = compare(after, accuracies(first_stored), photos)
-            floats[f"{parameters} weights"] = compare(before, accuracies(first), photos)
+            found[f"{parameters} at {bits} bits"] = compare(after, accuracies(first_stored), photos)
+            floats[parameters] = compare(before, accuracies(first), photos)
     least = f"{first[0]['parameters']:,}"
     return {
         "rows": rows,
