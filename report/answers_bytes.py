@@ -165,13 +165,16 @@ def bits_row(key, curve):
 
 
 def fewest_bits(network, curve, whole, photos):
-    """The fewest bits down to which no loss can be told, as text."""
-    fine = []
+    """The fewest bits down to which no loss can be told, and the loss below them, as text."""
+    fine, below = [], ""
     for number, _, values in curve:
-        if compare(values, whole, photos).verdict < 0:
+        against = compare(values, whole, photos)
+        if against.verdict < 0:
+            below = f" ({points(against.difference)} points at {number})"
             break
         fine.append(number)
-    return f"{fine[-1]} bits for {network}" if fine else f"none of these numbers of bits for {network}"
+    least = f"{fine[-1]} bits" if fine else "none of these numbers of bits"
+    return f"{least} for {network}{below}"
 
 
 def bits(records):

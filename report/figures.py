@@ -134,7 +134,8 @@ def bits(records, photos):
             label = f"{'trained through the rounding' if trained else 'rounded'}, per {granularity}"
             series(panel, [size / 1000 for _, size, _ in curve], [values for _, _, values in curve], look, label)
         for number, size, _ in curves[network, "channel", False]:
-            panel.annotate(str(number), (size / 1000, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=7, color=BLUE)
+            panel.annotate(str(number), (size / 1000, 0.035), xycoords=("data", "axes fraction"), ha="center", fontsize=7, color=BLUE,
+                           bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=5)
         panel.axvline(300, color=GREY, linewidth=0.8)
         panel.set_ylim(bottom=lowest)
         panel.set(title=network, xlabel="bytes of the file, thousands (logarithmic)")

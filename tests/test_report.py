@@ -355,7 +355,9 @@ def test_fewest_harmless_bits_are_those_before_the_first_loss(results, four, bit
     for variant in ("student_8_channel", "student_6_channel", "student_5_channel", "student_4_channel"):
         for path in (results / "bits").glob(f"{variant}-seed*.json"):
             change(path, lambda record: record.update(validation_accuracy_after=four if record["bits"] == 4 else 0.51))
-    assert bits in sections.SECTIONS["bits"].values(build.gather(results)[1]["bits"])["harmless"]
+    harmless = sections.SECTIONS["bits"].values(build.gather(results)[1]["bits"])["harmless"]
+    assert bits in harmless
+    assert ("points at 4)" in harmless) == (bits == "5 bits for student"), "what is lost below is told"
 
 
 def test_confusions_and_classes_are_counted_by_label(results):
