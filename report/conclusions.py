@@ -111,8 +111,7 @@ def together(comparisons, other):
     first, *rest = comparisons.values()
     if any(one.verdict != first.verdict for one in rest):
         return ", and ".join(f"at rate {rate} {one.to(other)}" for rate, one in comparisons.items())
-    size = size_text if first.verdict else points
-    sizes = listed([f"{size(one.difference)} at rate {rate}" for rate, one in comparisons.items()])
+    sizes = listed([f"{size_text(one.difference) if first.verdict else cell(one)} at rate {rate}" for rate, one in comparisons.items()])
     if first.verdict:
         return f"{'better' if first.verdict > 0 else 'worse'} than {other} (by {sizes}, in points)"
     return f"indistinguishable from {other} ({sizes}, in points)"
