@@ -62,7 +62,9 @@ def plan(name, data, runs, results, seeds=None):
 
             def fill(match, seed=seed, variant=variant, needs=needs):
                 place, _, other_seed = match[1].partition("@")
-                known = {"data": data, "seed": seed, "out": runs / name / f"{variant}-{seed}", "model": os.path.relpath(HERE / "model.bin")}  # records keep the command: no absolute path
+                # records keep the command, so no path of this machine is in it
+                known = {"data": data, "seed": seed, "out": runs / name / f"{variant}-{seed}",
+                         "model": os.path.relpath(HERE / "model.bin")}
                 if place in known:
                     return str(known[place])
                 folder = runs / (place if "/" in place else f"{name}/{place}")

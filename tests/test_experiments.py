@@ -70,9 +70,13 @@ def test_a_damaged_record_is_none(tmp_path, content):
     assert not experiments.Job("train_student.py {data}", (), tmp_path, tmp_path / "record.json", ()).recorded({})
 
 
-def test_the_shipped_model_is_the_teacher_wherever_the_experiment_is_started(tmp_path):
+@pytest.mark.parametrize("folder", [".", "tests"])
+def test_the_shipped_model_is_the_teacher_wherever_the_experiment_is_started(tmp_path, monkeypatch, folder):
+    """Named from there, as a record keeps the command and has no use for the folder the project lies in."""
+    monkeypatch.chdir(ROOT / folder)
     job, = (job for job in experiments.plan("choices", Path("data"), Path("runs"), tmp_path, [0]) if job.out.name == "no_ema-0")
-    assert job.command[job.command.index("--teacher") + 1] == str(ROOT / "model.bin")
+    teacher = Path(job.command[job.command.index("--teacher") + 1])
+    assert teacher.samefile(ROOT / "model.bin") and not teacher.is_absolute()
 
 
 def test_a_record_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
