@@ -103,6 +103,26 @@ def confusions(record, count=6):
     return [(label, taken, number, share) for number, label, taken, share in sorted(pairs, reverse=True)[:count]]
 
 
+def confusion_shares(record):
+    """The confusion matrix in per cent of each label's photos, a row per label."""
+    return [[100 * number / max(sum(row), 1) for number in row] for row in record["confusion"]]
+
+
+def moved_text(before, after, photos):
+    """How far compression moves a share of so many photos, as text."""
+    beyond = "beyond" if abs(after - before) > 2 * math.sqrt(2) * sampling_error(after, photos) else "within"
+    return f"by {points(after - before)} points on its {photos:,} photos, which is {beyond} the sampling error"
+
+
+def most_moved_confusion(before, after):
+    """The cell off the diagonal that compression moves most, as text."""
+    names, totals, cells = list(after["class_accuracy"]), class_photos(after), []
+    for label, old, new in zip(names, confusion_shares(before), confusion_shares(after)):
+        cells += [(still / 100, moved / 100, label, taken) for taken, still, moved in zip(names, old, new) if taken != label]
+    still, moved, label, taken = max(cells, key=lambda cell: abs(cell[1] - cell[0]))
+    return f"{label} taken for {taken}, {moved_text(still, moved, totals[label])}"
+
+
 def small_photos_text(record):
     """Accuracy on photos smaller than the input and on the others, and on photos scaled down; "" where it was not measured."""
     text, small, larger = "", record["accuracy_of_small"], record["accuracy_of_larger"]
@@ -143,10 +163,7 @@ def most_moved(before, after):
     """The class whose accuracy compression changes most, as text."""
     change = {name: share - before["class_accuracy"][name] for name, share in after["class_accuracy"].items()}
     moved = max(change, key=lambda name: abs(change[name]))
-    photos = class_photos(after)[moved]
-    bound = 2 * math.sqrt(2) * sampling_error(after["class_accuracy"][moved], photos)
-    beyond = "beyond" if abs(change[moved]) > bound else "within"
-    return f"{moved} most, by {points(change[moved])} points on its {photos:,} photos, which is {beyond} the sampling error"
+    return f"{moved} most, {moved_text(before['class_accuracy'][moved], after['class_accuracy'][moved], class_photos(after)[moved])}"
 
 
 def evaluation(records):
@@ -171,6 +188,7 @@ def evaluation(records):
         "moved": most_moved(before, after),
         "confusions": listed([f"{label} taken for {taken} ({number} photos, {percent(share, 0)} % of {label})"
                               for label, taken, number, share in top]),
+        "moved_confusion": most_moved_confusion(before, after),
         "top_share": percent(sum(number for _, _, number, _ in top) / max(wrong, 1), 0),
         "wrong": f"{wrong:,}",
         "resolution": small_photos_text(after),

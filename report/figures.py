@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from answers_bytes import bits_curves
 from answers_design import FAMILIES, family_points
-from answers_model import input_sizes
+from answers_model import confusion_shares, input_sizes
 from answers_pruning import mode_names, pruning_lines
 from conclusions import sampling_error
 from readings import view_pixels
@@ -173,7 +173,7 @@ def input_size(records, photos):
     sizes = input_sizes(records)
     total = next(iter(records["input_size/"].values()))["validation_photos"]
     pixels = [row[0] for row in sizes]
-    figure, (axes,) = panels(1, 1.6, width=3.4)
+    figure, (axes,) = panels(1, 1.4, width=3.4)
     bars = [100 * sampling_error(before, total) for _, before, _, _ in sizes]
     before, stored = ([100 * row[column] for row in sizes] for column in (1, 2))
     bits = f"{sizes[0][3]} bits, as stored"
@@ -187,32 +187,35 @@ def input_size(records, photos):
 
 
 def confusion(records, photos):
-    """Shares of every class's photos by what they are taken for."""
-    record = records["evaluation.json"]
-    names = list(record["class_accuracy"])
-    shares = [[100 * count / max(sum(row), 1) for count in row] for row in record["confusion"]]
-    figure, (axes,) = panels(1, 2.3, width=4.2)
-    axes.grid(False)
-    # falling in lightness, so that grey printing keeps the order; an image would not be vectors
-    axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)
-    for row, line in enumerate(shares):
-        for column, share in enumerate(line):
-            if share >= 0.5:
-                colour = "black" if share < 55 else "white"
-                axes.text(column + 0.5, row + 0.5, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    """Shares of every class's photos by what they are taken for, before and after compression."""
+    before, after = records["evaluation_before.json"], records["evaluation.json"]
+    names = list(after["class_accuracy"])
     centres = [index + 0.5 for index in range(len(names))]
-    axes.set(xticks=centres, yticks=centres, xlabel="taken for", ylabel=f"label ({photos})")
-    axes.invert_yaxis()
-    axes.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticklabels(names)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    figure, both = panels(2, 2.3, sharey=True)
+    for axes, record, title in zip(both, (before, after), ("32 bits", f"{after['bits']} bits, as handed in")):
+        axes.grid(False)
+        shares = confusion_shares(record)
+        # falling in lightness, so that grey printing keeps the order; an image would not be vectors
+        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)
+        for row, line in enumerate(shares):
+            for column, share in enumerate(line):
+                if share >= 0.5:
+                    colour = "black" if share < 55 else "white"
+                    axes.text(column + 0.5, row + 0.5, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
+        axes.set(xticks=centres, xlabel="taken for", title=title)
+        axes.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor")
+        axes.tick_params(length=0)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    both[0].set(yticks=centres, ylabel=f"label ({photos})")
+    both[0].set_yticklabels(names)
+    both[0].invert_yaxis()  # of both: they share it
     return figure
 
 
 def reliability(records, photos):
     """Confidence against accuracy, before and after compression (Guo et al. 2017), and how many photos are how sure."""
-    figure = Figure(figsize=(2.9, 2.0), layout="constrained")
+    figure = Figure(figsize=(2.6, 1.8), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     before, after = records["evaluation_before.json"], records["evaluation.json"]
     axes.plot((0, 100), (0, 100), color=GREY, linewidth=0.9, linestyle=":", label="calibrated")
@@ -234,7 +237,7 @@ def classes(records, photos):
     before, after = records["evaluation_before.json"], records["evaluation.json"]
     names = sorted(after["class_accuracy"], key=after["class_accuracy"].get)
     totals = dict(zip(after["class_accuracy"], map(sum, after["confusion"])))
-    figure, (axes,) = panels(1, 1.4)
+    figure, (axes,) = panels(1, 1.8, width=3.9)
     looks = ((before, "32 bits", -0.2, ORANGE, "////"), (after, f"{after['bits']} bits, as handed in", 0.2, BLUE, None))
     for record, text, shift, colour, hatch in looks:
         accuracy = record["class_accuracy"]
@@ -245,7 +248,7 @@ def classes(records, photos):
             error_kw={"elinewidth": 0.7, "capsize": 1.5},
             width=0.38, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3, label=text)
     axes.set(xticks=range(len(names)), ylabel="accuracy, %", ylim=(0, 100))
-    axes.set_xticklabels([name.replace("/", "/\n").replace(" ", "\n") for name in names])
+    axes.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor")
     axes.grid(axis="x", visible=False)
     axes.legend(loc="upper left", ncols=2)
     return figure
