@@ -185,9 +185,9 @@ class InvertedResidual(nn.Module):
 class ResidualNet(nn.Module):
     """Our own network for the 300,000-byte budget: inverted residuals behind a strided stem.
 
-    What the course's StudentNet lacks, by the students' own reports and ours: BN and an activation
-    wherever channels are mixed, residual connections, and an early stride: StudentNet spends its first
-    stage at full resolution.
+    What the course's StudentNet lacks, by the students' own reports and ours: BN wherever channels are
+    mixed and an activation after all but a block's last 1x1, residual connections, and an early stride:
+    StudentNet spends its first stage at full resolution.
 
     stem: channels of the 3x3 stride-2 convolutions. widths, hidden, pools: output channels, expanded
     channels and whether the resolution halves, for every block. residual: whether a block adds its input

@@ -2,7 +2,7 @@
 
 import statistics
 
-from conclusions import compare, listed, mean_std, percent, points, seeds_text, sorted_out, verdict_text, verdicts
+from conclusions import cell, compare, listed, mean_std, percent, points, seeds_text, sorted_out, verdict_text, verdicts
 from readings import PUBLISHED, accuracies, epochs_of, file_bytes, input_pixels, mean_bytes, photos_of, pixels_text
 
 SHORT = {  # the ways to a quarter of the bytes, as conclusions call them
@@ -65,6 +65,7 @@ def compress(records):
         "seeds": seeds_text(big),
         "pixels": pixels_text(big[0]),
         "bits": str(runs["quantized"][0]["bits"]),
+        "chance": percent(1 / len(big[0]["model"]["class_names"]), 1),
         "epochs": str(epochs_of(big[0])),
         "all_epochs": str(epochs_of(direct[0])),
         "parameters": rows[0][1],
@@ -117,6 +118,7 @@ def equal_bytes(records):
             found[f"{parameters} at {bits} bits"] = compare(after, accuracies(first_stored), photos)
             floats[parameters] = compare(before, accuracies(first), photos)
     least = f"{first[0]['parameters']:,}"
+    larger = [mean_bytes(packed) / mean_bytes(first_stored) - 1 for packed in stored[1:]]
     return {
         "rows": rows,
         "seeds": seeds_text(first),
@@ -126,6 +128,7 @@ def equal_bytes(records):
         "found": sorted_out(found, f"{least} at {first_stored[0]['bits']}"),
         "floats": sorted_out(floats, least),
         "conclusion": bits_or_weights(verdicts(found)),
+        "larger": f"{percent(min(larger), 0)} to {percent(max(larger), 0)}",
     }
 
 
@@ -170,7 +173,7 @@ def fewest_bits(network, curve, whole, photos):
     for number, _, values in curve:
         against = compare(values, whole, photos)
         if against.verdict < 0:
-            below = f" ({points(against.difference)} points at {number})"
+            below = f" ({cell(against)} points at {number})"
             break
         fine.append(number)
     least = f"{fine[-1]} bits" if fine else "none of these numbers of bits"
@@ -193,12 +196,13 @@ def bits(records):
         """Of training through the rounding."""
         return statistics.mean(at(network, number, trained=True)) - statistics.mean(at(network, number))
 
-    def fewest(trained):
-        """For every network, as text."""
-        return listed([fewest_bits(network, curves[network, "channel", trained], values, photos)
-                       for network, values in whole.items()])
+    def losses(network):
+        """At how many bits training through the rounding is shown to end below 32 bits, as text."""
+        found = {number: compare(values, whole[network], photos) for number, _, values in curves[network, "channel", True]}
+        return f"{network} at {listed([f'{number} ({cell(one)})' for number, one in found.items() if one.verdict < 0])}"
 
-    eight = {network: compare(at(network, 8), whole[network], photos) for network in networks}
+    eight = {f"`{network}` per {grid}": compare(at(network, 8, grid), whole[network], photos)
+             for network in networks for grid in ("channel", "tensor")}
     per_channel = {network: compare(at(network, 4), at(network, 4, "tensor"), photos) for network in networks}
     sizes = []
     for network in networks:
@@ -214,11 +218,10 @@ def bits(records):
         "epochs": str(first["model"]["training"]["epochs"]),
         "pixels": str(input_pixels(first)),
         "more_epochs": str(epochs_of(runs[f"{networks[0]}_4_channel_qat"][0]["fine_tuning"])),
-        "eight": [f"At 8 bits per channel `{network}` is {one.to('the network at 32 bits')}."
-                  for network, one in eight.items()],
-        "holds": "does not hold for every network here" if -1 in verdicts(eight) else "holds here and can be carried further",
-        "harmless": fewest(trained=False),
-        "smallest": fewest(trained=True),
+        "eight": sorted_out(eight, "the network at 32 bits"),
+        "most": points(min(one.difference for one in eight.values())),
+        "harmless": listed([fewest_bits(network, curves[network, "channel", False], values, photos) for network, values in whole.items()]),
+        "losses": listed([losses(network) for network in networks]),
         "trained": listed([f"{points(gain(networks[0], number))} at {number} bits" for number in (4, 3, 2)]),
         "first": networks[0],
         "granularity": [f"for `{network}` a grid per channel is {one.to('one per tensor')}"

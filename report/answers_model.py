@@ -24,6 +24,15 @@ def bits_text(model):
     return f"{bits} bits per weight ({more})"
 
 
+def rounding_teacher(model):
+    """Who answers while a file's weights are trained through the rounding, as text."""
+    origin = model["model"]["training"]
+    taught = origin.get("teachers")
+    if not taught:
+        return ""
+    return " with the 32-bit network as teacher" if taught == [origin.get("started_from")] else " with a teacher"
+
+
 def shipped(records):
     """The model that is handed in."""
     model, training, teacher = (records[f"{name}.json"] for name in ("model", "model_training", "model_teacher"))
@@ -56,6 +65,8 @@ def shipped(records):
         "sampling": percent(sampling_error(after, photos)),
         "loss": compare([after], [before], photos).to("the 32-bit network"),
         "tuned_epochs": str(epochs_of(tuned)),
+        "tuned_teacher": rounding_teacher(model),
+        "mixup": f"{training['settings']['mixup']:g}",
         "minutes": f"{(teacher['seconds'] + training['seconds'] + tuned['seconds']) / 60:.0f}",
         "processor": training["device"].replace(", 1 threads", ", 1 thread"),
         "architecture": architecture_table(model["model"]) if model["architecture"] in DEFAULTS else [],
@@ -75,26 +86,19 @@ def input_size(records):
     photos = next(iter(records["input_size/"].values()))["validation_photos"]
     at = {pixels: before for pixels, before, _, _ in sizes}
     best = max(at, key=at.get)
-    if best == trained:
-        conclusion = "The size of training is the best here."
-    else:
-        conclusion = verdict_text(
-            compare([at[best]], [at[trained]], photos),
-            "That is beyond the sampling error of one network.",
-            "That is within the sampling error of two independent samples; "
-            "that both see the same photos is left unused, but it is one network.",
-            "")
+    alike = [f"{pixels} px" for pixels, accuracy in at.items()
+             if pixels != best and not compare([at[best]], [accuracy], photos).verdict]
     return {
         "trained": str(trained),
         "best": str(best),
         "bits": str(sizes[0][3]),
-        "gain": points(at[best] - at[trained]),
+        "gain": compare([at[best]], [at[trained]], photos).to(f"at {trained} px"),
+        "alike": listed(alike) if alike else "",
         "photos": f"{photos:,}",
-        "conclusion": conclusion,
     }
 
 
-def confusions(record, count=6):
+def confusions(record, count=4):
     """The pairs of classes most often confused: [(label, taken for, photos, share of the label's photos)]."""
     names, pairs = list(record["class_accuracy"]), []
     for label, row in zip(names, record["confusion"]):

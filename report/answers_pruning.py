@@ -2,7 +2,7 @@
 
 import statistics
 
-from conclusions import compare, listed, mean_std, percent, points, seeds_text, sorted_out, together, unanimous
+from conclusions import compare, listed, mean_std, percent, points, seeds_text, sorted_out, together, unanimous, verdicts
 from readings import PUBLISHED, accuracies, epochs_of, input_pixels, photos_of, pixels_text
 
 MODES = {
@@ -17,9 +17,12 @@ MODES = {
 PAIRS = {  # comparison: a mode, the one it is compared with, and how the text calls that
     "tuned_or_mistake": ("finetune1", "mistake1", "the mistake"),
     "long_or_mistake": ("finetune5", "mistake1", "the mistake"),
+    "long_or_none": ("finetune5", "none", "no training at all"),
     "mistake_or_none": ("mistake1", "none", "no training at all"),
     "longer": ("finetune5", "finetune1", "one epoch a round"),
     "tuned_or_retrained": ("finetune5", "retrain5", "training from scratch in every round"),
+    "retrained_or_mistake": ("retrain5", "mistake1", "the mistake"),
+    "once_or_mistake": ("once", "mistake1", "the mistake"),
     "once_or_rounds": ("once", "retrain5", "training from scratch in every round"),
     "once_or_tuned": ("once", "finetune5", "cutting and fine-tuning in rounds"),
 }
@@ -72,32 +75,51 @@ def learning_rate(record):
     return record["pruning"]["settings"]["lr"]
 
 
-def steps_text(lines, photos, mode="finetune5"):
-    """The mildest rate's last round against the first round of the strongest rate that is no larger, as a sentence."""
+def steps_text(lines, photos, epochs, mode="finetune5"):
+    """The mildest rate's last round against the first round of the strongest rate that is no larger, as a sentence.
+
+    epochs: of every round.
+    """
     mild, *_, strong = rates_of(lines)
     (size, values), rounds = lines[mode, mild][-1], len(lines[mode, mild]) - 1
     index, (smaller, others) = next((index, point) for index, point in enumerate(lines[mode, strong]) if point[0] <= size)
-    against = compare(values, others, photos).to(f"{smaller:,} in {index} of {rate_text(strong)}")
-    return f"{size:,} parameters in {rounds} rounds of {rate_text(mild)} are {against}"
+    against = compare(values, others, photos).to(f"{smaller:,} in {index} of {rate_text(strong)} and {index * epochs} epochs")
+    return f"{size:,} parameters in {rounds} rounds of {rate_text(mild)} and {rounds * epochs} epochs are {against}"
 
 
-def lesson_text(tuned, long_tuned):
-    """What becomes of the finding that fine-tuning is useless, by comparisons of fine-tuning with the mistake.
+def lesson_text(tuned, tuned_or_mistake, short):
+    """What becomes of the finding that fine-tuning is useless.
 
-    tuned: for as few epochs as the students took; long_tuned: for more. Both {rate: Comparison}.
+    tuned: fine-tuning compared with no training; tuned_or_mistake: the same with the mistake; short: an epoch of it with the
+    mistake. All {rate: Comparison}.
     """
-    by_longer = unanimous(
-        long_tuned,
-        "So the students’ finding that fine-tuning is useless is one about the mistake, "
-        "and about training too short to repair what it disturbs; given its epochs, fine-tuning works",
-        "So whether fine-tuning is useless, as the students found, these records do not decide at every rate",
-        "So the students’ finding that fine-tuning is useless is not contradicted here")
-    return unanimous(
+    lesson = unanimous(
         tuned,
-        "The students’ finding that fine-tuning is useless is contradicted: it is the mistake that is useless",
-        by_longer,
-        "So the students’ finding that fine-tuning is useless is not contradicted by training as short as theirs: "
-        "one epoch does more harm than leaving the weights where they were")
+        "So the students’ finding that fine-tuning is useless does not hold here; ",
+        "That fine-tuning is of use, where the students found none, these records do not show at every rate; ",
+        "The students’ finding that fine-tuning is useless is not contradicted here; ")
+    rates = [rate for rate, one in tuned_or_mistake.items() if one.verdict > 0]
+    where = "at every rate" if len(rates) == len(tuned_or_mistake) else f"at rate {listed(rates)} only" if rates else "at neither rate"
+    lesson += f"that it beats the mistake is shown {where}"
+    if -1 in verdicts(short):
+        lesson += ". A single epoch may be too short to repair what its first steps disturb"
+    return lesson
+
+
+def anew_text(found):
+    """Why a student report may have found that training anew beats fine-tuning, from {comparison: {rate: Comparison}}."""
+    text = unanimous(
+        found["tuned_or_retrained"],
+        "So with an optimiser that holds the right tensors, training on is worth more than starting again in every round",
+        "So the records do not decide between the two at every rate",
+        "So starting again is worth more, as one student report found")
+    if verdicts(found["tuned_or_retrained"]) == {-1}:
+        return text
+    text += ". A student report that found the opposite compared with the mistake"
+    if verdicts(found["retrained_or_mistake"]) != {1}:
+        text += (f", which alone does not explain it: here, starting again in every round is "
+                 f"{together(found['retrained_or_mistake'], 'the mistake')}. How long the new weights are trained may")
+    return text
 
 
 def pruning(records):
@@ -147,13 +169,8 @@ def pruning(records):
         "rounds": str(len(lines["none", rates[0]]) - 1),
         "parameters": [f"{lines['none', rate][-1][0]:,}" for rate in rates],
         "found": {name: together(found[name], other) for name, (_, _, other) in PAIRS.items()},
-        "lesson": lesson_text(found["tuned_or_mistake"], found["long_or_mistake"]),
-        "anew": unanimous(
-            found["tuned_or_retrained"],
-            "So with an optimiser that holds the right tensors, training on is worth more than starting again in every round; "
-            "a student report that found the opposite compared with the mistake",
-            "So the records do not decide between the two at every rate",
-            "So starting again is worth more, as one student report found"),
+        "lesson": lesson_text(found["long_or_none"], found["long_or_mistake"], found["tuned_or_mistake"]),
+        "anew": anew_text(found),
         "worth": unanimous(
             found["once_or_tuned"],
             "So training a shape directly is worth more than cutting towards it",
@@ -162,7 +179,7 @@ def pruning(records):
         "mistake_change": points(mistaken[-1] - mistaken[1]),
         "tuned_change": points(tuned[-1] - tuned[1]),
         "cut_only": listed([f"{change('none', rate)} points at {rate_text(rate)}" for rate in rates]),
-        "steps": steps_text(lines, photos),
+        "steps": steps_text(lines, photos, epochs_of(runs[f"finetune5_{rates[0]}"][0])),
         "learning_rates": [f"{learning_rate(runs[f'{mode}_{rates[0]}'][0]):g}" for mode in ("finetune5", "retrain5")],
         "scope": runs[f"none_{rates[0]}"][0]["pruning"]["scope"].replace("-", " to "),
         "tuned_epochs": str(epochs_of(runs[f"finetune5_{rates[0]}"][0])),

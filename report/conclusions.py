@@ -110,7 +110,7 @@ def together(comparisons, other):
     """As `Comparison.to`, for the same question at several rates: {"0.95": Comparison, ...} against OTHER."""
     first, *rest = comparisons.values()
     if any(one.verdict != first.verdict for one in rest):
-        return ", and ".join(f"at rate {rate} {one.to(other)}" for rate, one in comparisons.items())
+        return ", and ".join(f"{one.to(other)} at rate {rate}" for rate, one in comparisons.items())
     sizes = listed([f"{size_text(one.difference) if first.verdict else cell(one)} at rate {rate}" for rate, one in comparisons.items()])
     if first.verdict:
         return f"{'better' if first.verdict > 0 else 'worse'} than {other} (by {sizes}, in points)"

@@ -71,7 +71,7 @@ def pruning(records, photos):
     }
     lines, names = pruning_lines(records["pruning"]), mode_names(records["pruning"])
     rates = sorted({rate for _, rate in lines}, reverse=True)
-    figure, axes = panels(len(rates), 2.4, sharex=True)
+    figure, axes = panels(len(rates), 2.4, sharex=True, sharey=True)
     for panel, rate in zip(axes, rates):
         for mode, look in looks.items():
             if (mode, rate) not in lines:
@@ -125,7 +125,7 @@ def bits(records, photos):
     ticks = (50, 70, 100, 150, 200, 300, 500, 700, 1000)
     # rounding to 2 bits leaves so little that the rest would be a line
     lowest = min(100 * statistics.mean(values) for (*_, trained), curve in curves.items() if trained for *_, values in curve) - 8
-    figure, axes = panels(len(networks), 2.55, sharey=True, sharex=True)
+    figure, axes = panels(len(networks), 2.25, sharey=True, sharex=True)
     for panel, network in zip(axes, networks):
         level = 100 * statistics.mean(whole[network])
         panel.axhline(level, color=GREY, linewidth=0.9, linestyle=(0, (1, 1)), label="32 bits, whatever its bytes")
@@ -191,7 +191,7 @@ def confusion(records, photos):
     before, after = records["evaluation_before.json"], records["evaluation.json"]
     names = list(after["class_accuracy"])
     centres = [index + 0.5 for index in range(len(names))]
-    figure, both = panels(2, 2.3, sharey=True)
+    figure, both = panels(2, 2.25, sharey=True)
     for axes, record, title in zip(both, (before, after), ("32 bits", f"{after['bits']} bits, as handed in")):
         axes.grid(False)
         shares = confusion_shares(record)
