@@ -62,12 +62,17 @@ def rates_of(lines):
     return sorted({rate for _, rate in lines}, reverse=True)
 
 
-def patient_text(runs, comparisons):
-    """What twenty epochs a round bring over five, as a sentence; "" where they were not run."""
-    if not comparisons:
+def patient_text(over_shorter, over_mistake):
+    """What twenty epochs a round bring over five, and over the mistake, as a sentence; "" where they were not run."""
+    if not over_shorter:
         return ""
-    group = next(group for variant, group in runs.items() if variant.startswith("finetune20_"))
-    return f"{epochs_of(group[0])} epochs a round are {together(comparisons, 'that')}."
+    return f"20 epochs a round are {together(over_shorter, 'that')}, and {together(over_mistake, 'the mistake')}."
+
+
+def shown_at(comparisons):
+    """At which rates something is better, as text, from {rate: Comparison}."""
+    rates = [rate for rate, one in comparisons.items() if one.verdict > 0]
+    return f"at rate {listed(rates)}" if rates else "at no rate"
 
 
 def learning_rate(record):
@@ -98,9 +103,7 @@ def lesson_text(tuned, tuned_or_mistake, short):
         "So the students’ finding that fine-tuning is useless does not hold here; ",
         "That fine-tuning is of use, where the students found none, these records do not show at every rate; ",
         "The students’ finding that fine-tuning is useless is not contradicted here; ")
-    rates = [rate for rate, one in tuned_or_mistake.items() if one.verdict > 0]
-    where = "at every rate" if len(rates) == len(tuned_or_mistake) else f"at rate {listed(rates)} only" if rates else "at neither rate"
-    lesson += f"that it beats the mistake is shown {where}"
+    lesson += f"that so many beat the mistake is shown {shown_at(tuned_or_mistake)}"
     if -1 in verdicts(short):
         lesson += ". A single epoch may be too short to repair what its first steps disturb"
     return lesson
@@ -145,7 +148,7 @@ def pruning(records):
         for rate in rates:
             row += [mean_std(end(mode, rate)), change(mode, rate)] if (mode, rate) in lines else ["–", "–"]
         rows.append(row)
-    patient = compared("finetune20", "finetune5", [rate for rate in rates if ("finetune20", rate) in lines])
+    patient_rates = [rate for rate in rates if ("finetune20", rate) in lines]
     found = {name: compared(one, other) for name, (one, other, _) in PAIRS.items()}
 
     def total_epochs(mode):
@@ -160,7 +163,7 @@ def pruning(records):
     return {
         "rates": [rate_text(rate) for rate in rates],
         "rows": rows,
-        "patient": patient_text(runs, patient),
+        "patient": patient_text(*(compared("finetune20", other, patient_rates) for other in ("finetune5", "mistake1"))),
         "base": mean_std(base_values),
         "base_parameters": f"{base[0]['parameters']:,}",
         "base_epochs": str(epochs_of(base[0])),

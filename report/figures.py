@@ -71,7 +71,7 @@ def pruning(records, photos):
     }
     lines, names = pruning_lines(records["pruning"]), mode_names(records["pruning"])
     rates = sorted({rate for _, rate in lines}, reverse=True)
-    figure, axes = panels(len(rates), 2.4, sharex=True, sharey=True)
+    figure, axes = panels(len(rates), 2.2, sharex=True, sharey=True)
     for panel, rate in zip(axes, rates):
         for mode, look in looks.items():
             if (mode, rate) not in lines:
@@ -96,7 +96,7 @@ def pruning_epochs(records, photos):
     history = [row for part in (first, *rounds) for row in part]
     cuts = [len(first) + 0.5 + sum(len(part) for part in rounds[:index]) for index in range(len(rounds))]
     epochs = range(1, len(history) + 1)
-    figure, axes = panels(2, 1.5)
+    figure, axes = panels(2, 1.35)
     looks = {"train": (ORANGE, "s", "--", "training"), "validation": (BLUE, "o", "-", "validation")}
     for panel, key, factor in zip(axes, ("accuracy", "loss"), (100, 1)):
         for split, (colour, marker, dashes, label) in looks.items():
