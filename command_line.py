@@ -23,7 +23,8 @@ def run(main):
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not have been imported
             raise
-        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: out of GPU memory; use a smaller --batch-size", file=sys.stderr)
+        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: out of GPU memory; "
+              "use a smaller --batch-size or --size, or --device cpu", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

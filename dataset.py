@@ -239,8 +239,21 @@ def join(photos, extra):
 
 
 def default_cache():
-    """Where decoded photos are kept unless the caller says otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "food11-photos"
+    """Where decoded photos are kept unless the caller says otherwise; raises OSError for a user without a home folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "food11-photos"
+    except RuntimeError as error:
+        raise FileNotFoundError(str(error)) from None
+
+
+def _cache_name(listing, preprocessing):
+    """Of the folder in the cache: other photos, changed ones, and other rules of decoding have other names."""
+    rule = f"{DECODER_VERSION} {preprocessing.size} {preprocessing.resize}" + " grey" * (preprocessing.channels == 1)
+    digest = hashlib.sha256(rule.encode())
+    for path in listing.paths:
+        digest.update(os.fsencode(f"{path.relative_to(listing.folder)} {_size_and_time(path)}\n"))
+    source = hashlib.sha256(os.fsencode(f"{listing.folder.resolve()} {rule}")).hexdigest()[:12]
+    return f"{listing.folder.name}-{preprocessing.size}-{source}-{digest.hexdigest()[:16]}"
 
 
 def _open_cache(place, count, preprocessing):
@@ -302,20 +315,15 @@ def load_photos(listing, preprocessing, cache=None, log=None):
     log = log or (lambda text: print(text, file=sys.stderr))
     cached = None
     if cache is not False and not isinstance(listing, FaceListing):
-        cache = Path(cache) if cache else default_cache()
-        rule = f"{DECODER_VERSION} {preprocessing.size} {preprocessing.resize}" + " grey" * (preprocessing.channels == 1)
-        digest = hashlib.sha256(rule.encode())
-        for path in listing.paths:
-            digest.update(os.fsencode(f"{path.relative_to(listing.folder)} {_size_and_time(path)}\n"))
-        source = hashlib.sha256(os.fsencode(f"{listing.folder.resolve()} {rule}")).hexdigest()[:12]
-        place = cache / f"{listing.folder.name}-{preprocessing.size}-{source}-{digest.hexdigest()[:16]}"
-        cached = _open_cache(place, len(listing), preprocessing)
-        if cached is None:
-            try:
+        try:
+            cache = Path(cache) if cache else default_cache()
+            place = cache / _cache_name(listing, preprocessing)
+            cached = _open_cache(place, len(listing), preprocessing)
+            if cached is None:
                 _build_cache(cache, place, listing, preprocessing)
                 cached = _open_cache(place, len(listing), preprocessing)
-            except OSError as error:
-                log(f"warning: the photo cache {cache} cannot be written ({error.strerror or error}); decoding into memory")
+        except OSError as error:
+            log(f"warning: the photo cache {cache or ''} cannot be written ({error.strerror or error}); decoding into memory")
     if cached is None:
         report = DecodeReport()
         photos = np.zeros((len(listing), *preprocessing.shape), np.uint8)

@@ -26,6 +26,7 @@ from faces import FaceListing
 from files import check_distinct, check_output
 from model_file import load_model
 from options import add_cache, cache_folder
+from preprocessing import photos_at_once
 from records import provenance, write_record
 from tta import inputs_of, mean_probabilities
 
@@ -33,13 +34,13 @@ BINS = 10  # of the reliability diagram
 
 
 @torch.inference_mode()
-def probabilities(network, photos, preprocessing, device, tta=False, batch_size=256):
+def probabilities(network, photos, preprocessing, device, tta=False):
     """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of `inputs_of`.
 
     The photos may be smaller than the input.
     """
     answers, sizes = [], [each.size for each in inputs_of(preprocessing, tta)]
-    for positions in torch.arange(len(photos[0])).split(batch_size):
+    for positions in torch.arange(len(photos[0])).split(photos_at_once(max(sizes))):
         inputs = [resized(part.batch(positions, device)[0], size) for part, size in zip(photos, sizes, strict=True)]
         answers.append(mean_probabilities(network, inputs, preprocessing, tta).cpu())
     return torch.cat(answers)

@@ -43,14 +43,15 @@ class Job:
             record = json.loads(self.result.read_text())
             script, *tokens = self.template.replace("{seed}", str(record["seed"])).split()
             program, *found = shlex.split(record["command"])
-        except (OSError, ValueError, KeyError, TypeError):  # a damaged record is none
+            settings, data = record.get("settings", {}), dict(record["data"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a damaged record is none
             return False
         for index in reversed([index for index, token in enumerate(tokens) if token.startswith("--") and token not in found]):
-            if tokens[index + 1:index + 2] == [str(record.get("settings", {}).get(tokens[index].removeprefix("--").replace("-", "_")))]:
+            if tokens[index + 1:index + 2] == [str(settings.get(tokens[index].removeprefix("--").replace("-", "_")))]:
                 del tokens[index:index + 2]
         same = (Path(script).name == program and len(tokens) == len(found)
                 and all("{" in token or token == value for token, value in zip(tokens, found)))
-        return same and all(fingerprints[split] == value for split, value in record["data"].items() if split in fingerprints)
+        return same and all(fingerprints[split] == value for split, value in data.items() if split in fingerprints)
 
 
 def plan(name, data, runs, results, seeds=None):

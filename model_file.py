@@ -25,7 +25,7 @@ import torch
 import coding
 from command_line import UserError
 from files import read_torch
-from models import build, full_arguments
+from models import build, check_size, full_arguments
 from preprocessing import Preprocessing
 from quantization import Scheme
 from storage import layout_of, restore_tensor, storage_of, store_tensor
@@ -94,6 +94,10 @@ class Description:
         for name, tensor in network.state_dict().items():
             if tensor.dtype != kinds[name] or not torch.isfinite(tensor).all():
                 raise UserError(f"tensor {name} in {path} is not {kinds[name]} or not finite; make the file anew")
+        try:
+            check_size(network, self.preprocessing.size)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         return network.eval().requires_grad_(False)
 
     def check_channels(self, network):

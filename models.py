@@ -10,6 +10,7 @@ counts are those of NTU "Machine Learning 2020" homework 7 and of its students' 
 """
 
 import ast
+import copy
 import inspect
 from dataclasses import dataclass, field, replace
 from typing import Callable
@@ -119,16 +120,42 @@ def count_parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+@torch.no_grad()
+def pass_empty_photo(network, size):
+    """One photo of `size` pixels through a network, in eval mode from here on; on the meta device that takes no memory and no arithmetic.
+
+    Raises UserError where the photo becomes too small for a layer.
+    """
+    channels = next(module for module in network.modules() if isinstance(module, nn.Conv2d)).in_channels
+    try:
+        network.eval()(torch.zeros(1, channels, size, size, device=next(network.parameters()).device))
+    except (RuntimeError, ValueError, ZeroDivisionError) as error:
+        reason = str(error).partition("\n")[0][:150]
+        raise UserError(f"the network cannot take photos of {size} px ({reason}); "
+                        "take larger ones, or a network that halves them less often") from None
+
+
+def check_size(network, size):
+    """Raise UserError where photos of `size` pixels become too small for a layer of the network, which is in eval mode from here on.
+
+    A network that takes a photo of 64 px takes larger ones too. Only else the meta device is asked, which needs two seconds to start.
+    """
+    try:
+        pass_empty_photo(network, min(size, 64))
+    except UserError:
+        if size <= 64:
+            raise
+        pass_empty_photo(copy.deepcopy(network).to("meta"), size)
+
+
 def count_macs(name, size=None, **arguments):
     """Multiply-accumulates of one forward pass at `size` pixels (the table's size by default), batch 1."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"):  # shapes only: no memory, no arithmetic
-        network = build(name, **arguments).eval()
-        channels = next(module for module in network.modules() if isinstance(module, nn.Conv2d)).in_channels
-        images = torch.empty(1, channels, *[size or ARCHITECTURES[name].size] * 2)
+    with torch.device("meta"):
+        network = build(name, **arguments)
     with FlopCounterMode(display=False) as counter:
-        network(images)
+        pass_empty_photo(network, size or ARCHITECTURES[name].size)
     return counter.get_total_flops() // 2
 
 
@@ -187,7 +214,7 @@ def parse_arguments(settings):
         key, _, value = setting.partition("=")
         try:
             arguments[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
             raise UserError(f"--set {setting} is not ARG=VALUE with a number or a list of numbers; "
                             "write e.g. --set widths=16,32,64") from None
     return arguments

@@ -8,7 +8,7 @@ import torch
 from augmentation import AUGMENTATIONS
 from command_line import UserError, number, pick_device
 from dataset import list_labelled, load_photos, photo_channels
-from models import ARCHITECTURES, build, parse_arguments
+from models import ARCHITECTURES, build, check_size, parse_arguments
 from preprocessing import GREY, RESIZE_RULES, Preprocessing
 from training import pick_precision
 from training_run import Settings
@@ -114,7 +114,9 @@ def network_arguments(options):
     arguments = {"in_channels": channels, **parse_arguments(options.set)}
     if "num_classes" in arguments or arguments["in_channels"] != channels:
         raise UserError("--set cannot change num_classes or in_channels: they follow from the photos; leave them out")
-    build(options.network, **arguments)
+    network = build(options.network, **arguments)
+    for size in {options.size, options.view_size or options.size}:
+        check_size(network, size)
     return arguments
 
 
@@ -139,9 +141,12 @@ def view_size_of(options, trained=None, size=None):
     if options.view_size and options.augment == "none":
         raise UserError("--view-size is the size of random views; leave it out or choose another --augment than none")
     known = trained.training.get("view_size") if trained else None
-    if options.view_size or type(known) is not int or known == trained.preprocessing.size or options.augment == "none":
-        return options.view_size
-    return known if 16 <= known <= (size or 4096) else 0
+    chosen = options.view_size
+    if not chosen and type(known) is int and known != trained.preprocessing.size and options.augment != "none":
+        chosen = known if 16 <= known <= (size or 4096) else 0
+    if trained and chosen:
+        check_size(build(trained.architecture, **trained.arguments), chosen)
+    return chosen
 
 
 def read_settings(options, device, trained=None):

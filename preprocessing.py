@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile
 
 from command_line import UserError, available_cores
 from transfer import constant
 
 RESIZE_RULES = ("crop", "squash", "course")
 GREY = {"mean": (0.5,), "std": (0.25,)}  # the normalisation of grey photos: about that of FER-2013's faces
-DECODER_VERSION = 1  # raise it when decode_photo changes, so that no stale cache is used
+DECODER_VERSION = 2  # raise it when decode_photo changes, so that no stale cache is used
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Preprocessing:
         return (photos.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
+_TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+                         Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
+                         Image.Transpose.ROTATE_90), start=2))  # EXIF orientation -> what turns it upright
+
+
 def _to_rgb(image):
     if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: convert("RGB") would clip it to white
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
@@ -73,6 +78,23 @@ def _to_rgb(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def photos_at_once(size):
+    """Photos in a batch that is only looked at: 256 of up to 128 px, and of larger ones as many as take no more memory."""
+    return max(1, min(256, 256 * 128**2 // size**2))
+
+
+def _upright(image):
+    """The image turned by its EXIF orientation.
+
+    As `ImageOps.exif_transpose`, which writes the tags anew and so fails where any of them, even one that is not needed, is odd.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises almost anything for damaged tags, and the pixels are sound
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def decode_photo(path, preprocessing):
@@ -94,7 +116,7 @@ def decode_inputs(path, preprocessings):
             scale = image.size
             if scale not in decoded:
                 image.load()
-                decoded[scale] = _to_rgb(ImageOps.exif_transpose(image))
+                decoded[scale] = _to_rgb(_upright(image))
         inputs.append(resize_image(decoded[scale], preprocessing))
     return inputs
 

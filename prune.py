@@ -24,7 +24,7 @@ from cutting import ByGamma, ByRank
 from distillation import Distillation, add_distillation, check_distillation, read_teachers
 from files import check_output, locked
 from model_file import Description, Model, load_model, predicted_file_bytes
-from models import build, count_macs, count_parameters
+from models import build, check_size, count_macs, count_parameters
 from options import add_cache, add_optimisation, add_run, add_views, load_splits, read_settings
 from preprocessing import Preprocessing
 from pruning import CRITERIA
@@ -263,8 +263,10 @@ def main(argv=None):
     device = pick_device(options.device)
     model = load_model(options.checkpoint)
     preprocessing = replace(model.description.preprocessing, size=options.size or model.description.preprocessing.size)
+    network = model.build()
+    check_size(network, preprocessing.size)
     task = Task(options, model, preprocessing, device, read_settings(options, device, model.description))
-    method = (ByRank if options.mode == "lowrank" else ByGamma)(model, model.build(), options)
+    method = (ByRank if options.mode == "lowrank" else ByGamma)(model, network, options)
     fractions, plan = make_plan(method, task)
     if options.dry_run:
         print("dry run: nothing was written")

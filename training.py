@@ -31,6 +31,7 @@ from command_line import UserError
 from files import check_output, locked, write_text
 from losses import Batch, mix
 from models import count_parameters
+from preprocessing import photos_at_once
 from records import provenance, write_record
 from training_run import Run, plain_state
 
@@ -45,7 +46,8 @@ def pick_precision(name, device):
             raise UserError("--precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        with torch.cuda.device(device):  # which is what it asks
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     # private functions of torch, which another version may lack: bool() is False
     computes_tiles = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
     computes_vectors = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
@@ -53,16 +55,16 @@ def pick_precision(name, device):
 
 
 @torch.no_grad()
-def evaluate(network, photos, preprocessing, device, batch_size=256, batches=None):
+def evaluate(network, photos, preprocessing, device, batch_size=None, batches=None):
     """(mean cross-entropy, accuracy) on a PhotoSet, in eval mode and fp32, without drawing a random number.
 
-    batches: stop after so many. The network's mode is left as it was.
+    batches: stop after so many, of `photos_at_once` unless batch_size says otherwise. The network's mode is left as it was.
     """
     was_training = network.training
     network.eval()
     loss = correct = torch.zeros((), device=device)
     seen = 0
-    for positions in list(torch.arange(len(photos)).split(batch_size))[:batches]:
+    for positions in list(torch.arange(len(photos)).split(batch_size or photos_at_once(preprocessing.size)))[:batches]:
         images, labels = photos.batch(positions, device)
         logits = network(preprocessing.normalise(images)).float()
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")

@@ -1,5 +1,6 @@
 """A training run: its settings, everything that changes while it goes on, and how that is saved and resumed."""
 
+import json
 import math
 from dataclasses import asdict, dataclass
 
@@ -86,6 +87,23 @@ def plain_state(network):
     return {"weights": network.state_dict()}
 
 
+@torch.no_grad()
+def average_weights(averaged, network, decay):
+    """One step of the exponential moving average of weights and buffers, into an `AveragedModel`; the first one copies them.
+
+    What its `update_parameters` does with `get_ema_multi_avg_fn`, except that the counter stays on the CPU: copying that to the
+    GPU, where nothing needs it, would wait for the GPU in every step.
+    """
+    update = get_ema_multi_avg_fn(decay if averaged.n_averaged > 0 else 0.0)
+    groups = {}
+    for ours, theirs in zip(*([*model.parameters(), *model.buffers()] for model in (averaged.module, network)), strict=True):
+        groups.setdefault(ours.dtype, ([], []))
+        groups[ours.dtype][0].append(ours), groups[ours.dtype][1].append(theirs)
+    for ours, theirs in groups.values():
+        update(ours, theirs, None)
+    averaged.n_averaged += 1
+
+
 class Run:
     """Everything that changes during training, with its saving and loading.
 
@@ -98,7 +116,7 @@ class Run:
         self.data, self.export = data or {}, export
         self.description, self.settings, self.device, self.steps_per_epoch = description, settings, device, steps_per_epoch
         self.network = network.to(device, memory_format=torch.channels_last)
-        self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True) if settings.ema else None
+        self.ema = AveragedModel(self.network, use_buffers=True) if settings.ema else None
         self.optimizer = build_optimizer(self.network, settings)
         norms = [module for module in self.network.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
         self.gammas = [norm.weight for norm in norms] if settings.gamma_l1 else []
@@ -140,8 +158,7 @@ class Run:
         if self.ema:
             done = self.epoch * self.steps_per_epoch + self.step
             decay = min(self.settings.ema, (1 + done) / (10 + done))  # a warm-up, so that the first steps are soon forgotten
-            self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
-            self.ema.update_parameters(self.network)
+            average_weights(self.ema, self.network, decay)
         self.loss_sum += loss.detach()
         labelled, right = labelled_and_right(logits, batch.labels)
         self.labelled += labelled.sum()
@@ -170,7 +187,8 @@ class Run:
                 "rng": {"torch": torch.get_rng_state(), "views": self.views.get_state(),
                         "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None},
                 "epoch": self.epoch, "step": self.step, "seconds": self.seconds, "starts": self.starts,
-                "loss_sum": self.loss_sum, "correct": self.correct, "labelled": self.labelled, "history": self.history}
+                "loss_sum": self.loss_sum, "correct": self.correct, "labelled": self.labelled,
+                "history": json.dumps(self.history)}  # as text: thousands of epochs would be more values than `read_torch` takes
 
     def load_state_dict(self, state):
         """The inverse of `state_dict`, for a run with the same settings."""
@@ -185,8 +203,10 @@ class Run:
         self.views.set_state(state["rng"]["views"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
-        for name in ("epoch", "step", "seconds", "starts", "history"):
+        for name in ("epoch", "step", "seconds", "starts"):
             setattr(self, name, state[name])
+        history = state["history"]  # an older checkpoint has it as values
+        self.history = json.loads(history) if isinstance(history, str) else history
         # an older checkpoint does not say how many were labelled: as if all, which is what it counted with
         labelled = state.get("labelled", torch.tensor(float(state["step"] * self.settings.batch_size)))
         self.loss_sum, self.correct, self.labelled = (value.to(self.device) for value in (state["loss_sum"], state["correct"], labelled))

@@ -410,6 +410,16 @@ def test_default_cache_follows_the_environment(load, tmp_path, monkeypatch):
     assert len(list(default_cache().iterdir())) == 1
 
 
+def test_without_a_home_photos_are_decoded_into_memory_with_a_warning(load, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert shades(load(cache=None)) == [10, 60, 110, 160]
+    assert "cannot be written (Could not determine home directory.)" in load.log[0]
+
+
 def test_loaded_photos_can_be_changed_without_changing_the_cache(load):
     load().photos.zero_()
     assert shades(load()) == [10, 60, 110, 160]

@@ -64,7 +64,9 @@ def test_an_option_left_to_its_default_counts_as_named_with_the_value_of_the_rec
     assert experiments.Job(template, (), tmp_path, tmp_path / "record.json", ()).recorded({"training": "abc"}) == recorded
 
 
-@pytest.mark.parametrize("content", [b"", b'{"command": "train_stu', b"\xff\xfe", b"[]", b"null", b"{}"])
+@pytest.mark.parametrize("content", [b"", b'{"command": "train_stu', b"\xff\xfe", b"[]", b"null", b"{}",
+                                     b'{"command": "train_student.py data", "seed": 0}',
+                                     b'{"command": "train_student.py data", "seed": 0, "data": 3}'])
 def test_a_damaged_record_is_none(tmp_path, content):
     (tmp_path / "record.json").write_bytes(content)
     assert not experiments.Job("train_student.py {data}", (), tmp_path, tmp_path / "record.json", ()).recorded({})

@@ -348,7 +348,8 @@ def test_set_changes_the_network_shown(capsys):
     ["--set", "widths=16,32"], ["--only", "studnet"], ["--only", "student", "--set", "widths"],
     ["--only", "student", "--set", "widths=wide"], ["--only", "student", "--set", "=3"],
     ["--only", "student", "--set", "widths=__import__('os')"], ["--only", "student", "--set", "num_classes=0"],
-    ["--only", "student", "--set", "hidden=x=3"]])
+    ["--only", "student", "--set", "hidden=x=3"], ["--only", "student", "--set", "ranks={[1]:2}"],
+    ["--only", "residual6", "--set", "pools=1,1,1,1,1,1"], ["--only", "mobilenet_v2", "--set", "strides=0,2,2,1"]])
 def test_wrong_set_or_name_is_a_user_error(refused, options):
     assert "error: " in refused("models.py", *options)
 

@@ -121,6 +121,15 @@ def test_photo_of_every_exif_orientation_is_turned_upright(tmp_path, value, resi
     assert np.array_equal(decoded, expected)
 
 
+def test_a_tag_of_the_wrong_type_does_not_keep_a_photo_from_being_turned(tmp_path):
+    """Pillow's exif_transpose writes all tags anew and raises for this one: a width in a single byte."""
+    entries = b"\x00\x01\x01\0\x01\0\0\0\x10\0\0\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    exif, upright = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entries + b"\0" * 4, noise(30, 20)
+    expected = decode_photo(saved(tmp_path, Image.fromarray(upright), "upright.png"), SQUASH16)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[6](upright)))
+    assert np.array_equal(decode_photo(saved(tmp_path, stored, exif=exif), SQUASH16), expected)
+
+
 @pytest.mark.parametrize("exif", [
     b"Exif\0\0no TIFF header", b"Exif\0\0", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\xff\xff\xff\xff",
     b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",  # orientation 99

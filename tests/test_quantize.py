@@ -215,6 +215,30 @@ def test_record_and_output_may_not_be_the_same_file(refused, checkpoint, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """A checkpoint of a network that needs photos of 32 px."""
+    arguments = {"stem": (8, 8), "widths": (8, 8, 8), "hidden": (8, 8, 8), "pools": (1, 1, 1), "head": 8}
+    network = build("residual6", num_classes=11, **arguments)
+    description = Description.of("residual6", arguments, FOOD11_CLASSES, Preprocessing(32))
+    return save(tmp_path_factory.mktemp("deep") / "best.pt", description, network)
+
+
+def test_an_input_size_that_the_network_cannot_take_is_refused(refused, call, deep, toy, tmp_path):
+    output = tmp_path / "model.bin"
+    told = [refused("quantize.py", deep, output, "--size", 16),
+            refused("quantize.py", deep, output, "--bits", 4, "--qat-epochs", 1, "--data", toy, "--view-size", 16, "--out", tmp_path / "x"),
+            *(refused("prune.py", deep, toy, "--rate", 0.5, "--dry-run", flag, 16) for flag in ("--size", "--view-size"))]
+    assert ["cannot take photos of 16 px" in sentence for sentence in told] == [True] * 4, told
+    assert not list(tmp_path.iterdir())
+    assert call("quantize.py", deep, output).returncode == 0
+    content = torch.load(deep)
+    content["preprocessing"]["size"] = 16
+    torch.save(content, tmp_path / "small.pt")
+    told = refused("inference.py", toy, tmp_path / "prediction.csv", "--model", tmp_path / "small.pt")
+    assert "small.pt: the network cannot take" in told
+
+
 def test_weights_that_do_not_fit_their_description_are_refused(refused, small_network, tmp_path):
     """Otherwise a file is written that inference refuses."""
     path = save(tmp_path / "best.pt", *small_network, **{"cnn.0.0.weight": torch.zeros(9, 3, 3, 3)})

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from augmentation import AUGMENTATIONS
 from command_line import UserError, parser
@@ -21,9 +22,9 @@ from losses import Batch, CrossEntropy, mix
 from model_file import Description, load_model
 from models import build
 from options import add_training, read_settings
-from preprocessing import Preprocessing
+from preprocessing import Preprocessing, photos_at_once
 from training import evaluate, fit, pick_precision
-from training_run import Run, Settings, build_optimizer, parameter_groups, warmup_cosine
+from training_run import Run, Settings, average_weights, build_optimizer, parameter_groups, warmup_cosine
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -469,6 +470,43 @@ def test_the_averaged_weights_follow_the_closed_form(device):
     assert torch.allclose(state.evaluated.state_dict()[name].double(), expected, atol=1e-6)
 
 
+def test_the_averaged_weights_are_bitwise_those_of_torch():
+    """Floats and whole numbers (BN's counter), the first step and later ones."""
+    network = first_run(small()).network
+    ours = AveragedModel(network, use_buffers=True)
+    theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
+    for step in range(4):
+        network(torch.rand(8, 3, SIZE, SIZE))  # moves BN's statistics
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        average_weights(ours, network, 0.7)
+        theirs.update_parameters(network)
+        assert same_tensors(ours.state_dict(), theirs.state_dict()), step
+    assert ours.n_averaged == 4
+
+
+def test_a_run_of_very_many_epochs_is_resumed(tmp_path):
+    """Beyer et al. 2022 distil for 10,000; its log is in the checkpoint."""
+    run = first_run(small())
+    row = {"train_loss": 0.123456789, "train_accuracy": 0.5, "validation_loss": 1e-9, "validation_accuracy": 0.5, "seconds": 1.5}
+    run.history = [{"epoch": epoch, **row} for epoch in range(1, 20_001)]
+    run.save(tmp_path / "last.pt", complete=True)
+    again = first_run(small())
+    again.resume(tmp_path / "last.pt")
+    assert again.history == run.history
+
+
+def test_an_older_checkpoint_with_its_log_as_values_is_resumed():
+    run = first_run(small())
+    run.load_state_dict({**run.state_dict(), "history": [{"epoch": 1, "validation_accuracy": 0.5}]})
+    assert run.best() == {"epoch": 1, "validation_accuracy": 0.5}
+
+
+def test_larger_photos_are_evaluated_in_smaller_batches():
+    assert [photos_at_once(size) for size in (16, 128, 256, 512, 4096)] == [256, 256, 64, 16, 1]
+
+
 def test_precision_fp16_is_refused_on_the_cpu():
     with pytest.raises(UserError, match="needs a GPU"):
         pick_precision("fp16", CPU)
@@ -521,6 +559,9 @@ def test_command_line_trains_on_a_folder_per_class(call, tmp_path):
     assert load_model(tmp_path / "run/best.pt").description.class_names == ("round things", "方")
 
 
+DEEP = ["--network", "residual6", "--set", "hidden=4,4,4,4,4,4,4,4", "--set"]  # halves photos twice, and wherever it pools
+
+
 @pytest.mark.parametrize("wrong, message", [
     (["--epochs", "0"], "out of range"),
     (["--lr", "nan"], "out of range"),
@@ -529,6 +570,8 @@ def test_command_line_trains_on_a_folder_per_class(call, tmp_path):
     (["--set", "widths"], "is not ARG=VALUE"),
     (["--set", "depth=3"], "has no argument"),
     (["--set", "widths=0,4"], "cannot be built"),
+    (DEEP + ["pools=1,1,1,1,0,0,0,0"], "cannot take photos of 32 px"),
+    (DEEP + ["pools=1,1,1,0,0,0,0,0", "--view-size", "16"], "cannot take photos of 16 px"),
     (["--device", "cuda:99"], "--device"),
     (["--device", "tpu"], "not a device"),
     (["--label-smoothing", "2"], "out of range"),
