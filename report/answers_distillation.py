@@ -99,7 +99,7 @@ def distillation(records):
         "weak": sorted_out(found["weak"], "training on the labels"),
         "strong": sorted_out(found["strong"], "training on the labels"),
         "together": {name: cell(one) for name, one in together.items()},
-        "above_a": listed(above_a),
+        "above_a": listed(above_a) if above_a else "",
         "gains": f"{gain_text(together['weak'], 'a')}, and {gain_text(together['strong'], 'b')}",
         "source": teachers_text(together["teachers"]),
         "slim9": architecture_table(runs["slim9_scratch"][0]["model"]),

@@ -361,6 +361,17 @@ def test_the_mistake_explains_a_student_report_only_where_training_anew_beats_it
     assert "compared with the mistake" in text and ("alone does not explain it" in text) != explained
 
 
+@pytest.mark.parametrize("spread, told", [(0.001, "`student` (52.00 ± 0.10 %)"), (0.1, "")])
+def test_students_above_their_teacher_are_named_where_three_seeds_show_it(results, spread, told):
+    for network in ("slim9", "student", "residual6"):
+        for path in (results / "distillation").glob(f"{network}_weak-seed*.json"):
+            def measured(record, accuracy=0.52 if network == "student" else 0.40):
+                record["best"]["validation_accuracy"] = accuracy + spread * (record["seed"] - 1)
+                record["teachers"][0]["validation_accuracy"] = 0.50
+            change(path, measured)
+    assert sections.SECTIONS["distillation"].values(build.gather(results)[1]["distillation"])["above_a"] == told
+
+
 def test_the_teacher_of_the_rounding_is_told(results):
     record = json.loads((results / "model.json").read_text())
     origin = record["model"]["training"]
