@@ -92,7 +92,8 @@ def input_size(records):
         "trained": str(trained),
         "best": str(best),
         "bits": str(sizes[0][3]),
-        "gain": compare([at[best]], [at[trained]], photos).to(f"at {trained} px"),
+        "gain": ("the size of training" if best == trained else
+                 compare([at[best]], [at[trained]], photos).to(f"the {trained} px of training")),
         "alike": listed(alike) if alike else "",
         "photos": f"{photos:,}",
     }
@@ -114,7 +115,8 @@ def confusion_shares(record):
 
 def moved_text(before, after, photos):
     """How far compression moves a share of so many photos, as text."""
-    beyond = "beyond" if abs(after - before) > 2 * math.sqrt(2) * sampling_error(after, photos) else "within"
+    bar = 2 * math.sqrt(2) * sampling_error((before + after) / 2, photos)
+    beyond = "beyond" if abs(after - before) > bar else "within"
     return f"by {points(after - before)} points on its {photos:,} photos, which is {beyond} the sampling error"
 
 

@@ -62,11 +62,12 @@ def rates_of(lines):
     return sorted({rate for _, rate in lines}, reverse=True)
 
 
-def patient_text(over_shorter, over_mistake):
+def patient_text(runs, over_shorter, over_mistake):
     """What twenty epochs a round bring over five, and over the mistake, as a sentence; "" where they were not run."""
     if not over_shorter:
         return ""
-    return f"20 epochs a round are {together(over_shorter, 'that')}, and {together(over_mistake, 'the mistake')}."
+    group = next(group for variant, group in runs.items() if variant.startswith("finetune20_"))
+    return f"{epochs_of(group[0])} epochs a round are {together(over_shorter, 'that')}, and {together(over_mistake, 'the mistake')}."
 
 
 def shown_at(comparisons):
@@ -163,7 +164,7 @@ def pruning(records):
     return {
         "rates": [rate_text(rate) for rate in rates],
         "rows": rows,
-        "patient": patient_text(*(compared("finetune20", other, patient_rates) for other in ("finetune5", "mistake1"))),
+        "patient": patient_text(runs, *(compared("finetune20", other, patient_rates) for other in ("finetune5", "mistake1"))),
         "base": mean_std(base_values),
         "base_parameters": f"{base[0]['parameters']:,}",
         "base_epochs": str(epochs_of(base[0])),
