@@ -109,8 +109,8 @@ def confusions(record, count=4):
 
 
 def confusion_shares(record):
-    """The confusion matrix in per cent of each label's photos, a row per label."""
-    return [[100 * number / max(sum(row), 1) for number in row] for row in record["confusion"]]
+    """The confusion matrix in shares of each label's photos, a row per label."""
+    return [[number / max(sum(row), 1) for number in row] for row in record["confusion"]]
 
 
 def moved_text(before, after, photos):
@@ -124,9 +124,9 @@ def most_moved_confusion(before, after):
     """The cell off the diagonal that compression moves most, as text."""
     names, totals, cells = list(after["class_accuracy"]), class_photos(after), []
     for label, old, new in zip(names, confusion_shares(before), confusion_shares(after)):
-        cells += [(still / 100, moved / 100, label, taken) for taken, still, moved in zip(names, old, new) if taken != label]
-    still, moved, label, taken = max(cells, key=lambda cell: abs(cell[1] - cell[0]))
-    return f"{label} taken for {taken}, {moved_text(still, moved, totals[label])}"
+        cells += [(share, moved, label, taken) for taken, share, moved in zip(names, old, new) if taken != label]
+    share, moved, label, taken = max(cells, key=lambda cell: abs(cell[1] - cell[0]))
+    return f"{label} taken for {taken}, {moved_text(share, moved, totals[label])}"
 
 
 def small_photos_text(record):

@@ -196,12 +196,12 @@ def confusion(records, photos):
         axes.grid(False)
         shares = confusion_shares(record)
         # falling in lightness, so that grey printing keeps the order; an image would not be vectors
-        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)
+        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1)
         for row, line in enumerate(shares):
             for column, share in enumerate(line):
-                if share >= 0.5:
-                    colour = "black" if share < 55 else "white"
-                    axes.text(column + 0.5, row + 0.5, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
+                if share >= 0.005:
+                    colour = "black" if share < 0.55 else "white"
+                    axes.text(column + 0.5, row + 0.5, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=colour)
         axes.set(xticks=centres, xlabel="taken for", title=title)
         axes.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor")
         axes.tick_params(length=0)

@@ -1,5 +1,6 @@
 """The training loop: resuming, signals, EMA, schedule, records; through fit() and the real command line."""
 
+import contextlib
 import csv
 import json
 import math
@@ -505,6 +506,22 @@ def test_an_older_checkpoint_with_its_log_as_values_is_resumed():
 
 def test_larger_photos_are_evaluated_in_smaller_batches():
     assert [photos_at_once(size) for size in (16, 128, 256, 512, 4096)] == [256, 256, 64, 16, 1]
+
+
+@pytest.mark.parametrize("name, precision", [("cuda:0", "bf16"), ("cuda:1", "fp16")])
+def test_precision_is_that_of_the_gpu_that_is_named(monkeypatch, name, precision):
+    """An Ampere and a Turing card in one machine: torch tells what the current one computes in."""
+    current = []
+
+    @contextlib.contextmanager
+    def as_current(device):
+        current.append(device.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", as_current)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: (current or [0])[-1] == 0)
+    assert pick_precision("auto", torch.device(name)) == precision
 
 
 def test_precision_fp16_is_refused_on_the_cpu():
