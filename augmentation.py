@@ -133,6 +133,7 @@ AUGMENTATIONS = {
     "course": Augmentation(scale=(0.6, 1.0), ratio=1.0,  # crop, mirror image, rotation
                            brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0),
     "light": Augmentation(scale=(0.6, 1.0), degrees=0.0, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.0),
+    "medium": Augmentation(scale=(0.5, 1.0), degrees=10.0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02),
     "standard": Augmentation(),
     "blurred": Augmentation(blur=0.5),
     "strong": Augmentation(scale=(0.2, 1.0), degrees=20.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05),

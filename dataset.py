@@ -249,6 +249,7 @@ def default_cache():
 def _cache_name(listing, preprocessing):
     """Of the folder in the cache: other photos, changed ones, and other rules of decoding have other names."""
     rule = f"{DECODER_VERSION} {preprocessing.size} {preprocessing.resize}" + " grey" * (preprocessing.channels == 1)
+    rule += f" detail {preprocessing.detail}" if preprocessing.detail else ""
     digest = hashlib.sha256(rule.encode())
     for path in listing.paths:
         digest.update(os.fsencode(f"{path.relative_to(listing.folder)} {_size_and_time(path)}\n"))

@@ -1,7 +1,7 @@
 """Teachers: reading and checking them, the options of distillation, and the loss that asks them."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,10 +13,13 @@ from files import read_torch
 from losses import distillation_loss, soft_targets
 from model_file import CHECKPOINT_FORMAT, MODEL_FORMAT, load_model
 from models import load_teacher
+from onnx_teacher import count_outputs, is_onnx, read_onnx
 from preprocessing import Preprocessing
 from training import evaluate
 from training_run import AUTOCAST
 from transfer import constant, send
+
+UNKNOWN_SIZE = 128  # input pixels of a teacher whose file does not tell them
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Teacher:
     path: Path
     view_size: int | None = None
     transductive: bool = False  # whether it was trained on the photos to be predicted
-    says_size: bool = True  # whether its file tells the input size; else --teacher-size does
+    says_size: bool = True  # whether its input size is the one its file tells
 
     def logits(self, images, seen_by, size=None):
         """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation
@@ -47,22 +50,32 @@ class Teacher:
         return self.network(((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last))
 
 
-def read_teacher(path, class_names, size, device, channels=3):
-    """The teacher in a file for photos of so many channels; `size`: input pixels for a ResNet-18 state_dict, which does not say its own.
+def read_teacher(path, class_names, device, channels=3, size=None, unknown_size=UNKNOWN_SIZE):
+    """The teacher in a file for photos of so many channels.
 
+    size: input pixels in place of what the file tells; unknown_size: those where neither tells, as for a ResNet-18 state_dict.
     Raises UserError if the file is no teacher, knows other classes, or was trained on grey photos for RGB ones or the other way round.
     """
-    content = read_torch(path, "teacher file")
-    if isinstance(content, dict) and content.get("format") in (MODEL_FORMAT, CHECKPOINT_FORMAT):
+    origin = {}
+    if is_onnx(path):
+        network, told = read_onnx(path)
+        taken, names = told["channels"], told.get("class_names")
+        preprocessing = Preprocessing(size=size or told.get("size", unknown_size),  # values in [0, 1] unless the file tells
+                                      mean=told.get("mean", (0.0,) * taken), std=told.get("std", (1.0,) * taken))
+        says_size = size is None and "size" in told
+        classes = count_outputs(network, taken, preprocessing.size, path)
+        if names and len(names) != classes:
+            raise UserError(f"the teacher {path} names {len(names)} classes and answers with {classes} logits; export it again")
+    elif _is_ours(path):
         model = load_model(path)
         network, preprocessing, names = model.build(), model.description.preprocessing, model.description.class_names
-        origin, taken, says_size = model.description.training, preprocessing.channels, True
+        origin, taken, says_size, classes = model.description.training, preprocessing.channels, size is None, len(names)
+        preprocessing = replace(preprocessing, size=size or preprocessing.size)
     else:
         network = load_teacher(path)
         # values in [0, 1], as the provided teachers were trained
-        preprocessing = Preprocessing(size=size, mean=(0.0,) * channels, std=(1.0,) * channels)
-        names, origin, taken, says_size = None, {}, network.conv1.in_channels, False
-    classes = len(names) if names else network.fc.out_features
+        preprocessing = Preprocessing(size=size or unknown_size, mean=(0.0,) * channels, std=(1.0,) * channels)
+        names, taken, says_size, classes = None, network.conv1.in_channels, False, network.fc.out_features
     if classes != len(class_names) or (names and tuple(names) != tuple(class_names)):
         theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
         raise UserError(f"the teacher {path} knows {classes} classes ({theirs}) and the photos have "
@@ -71,9 +84,15 @@ def read_teacher(path, class_names, size, device, channels=3):
         raise UserError(f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; "
                         "use a teacher that was trained on photos like them")
     network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
-    view_size = origin.get("view_size")
+    view_size = None if size else origin.get("view_size")
     usable = type(view_size) is int and 16 <= view_size <= 4096
     return Teacher(network, preprocessing, Path(path), view_size if usable else None, bool(origin.get("transductive")), says_size)
+
+
+def _is_ours(path):
+    """Whether a file is a checkpoint or model file of this project."""
+    content = read_torch(path, "teacher file")
+    return isinstance(content, dict) and content.get("format") in (MODEL_FORMAT, CHECKPOINT_FORMAT)
 
 
 class SeenBy(nn.Module):
@@ -143,13 +162,28 @@ def add_distillation(parser, required):
     """`--teacher` and what goes with it, in every script that can distil; returns the group for what is the script's own."""
     group = parser.add_argument_group("distillation")
     group.add_argument("--teacher", type=Path, action="append", default=[], required=required, metavar="FILE",
-                       help="ResNet-18 state_dict, checkpoint or model file; repeat to average several")
-    group.add_argument("--teacher-size", type=number(int, 16, 4096), default=128, metavar="PIXELS",
-                       help="input size of a ResNet-18 state_dict")
+                       help="checkpoint, model file, ResNet-18 state_dict or .onnx file; repeat to average several")
+    group.add_argument("--teacher-size", type=number(int, 16, 4096), metavar="PIXELS",
+                       help=f"input size of the teacher (default: what its file tells, else {UNKNOWN_SIZE})")
     group.add_argument("--alpha", type=number(float, 0, 1), default=0.8,
                        help="weight of the teacher: 1 = soft labels only, 0 = hard labels only")
     group.add_argument("--temperature", type=number(float, 0, 1000, open_low=True), default=4.0, help="softens both distributions")
     return group
+
+
+def add_fixed_views(group):
+    """`--views`, in every script that can distil; returns the group."""
+    group.add_argument("--views", type=number(int, 0, 1000), default=0, metavar="K",
+                       help="K fixed views per photo, whose teacher outputs are computed once and cached; 0 = new views every epoch")
+    return group
+
+
+def check_fixed_views(options):
+    """UserError where fixed views contradict another option."""
+    if options.views and options.mixup:
+        raise UserError("--views caches teacher outputs of fixed views and --mixup makes new views every time; leave one of them out")
+    if options.views and options.augment == "none":
+        raise UserError("--views needs random views; leave it out or choose another --augment than none")
 
 
 def check_distillation(parser, options):
@@ -169,7 +203,7 @@ def check_teacher_files(options):
 
 def read_teachers(options, validation, preprocessing, device):
     """The teachers that the options name, checked on the student's input, and what a record says of them: (list, list of dicts)."""
-    teachers = [read_teacher(path, validation.class_names, options.teacher_size, device, preprocessing.channels)
+    teachers = [read_teacher(path, validation.class_names, device, preprocessing.channels, options.teacher_size)
                 for path in options.teacher]
     records = []
     for teacher in teachers:
@@ -184,5 +218,6 @@ def read_teachers(options, validation, preprocessing, device):
 
 def origin_of_distillation(options, teachers, records):
     """What a model file says of its distillation, and `--resume` compares; teachers, records: from `read_teachers`."""
+    sizes = {teacher.preprocessing.size for teacher in teachers if not teacher.says_size}
     return {"alpha": options.alpha, "temperature": options.temperature, "teachers": [record["sha256"] for record in records],
-            **({} if all(teacher.says_size for teacher in teachers) else {"teacher_size": options.teacher_size})}
+            **({"teacher_size": max(sizes)} if sizes else {})}

@@ -158,7 +158,7 @@ def main(argv=None):
                         "use fewer pixels, and a model of another rule than course")
     if options.record:
         check_output(options.record)
-    teacher = (read_teacher(options.teacher, model.description.class_names, preprocessing.size, device, preprocessing.channels)
+    teacher = (read_teacher(options.teacher, model.description.class_names, device, preprocessing.channels, unknown_size=preprocessing.size)
                if options.teacher else None)
     listing = list_labelled(options.data, "validation", model.description.class_names)
     photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))

@@ -54,6 +54,9 @@ def add_data(parser):
     group.add_argument("--resize", choices=RESIZE_RULES, default="crop",
                        help="shorter side to size and centre crop, both sides to size, "
                             "or the course's centre crop without resizing")
+    group.add_argument("--detail", type=number(int, 16, 4096), metavar="PIXELS",
+                       help="first reduce photos whose shorter side is longer to this many pixels, here and wherever the model is "
+                            "used: for training photos that are all small")
     add_views(group)
     add_cache(group)
 
@@ -168,7 +171,7 @@ def load(options):
     """
     device = pick_device(options.device)
     settings = read_settings(options, device)
-    preprocessing = Preprocessing(size=options.size, resize=options.resize, **(GREY if photo_channels(options.data) == 1 else {}))
+    preprocessing = Preprocessing(size=options.size, resize=options.resize, detail=options.detail, **(GREY if photo_channels(options.data) == 1 else {}))
     photos = load_splits(options, preprocessing, f"{settings.precision} on {device}")
     torch.manual_seed(options.seed)
     return device, settings, preprocessing, *photos

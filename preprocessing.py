@@ -24,13 +24,16 @@ class Preprocessing:
     size: pixels per side. resize: "crop" scales the shorter side to `size` and takes the centre,
     "squash" scales both sides, "course" takes the centre at the photo's own scale, padded with black
     (the course's CenterCrop). mean, std: of the normalisation, for values in [0, 1]: three of each for
-    RGB, one for grey, and that decides the channels of every photo.
+    RGB, one for grey, and that decides the channels of every photo. detail: a photo whose shorter side is
+    longer is first reduced to this many pixels, so that a network trained on small photos sees large ones
+    as blurred as those (None: photos keep their detail).
     """
 
     size: int = 128
     resize: str = "crop"
     mean: tuple = (0.485, 0.456, 0.406)  # ImageNet's, the field's convention for RGB photos
     std: tuple = (0.229, 0.224, 0.225)
+    detail: int | None = None
 
     def __post_init__(self):
         try:
@@ -42,6 +45,10 @@ class Preprocessing:
             raise UserError(f"an input size of {self.size} pixels cannot be used; choose 16 to 4096")
         if self.resize not in RESIZE_RULES:
             raise UserError(f"there is no resize rule {self.resize!r}; choose one of {', '.join(RESIZE_RULES)}")
+        if self.detail is not None and (type(self.detail) is not int or not 16 <= self.detail <= 4096):
+            raise UserError(f"a detail of {self.detail} pixels cannot be used; choose 16 to 4096, or none")
+        if self.detail and self.resize == "course":
+            raise UserError("a detail does not go with the resize rule course, which cuts photos at their own scale; leave one of them out")
         if (len(self.mean) not in (1, 3) or len(self.std) != len(self.mean)
                 or not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0):
             raise UserError("mean and std need three finite values each, or one each for grey, std above 0; mend the preprocessing")
@@ -112,7 +119,7 @@ def decode_inputs(path, preprocessings):
         with Image.open(path) as image:  # reads no more than the header
             if preprocessing.resize != "course":
                 # JPEG decodes straight to >= twice the size: 3 times faster on 512 px photos
-                image.draft(None, (2 * preprocessing.size,) * 2)
+                image.draft(None, (2 * (preprocessing.detail or preprocessing.size),) * 2)
             scale = image.size
             if scale not in decoded:
                 image.load()
@@ -125,6 +132,10 @@ def resize_image(image, preprocessing):
     """An RGB or grey Pillow image as uint8 (size, size, channels)."""
     image, size = image.convert("RGB" if preprocessing.channels == 3 else "L"), preprocessing.size
     width, height = image.size
+    if preprocessing.detail and preprocessing.detail < min(width, height):
+        scale = preprocessing.detail / min(width, height)
+        width, height = (max(preprocessing.detail, round(side * scale)) for side in (width, height))
+        image = image.resize((width, height), Image.LANCZOS)
     if preprocessing.resize == "crop":
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2

@@ -21,7 +21,8 @@ from torch.optim.swa_utils import update_bn
 
 from augmentation import AUGMENTATIONS
 from command_line import UserError, number
-from distillation import Distillation, add_distillation, check_distillation, origin_of_distillation, read_teachers
+from distillation import (Distillation, add_distillation, add_fixed_views, check_distillation, check_fixed_views, origin_of_distillation,
+                          read_teachers)
 from files import read_torch
 from folding import fold, foldable_pairs
 from model_file import Model, load_model
@@ -33,7 +34,7 @@ from training_run import Settings
 
 LEARNING_RATE = 5e-4
 FILES = ("last.pt", "best.pt", "log.csv", "record.json")  # of a run, in --out
-ONLY_HERE = ("lr", "batch_size", "augment", "view_size", "mixup", "teacher", "teacher_size", "alpha", "temperature",
+ONLY_HERE = ("lr", "batch_size", "augment", "view_size", "mixup", "views", "teacher", "teacher_size", "alpha", "temperature",
              "out", "seed", "precision", "resume", "dry_run")
 
 
@@ -182,13 +183,14 @@ def add_options(parser):
     group.add_argument("--lr", type=number(float, 0, open_low=True), default=LEARNING_RATE, help="peak learning rate of AdamW")
     group.add_argument("--batch-size", type=number(int, 2), default=default.batch_size, help="photos per step")
     add_views(group)
-    add_distillation(parser, required=False)
+    add_fixed_views(add_distillation(parser, required=False))
     add_run(parser, out="runs/qat")
 
 
 def check_options(parser, options):
     """UserError for options of quantize.py that contradict each other."""
     check_distillation(parser, options)
+    check_fixed_views(options)
     if options.qat_epochs is None:
         for name in ONLY_HERE:
             if getattr(options, name) != parser.get_default(name):
@@ -211,7 +213,7 @@ def fine_tune(model, scheme, options, device):
     """
     settings = Settings(epochs=options.qat_epochs, batch_size=options.batch_size, lr=options.lr,
                         label_smoothing=0.0 if options.teacher else Settings().label_smoothing,
-                        augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, model.description),
+                        augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, model.description), views=options.views,
                         precision=pick_precision(options.precision, device), seed=options.seed)
     description, preprocessing = model.description, model.description.preprocessing
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", description.class_names)
@@ -223,7 +225,8 @@ def fine_tune(model, scheme, options, device):
     if options.teacher:
         teachers, details["teachers"] = read_teachers(options, validation, preprocessing, device)
         origin |= origin_of_distillation(options, teachers, details["teachers"])
-        loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision)
+        loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision,
+                            len(training), len(training.class_names), settings.views)
 
     if any(one.get("transductive") for one in (description.training, *details.get("teachers", ()))):
         origin["transductive"] = True

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 
-from command_line import UserError, number, parser, run
+from command_line import UserError, parser, run
 from dataset import join, list_labelled, list_testing_beside, list_unlabelled, load_photos
-from distillation import Distillation, add_distillation, check_teacher_files, origin_of_distillation, read_teachers
+from distillation import (Distillation, add_distillation, add_fixed_views, check_fixed_views, check_teacher_files,
+                          origin_of_distillation, read_teachers)
 from faces import FaceListing
 from model_file import Description
 from models import build
@@ -91,18 +92,13 @@ def add_extra(training, extra, transductive, preprocessing, cache):
 
 def main(argv=None):
     options = parser(__doc__)
-    group = add_distillation(options, required=True)
+    group = add_fixed_views(add_distillation(options, required=True))
     group.add_argument("--unlabeled", type=Path, metavar="DIR",
                        help="folder (or CSV of faces) of further photos without labels, any names, for the teacher to label")
-    group.add_argument("--views", type=number(int, 0, 1000), default=0, metavar="K",
-                       help="K fixed views per photo, asking the teacher about each once; 0 = new views every epoch")
     # no label smoothing: the teacher's answers are soft already
     add_training(options, out="runs/kd", epochs=120, lr=5e-3, label_smoothing=False)
     options = options.parse_args(argv)
-    if options.views and options.mixup:
-        raise UserError("--views keeps what the teacher said of a view and --mixup makes new views every time; leave one of them out")
-    if options.views and options.augment == "none":
-        raise UserError("--views needs random views; leave it out or choose another --augment than none")
+    check_fixed_views(options)
 
     arguments = network_arguments(options)
     check_teacher_files(options)

@@ -154,7 +154,7 @@ TRAINING, VALIDATION = photo_set(36, 1), photo_set(20, 2)
 
 def test_a_teacher_sees_the_students_view_in_its_own_normalisation(tmp_path):
     network = save_model(tmp_path / "teacher.pt")
-    teacher = read_teacher(tmp_path / "teacher.pt", CLASSES, 128, CPU)
+    teacher = read_teacher(tmp_path / "teacher.pt", CLASSES, CPU)
     photos, own = TRAINING.photos[:5], Preprocessing(SIZE)
     expected = network(Preprocessing(SIZE, mean=(0.3,) * 3, std=(0.2,) * 3).normalise(photos))
     assert torch.allclose(teacher.logits(own.normalise(photos), own), expected, atol=1e-4)
@@ -162,7 +162,7 @@ def test_a_teacher_sees_the_students_view_in_its_own_normalisation(tmp_path):
 
 def test_a_teacher_of_another_size_sees_the_view_at_its_size(tmp_path):
     save_model(tmp_path / "teacher.pt", size=64)
-    teacher, seen = read_teacher(tmp_path / "teacher.pt", CLASSES, 128, CPU), []
+    teacher, seen = read_teacher(tmp_path / "teacher.pt", CLASSES, CPU), []
     teacher.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     teacher.logits(Preprocessing(SIZE).normalise(TRAINING.photos[:2]), Preprocessing(SIZE))
     assert seen == [(2, 3, 64, 64)]
@@ -172,7 +172,7 @@ def test_a_resnet18_state_dict_is_fed_values_from_0_to_1(tmp_path):
     torch.manual_seed(0)
     network = build("resnet18", num_classes=2)
     torch.save(network.state_dict(), tmp_path / "teacher.bin")
-    teacher, own = read_teacher(tmp_path / "teacher.bin", CLASSES, SIZE, CPU), Preprocessing(SIZE)
+    teacher, own = read_teacher(tmp_path / "teacher.bin", CLASSES, CPU, size=SIZE), Preprocessing(SIZE)
     assert not teacher.network.training and not any(parameter.requires_grad for parameter in teacher.network.parameters())
     expected = network.eval()(TRAINING.photos[:3].permute(0, 3, 1, 2) / 255)
     assert torch.allclose(teacher.logits(own.normalise(TRAINING.photos[:3]), own), expected, atol=1e-4)
@@ -182,12 +182,12 @@ def test_a_resnet18_state_dict_is_fed_values_from_0_to_1(tmp_path):
 def test_a_teacher_of_other_classes_is_refused(tmp_path, names):
     save_model(tmp_path / "teacher.pt", class_names=names)
     with pytest.raises(UserError, match="use a teacher of the same classes"):
-        read_teacher(tmp_path / "teacher.pt", CLASSES, 128, CPU)
+        read_teacher(tmp_path / "teacher.pt", CLASSES, CPU)
 
 
 def test_a_teacher_that_guesses_is_refused(tmp_path):
     save_model(tmp_path / "teacher.pt")
-    teacher = read_teacher(tmp_path / "teacher.pt", CLASSES, 128, CPU)
+    teacher = read_teacher(tmp_path / "teacher.pt", CLASSES, CPU)
     with torch.no_grad():
         teacher.network.fc[0].weight.zero_(), teacher.network.fc[0].bias.copy_(torch.tensor([1.0, 0.0]))
     with pytest.raises(UserError, match="commonest class"):

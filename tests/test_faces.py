@@ -287,7 +287,7 @@ def test_a_resnet18_of_grey_faces_sees_values_from_0_to_1(tmp_path):
 
     network = build("resnet18", num_classes=7, in_channels=1).eval()
     torch.save(network.state_dict(), tmp_path / "teacher.bin")
-    teacher, seen = read_teacher(tmp_path / "teacher.bin", FACE_CLASSES, 48, torch.device("cpu"), channels=1), Preprocessing(48, **GREY)
+    teacher, seen = read_teacher(tmp_path / "teacher.bin", FACE_CLASSES, torch.device("cpu"), channels=1, size=48), Preprocessing(48, **GREY)
     photos = torch.randint(0, 256, (2, 48, 48, 1), dtype=torch.uint8)
     torch.testing.assert_close(teacher.logits(seen.normalise(photos), seen), network(PLAIN.normalise(photos)), rtol=1e-4, atol=1e-4)
 
