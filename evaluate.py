@@ -35,23 +35,12 @@ BINS = 10  # of the reliability diagram
 
 @torch.inference_mode()
 def probabilities(network, photos, preprocessing, device, tta=False):
-    """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of `inputs_of`.
-
-    The photos may be smaller than the input.
-    """
-    answers, sizes = [], [each.size for each in inputs_of(preprocessing, tta)]
-    for positions in torch.arange(len(photos[0])).split(photos_at_once(max(sizes))):
-        inputs = [resized(part.batch(positions, device)[0], size) for part, size in zip(photos, sizes, strict=True)]
+    """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of `inputs_of`."""
+    answers, largest = [], max(each.size for each in inputs_of(preprocessing, tta))
+    for positions in torch.arange(len(photos[0])).split(photos_at_once(largest)):
+        inputs = [part.batch(positions, device)[0] for part in photos]
         answers.append(mean_probabilities(network, inputs, preprocessing, tta).cpu())
     return torch.cat(answers)
-
-
-def resized(images, size):
-    """uint8 (N, S, S, C) -> uint8 (N, size, size, C), bicubic."""
-    if images.shape[1] == size:
-        return images
-    enlarged = F.interpolate(images.permute(0, 3, 1, 2).float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
-    return enlarged.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def confusion(predicted, labels, num_classes):
@@ -109,7 +98,7 @@ def agreement(network, teacher, photos, preprocessing, device, tta=False):
 def measure(model, listing, photos, device, tta=False, reduced=None):
     """What a Model does on the photos of a Listing, as plain values.
 
-    photos: a PhotoSet for each of `inputs_of`; `reduced`: one of the same photos, smaller.
+    photos: a PhotoSet for each of `inputs_of`; reduced: the same of photos with less detail.
     """
     preprocessing, names = model.description.preprocessing, model.description.class_names
     network = model.build().to(device, memory_format=torch.channels_last)
@@ -125,8 +114,8 @@ def measure(model, listing, photos, device, tta=False, reduced=None):
     for name, part in (("accuracy_of_small", right[small]), ("accuracy_of_larger", right[~small])):
         result[name] = part.double().mean().item() if len(part) else None
     if reduced:
-        blurred = probabilities(network, [reduced] * len(photos), preprocessing, device, tta).argmax(1)
-        result |= {"reduced_to": reduced.photos.shape[1], "accuracy_reduced": (blurred == labels).double().mean().item()}
+        blurred = probabilities(network, reduced, preprocessing, device, tta).argmax(1)
+        result["accuracy_reduced"] = (blurred == labels).double().mean().item()
     by_class = [row[index].item() / row.sum().item() if row.any() else None for index, row in enumerate(table)]
     return {**result, "class_accuracy": dict(zip(names, by_class)),
             "calibration_error": error, "reliability": reliability, "confusion": table.tolist()}
@@ -152,9 +141,10 @@ def main(argv=None):
         check_distinct(read, options.record)
     device, model = pick_device(options.device), load_model(options.model)
     preprocessing = model.description.preprocessing
-    if options.reduce and (preprocessing.resize == "course" or options.reduce >= preprocessing.size):
+    seen = min(preprocessing.size, preprocessing.detail or preprocessing.size)
+    if options.reduce and (preprocessing.resize == "course" or options.reduce >= seen):
         raise UserError(f"--reduce {options.reduce} does not reduce what {options.model} looks at "
-                        f"({preprocessing.size} px, resize rule {preprocessing.resize}); "
+                        f"({seen} px, resize rule {preprocessing.resize}); "
                         "use fewer pixels, and a model of another rule than course")
     if options.record:
         check_output(options.record)
@@ -162,9 +152,9 @@ def main(argv=None):
                if options.teacher else None)
     listing = list_labelled(options.data, "validation", model.description.class_names)
     photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
-    reduced = (load_sizes(listing, [replace(preprocessing, size=options.reduce)], cache_folder(options), told=True)[0]
+    reduced = (load_sizes(listing, inputs_of(replace(preprocessing, detail=options.reduce), options.tta), cache_folder(options), told=True)
                if options.reduce else None)
-    result = measure(model, listing, photos, device, options.tta, reduced)
+    result = {**measure(model, listing, photos, device, options.tta, reduced), **({"reduced_to": options.reduce} if reduced else {})}
     if teacher:
         network, testing = model.build().to(device, memory_format=torch.channels_last), list_testing_beside(options.data)
         asked = {"validation": photos}

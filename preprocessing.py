@@ -64,8 +64,9 @@ class Preprocessing:
         return self.size, self.size, self.channels
 
     def to_dict(self):
-        """Plain values, as they are stored in files."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """Plain values, as they are stored in files; without `detail` where there is none, as in older files."""
+        plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        return plain if self.detail else {key: value for key, value in plain.items() if key != "detail"}
 
     def normalise(self, photos):
         """uint8 (N, H, W, C) -> float32 (N, C, H, W), channels last in memory."""

@@ -9,7 +9,7 @@ from PIL import Image, ImageFile
 from torchvision.transforms import v2
 
 from command_line import UserError
-from preprocessing import DecodeReport, Preprocessing, decode_photo, decode_stream
+from preprocessing import DecodeReport, Preprocessing, decode_photo, decode_stream, resize_image
 from toy_food11 import draw_picture
 
 SQUASH16 = Preprocessing(size=16, resize="squash")  # leaves a 16x16 photo as it is
@@ -291,7 +291,8 @@ def test_stream_without_photos_is_empty():
 
 @pytest.mark.parametrize("arguments", [
     {"size": 15}, {"size": 4097}, {"size": 0}, {"size": -64}, {"size": 64.0}, {"size": "64"}, {"size": True}, {"size": None},
-    {"resize": "stretch"}, {"resize": None}, {"resize": ""},
+    {"resize": "stretch"}, {"resize": None}, {"resize": ""}, {"detail": 15}, {"detail": 64.0}, {"detail": True},
+    {"detail": 64, "resize": "course"},
     {"std": (0.2, 0, 0.2)}, {"std": (0.2, -1, 0.2)}, {"std": (0.2, 0.2)}, {"std": (0.2, float("nan"), 0.2)},
     {"mean": (0.5,) * 4}, {"mean": (0.5, float("nan"), 0.5)}, {"mean": (0.5, float("inf"), 0.5)}])
 def test_unusable_preprocessing_is_a_user_error(arguments):
@@ -304,6 +305,34 @@ def test_preprocessing_survives_the_round_trip_through_plain_values():
     plain = original.to_dict()
     assert plain == {"size": 200, "resize": "course", "mean": [0.0, 0.25, 1.0], "std": [1.0, 2.0, 0.5]}
     assert Preprocessing(**plain) == original
+
+
+def test_detail_is_what_a_photo_saved_at_that_size_would_show(tmp_path):
+    """For every rule the input is that of the photo first reduced to `detail`, whatever its shape; small photos stay as they are."""
+    for width, height in ((300, 200), (90, 180), (64, 64), (40, 50)):
+        photo = Image.fromarray(noise(width, height))
+        scale = min(1, 64 / min(width, height))
+        small = photo.resize((round(width * scale), round(height * scale)), Image.LANCZOS) if scale < 1 else photo
+        for resize in ("crop", "squash"):
+            seen = decode_photo(saved(tmp_path, photo), Preprocessing(96, resize, detail=64))
+            assert np.array_equal(seen, decode_photo(saved(tmp_path, small, "small.png"), Preprocessing(96, resize)))
+
+
+def test_a_large_jpeg_is_decoded_near_its_detail(tmp_path):
+    photo = Image.fromarray(noise(1024, 1024)).resize((1024, 1024))
+    path = saved(tmp_path, photo, "photo.jpg")
+    with Image.open(path) as image:
+        image.draft(None, (128, 128))
+        assert image.size == (128, 128)
+        expected = resize_image(image.convert("RGB"), Preprocessing(96, detail=64))
+    assert np.array_equal(decode_photo(path, Preprocessing(96, detail=64)), expected)
+
+
+def test_detail_is_part_of_the_plain_values_and_older_files_have_none():
+    plain = Preprocessing(96, detail=64).to_dict()
+    assert Preprocessing(**plain).detail == 64
+    del plain["detail"]
+    assert Preprocessing(**plain).detail is None
 
 
 def test_normalise_is_scale_minus_mean_over_std():

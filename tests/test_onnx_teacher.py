@@ -1,0 +1,120 @@
+"""ONNX teachers: a classifier drawn by hand against its closed form, what its metadata tells, and files that are no teacher."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from command_line import UserError
+from distillation import SeenBy, read_teacher
+from onnx_teacher import is_onnx, read_onnx
+from preprocessing import Preprocessing
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx2torch")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+CPU = torch.device("cpu")
+COLOURS = ("red", "green", "blue")
+WEIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 4]], np.float32)
+
+
+def save(path, metadata=None, shape=("N", 3, "H", "W"), weight=WEIGHT, outputs=("logits",)):
+    """An ONNX file: global average pooling, then logits = weight @ mean colour; the metadata's values are JSON unless they are text."""
+    nodes = [helper.make_node("GlobalAveragePool", ["images"], ["pooled"]), helper.make_node("Flatten", ["pooled"], ["flat"]),
+             *(helper.make_node("Gemm", ["flat", "weight"], [name], transB=1) for name in outputs)]
+    graph = helper.make_graph(
+        nodes, "colours", [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("N", len(weight))) for name in outputs],
+        [numpy_helper.from_array(weight, "weight")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()})
+    onnx.save(model, path)
+    return path
+
+
+def test_logits_are_those_of_the_graph(tmp_path):
+    network, told = read_onnx(save(tmp_path / "t.onnx"))
+    images = torch.rand(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(network(images), 4 * images.mean((2, 3)), atol=1e-5)
+    assert told == {"channels": 3}
+
+
+def test_the_metadata_tells_names_size_and_normalisation(tmp_path):
+    told = {"class_names": list(COLOURS), "size": 20, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1]}
+    teacher = read_teacher(save(tmp_path / "t.onnx", told), COLOURS, CPU)
+    assert teacher.preprocessing == Preprocessing(20, mean=(0.5,) * 3, std=(0.25, 0.5, 1)) and teacher.says_size
+    student = Preprocessing(32)
+    photos = torch.full((1, 32, 32, 3), 128, dtype=torch.uint8)
+    pixel = 128 / 255
+    expected = [4 * (pixel - 0.5) / std for std in (0.25, 0.5, 1)]
+    assert SeenBy(teacher, student)(student.normalise(photos))[0].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_options_override_the_metadata_and_what_nobody_tells_is_assumed(tmp_path):
+    path = save(tmp_path / "t.onnx", {"size": 20})
+    assert read_teacher(path, COLOURS, CPU, size=24).preprocessing.size == 24
+    assumed = read_teacher(save(tmp_path / "bare.onnx"), COLOURS, CPU, unknown_size=40)
+    assert assumed.preprocessing == Preprocessing(40, mean=(0, 0, 0), std=(1, 1, 1)) and not assumed.says_size
+
+
+def test_a_fixed_input_shape_tells_the_size(tmp_path):
+    assert read_onnx(save(tmp_path / "t.onnx", shape=("N", 3, 48, 48)))[1]["size"] == 48
+    with pytest.raises(UserError, match="says size 32 but takes photos of 48 px only"):
+        read_onnx(save(tmp_path / "t.onnx", {"size": 32}, shape=("N", 3, 48, 48)))
+
+
+@pytest.mark.parametrize("metadata, message", [
+    ({"class_names": "red, green, blue"}, "class_names"), ({"class_names": [1, 2, 3]}, "class_names"), ({"size": "[96]"}, "size"),
+    ({"mean": "half"}, "mean"), ({"std": "0.5"}, "std"), ({"mean": "[" * 10_000}, "mean"), ({"size": "true"}, "size"),
+    ({"size": 7}, "input size of 7"), ({"std": [0, 0, 0]}, "std above 0"), ({"class_names": ["a", "b"]}, "names 2 classes")])
+def test_metadata_that_means_nothing_is_refused(tmp_path, metadata, message):
+    with pytest.raises(UserError, match=message):
+        read_teacher(save(tmp_path / "t.onnx", metadata), COLOURS, CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph", bytes(range(256)) * 9])
+def test_a_damaged_file_is_one_sentence(tmp_path, content):
+    (tmp_path / "t.onnx").write_bytes(content)
+    with pytest.raises(UserError, match="damaged or no ONNX classifier"):
+        read_onnx(tmp_path / "t.onnx")
+
+
+def test_graphs_that_are_no_classifier_of_photos_are_refused(tmp_path):
+    for shape in (("N", 7, "H", "W"), ("N", 3), ("N", 3, 32, 48)):
+        with pytest.raises(UserError, match="the input is not"):
+            read_onnx(save(tmp_path / "t.onnx", shape=shape))
+    with pytest.raises(UserError, match="1 inputs and 2 outputs"):
+        read_onnx(save(tmp_path / "t.onnx", outputs=("logits", "features")))
+
+
+def test_weights_in_other_files_are_not_followed(tmp_path):
+    model = onnx.load(save(tmp_path / "t.onnx"))
+    onnx.save(model, tmp_path / "t.onnx", save_as_external_data=True, location="elsewhere.bin", size_threshold=0)
+    with pytest.raises(UserError, match="lie in other files"):
+        read_onnx(tmp_path / "t.onnx")
+
+
+def test_without_the_packages_one_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx2torch", None)
+    with pytest.raises(UserError, match="pip install onnx onnx2torch"):
+        read_onnx(save(tmp_path / "t.onnx"))
+
+
+def test_the_ending_decides_in_any_case():
+    assert is_onnx("a/T.ONNX") and not is_onnx("a/onnx.bin")
+
+
+def test_train_kd_distils_from_an_onnx_file(toy, call, tmp_path):
+    from dataset import FOOD11_CLASSES
+
+    weight = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
+    save(tmp_path / "t.onnx", {"class_names": list(FOOD11_CLASSES), "size": 32}, weight=weight)
+    command = ["train_kd.py", toy, "--teacher", tmp_path / "t.onnx", "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4",
+               "--size", 32, "--epochs", 1, "--views", 1, "--cache", "none", "--precision", "fp32", "--out", tmp_path / "run"]
+    done = call(*command, "--dry-run")
+    assert done.returncode == 0 and "t.onnx: validation accuracy" in done.stdout, done.stderr
+    (tmp_path / "bad.onnx").write_bytes(b"nothing")
+    bad = call(*(tmp_path / "bad.onnx" if part == tmp_path / "t.onnx" else part for part in command))
+    assert bad.returncode == 2 and "damaged or no ONNX classifier" in bad.stderr
