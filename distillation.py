@@ -1,15 +1,20 @@
 """Teachers: reading and checking them, the options of distillation, and the loss that asks them."""
 
 import hashlib
+import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from augmentation import AUGMENTATIONS
 from command_line import UserError, number
-from files import read_torch
+from dataset import default_cache
+from files import atomic_path, read_torch
 from losses import distillation_loss, soft_targets
 from model_file import CHECKPOINT_FORMAT, MODEL_FORMAT, load_model
 from models import load_teacher
@@ -120,13 +125,15 @@ def check_teacher(teacher, validation, preprocessing, device, batches=None):
 class Distillation:
     """The distillation loss as `fit` calls it: asks the teachers about the batch's views.
 
-    views: with so many fixed views per photo, the teachers' probabilities are kept and computed once only.
+    views: with so many fixed views per photo, the teachers' probabilities are computed once and cached: a float32 tensor
+    (photos, classes) on the CPU for each view, NaN where they are not known yet. files: these tensors, where they are mapped to
+    files (see `build_distillation`) and need no place in a checkpoint.
     """
 
-    def __init__(self, teachers, preprocessing, alpha, temperature, precision, photos=0, classes=0, views=0):
+    def __init__(self, teachers, preprocessing, alpha, temperature, precision, photos=0, classes=0, views=0, files=None):
         self.teachers, self.preprocessing, self.alpha, self.temperature = teachers, preprocessing, alpha, temperature
-        self.autocast = AUTOCAST[precision]
-        self.cached_targets = torch.full((views, photos, classes), torch.nan) if views else None  # on the CPU
+        self.autocast, self.in_files = AUTOCAST[precision], files is not None
+        self.cached_targets = files or [torch.full((photos, classes), torch.nan) for _ in range(views)]
 
     @torch.no_grad()
     def teacher_probabilities(self, images):
@@ -138,13 +145,13 @@ class Distillation:
     def targets(self, batch):
         """The teachers' probabilities for a batch, from memory where it holds them."""
         device = batch.images.device
-        if self.cached_targets is None:
+        if not self.cached_targets:
             return self.teacher_probabilities(batch.images)
-        known = self.cached_targets[batch.view, batch.positions]
+        known = self.cached_targets[batch.view][batch.positions]
         unknown = known.isnan().any(1).nonzero().squeeze(1)
         if len(unknown):
             known[unknown] = self.teacher_probabilities(batch.images[send(unknown, device)]).cpu()
-            self.cached_targets[batch.view, batch.positions] = known
+            self.cached_targets[batch.view][batch.positions] = known
         return send(known, device)
 
     def __call__(self, logits, batch):
@@ -152,10 +159,45 @@ class Distillation:
         return distillation_loss(logits, probabilities, batch.labels, self.alpha, self.temperature)
 
     def state_dict(self):
-        return {"said": self.cached_targets}  # as checkpoints have always called them
+        in_checkpoint = self.cached_targets and not self.in_files
+        return {"said": torch.stack(self.cached_targets) if in_checkpoint else None}  # the key that older checkpoints have
 
     def load_state_dict(self, state):
-        self.cached_targets = state["said"]
+        if state["said"] is not None:
+            self.cached_targets, self.in_files = list(state["said"]), False
+
+
+def build_distillation(options, teachers, records, preprocessing, settings, training, cache):
+    """The `Distillation` that the options describe; teachers, records: from `read_teachers`; training: a PhotoSet.
+
+    With `--views`, teacher outputs go into the photo cache (False: into memory), where any later run finds them that shows the same
+    teachers the same views: another student, or quantization-aware training after distillation.
+    """
+    shape, files = (len(training), len(training.class_names)), None
+    if settings.views and cache is not False and not options.dry_run:
+        rule = [training.fingerprint, preprocessing.to_dict(), repr(AUGMENTATIONS[settings.augment]), settings.view_size, settings.seed,
+                settings.precision, options.temperature,
+                [(record["sha256"], teacher.preprocessing.to_dict(), teacher.view_size) for record, teacher in zip(records, teachers)]]
+        name = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]
+        try:
+            folder = Path(cache) if cache else default_cache()
+            files = [_mapped_targets(folder / f"teacher-{name}-{view}.npy", shape) for view in range(settings.views)]
+        except (OSError, UserError) as error:
+            print(f"warning: teacher outputs cannot be cached in a file ({error}); they are kept in memory", file=sys.stderr)
+    return Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision, *shape, settings.views, files)
+
+
+def _mapped_targets(path, shape):
+    """A float32 tensor mapped to a .npy file, which is created with NaNs where there is none of this shape."""
+    try:
+        mapped = np.load(path, mmap_mode="r+", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        mapped = None
+    if mapped is None or mapped.shape != shape or mapped.dtype != np.float32:
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:  # written whole: a full disk is an error now, not later
+            np.save(file, np.full(shape, np.nan, np.float32))
+        mapped = np.load(path, mmap_mode="r+", allow_pickle=False)
+    return torch.from_numpy(mapped)
 
 
 def add_distillation(parser, required):

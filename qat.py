@@ -21,13 +21,13 @@ from torch.optim.swa_utils import update_bn
 
 from augmentation import AUGMENTATIONS
 from command_line import UserError, number
-from distillation import (Distillation, add_distillation, add_fixed_views, check_distillation, check_fixed_views, origin_of_distillation,
-                          read_teachers)
+from distillation import (add_distillation, add_fixed_views, build_distillation, check_distillation, check_fixed_views,
+                          origin_of_distillation, read_teachers)
 from files import read_torch
 from folding import fold, foldable_pairs
 from model_file import Model, load_model
 from models import build, count_parameters
-from options import add_run, add_views, load_splits, view_size_of
+from options import add_run, add_views, cache_folder, load_splits, view_size_of
 from quantization import LARGEST, SMALLEST, code_range, dequantize_symmetric, mse_scale, quantize_symmetric
 from training import fit, pick_precision
 from training_run import Settings
@@ -225,8 +225,7 @@ def fine_tune(model, scheme, options, device):
     if options.teacher:
         teachers, details["teachers"] = read_teachers(options, validation, preprocessing, device)
         origin |= origin_of_distillation(options, teachers, details["teachers"])
-        loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision,
-                            len(training), len(training.class_names), settings.views)
+        loss = build_distillation(options, teachers, details["teachers"], preprocessing, settings, training, cache_folder(options))
 
     if any(one.get("transductive") for one in (description.training, *details.get("teachers", ()))):
         origin["transductive"] = True

@@ -19,7 +19,7 @@ import torch
 
 from command_line import UserError, parser, run
 from dataset import join, list_labelled, list_testing_beside, list_unlabelled, load_photos
-from distillation import (Distillation, add_distillation, add_fixed_views, check_fixed_views, check_teacher_files,
+from distillation import (add_distillation, add_fixed_views, build_distillation, check_fixed_views, check_teacher_files,
                           origin_of_distillation, read_teachers)
 from faces import FaceListing
 from model_file import Description
@@ -114,8 +114,7 @@ def main(argv=None):
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     torch.manual_seed(settings.seed)  # again: building a teacher may have drawn random numbers, by the kind of its file
     network = build(options.network, **description.arguments)
-    loss = Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision,
-                        len(training), len(training.class_names), settings.views)
+    loss = build_distillation(options, teachers, records, preprocessing, settings, training, cache_folder(options))
     fit(network, description, training, validation, settings, options.out, device, loss, resume=options.resume, dry_run=options.dry_run,
         details={"teachers": records, **unlabelled})
     return 0

@@ -1,4 +1,4 @@
-"""When it pays to keep what a teacher said of fixed views (`train_kd.py --views`): a step from memory against one that asks.
+"""When it pays to cache teacher outputs of fixed views (`train_kd.py --views`): a step with cached outputs against one that computes them.
 
     python benchmarks/fixed_views.py --record results/fixed_views.json
 
@@ -52,7 +52,7 @@ def measure(architecture, arguments, device, size, batch_size, rounds, steps):
         training.train_step(batch)
 
     # the warm-up fills the memory
-    return alternate(lambda _: step_with(None), lambda _: step_with(memory), rounds, steps, device)
+    return alternate(lambda _: step_with([]), lambda _: step_with(memory), rounds, steps, device)
 
 
 def main(argv=None):

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 from command_line import UserError
 from dataset import PhotoSet, list_unlabelled, load_photos
-from distillation import Distillation, SeenBy, Teacher, check_teacher, read_teacher
+from distillation import Distillation, SeenBy, Teacher, build_distillation, check_teacher, read_teacher
 from losses import Batch, CrossEntropy, distillation_loss, mix, soft_targets
 from model_file import CHECKPOINT_FORMAT, VERSION, Description, load_model
 from models import build
@@ -272,7 +273,7 @@ def test_a_resumed_run_remembers_what_the_teacher_said(tmp_path):
     with pytest.raises(SystemExit):
         distil(tmp_path, settings, stopped)
     assert len(distil(tmp_path, settings, resumed, resume=True)["history"]) == 4
-    assert torch.equal(resumed.cached_targets, stopped.cached_targets)
+    assert all(map(torch.equal, resumed.cached_targets, stopped.cached_targets))
 
 
 def test_fixed_views_ask_the_teacher_once_and_train_the_same(tmp_path):
@@ -290,6 +291,35 @@ def test_fixed_views_ask_the_teacher_once_and_train_the_same(tmp_path):
     assert losses[0].asked <= 2 * len(TRAINING) and losses[1].asked == 6 * 32
     states = [torch.load(tmp_path / name / "best.pt", weights_only=True)["state_dict"] for name in ("kept", "asked")]
     assert all(torch.allclose(states[0][name].float(), states[1][name].float(), atol=1e-4) for name in states[0])
+
+
+def test_cached_teacher_outputs_are_found_by_another_student_and_by_nobody_else(tmp_path):
+    """In the cache folder they are kept by data, views and teachers: the second loss asks nobody, and one of another seed asks."""
+    options = SimpleNamespace(alpha=1.0, temperature=2.0, dry_run=False)
+    preprocessing, images = Preprocessing(SIZE), Preprocessing(SIZE).normalise(TRAINING.photos[:4])
+    batch = Batch(images, torch.zeros(4, dtype=torch.int64), torch.arange(4), 1)
+
+    def loss(teacher, cache=tmp_path, seed=0):
+        return build_distillation(options, [teacher], [{"sha256": "a"}], preprocessing, small(views=2, seed=seed), TRAINING, cache)
+
+    first = loss(oracle())
+    expected = first.targets(batch)
+    assert torch.equal(expected, first.teacher_probabilities(images)) and first.state_dict() == {"said": None}
+    silent = replace(mute(), preprocessing=oracle().preprocessing)
+    assert torch.equal(loss(silent).targets(batch), expected)
+    for other in ({"seed": 1}, {"cache": False}, {"cache": tmp_path / "elsewhere"}):
+        with pytest.raises(AssertionError, match="was asked"):
+            loss(silent, **other).targets(batch)
+    for file in tmp_path.glob("teacher-*.npy"):
+        file.write_bytes(b"damaged")
+    assert torch.equal(loss(oracle()).targets(batch), expected)
+
+
+def test_a_cache_that_cannot_be_written_keeps_teacher_outputs_in_memory(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    options = SimpleNamespace(alpha=1.0, temperature=2.0, dry_run=False)
+    loss = build_distillation(options, [oracle()], [{"sha256": "a"}], Preprocessing(SIZE), small(views=2), TRAINING, tmp_path / "file")
+    assert not loss.in_files and len(loss.cached_targets) == 2 and "cannot be cached" in capsys.readouterr().err
 
 
 def test_alpha_0_trains_exactly_as_without_a_teacher(tmp_path):

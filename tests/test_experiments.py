@@ -209,22 +209,48 @@ def test_the_shipped_model_reaches_its_recorded_accuracy(food11):
     assert accuracy == pytest.approx(record["validation_accuracy_after"], abs=0.002)
 
 
-def test_hw7_train_runs_three_stages_whose_options_exist(call, tmp_path):
-    """The script's commands, noted by a stand-in for Python; the scripts must get as far as missing data or checkpoints."""
-    python, noted = tmp_path / "python", tmp_path / "noted.txt"
+def hw7_train(folder, *options):
+    """The commands that hw7_train.sh starts for `folder`/food, noted by a stand-in for Python."""
+    python, noted = folder / "python", folder / "noted.txt"
     python.write_text(f'#!/bin/sh\necho "$@" >> "{noted}"\n')
     python.chmod(0o755)
-    done = subprocess.run(["bash", ROOT / "hw7_train.sh", tmp_path / "food", tmp_path / "out.bin", tmp_path / "runs"],
-                          env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True)
+    command = ["bash", ROOT / "hw7_train.sh", folder / "food", folder / "out.bin", "--runs", folder / "runs", *options]
+    done = subprocess.run(command, env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    commands = [line.split() for line in noted.read_text().splitlines()]
-    assert [Path(command[0]).name for command in commands] == ["train_student.py", "train_kd.py", "quantize.py"]
-    assert commands[2][2] == str(tmp_path / "out.bin") and all("--resume" in command for command in commands)
+    return [line.split() for line in noted.read_text().splitlines()]
+
+
+def value(command, flag):
+    """What a command gives behind the last of these flags."""
+    return command[len(command) - command[::-1].index(flag)]
+
+
+def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path):
+    (tmp_path / "food/training").mkdir(parents=True)
+    for index in range(50):
+        (tmp_path / f"food/training/0_{index}.jpg").touch()
+    student, tuning = hw7_train(tmp_path, "--teacher", "a.onnx", "--detail", "64", "--teacher", "b.pt", "--size", "96")
+    for command in (student, tuning):
+        assert [command[index + 1] for index, part in enumerate(command) if part == "--teacher"] == ["a.onnx", "b.pt"]
+        assert value(command, "--views") == "10120", "506,000 different views"
+    assert value(student, "--detail") == "64" and value(student, "--size") == "96"
+    assert value(student, "--epochs") == "63200" and value(tuning, "--qat-epochs") == "25280", "3.16 million views, and two fifths more"
+
+
+@pytest.mark.parametrize("options, scripts", [
+    ([], ["train_student.py", "train_kd.py", "quantize.py"]),
+    (["--teacher", "none.pt", "--epochs", "7", "--detail", "64"], ["train_kd.py", "quantize.py"])])
+def test_the_options_that_hw7_train_gives_exist(call, tmp_path, options, scripts):
+    """The scripts must get as far as missing data or files."""
+    commands = hw7_train(tmp_path, *options)
+    assert [Path(command[0]).name for command in commands] == scripts
+    assert commands[-1][2] == str(tmp_path / "out.bin") and all("--resume" in command for command in commands)
     for command in commands:
         result = call(Path(command[0]).name, *command[1:])
         assert result.returncode == 2 and re.search("there is no (folder|model file|teacher file)", result.stderr), result.stderr
 
 
-def test_hw7_train_without_arguments_tells_its_usage():
-    done = subprocess.run(["bash", ROOT / "hw7_train.sh", "data"], capture_output=True, text=True)
+@pytest.mark.parametrize("wrong", [[], ["model.bin", "--epochs"], ["model.bin", "--epochs", "few"], ["model.bin", "--teacher"]])
+def test_hw7_train_with_wrong_arguments_tells_its_usage(wrong):
+    done = subprocess.run(["bash", ROOT / "hw7_train.sh", "data", *wrong], capture_output=True, text=True)
     assert done.returncode == 2 and "usage" in done.stderr
