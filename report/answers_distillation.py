@@ -51,7 +51,7 @@ def teachers_text(between):
 def distillation(records):
     """Question 2: teachers, students, and what a teacher is worth."""
     runs, teacher = records["distillation"], records["teachers"]["resnet18"]
-    shipped, strong_teacher = records["model.json"], records["model_training.json"]
+    shipped, strong_teacher = records["strong_teacher_file.json"], records["strong_teacher.json"]
     networks = [variant.removesuffix("_scratch") for variant in runs if variant.endswith("_scratch")]
     networks.sort(key=lambda network: runs[f"{network}_scratch"][0]["parameters"])
     first = runs[f"{networks[0]}_scratch"][0]
@@ -78,7 +78,7 @@ def distillation(records):
     return {
         "rows": [
             ["teacher a, `resnet18`", f"{teacher[0]['parameters']:,}", percent(weak_told), *("–",) * 5],
-            ["teacher b, `model.bin`", f"{strong_teacher['parameters']:,}", percent(strong_told), *("–",) * 5],
+            ["teacher b, our earlier model", f"{strong_teacher['parameters']:,}", percent(strong_told), *("–",) * 5],
             *rows_of_students(networks, runs, values, found),
         ],
         "seeds": seeds_text(values[networks[0], "scratch"]),

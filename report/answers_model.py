@@ -5,16 +5,14 @@ from statistics import mean
 
 from architectures import DEFAULTS, architecture_table
 from conclusions import cell, compare, listed, mean_std, percent, points, sampling_error, seeds_text, verdict_text
-from readings import epochs_of, file_bytes, input_pixels, pixels_text, view_pixels
+from readings import epochs_of, file_bytes, input_pixels, measured_on, pixels_text, view_pixels
 
 
-def how_trained(training, teacher):
-    """Where the weights come from, as text; teacher: the record of its training."""
-    told, origin = training["teachers"][0], training["model"]["training"]
-    own = f"{percent(teacher['best']['validation_accuracy'])} % at its own {input_pixels(teacher)} px"
-    return (f"by distillation from a `{teacher['model']['architecture']}` of {teacher['parameters']:,} parameters "
-            f"({epochs_of(teacher)} epochs from scratch, {own}, {percent(told['validation_accuracy'])} % at the student’s "
-            f"{input_pixels(training)}; temperature {origin['temperature']:g}, weight of its answers {origin['alpha']:g})")
+def how_trained(training):
+    """Where the weights come from, as text."""
+    origin = training["model"]["training"]
+    teachers = [f"`{told['file']}` ({percent(told['validation_accuracy'])} % on the student’s input)" for told in training["teachers"]]
+    return f"by distillation from {listed(teachers)}, temperature {origin['temperature']:g}, weight of the teacher {origin['alpha']:g}"
 
 
 def bits_text(model):
@@ -24,26 +22,30 @@ def bits_text(model):
     return f"{bits} bits per weight ({more})"
 
 
-def rounding_teacher(model):
-    """Who answers while a file's weights are trained through the rounding, as text."""
+def qat_teacher(model, training):
+    """Which teacher the quantization-aware training of a file had, as text; training: the record of the training before."""
     origin = model["model"]["training"]
     taught = origin.get("teachers")
     if not taught:
         return ""
-    return " with the 32-bit network as teacher" if taught == [origin.get("started_from")] else " with a teacher"
+    if taught == [origin.get("started_from")]:
+        return " with the 32-bit network as teacher"
+    return " with the same teacher" if taught == [told["sha256"] for told in training["teachers"]] else " with another teacher"
 
 
 def shipped(records):
     """The model that is handed in."""
-    model, training, teacher = (records[f"{name}.json"] for name in ("model", "model_training", "model_teacher"))
+    model, training, sharp = (records[f"{name}.json"] for name in ("model", "model_training", "evaluation_food11"))
     before, after = model["validation_accuracy_before"], model["validation_accuracy_after"]
-    averaged, again = records["evaluation_tta.json"]["accuracy"], records["evaluation_again.json"]
+    averaged = records["evaluation_tta.json"]["accuracy"]
     photos, size, tuned = model["validation_photos"], file_bytes(model), model["fine_tuning"]
     return {
         "averaged": percent(averaged),
         "averaging": compare([averaged], [after], photos).to("one look at every photo"),
-        "again": percent(again["accuracy"]),
-        "again_alike": percent(again["agreement"]["validation"]),
+        "measured_on": measured_on(model),
+        "sharp_on": measured_on(sharp),
+        "sharp": percent(sharp["accuracy"]),
+        "detail": str(model["model"]["preprocessing"].get("detail", "")),
         "network": model["architecture"],
         "parameters": f"{training['parameters']:,}",
         "pixels": str(input_pixels(model)),
@@ -52,7 +54,8 @@ def shipped(records):
         "training_photos": f"{training['photos']['training']:,}",
         "photos": f"{photos:,}",
         "seed": str(training["seed"]),
-        "how": how_trained(training, teacher),
+        "how": how_trained(training),
+        "teacher": percent(training["teachers"][0]["validation_accuracy"]),
         "bits": str(model["bits"]),
         "bits_text": bits_text(model),
         "bytes": f"{size:,}",
@@ -65,9 +68,8 @@ def shipped(records):
         "sampling": percent(sampling_error(after, photos)),
         "loss": compare([after], [before], photos).to("the 32-bit network"),
         "tuned_epochs": str(epochs_of(tuned)),
-        "tuned_teacher": rounding_teacher(model),
-        "mixup": f"{training['settings']['mixup']:g}",
-        "minutes": f"{(teacher['seconds'] + training['seconds'] + tuned['seconds']) / 60:.0f}",
+        "tuned_teacher": qat_teacher(model, training),
+        "minutes": f"{(training['seconds'] + tuned['seconds']) / 60:.0f}",
         "processor": training["device"].replace(", 1 threads", ", 1 thread"),
         "architecture": architecture_table(model["model"]) if model["architecture"] in DEFAULTS else [],
     }
@@ -89,6 +91,7 @@ def input_size(records):
     alike = [f"{pixels} px" for pixels, accuracy in at.items()
              if pixels != best and not compare([at[best]], [accuracy], photos).verdict]
     return {
+        "measured_on": measured_on(records["model.json"]),
         "trained": str(trained),
         "best": str(best),
         "bits": str(sizes[0][3]),
@@ -184,6 +187,7 @@ def evaluation(records):
         share_before = before["class_accuracy"][name]
         rows.append([name, f"{totals[name]:,}", percent(share_before, 1), percent(share, 1), points(share - share_before)])
     return {
+        "measured_on": measured_on(after),
         "photos": f"{after['photos']:,}",
         "pixels": str(input_pixels(after)),
         "accuracy": percent(after["accuracy"]),
@@ -263,7 +267,7 @@ def resolution(records):
         "blind": found["all, reduced"].to("the other"),
         "conclusion": verdict_text(
             found["all, reduced"],
-            "So blurred views help where sharpness is missing",
-            "That blurred views help where sharpness is missing is not shown",
-            "So blurred views do not even help where sharpness is missing"),
+            "So blurred views help on blurry photos",
+            "Blurred views did not measurably help on blurry photos",
+            "So blurred views do not even help on blurry photos"),
     }

@@ -23,10 +23,9 @@ import sections  # noqa: E402
 from command_line import UserError, parser, run  # noqa: E402
 from experiments import EXPERIMENTS, plan  # noqa: E402
 from files import write_bytes, write_text  # noqa: E402
-from readings import input_pixels  # noqa: E402
+from readings import PHOTO_SETS, input_pixels  # noqa: E402
 
 STANDIN = "stand-in"
-STANDIN_FINGERPRINTS = ("965cdff64ff21bca", "542dcac152c8005d")  # of its validation and testing photos
 IN_RESULTS = ("pruning", "bits")  # figures that results/ gets a copy of
 TOLERANCE = 0.002  # of an accuracy measured again on the same photos: other batches round otherwise
 
@@ -62,9 +61,9 @@ class Records:
         """A number measured on other photos than the report says is not for this report."""
         standin = self.photos == STANDIN
         for split, fingerprint in record.get("data", {}).items():
-            if split in ("validation", "testing") and (fingerprint in STANDIN_FINGERPRINTS) != standin:
+            if split in ("validation", "testing") and (fingerprint in PHOTO_SETS) != standin:
                 raise UserError(f"the record results/{name} was measured on {split} photos {fingerprint}, "
-                                f"which are {'not ' if standin else ''}the stand-in's; "
+                                f"which are {'not ' if standin else ''}in results/photo_sets.json; "
                                 f"run it again on {self.photos}, or name the photos with --photos")
 
     def experiment(self, name, optional=()):

@@ -3,7 +3,15 @@
 import json
 from pathlib import Path
 
-PUBLISHED = json.loads((Path(__file__).resolve().parent / "published.json").read_text())
+HERE = Path(__file__).resolve().parent
+PUBLISHED = json.loads((HERE / "published.json").read_text())
+PHOTO_SETS = json.loads((HERE.parent / "results/photo_sets.json").read_text())  # fingerprint of a split -> name of our photos
+
+
+def measured_on(record):
+    """Name of the validation photos behind a record; their fingerprint where they have none."""
+    fingerprint = record["data"]["validation"]
+    return PHOTO_SETS.get(fingerprint, fingerprint)
 
 
 def best_accuracy(record):

@@ -31,11 +31,11 @@ class Section:
 PATIENT = ("finetune20_0.95", "finetune20_0.9")  # of `pruning`: hours of training
 
 SECTIONS = {
-    "shipped": Section(answers_model.shipped, ("model.json", "model_training.json", "model_teacher.json", "evaluation_tta.json", "evaluation_again.json")),
+    "shipped": Section(answers_model.shipped, ("model.json", "model_training.json", "evaluation_tta.json", "evaluation_food11.json")),
     "compress": Section(answers_bytes.compress, ("compress", "teachers")),
     "lowrank": Section(answers_pruning.lowrank, ("lowrank", "pruning"), (), PATIENT),
     "distillation": Section(
-        answers_distillation.distillation, ("distillation", "teachers", "model.json", "model_training.json")),
+        answers_distillation.distillation, ("distillation", "teachers", "strong_teacher.json", "strong_teacher_file.json")),
     "alpha_temperature": Section(answers_distillation.alpha_temperature, ("alpha_temperature", "distillation")),
     "choices": Section(answers_distillation.choices, ("recipes", "choices", "distillation", "fixed_views.json")),
     "testing": Section(answers_distillation.testing, ("testing", "distillation", "model.json")),

@@ -113,7 +113,7 @@ def distillation():
         "parameters",
         "from scratch",
         f"from ResNet-18 from scratch ({percent(weak['validation_accuracy'])})",
-        f"from `model.bin` ({percent(strong['validation_accuracy'])})",
+        f"from our earlier model ({percent(strong['validation_accuracy'])})",
     )
     note = f"{first['settings']['epochs']} epochs at {size_of(first)}; {source(groups, 'distillation')}"
     return f"{table(header, rows)}\n\n{note}"
@@ -122,7 +122,7 @@ def distillation():
 CHOICES = {
     "lr": "`--lr 0.005`, the default",
     "no_ema": "`--ema 0`: no averaged weights",
-    "fixed_views": "`--views 2`: two fixed views a photo, the teacher asked about each once",
+    "fixed_views": "`--views 2`: two fixed views a photo, cached teacher outputs",
     "dkd": "decoupled distillation (Zhao et al. 2022), β 2",
 }
 
@@ -136,7 +136,7 @@ def choices():
     def accuracy(records):
         return statistics.mean(best_of(records))
 
-    rows = [("`student` from `model.bin`, as above", mean_std(best_of(ours)), "")]
+    rows = [("`student` from the strong teacher, as above", mean_std(best_of(ours)), "")]
     for name, text in CHOICES.items():
         difference = 100 * (accuracy(groups[name]) - accuracy(ours))
         rows.append((text, mean_std(best_of(groups[name])), f"{difference:+.2f}".replace("-", "−")))
@@ -155,7 +155,7 @@ def recipes():
     groups = runs("recipes")
     rows = [(text, mean_std(best_of(groups[name]))) for name, text in RECIPES.items()]
     first = groups["ours"][0]
-    note = f"`student` from `model.bin`, {first['settings']['epochs']} epochs at {size_of(first)}; {source(groups, 'recipes')}"
+    note = f"`student` from our earlier model, {first['settings']['epochs']} epochs at {size_of(first)}; {source(groups, 'recipes')}"
     return f"{table(('recipe', 'validation accuracy, %'), rows)}\n\n{note}"
 
 

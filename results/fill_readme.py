@@ -1,4 +1,4 @@
-"""Fill README.md's generated tables from the records in this folder.
+"""Fill the generated tables of README.md and docs/ from the records in this folder.
 
     python results/fill_readme.py            # rewrite the tables
     python results/fill_readme.py --check    # only tell whether they are up to date (status 1 if not)
@@ -37,50 +37,48 @@ def rounding():
             percent(record["validation_accuracy_after"]),
             in_file if record["bits"] == shipped["bits"] else "",
         ))
-    header = ("bits per weight", "file", "validation accuracy, rounded only", "trained through the rounding")
-    return f"{table(header, rows)}\n\n{records[0]['device']}; one network, one seed; records in `results/rounding/`."
+    header = ("bits per weight", "file", "validation accuracy, without fine-tuning", "with QAT")
+    return f"{table(header, rows)}\n\n{named(records[0])}; {records[0]['device']}; one network, one seed; records in `results/rounding/`."
+
+
+def named(record):
+    """Name of the validation photos behind a record; their fingerprint where they have none."""
+    fingerprint = record["data"]["validation"]
+    return read("photo_sets.json").get(fingerprint, fingerprint)
 
 
 def shipped_model():
     """What model.bin is."""
-    teacher, student, model = read("model_teacher.json"), read("model_training.json"), read("model.json")
-    averaged, again = read("evaluation_tta.json"), read("evaluation_again.json")
+    student, model = read("model_training.json"), read("model.json")
+    averaged, sharp = read("evaluation_tta.json"), read("evaluation_food11.json")
     tuning, bits = model["fine_tuning"], model["bits"]
-    minutes = (teacher["seconds"] + student["seconds"] + tuning["seconds"]) / 60
-    teacher_accuracy = percent(teacher["best"]["validation_accuracy"])
-    trained_on = (f"the stand-in's {student['photos']['training']:,} training photos: "
-                  f"{student['settings']['epochs']} epochs distilled from a teacher of ours "
-                  f"({teacher['parameters']:,} parameters, {teacher_accuracy} at {size_of(teacher)}, from scratch), "
-                  f"{tuning['settings']['epochs']} epochs through the rounding; seed {student['seed']}")
-    file = (f"{model['file_bytes']:,} bytes, {bits} bits per weight (8 in the first and last layer, "
-            f"{bits + 2} in depthwise ones), {model['vectors']} for biases")
+    minutes = (student["seconds"] + tuning["seconds"]) / 60
+    teachers = ", ".join(f"`{told['file']}` ({percent(told['validation_accuracy'])})" for told in student["teachers"])
     before, after = percent(model["validation_accuracy_before"]), percent(model["validation_accuracy_after"])
-    same = percent(again["agreement"]["validation"])
-    in_tta = f"{percent(averaged['accuracy'])}: the mean over mirror image and three input sizes (`--tta`)"
     return table(("`model.bin`", ""), [
         ("network", f"`{model['architecture']}`, {student['parameters']:,} parameters, {size_of(model)}"),
-        ("trained on", trained_on),
-        ("file", file),
-        ("validation accuracy (stand-in)", f"{before} in 32 bits, {after} in the file ({model['validation_photos']:,} photos)"),
-        ("the same, as `hw7_test.sh` predicts", in_tta),
-        ("another run of `hw7_train.sh`", f"{percent(again['accuracy'])} in its file, {same} of the photos are answered alike"),
+        ("file", f"{model['file_bytes']:,} bytes: {bits} bits per weight (8 in the first and last layer, {bits + 2} in depthwise ones)"),
+        ("trained on", f"{student['photos']['training']:,} photos of {named(student)}, {student['settings']['epochs']} epochs distilled from "
+                       f"{teachers}, then {tuning['settings']['epochs']} epochs of quantization-aware training; seed {student['seed']}"),
+        (f"validation accuracy, {named(model)}", f"{after} in the file, {before} in 32 bits ({model['validation_photos']:,} photos)"),
+        ("the same, as `hw7_test.sh` predicts", f"{percent(averaged['accuracy'])}: the mean over several views of a photo (`--tta`)"),
+        (f"validation accuracy, {named(sharp)}", f"{percent(sharp['accuracy'])} ({sharp['photos']:,} photos, half of them sharper)"),
         ("training time", f"{minutes:.0f} minutes on {student['device']}, with other work beside it"),
-        ("commands", "`bash hw7_train.sh food-11 model.bin`"),
     ])
 
 
 def resolution():
-    """Accuracy of model.bin by the resolution of the photos."""
-    record = read("evaluation.json")
-    photos, small = record["photos"], record["small_photos"]
-    kinds = [
-        ("all", photos, record["accuracy"]),
-        (f"shorter side below {size_of(record)}", small, record["accuracy_of_small"]),
-        ("the others", photos - small, record["accuracy_of_larger"]),
-        (f"all, first reduced to {record['reduced_to']} px", photos, record["accuracy_reduced"]),
-    ]
-    rows = [(name, f"{count:,}", percent(accuracy)) for name, count, accuracy in kinds]
-    return f"{table(('photos', '', 'validation accuracy'), rows)}\n\n{record['device']}; `results/evaluation.json`."
+    """Accuracy of model.bin by the photos, beside the model that was shipped before."""
+    rows = []
+    for name in ("", "_food11"):
+        record, earlier = read(f"evaluation{name}.json"), read(f"evaluation_earlier{name}.json")
+        small, photos = record["small_photos"], record["photos"]
+        rows.append((f"{named(record)}", f"{photos:,}", percent(record["accuracy"]), percent(earlier["accuracy"])))
+        if 0 < small < photos:
+            rows.append((f"of these, shorter side below {size_of(record)}", f"{small:,}", percent(record["accuracy_of_small"]), ""))
+            rows.append(("the others", f"{photos - small:,}", percent(record["accuracy_of_larger"]), ""))
+    header = ("validation photos", "", "`model.bin`", "our earlier model (270,249 B)")
+    return f"{table(header, rows)}\n\n{record['device']}; `results/evaluation*.json`."
 
 
 def input_size():
@@ -101,7 +99,7 @@ def input_size():
             percent(record["validation_accuracy_after"]),
         ))
     header = ("input size", "validation accuracy, 32-bit weights", "in the file")
-    return f"{table(header, rows)}\n\n{records[0]['device']}; records in `results/input_size/`."
+    return f"{table(header, rows)}\n\n{named(records[0])}; {records[0]['device']}; records in `results/input_size/`."
 
 
 def grading():
@@ -124,8 +122,19 @@ def fixed_views():
     """What a step takes that need not ask the teacher."""
     record = read("fixed_views.json")
     rows = [(name, f"{result['ratio']:.2f}") for name, result in record["results"].items()]
-    header = (f"teacher, {record['size']} px", "a step from memory / a step that asks")
+    header = (f"teacher, {record['size']} px", "a step with cached outputs / a step that computes them")
     return f"{table(header, rows)}\n\n{record['device']}; `results/fixed_views.json`."
+
+
+def onnx_teacher():
+    """Photos per second of the runners for an ONNX teacher."""
+    record = read("onnx_teacher.json")
+    runners = list(next(iter(record["results"].values())))
+    rows = [(runner, *(f"{values[runner]['photos_per_second']:,.0f}" for values in record["results"].values())) for runner in runners]
+    differences = [values[runner]["largest_difference"] for values in record["results"].values() for runner in runners
+                   if "fp32" in runner and "largest_difference" in values[runner]]
+    note = f"`{record['teacher']}`; in fp32 the logits differ by at most {max(differences):.0e}; {record['device']}; `results/onnx_teacher.json`."
+    return f"{table(('', *record['results']), rows)}\n\n{note}"
 
 
 TABLES = {
@@ -145,32 +154,36 @@ TABLES = {
     "grading": grading,
     "data_path": data_path,
     "fixed_views": fixed_views,
+    "onnx_teacher": onnx_teacher,
 }
+PAGES = ("README.md", "docs/findings.md", "docs/teachers.md")
 
 
-def fill(text):
-    """README text with every table made anew."""
+def fill(pages):
+    """{page: text with every table created again}; UserError unless each table has its place on exactly one page."""
     for name, make in TABLES.items():
         pattern = re.compile(f"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        if len(pattern.findall(text)) != 1:
-            raise UserError(f"README.md needs exactly one table {name} between its begin and end marks; restore them")
+        places = [page for page, text in pages.items() for _ in pattern.findall(text)]
+        if len(places) != 1:
+            raise UserError(f"{' and '.join(pages)} need exactly one table {name} between its begin and end marks; restore them")
         content = make().replace(", 1 threads", ", 1 thread")  # as earlier records spell it
-        text = pattern.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)
-    return text
+        pages = {**pages, places[0]: pattern.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", pages[places[0]])}
+    return pages
 
 
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("--check", action="store_true", help="change nothing; status 1 if a table is out of date")
     options = options.parse_args(argv)
-    readme = HERE.parent / "README.md"
-    before = readme.read_text(encoding="utf-8")
+    root = HERE.parent
+    before = {page: (root / page).read_text(encoding="utf-8") for page in PAGES}
     after = fill(before)
+    stale = [page for page in PAGES if after[page] != before[page]]
     if options.check:
-        stale = "README.md is out of date; run python results/fill_readme.py"
-        print("README.md is up to date" if after == before else stale)
-        return int(after != before)
-    write_text(readme, after)
+        print(f"{', '.join(stale)} out of date; run python results/fill_readme.py" if stale else "README.md and docs/ are up to date")
+        return int(bool(stale))
+    for page in stale:
+        write_text(root / page, after[page])
     return 0
 
 

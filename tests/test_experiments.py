@@ -155,7 +155,7 @@ def test_a_changed_record_changes_the_readme(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "results")
     import fill_readme
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = {page: (ROOT / page).read_text(encoding="utf-8") for page in fill_readme.PAGES}
     read = fill_readme.read
 
     def changed(name):
@@ -163,14 +163,20 @@ def test_a_changed_record_changes_the_readme(tmp_path, monkeypatch):
         return {**record, "validation_accuracy_after": 0.123456} if name == "model.json" else record
 
     monkeypatch.setattr(fill_readme, "read", changed)
-    assert "12.35 %" in fill_readme.fill(text) and "12.35 %" not in text
+    assert "12.35 %" in fill_readme.fill(pages)["README.md"] and "12.35 %" not in pages["README.md"]
 
 
 def test_every_file_and_script_that_the_readme_names_exists():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
     named = set(re.findall(r"`([a-z0-9_]+\.(?:py|sh|txt|bin))`", text)) | set(re.findall(r"python ([a-z0-9_/]+\.py)", text))
     assert {"train_student.py", "quantize.py", "inference.py", "model.bin"} <= named
     assert not [name for name in named if not (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+def test_every_link_between_the_pages_leads_to_a_file(page):
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).is_file()]
 
 
 def test_the_shipped_model_is_the_recorded_one():
