@@ -38,7 +38,8 @@ from transfer import send
 FOOD11_CLASSES = ("Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat",
                   "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit")
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-LITTER = {"thumbs.db", "desktop.ini"}  # what file managers leave behind; hidden files are passed over too
+LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"}  # left by other programs, as are .hidden ones
+OTHER_NAMES = {"train": "training", "val": "validation", "valid": "validation", "dev": "validation", "test": "testing"}
 
 
 # ---------------------------------------------------------------- listing
@@ -93,11 +94,40 @@ def _entries(folder):
     return files, folders
 
 
-def _photo_stem(folder, name):
-    stem, suffix = os.path.splitext(name)
-    if suffix.lower() not in PHOTO_SUFFIXES:
-        raise UserError(f"{folder / name} is not a photo (its name should end in .jpg, .png, ...); move it elsewhere")
-    return stem
+def _photo_stem(name):
+    return os.path.splitext(name)[0]
+
+
+def _check_photos(folder, files):
+    """Raise UserError for files that are no photos by their names."""
+    others = [name for name in files if os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES]
+    if others:
+        raise UserError(f"{folder} holds {_counted(others, 'file')} without the ending of a photo (.jpg, .png, ...); move that elsewhere")
+
+
+def _counted(names, what, most=3):
+    """["a", "b"], "file" -> "2 files (a, b)"; at most so many are named."""
+    shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return f"{len(names)} {what}{'s' * (len(names) > 1)} ({shown})"
+
+
+def _check_layout(root, split):
+    """Raise UserError, with the layout that is expected, where `root` is a folder without the folder of a split."""
+    root = Path(root)
+    if not root.is_dir() or (root / split).exists():
+        return
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".") and path.name.lower() not in LITTER)
+    renamed = [f"{name}/ to {OTHER_NAMES[name.lower()]}/" for name in folders if name.lower() in OTHER_NAMES]
+    if renamed:
+        advice = f"rename {', '.join(renamed)}"
+    elif split == "validation" and (root / "training").is_dir():
+        advice = "put photos there in the layout of training/, or train with --validation-share 0.2, which takes them from training/"
+    elif folders:
+        advice = (f"it holds {_counted(folders, 'folder')}: if these are the classes, move them into {root / 'training'}, "
+                  "and train with --validation-share 0.2 if there are no others for validation/")
+    else:
+        advice = "a data directory holds training/ and validation/, each with <class>_<index>.jpg or one folder per class"
+    raise UserError(f"there is no folder {root / split}; {advice}")
 
 
 def photo_channels(root):
@@ -105,14 +135,35 @@ def photo_channels(root):
     return 1 if faces_csv(root, "train.csv", "training") else 3
 
 
-def list_labelled(root, split, class_names=None):
+def split_off(listing, share):
+    """{"training": Listing, "validation": Listing}: a share of every class's photos, in a seeded order, is for validation.
+
+    The seed is fixed, so that every run and script splits alike. A class of two photos or more keeps one on either side.
+    """
+    labels, taken = np.array(listing.labels), np.zeros(len(listing), bool)
+    for label in np.unique(labels):
+        rows = np.random.default_rng(0).permutation(np.flatnonzero(labels == label))
+        taken[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
+    return {split: replace(listing, paths=tuple(listing.paths[row] for row in rows), labels=tuple(labels[rows].tolist()))
+            for split, rows in (("training", np.flatnonzero(~taken)), ("validation", np.flatnonzero(taken)))}
+
+
+def list_labelled(root, split, class_names=None, validation_share=0.0):
     """The photos of `root/split` with labels, in either layout; or the split's faces of a CSV, or of `root/train.csv`.
 
     class_names: of the training photos, so that validation gets the same labels; None for training itself.
+    validation_share: share of the training photos that is the validation split, where there is no `root/validation`.
     Raises UserError for a wrong name, an unknown label, a missing or empty folder, two files with one id.
     """
-    if csv := faces_csv(root, "train.csv", "training"):
+    csv = faces_csv(root, "train.csv", "training")
+    if validation_share and (csv or (Path(root) / "validation").exists()):
+        raise UserError(f"{csv or root} has validation photos of its own, so no share of the training photos can take their place; "
+                        "leave out --validation-share, or use a model that was trained without it")
+    if validation_share:
+        return split_off(list_labelled(root, "training", class_names), validation_share)[split]
+    if csv:
         return list_faces(csv, split, class_names)
+    _check_layout(root, split)
     folder = Path(root) / split
     files, folders = _entries(folder)
     if files and folders:
@@ -131,19 +182,20 @@ def list_labelled(root, split, class_names=None):
             if deeper:
                 raise UserError(f"{folder / name / deeper[0]} is a folder inside a class folder; "
                                 f"put the photos directly into {folder / name}")
+            _check_photos(folder / name, inside)
             for file in inside:
-                _photo_stem(folder / name, file)
                 paths.append(folder / name / file)
                 labels.append(names.index(name))
         return Listing(folder, tuple(paths), tuple(labels), names)
 
     names = tuple(class_names or FOOD11_CLASSES)
-    found = {}
-    for file in files:
-        label, separator, index = _photo_stem(folder, file).partition("_")
-        label, index = whole_number(label), whole_number(index)
-        if label is None or index is None:
-            raise UserError(f"{folder / file} is not named <class>_<index>.jpg; rename it or move it elsewhere")
+    _check_photos(folder, files)
+    found, stems = {}, {file: tuple(map(whole_number, _photo_stem(file).partition("_")[::2])) for file in files}
+    unnumbered = [file for file, stem in stems.items() if None in stem]
+    if unnumbered:
+        raise UserError(f"{folder} holds {_counted(unnumbered, 'file')} not named <class>_<index>.jpg; "
+                        "rename or move that elsewhere, or use one folder per class")
+    for file, (label, index) in stems.items():
         if label >= len(names):
             raise UserError(f"{folder / file} has label {label}, but the classes are 0 to {len(names) - 1}; "
                             "rename it or use one folder per class")
@@ -167,14 +219,18 @@ def list_testing(folder, by_name=False):
         folder = folder / "testing"
     files, folders = _entries(folder)
     if not files:
-        raise UserError(f"{folder} holds no photos and no testing/ folder, only folders ({folders[0]}); "
-                        "name the folder that holds testing/")
-    found = {}
+        raise UserError(f"{folder} holds no photos and no testing/ folder, only {_counted(folders, 'folder')}; "
+                        "name the folder that holds testing/, or one that holds photos directly")
+    if folders:
+        raise UserError(f"{folder} holds photos and {_counted(folders, 'folder')}, whose photos would not be predicted; "
+                        "move the folders elsewhere, or their photos out of them")
+    _check_photos(folder, files)
+    found, unnumbered = {}, [] if by_name else [file for file in files if whole_number(_photo_stem(file)) is None]
+    if unnumbered:
+        raise UserError(f"{folder} holds {_counted(unnumbered, 'photo')} not named <id>.jpg with a whole number as id; "
+                        "rename that, or predict with --ids names")
     for file in files:
-        stem = _photo_stem(folder, file)
-        key = file if by_name else whole_number(stem)
-        if key is None:
-            raise UserError(f"{folder / file} is not named <id>.jpg with an integer id; rename it or predict with --ids names")
+        key = file if by_name else whole_number(_photo_stem(file))
         if key in found:
             raise UserError(f"{folder / found[key]} and {folder / file} have the same id {key}; rename one")
         found[key] = file
@@ -216,6 +272,7 @@ class PhotoSet:
     labels: torch.Tensor
     class_names: tuple
     fingerprint: str
+    truncated: tuple = ()  # those of the M that were decoded as far as they go
 
     def __len__(self):
         return len(self.rows)
@@ -223,7 +280,7 @@ class PhotoSet:
     def to(self, device):
         """On a GPU with room for them, the photos live there; otherwise batches travel one by one."""
         if device.type == "cuda" and self.photos.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
-            return PhotoSet(self.photos.to(device), self.rows.to(device), self.labels.to(device), self.class_names, self.fingerprint)
+            return replace(self, photos=self.photos.to(device), rows=self.rows.to(device), labels=self.labels.to(device))
         return self
 
     def batch(self, positions, device):
@@ -340,4 +397,4 @@ def load_photos(listing, preprocessing, cache=None, log=None):
     if not len(rows):
         raise UserError(f"none of the {len(photos)} files in {listing.folder} can be decoded as a photo; check the data")
     labels = torch.tensor(listing.labels, dtype=torch.int64)[rows]
-    return PhotoSet(torch.from_numpy(photos), rows, labels, listing.class_names, listing.fingerprint())
+    return PhotoSet(torch.from_numpy(photos), rows, labels, listing.class_names, listing.fingerprint(), tuple(report.truncated))

@@ -150,7 +150,7 @@ def main(argv=None):
         check_output(options.record)
     teacher = (read_teacher(options.teacher, model.description.class_names, device, preprocessing.channels, unknown_size=preprocessing.size)
                if options.teacher else None)
-    listing = list_labelled(options.data, "validation", model.description.class_names)
+    listing = list_labelled(options.data, "validation", model.description.class_names, model.description.validation_share)
     photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
     reduced = (load_sizes(listing, inputs_of(replace(preprocessing, detail=options.reduce), options.tta), cache_folder(options), told=True)
                if options.reduce else None)

@@ -73,6 +73,12 @@ class Description:
             raise UserError(f"{path} names {len(description.class_names)} classes, which is not what its network has; make the file anew")
         return description
 
+    @property
+    def validation_share(self):
+        """The share of the training photos that was set apart for validation; 0 where there were validation photos."""
+        share = self.training.get("validation_share")
+        return share if type(share) is float and 0 < share < 1 else 0.0
+
     def skeleton(self, path="the model"):
         """The network without memory for its weights (on the meta device); UserError if it cannot be built."""
         try:

@@ -8,6 +8,7 @@ import torch
 from augmentation import AUGMENTATIONS
 from command_line import UserError, number, pick_device
 from dataset import list_labelled, load_photos, photo_channels
+from inventory import check_photos
 from models import ARCHITECTURES, build, check_size, parse_arguments
 from preprocessing import GREY, RESIZE_RULES, Preprocessing
 from training import pick_precision
@@ -54,6 +55,8 @@ def add_data(parser):
     group.add_argument("--resize", choices=RESIZE_RULES, default="crop",
                        help="shorter side to size and centre crop, both sides to size, "
                             "or the course's centre crop without resizing")
+    group.add_argument("--validation-share", type=number(float, 0, 0.9), default=0.0, metavar="SHARE",
+                       help="where there is no validation/: this share of every class's training photos is for validation")
     group.add_argument("--detail", type=number(int, 16, 4096), metavar="PIXELS",
                        help="first reduce photos whose shorter side is longer to this many pixels, here and wherever the model is "
                             "used: for training photos that are all small")
@@ -123,17 +126,24 @@ def network_arguments(options):
     return arguments
 
 
-def load_splits(options, preprocessing, how, class_names=None):
-    """(training photos, validation photos) under `--data`, announced on stderr; how: what else the line says.
+def load_splits(options, preprocessing, how, trained=None):
+    """(training photos, validation photos) under `--data`, described on stderr; how: what else the line says.
 
-    class_names: those of a network that is trained already; the photos' own by default.
+    trained: the Description of a network that is trained already, whose classes and share of validation photos count.
     """
-    listing = list_labelled(options.data, "training", class_names)
-    validation = list_labelled(options.data, "validation", listing.class_names)
-    training, validation = (load_photos(part, preprocessing, cache_folder(options)) for part in (listing, validation))
+    share = trained.validation_share if trained else options.validation_share
+    listing = list_labelled(options.data, "training", trained.class_names if trained else None, share)
+    others = list_labelled(options.data, "validation", listing.class_names, share)
+    training, validation = (load_photos(part, preprocessing, cache_folder(options)) for part in (listing, others))
+    check_photos(listing, training, others, validation)
     print(f"{len(training):,} training and {len(validation):,} validation photos, {len(listing.class_names)} classes, "
           f"{preprocessing.size} px, {how}", file=sys.stderr)
     return training, validation
+
+
+def share_of(options):
+    """What a model file says of `--validation-share`: later scripts set the same photos apart."""
+    return {"validation_share": options.validation_share} if options.validation_share else {}
 
 
 def view_size_of(options, trained=None, size=None):

@@ -50,7 +50,7 @@ class Task:
         origin = {"script": "prune.py", "mode": self.options.mode, "round": index, "kept": round(fraction, 6),
                   "seed": self.settings.seed, "view_size": self.settings.view_size or self.preprocessing.size,
                   **({"epochs": self.settings.epochs} if self.options.mode != "none" else {}), "before": before.training,
-                  **({"transductive": True} if before.training.get("transductive") else {})}
+                  **{key: before.training[key] for key in ("transductive", "validation_share") if before.training.get(key)}}
         return Description.of(before.architecture, arguments, before.class_names, self.preprocessing, origin)
 
 
@@ -201,7 +201,7 @@ def prune(method, task, fractions, plan, record):
     """Cut and train, round by round; the record (of earlier calls, or None) is kept up to date in OUT/record.json."""
     options, settings, model, preprocessing, device = task.options, task.settings, task.model, task.preprocessing, task.device
     path = options.out / "record.json"
-    training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model.description.class_names)
+    training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model.description)
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
     teachers, told = read_teachers(options, validation, preprocessing, device)
     chosen = {"checkpoint": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:16],

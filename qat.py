@@ -216,10 +216,11 @@ def fine_tune(model, scheme, options, device):
                         augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, model.description), views=options.views,
                         precision=pick_precision(options.precision, device), seed=options.seed)
     description, preprocessing = model.description, model.description.preprocessing
-    training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", description.class_names)
+    training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", description)
     origin = {"script": "quantize.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
               "view_size": settings.view_size or preprocessing.size,
               "bits": scheme.bits, "granularity": scheme.granularity, "overrides": scheme.overrides,
+              **({"validation_share": description.validation_share} if description.validation_share else {}),
               "started_from": hashlib.sha256(model.path.read_bytes()).hexdigest()[:16], "before": description.training}
     loss, details = None, {}
     if options.teacher:

@@ -24,7 +24,7 @@ from distillation import (add_distillation, add_fixed_views, build_distillation,
 from faces import FaceListing
 from model_file import Description
 from models import build
-from options import add_training, cache_folder, load, network_arguments
+from options import add_training, cache_folder, load, network_arguments, share_of
 from training import check_run_folder, fit
 
 
@@ -64,7 +64,7 @@ def list_extra(options):
     if not options.unlabeled:
         return None, False
     extra = list_unlabelled(options.unlabeled)
-    validation = list_labelled(options.data, "validation", list_labelled(options.data, "training").class_names)
+    validation = list_labelled(options.data, "validation", list_labelled(options.data, "training").class_names, options.validation_share)
     measured = count_shared(extra, validation)
     if measured and isinstance(extra, FaceListing):  # the 2019 homework's test.csv has twins of training rows, and stays whole
         print(f"note: {measured} faces of {options.unlabeled} are validation faces too, whose accuracy that flatters", file=sys.stderr)
@@ -109,7 +109,7 @@ def main(argv=None):
     teachers, records = read_teachers(options, validation, preprocessing, device)
     training, unlabelled = add_extra(training, extra, transductive, preprocessing, cache_folder(options))
     origin = {"script": "train_kd.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
-              "view_size": settings.view_size or options.size, **origin_of_distillation(options, teachers, records), **unlabelled,
+              "view_size": settings.view_size or options.size, **share_of(options), **origin_of_distillation(options, teachers, records), **unlabelled,
               **({"transductive": True} if any(teacher.transductive for teacher in teachers) else {})}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     torch.manual_seed(settings.seed)  # again: building a teacher may have drawn random numbers, by the kind of its file

@@ -12,7 +12,7 @@ training/<class name>/*.jpg and validation/<class name>/*.jpg will do as data, o
 from command_line import parser, run
 from model_file import Description
 from models import build
-from options import add_training, load, network_arguments
+from options import add_training, load, network_arguments, share_of
 from training import check_run_folder, fit
 
 
@@ -26,7 +26,7 @@ def main(argv=None):
         check_run_folder(options.out, options.resume)
     device, settings, preprocessing, training, validation = load(options)
     origin = {"script": "train_student.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
-              "view_size": settings.view_size or options.size}
+              "view_size": settings.view_size or options.size, **share_of(options)}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     network = build(options.network, **description.arguments)
     fit(network, description, training, validation, settings, options.out, device, resume=options.resume, dry_run=options.dry_run)

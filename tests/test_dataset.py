@@ -67,7 +67,7 @@ def test_photo_with_another_name_is_refused(tmp_path, name):
 @pytest.mark.parametrize("name", ["0_1.txt", "0_1", "labels.csv", "0_1.jpg.part"])
 def test_file_that_is_no_photo_is_refused(tmp_path, name):
     touch(tmp_path / "training", "0_0.jpg", name)
-    with pytest.raises(UserError, match="not a photo"):
+    with pytest.raises(UserError, match="without the ending of a photo"):
         list_labelled(tmp_path, "training")
 
 
@@ -137,7 +137,7 @@ def test_hidden_folder_is_no_class(tmp_path):
 @pytest.mark.parametrize("files, match", [
     (["soup/a.jpg"], "single class"),
     (["soup/a.jpg", "tea/a.jpg", "0_1.jpg"], "both photos"),
-    (["soup/a.jpg", "tea/readme.txt"], "not a photo")])
+    (["soup/a.jpg", "tea/readme.txt"], "without the ending of a photo")])
 def test_unclear_tree_of_folders_is_refused(tmp_path, files, match):
     touch(tmp_path / "training", *files)
     with pytest.raises(UserError, match=match):
@@ -179,14 +179,14 @@ def test_two_photos_with_one_id_are_refused(tmp_path, first, second):
 @pytest.mark.parametrize("name", ["soup.jpg", "-1.jpg", "1.5.jpg", "0_1.jpg", "1e3.jpg", "٣.jpg"])
 def test_photo_without_a_whole_number_is_refused_unless_ids_are_names(tmp_path, name):
     touch(tmp_path, "1.jpg", name)
-    with pytest.raises(UserError, match="integer id"):
+    with pytest.raises(UserError, match="whole number as id"):
         list_testing(tmp_path)
     assert list_testing(tmp_path, by_name=True).ids == tuple(sorted(("1.jpg", name)))
 
 
 def test_testing_folder_that_holds_only_folders_is_refused(tmp_path):
     touch(tmp_path, "training/0_0.jpg")
-    with pytest.raises(UserError, match="only folders"):
+    with pytest.raises(UserError, match="only 1 folder"):
         list_testing(tmp_path)
 
 

@@ -408,7 +408,7 @@ def test_training_on_the_testing_photos_is_written_into_the_model(toy, teacher_f
 
 
 def test_a_single_testing_photo_among_the_unlabelled_is_noticed(toy, others, capsys):
-    options = SimpleNamespace(unlabeled=others, data=toy)
+    options = SimpleNamespace(unlabeled=others, data=toy, validation_share=0.0)
     assert list_extra(options)[1] is False
     shutil.copy(toy / "testing/0003.jpg", others / "0001.jpg")  # whatever its name
     extra, transductive = list_extra(options)
@@ -428,7 +428,7 @@ def test_a_testing_folder_that_cannot_be_predicted_is_no_hindrance(toy, others, 
     assert (tmp_path / "data/testing").is_dir()
     if content == "a note":
         (tmp_path / "data/testing/notes.txt").write_text("soon")
-    assert list_extra(SimpleNamespace(unlabeled=others, data=tmp_path / "data"))[1] is False
+    assert list_extra(SimpleNamespace(unlabeled=others, data=tmp_path / "data", validation_share=0.0))[1] is False
 
 
 def test_the_student_starts_from_the_seed_whatever_the_teachers_file(toy, teacher_file, call, tmp_path, monkeypatch):
@@ -460,7 +460,7 @@ def test_cheap_mistakes_are_told_before_photos_are_decoded(toy, teacher_file, ot
     (tmp_path / "used/last.pt").touch()
     for teacher, out, more, message in ((tmp_path / "missing.bin", "run", [], "there is no teacher file"),
                                         (teacher_file, "used", [], "already holds a run"),
-                                        (teacher_file, "run", ["--unlabeled", others], "notes.txt is not a photo"),
+                                        (teacher_file, "run", ["--unlabeled", others], "(notes.txt) without the ending of a photo"),
                                         (teacher_file, "run", ["--unlabeled", tmp_path / "nowhere"], "there is no folder")):
         assert message in refused(*arguments(toy, teacher, tmp_path / out, *more))
     assert not (tmp_path / "run").exists()

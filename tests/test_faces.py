@@ -159,12 +159,12 @@ def test_the_testing_faces_are_recognised_among_the_unlabelled(drawn, toy):
     assert set(unlabelled.labels) == {-1} and unlabelled.ids == () and len(unlabelled) == 21
     assert list_testing_beside(drawn / "train.csv").fingerprint() == list_testing_beside(drawn).fingerprint() == unlabelled.fingerprint()
     assert len(list_testing_beside(toy)) == 15 and list_testing_beside(toy / "training") is None
-    assert list_extra(SimpleNamespace(unlabeled=drawn / "test.csv", data=drawn))[1] is True
+    assert list_extra(SimpleNamespace(unlabeled=drawn / "test.csv", data=drawn, validation_share=0.0))[1] is True
 
 
 def test_validation_faces_among_the_unlabelled_are_told(drawn, capsys, tmp_path):
     write(tmp_path / "more.csv", "id,feature", [5, 6], [list_labelled(drawn, "validation").faces[3], np.zeros((48, 48), np.uint8)])
-    assert len(list_extra(SimpleNamespace(unlabeled=tmp_path / "more.csv", data=drawn))[0]) == 2
+    assert len(list_extra(SimpleNamespace(unlabeled=tmp_path / "more.csv", data=drawn, validation_share=0.0))[0]) == 2
     assert "1 faces of" in capsys.readouterr().err
 
 

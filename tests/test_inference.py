@@ -206,7 +206,7 @@ def test_grey_transparent_palette_and_tiny_photos_are_predicted(predict, tmp_pat
 
 @pytest.mark.parametrize(("name", "told"), [("lunch.jpg", "--ids names"), ("-1.jpg", "--ids names"), ("1_2.jpg", "--ids names"),
     ("1e3.jpg", "--ids names"),
-                                            ("٣.jpg", "--ids names"), ("notes.txt", "not a photo"), ("0016", "not a photo"), ("1.jpg",
+                                            ("٣.jpg", "--ids names"), ("notes.txt", "without the ending"), ("0016", "without the ending"), ("1.jpg",
     "same id 1")])
 def test_wrong_names_and_duplicate_ids_are_refused(refuse, photos, tmp_path, name, told):
     shutil.copy(photos / "0000.jpg", photos / name)

@@ -1,0 +1,150 @@
+"""What is told before a training: photos per class, copies, contradictory labels, layouts, and the split of --validation-share."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from command_line import UserError
+from dataset import PhotoSet, list_labelled, list_testing, load_photos, split_off
+from inventory import check_photos, find_copies
+from preprocessing import Preprocessing
+
+SMALL = Preprocessing(size=16)
+
+
+def photo(path, seed):
+    """A file of noise, different for every seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 20, 3), np.uint8)).save(path, quality=95)
+    return path
+
+
+def tree(root, **classes):
+    """root/training and root/validation with so many photos a class: tree(root, tea=(3, 1))."""
+    for number, (name, counts) in enumerate(classes.items()):
+        for split, count in zip(("training", "validation"), counts):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                photo(root / split / name / f"{index}.jpg", 1000 * number + 100 * (split == "validation") + index)
+    return root
+
+
+def told(root):
+    """What check_photos prints for a root."""
+    lines, training = [], list_labelled(root, "training")
+    validation = list_labelled(root, "validation", training.class_names)
+    load = [load_photos(listing, SMALL, cache=False, log=lambda text: None) for listing in (training, validation)]
+    check_photos(training, load[0], validation, load[1], lines.append)
+    return "\n".join(lines)
+
+
+def test_the_table_counts_read_truncated_and_left_out_photos(tmp_path):
+    root = tree(tmp_path, soup=(3, 1), tea=(2, 2))
+    (root / "training/soup/0.jpg").write_bytes((root / "training/soup/0.jpg").read_bytes()[:-200])
+    (root / "training/tea/9.jpg").write_bytes(b"no photo")
+    rows = {line.split()[0]: line.split()[1:] for line in told(root).splitlines()}
+    assert rows["soup"] == ["3", "1", "0", "1", "0", "0"] and rows["tea"] == ["2", "0", "1", "2", "0", "0"]
+    assert rows["all"][-6:] == ["5", "1", "1", "3", "0", "0"]
+
+
+def test_of_many_classes_the_smallest_and_the_largest_are_shown(tmp_path):
+    root = tree(tmp_path, **{f"class{index:02}": (1 + (index == 7) * 2, 1) for index in range(22)})
+    text = told(root)
+    assert "class07" in text and "all 22 classes" in text and len(text.splitlines()) < 12
+
+
+def test_a_training_class_without_a_readable_photo_is_an_error_and_a_validation_class_a_warning(tmp_path):
+    root = tree(tmp_path, soup=(2, 1), tea=(1, 1))
+    (root / "training/tea/0.jpg").write_bytes(b"no photo")
+    with pytest.raises(UserError, match=r"no readable photo of 1 of 2 classes \(tea\)"):
+        told(root)
+    photo(root / "training/tea/0.jpg", 5)
+    (root / "validation/soup/0.jpg").unlink()
+    (root / "validation/soup/1.jpg").write_bytes(b"no photo")
+    assert "no readable photo of 1 of 2 classes (soup): the validation accuracy says nothing" in told(root)
+
+
+def test_copies_of_training_photos_in_validation_are_counted_by_content(tmp_path):
+    root = tree(tmp_path, soup=(3, 2), tea=(3, 2))
+    assert "copies" not in told(root)
+    shutil.copy(root / "training/soup/1.jpg", root / "validation/soup/other name.jpg")
+    text = told(root)
+    assert "1 of 5 validation photos are copies" in text and "validation/soup/other name.jpg, which is training/soup/1.jpg" in text
+    assert "under another label" not in text
+
+
+def test_one_photo_under_two_labels_is_warned_about_on_either_side(tmp_path):
+    root = tree(tmp_path, soup=(3, 1), tea=(3, 1))
+    shutil.copy(root / "training/soup/2.jpg", root / "training/tea/7.jpg")
+    shutil.copy(root / "training/soup/0.jpg", root / "validation/tea/8.jpg")
+    assert "2 photos are also there under another label" in told(root)
+
+
+def test_photos_that_differ_in_one_pixel_are_no_copies():
+    pixels = torch.zeros(3, 16, 16, 3, dtype=torch.uint8)
+    pixels[1, 3, 5, 0] = 1  # between the pixels that are looked at first
+    photos = PhotoSet(pixels, torch.arange(3), torch.zeros(3, dtype=torch.int64), ("a", "b"), "x")
+    assert find_copies(photos, photos).tolist() == [-1, -1, 0]
+    assert find_copies(PhotoSet(pixels[1:2], torch.arange(1), torch.zeros(1), ("a", "b"), "x"), photos).tolist() == [-1, 0, -1]
+
+
+def test_the_split_takes_a_share_of_every_class_the_same_way_each_time(tmp_path):
+    root = tree(tmp_path, soup=(10, 0), tea=(5, 0), wine=(2, 0), milk=(1, 0))
+    shutil.rmtree(root / "validation")
+    training, validation = (list_labelled(root, split, validation_share=0.2) for split in ("training", "validation"))
+    assert [validation.labels.count(label) for label in range(4)] == [0, 2, 1, 1], "milk, soup, tea, wine"
+    assert not set(training.paths) & set(validation.paths) and len(training) + len(validation) == 18
+    assert split_off(list_labelled(root, "training"), 0.2)["validation"].paths == validation.paths
+
+
+def test_a_share_beside_a_validation_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="validation photos of its own"):
+        list_labelled(tree(tmp_path, soup=(2, 1), tea=(2, 1)), "training", validation_share=0.2)
+
+
+def test_scripts_after_the_training_set_the_same_photos_apart(toy, call, tmp_path):
+    shutil.copytree(toy / "training", tmp_path / "data/training")
+    run = ["train_student.py", tmp_path / "data", "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--epochs", 1,
+           "--batch-size", 8, "--cache", "none", "--out", tmp_path / "run"]
+    refused = call(*run)
+    assert refused.returncode == 2 and "--validation-share 0.2" in refused.stderr
+    assert call(*run, "--validation-share", 0.2).returncode == 0
+    done = call("evaluate.py", tmp_path / "run/best.pt", tmp_path / "data", "--cache", "none")
+    assert done.returncode == 0 and "11 photos" in done.stdout, "one of the four of each class"
+
+
+@pytest.mark.parametrize("folders, split, advice", [
+    (["train/soup", "train/tea", "val/soup"], "training", "rename train/ to training/, val/ to validation/"),
+    (["soup", "tea"], "training", "if these are the classes, move them into"),
+    (["training/soup", "training/tea"], "validation", "--validation-share 0.2")])
+def test_another_layout_is_told_how_to_become_ours(tmp_path, folders, split, advice):
+    for folder in folders:
+        photo(tmp_path / folder / "1.jpg", 0)
+    with pytest.raises(UserError, match=advice):
+        list_labelled(tmp_path, split)
+
+
+def test_all_files_that_do_not_belong_are_counted(tmp_path):
+    for name in ("0_0.jpg", "a.txt", "b.csv", "c.doc", "d.pdf"):
+        photo(tmp_path / "training/0_0.jpg", 0).with_name(name).touch()
+    with pytest.raises(UserError, match=r"4 files \(a.txt, b.csv, c.doc, ...\) without the ending of a photo"):
+        list_labelled(tmp_path, "training")
+
+
+def test_litter_of_other_programs_is_passed_over(tmp_path):
+    root = tree(tmp_path, soup=(1, 1), tea=(1, 1))
+    for folder in ("training", "training/soup"):
+        for name in ("__MACOSX", "@eaDir"):
+            photo(root / folder / name / "1.jpg", 0)
+        for name in ("Icon\r", "ehthumbs.db", "Picasa.ini", ".picasa.ini"):
+            (root / folder / name).touch()
+    assert len(list_labelled(root, "training")) == 2
+
+
+def test_photos_beside_folders_in_testing_are_not_passed_over_in_silence(tmp_path):
+    photo(tmp_path / "testing/1.jpg", 0), photo(tmp_path / "testing/more/2.jpg", 1)
+    with pytest.raises(UserError, match=r"holds photos and 1 folder \(more\), whose photos would not be predicted"):
+        list_testing(tmp_path)
