@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import PIL
 import torch
 
 from command_line import UserError
@@ -37,7 +38,8 @@ from transfer import send
 
 FOOD11_CLASSES = ("Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat",
                   "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit")
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".jp2", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+HEIC_SUFFIXES = {".heic", ".heif"}  # photos where the package pillow-heif is installed
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"}  # left by other programs, as are .hidden ones
 OTHER_NAMES = {"train": "training", "val": "validation", "valid": "validation", "dev": "validation", "test": "testing"}
 
@@ -101,8 +103,22 @@ def _photo_stem(name):
 def _check_photos(folder, files):
     """Raise UserError for files that are no photos by their names."""
     others = [name for name in files if os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES]
+    heic = [name for name in others if os.path.splitext(name)[1].lower() in HEIC_SUFFIXES]
+    if heic and not reads_heic():
+        raise UserError(f"{folder} holds {_counted(heic, 'HEIC photo')}, which Pillow cannot read; convert to JPEG, or pip install pillow-heif")
+    others = [name for name in others if name not in heic]
     if others:
         raise UserError(f"{folder} holds {_counted(others, 'file')} without the ending of a photo (.jpg, .png, ...); move that elsewhere")
+
+
+def reads_heic():
+    """Whether Pillow reads HEIC from here on: with the package pillow-heif it does."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def _counted(names, what, most=3):
@@ -305,7 +321,7 @@ def default_cache():
 
 def _cache_name(listing, preprocessing):
     """Of the folder in the cache: other photos, changed ones, and other rules of decoding have other names."""
-    rule = f"{DECODER_VERSION} {preprocessing.size} {preprocessing.resize}" + " grey" * (preprocessing.channels == 1)
+    rule = f"{DECODER_VERSION} {PIL.__version__} {preprocessing.size} {preprocessing.resize}" + " grey" * (preprocessing.channels == 1)
     rule += f" detail {preprocessing.detail}" if preprocessing.detail else ""
     digest = hashlib.sha256(rule.encode())
     for path in listing.paths:
@@ -392,7 +408,7 @@ def load_photos(listing, preprocessing, cache=None, log=None):
     photos, report = cached
     for rows, what in ((report.truncated, "truncated: decoded as far as they go"), (report.unreadable, "undecodable: left out")):
         if rows:
-            log(f"warning: {len(rows)} of {len(photos)} photos in {listing.folder} are {what}: {report.name(listing.paths, rows)}")
+            log(f"warning: {len(rows)} of {len(photos)} photos in {listing.folder} are {what}: {report.name(listing, rows)}")
     rows = torch.tensor([row for row in range(len(photos)) if row not in report.unreadable], dtype=torch.int64)
     if not len(rows):
         raise UserError(f"none of the {len(photos)} files in {listing.folder} can be decoded as a photo; check the data")

@@ -97,10 +97,10 @@ def main(argv=None):
     probabilities, report = predict(network, listing, model.description.preprocessing, device, options.batch_size, options.tta)
     if report.unreadable:
         raise UserError(f"{len(report.unreadable)} of {len(listing.paths)} photos in {listing.folder} cannot be decoded: "
-                        f"{report.name(listing.paths, report.unreadable)}; nothing was written, replace or remove them")
+                        f"{report.name(listing, report.unreadable)}; nothing was written, replace or remove them")
     if report.truncated:
         print(f"warning: {len(report.truncated)} of {len(listing.paths)} photos are truncated: decoded as far as they go: "
-              f"{report.name(listing.paths, report.truncated)}", file=sys.stderr)
+              f"{report.name(listing, report.truncated)}", file=sys.stderr)
     write_text(options.output, to_csv([listing.id_header, "label"], zip(listing.ids, probabilities.argmax(1).tolist())))
     if top_k_output:
         write_text(top_k_output, top_k_table(listing.ids, probabilities, model.description.class_names, k, listing.id_header))

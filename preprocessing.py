@@ -3,18 +3,27 @@
 import collections
 import contextlib
 import math
+import os
+import tempfile
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+import PIL
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
 from command_line import UserError, available_cores
 from transfer import constant
 
 RESIZE_RULES = ("crop", "squash", "course")
 GREY = {"mean": (0.5,), "std": (0.25,)}  # the normalisation of grey photos: about that of FER-2013's faces
-DECODER_VERSION = 2  # raise it when decode_photo changes, so that no stale cache is used
+DECODER_VERSION = 3  # raise it when decode_photo changes, so that no stale cache is used
+MAX_PIXELS = 178_956_970  # Pillow's own limit, but of what is left of a JPEG after its reduction
+OPTIONAL_DECODERS = {".avif": "avif", ".webp": "webp", ".jp2": "jpg_2000"}  # ending -> what Pillow calls the decoder, which may be missing
+Image.MAX_IMAGE_PIXELS = None  # Pillow would refuse a large JPEG that is read at an eighth of its scale
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of palettes and EXIF tags; what is lost is reported
+warnings.filterwarnings("ignore", message="Unknown feature")  # of `features.check`, for a decoder that this Pillow is too old to know
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,12 @@ _TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE
 
 def _to_rgb(image):
     if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: convert("RGB") would clip it to white
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
+        grey = np.asarray(image).clip(0, 65535)
+        highest = 4095 if grey.max(initial=0) <= 4095 else 65535  # cameras of 12 bits use the lower part of the range
+        image = Image.fromarray((grey * (255 / highest) if highest == 4095 else grey / 257).astype(np.uint8))
+    elif image.mode == "F":  # values in [0, 1], or in [0, 255]
+        grey = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)
+        image = Image.fromarray((grey * (255 if grey.max(initial=0) <= 1 else 1)).clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -122,6 +136,8 @@ def decode_inputs(path, preprocessings):
                 # JPEG decodes straight to >= twice the size: 3 times faster on 512 px photos
                 image.draft(None, (2 * (preprocessing.detail or preprocessing.size),) * 2)
             scale = image.size
+            if math.prod(scale) > MAX_PIXELS:
+                raise ValueError(f"{math.prod(scale) / 1e6:.0f} megapixels, at most {MAX_PIXELS / 1e6:.0f} are read: make it smaller, or a JPEG")
             if scale not in decoded:
                 image.load()
                 decoded[scale] = _to_rgb(_upright(image))
@@ -160,10 +176,15 @@ class DecodeReport:
     unreadable: dict = field(default_factory=dict)
 
     @staticmethod
-    def name(paths, rows, most=5):
-        """The files in `rows` (row -> reason) with their reasons, as text; at most `most` of them."""
-        named = [f"{paths[row].name} ({reason.replace(f' {str(paths[row])!r}', '')})" for row, reason in sorted(rows.items())[:most]]
-        return ", ".join(named) + (f" and {len(rows) - most} more" if len(rows) > most else "")
+    def name(listing, rows, most=5):
+        """The files of a Listing in `rows` (row -> reason) with their reasons, as text; of more than `most` the rest in a file."""
+        named = [f"{listing.paths[row].relative_to(listing.folder)} ({reason.replace(f' {str(listing.paths[row])!r}', '')})"
+                 for row, reason in sorted(rows.items())]
+        if len(named) <= most:
+            return ", ".join(named)
+        with tempfile.NamedTemporaryFile("w", prefix="photos-", suffix=".txt", delete=False, encoding="utf-8", errors="surrogateescape") as file:
+            file.write("\n".join(named) + "\n")
+        return f"{', '.join(named[:most])} and {len(named) - most} more, all listed in {file.name}"
 
 
 @contextlib.contextmanager
@@ -188,7 +209,13 @@ def decode_stream(paths, preprocessings, report, batch_size=64, label="decoding"
             return row, decode_inputs(paths[row], preprocessings), None
         except Exception as error:  # a hostile file can raise nearly anything inside Pillow
             if getattr(error, "errno", None):  # the system's, not Pillow's: no permission, a dangling link, a failing disk
-                raise UserError(f"{paths[row]} cannot be read: {error.strerror}; mend that or remove the file") from None
+                raise UserError(f"{paths[row]} cannot be read: {error.strerror}; fix that or remove the file") from None
+            if isinstance(error, MemoryError):
+                raise UserError(f"there is not enough memory to decode {paths[row]}; close other programs or make the photo smaller") from None
+            decoder = OPTIONAL_DECODERS.get(os.path.splitext(paths[row])[1].lower())
+            if isinstance(error, UnidentifiedImageError) and decoder and not features.check(decoder):
+                raise UserError(f"{paths[row]} cannot be read because Pillow {PIL.__version__} is installed here without its {decoder} decoder; "
+                                "pip install --upgrade pillow, or convert such photos to JPEG") from None
             return row, None, str(error).splitlines()[0] if str(error) else type(error).__name__
 
     failed = []

@@ -500,7 +500,7 @@ def test_folder_without_any_decodable_photo_is_refused(load, data, cache, cached
 @pytest.mark.parametrize("cached", [True, False])
 def test_link_that_leads_nowhere_is_named(load, data, cache, cached):
     (data / "training" / "3_0.jpg").symlink_to(data / "gone.jpg")
-    with pytest.raises(UserError, match="3_0.jpg cannot be read: No such file or directory; mend that or remove the file"):
+    with pytest.raises(UserError, match="3_0.jpg cannot be read: No such file or directory; fix that or remove the file"):
         load(cache=cache if cached else False)
 
 

@@ -1,14 +1,17 @@
 """preprocessing.py: every kind of photo as upright RGB, the three resize rules, damaged files, normalisation."""
 
 import io
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 from torchvision.transforms import v2
 
 from command_line import UserError
+from dataset import list_testing, reads_heic
 from preprocessing import DecodeReport, Preprocessing, decode_photo, decode_stream, resize_image
 from toy_food11 import draw_picture
 
@@ -253,8 +256,68 @@ def test_the_report_names_at_most_five_files_with_their_reasons(tmp_path):
         path.write_bytes(b"no photo")
     report = DecodeReport()
     list(decode_stream(paths, [SQUASH16], report))
-    text = report.name(paths, report.unreadable)
-    assert text.startswith("0.jpg (cannot identify image file), 1.jpg (") and text.endswith("4.jpg (cannot identify image file) and 2 more")
+    text = report.name(SimpleNamespace(folder=tmp_path.parent, paths=paths), report.unreadable)
+    folder, file = tmp_path.name, Path(text.rpartition(" ")[2])
+    assert text.startswith(f"{folder}/0.jpg (cannot identify image file), {folder}/1.jpg (") and f"{folder}/4.jpg (cannot" in text
+    assert "and 2 more, all listed in" in text and len(file.read_text().splitlines()) == 7
+    file.unlink()
+    assert report.name(SimpleNamespace(folder=tmp_path, paths=paths), {0: "why"}) == "0.jpg (why)"
+
+
+def test_a_jpeg_beyond_pillows_limit_is_read_at_reduced_scale_and_others_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("preprocessing.MAX_PIXELS", 100 * 100)
+    paths = [saved(tmp_path, Image.new("RGB", (400, 300), (200, 0, 0)), name) for name in ("large.jpg", "large.png")]
+    report = DecodeReport()
+    (rows, photos), = decode_stream(paths, [SQUASH16], report)
+    assert rows == [0] and abs(int(photos[0, 8, 8, 0]) - 200) < 5
+    assert "megapixels" in report.unreadable[1] and "make it smaller" in report.unreadable[1]
+
+
+def test_pillow_neither_warns_nor_refuses_a_photo_of_90_megapixels(tmp_path, recwarn):
+    path = saved(tmp_path, Image.new("L", (9500, 9500), 77), "panorama.jpg")
+    assert abs(int(decode_photo(path, SQUASH16)[8, 8, 0]) - 77) <= 1 and not recwarn.list
+
+
+def test_momentary_failures_are_errors_and_not_remembered_as_bad_photos(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("RGB", (16, 16)), "photo.webp", lossless=True)
+    monkeypatch.setattr("preprocessing.decode_inputs", lambda *arguments: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(UserError, match="not enough memory"):
+        list(decode_stream([path], [SQUASH16], DecodeReport()))
+    monkeypatch.undo()
+    path.write_bytes(b"what a missing decoder would not know either")
+    monkeypatch.setattr("preprocessing.features.check", lambda name: False)
+    with pytest.raises(UserError, match="without its webp decoder; pip install --upgrade pillow"):
+        list(decode_stream([path], [SQUASH16], DecodeReport()))
+
+
+@pytest.mark.parametrize("highest, expected", [(4095, 255), (65535, 255), (1000, 1000 / 4095 * 255), (30000, 30000 / 257)])
+def test_grey_of_12_bits_in_16_is_not_black(tmp_path, highest, expected):
+    pixels = np.full((16, 16), highest, np.uint16)
+    assert abs(int(decode_photo(saved(tmp_path, Image.fromarray(pixels), "photo.tif"), SQUASH16)[0, 0, 0]) - expected) <= 1
+
+
+@pytest.mark.parametrize("value, expected", [(0.5, 127), (1.0, 255), (200.0, 200), (1000.0, 255), (float("nan"), 0), (float("inf"), 0)])
+def test_float_tiffs_are_read_in_either_range(tmp_path, value, expected):
+    pixels = np.full((16, 16), value, np.float32)
+    assert abs(int(decode_photo(saved(tmp_path, Image.fromarray(pixels), "photo.tif"), SQUASH16)[0, 0, 0]) - expected) <= 1
+
+
+@pytest.mark.parametrize("name, kind", [("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.mpo", "MPO"), ("a.ppm", "PPM"), ("a.avif", "AVIF"), ("a.jp2", "JPEG2000")])
+def test_photos_of_rarer_kinds_are_listed_and_read(tmp_path, name, kind):
+    needed = {"AVIF": "avif", "JPEG2000": "jpg_2000"}.get(kind)
+    if needed and (kind == "AVIF" and needed not in features.modules or not features.check(needed)):
+        pytest.skip(f"this Pillow has no {kind} decoder")
+    (tmp_path / "testing").mkdir()
+    saved(tmp_path / "testing", Image.new("RGB", (16, 16), (200, 100, 50)), name, format=kind)
+    listing = list_testing(tmp_path, by_name=True)
+    assert np.abs(decode_photo(listing.paths[0], SQUASH16).astype(int) - (200, 100, 50)).max() < 6
+
+
+def test_heic_is_told_how_to_be_read(tmp_path):
+    (tmp_path / "1.HEIC").touch()
+    if not reads_heic():
+        with pytest.raises(UserError, match=r"1 HEIC photo \(1.HEIC\), which Pillow cannot read; convert to JPEG, or pip install pillow-heif"):
+            list_testing(tmp_path)
 
 
 def test_what_the_system_refuses_to_read_is_no_bad_photo_but_an_error(tmp_path):
