@@ -7,8 +7,8 @@
     training.labels                 # int64 (N,)
 
 Food-11: `training/` and `validation/` hold `<class>_<index>.jpg`, `testing/` holds `<id>.jpg`. A tree of
-one folder per class (`training/<class name>/*.jpg`) is read as well; class names then are the folders'. So is
-the 2019 homework's CSV of grey faces, wherever a folder is named (see faces.py).
+one folder per class (`training/<class name>/*.jpg`) is read as well; class names then are the folders' (or Food-11's
+own, where they are its eleven classes). So is the 2019 homework's CSV of grey faces, wherever a folder is named (see faces.py).
 How one photo is decoded and resized is in preprocessing.py.
 """
 
@@ -30,16 +30,16 @@ import numpy as np
 import PIL
 import torch
 
+from classes import FOOD11_CLASSES, class_numbers, in_class_order, is_food11, match, unnamed, whole_number
 from command_line import UserError
-from faces import FaceListing, face_stream, faces_csv, list_faces, list_testing_faces, whole_number
+from faces import FaceListing, face_stream, faces_csv, list_faces, list_testing_faces
 from files import umask
 from preprocessing import DECODER_VERSION, DecodeReport, decode_stream
 from transfer import send
 
-FOOD11_CLASSES = ("Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat",
-                  "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit")
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".jp2", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 HEIC_SUFFIXES = {".heic", ".heif"}  # photos where the package pillow-heif is installed
+ADVICE = "give the same class the same name on both sides, or remove its photos"
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"}  # left by other programs, as are .hidden ones
 OTHER_NAMES = {"train": "training", "val": "validation", "valid": "validation", "dev": "validation", "test": "testing"}
 
@@ -164,21 +164,23 @@ def split_off(listing, share):
             for split, rows in (("training", np.flatnonzero(~taken)), ("validation", np.flatnonzero(taken)))}
 
 
-def list_labelled(root, split, class_names=None, validation_share=0.0):
+def list_labelled(root, split, class_names=None, validation_share=0.0, whose="the training photos", log=None):
     """The photos of `root/split` with labels, in either layout; or the split's faces of a CSV, or of `root/train.csv`.
 
-    class_names: of the training photos, so that validation gets the same labels; None for training itself.
+    class_names: of the model that the photos are for, or of the training photos, so that label i is class_names[i]; None for
+    training itself. The photos' classes are found among them by name, see `classes.match`; where they are unnamed, the
+    listing has the photos' own names. whose: what has the class_names; log: as for `match`.
     validation_share: share of the training photos that is the validation split, where there is no `root/validation`.
-    Raises UserError for a wrong name, an unknown label, a missing or empty folder, two files with one id.
+    Raises UserError for a wrong name, a class that class_names lack, a missing or empty folder, two files with one id.
     """
     csv = faces_csv(root, "train.csv", "training")
     if validation_share and (csv or (Path(root) / "validation").exists()):
         raise UserError(f"{csv or root} has validation photos of its own, so no share of the training photos can take their place; "
                         "leave out --validation-share, or use a model that was trained without it")
     if validation_share:
-        return split_off(list_labelled(root, "training", class_names), validation_share)[split]
+        return split_off(list_labelled(root, "training", class_names, whose=whose, log=log), validation_share)[split]
     if csv:
-        return list_faces(csv, split, class_names)
+        return list_faces(csv, split, class_names, whose, log)
     _check_layout(root, split)
     folder = Path(root) / split
     files, folders = _entries(folder)
@@ -187,13 +189,10 @@ def list_labelled(root, split, class_names=None, validation_share=0.0):
                         "use either <class>_<index>.jpg files or one folder per class")
     paths, labels = [], []
     if folders:
-        names = tuple(class_names or folders)
+        names, label_of = _folder_classes(folders, root, class_names, whose, log)
         if len(names) < 2:
             raise UserError(f"{folder} has a single class folder ({folders[0]}); a classifier needs at least two")
         for name in folders:
-            if name not in names:
-                raise UserError(f"{folder / name} is a class that the training photos do not have "
-                                f"({', '.join(names[:12])}); rename or remove it")
             inside, deeper = _entries(folder / name)
             if deeper:
                 raise UserError(f"{folder / name / deeper[0]} is a folder inside a class folder; "
@@ -201,7 +200,7 @@ def list_labelled(root, split, class_names=None, validation_share=0.0):
             _check_photos(folder / name, inside)
             for file in inside:
                 paths.append(folder / name / file)
-                labels.append(names.index(name))
+                labels.append(label_of[name])
         return Listing(folder, tuple(paths), tuple(labels), names)
 
     names = tuple(class_names or FOOD11_CLASSES)
@@ -211,15 +210,32 @@ def list_labelled(root, split, class_names=None, validation_share=0.0):
     if unnumbered:
         raise UserError(f"{folder} holds {_counted(unnumbered, 'file')} not named <class>_<index>.jpg; "
                         "rename or move that elsewhere, or use one folder per class")
+    food = not class_numbers(names) or is_food11(names)  # else the files' numbers are the ones that these names are
+    count = len(FOOD11_CLASSES if food else names)
     for file, (label, index) in stems.items():
-        if label >= len(names):
-            raise UserError(f"{folder / file} has label {label}, but the classes are 0 to {len(names) - 1}; "
+        if label >= count:
+            raise UserError(f"{folder / file} has label {label}, but the classes are 0 to {count - 1}; "
                             "rename it or use one folder per class")
         if (label, index) in found:
             raise UserError(f"{folder / found[label, index]} and {folder / file} have the same class and index; rename one")
         found[label, index] = file
-    ordered = sorted(found)
-    return Listing(folder, tuple(folder / found[key] for key in ordered), tuple(label for label, _ in ordered), names)
+    ordered, numbers = sorted(found), sorted({label for label, _ in found})
+    used = [FOOD11_CLASSES[number] if food else str(number) for number in numbers]
+    positions = match(used, f"the photos in {root}, named <class>_<index>.jpg as Food-11's,", names, whose, ADVICE, log)
+    position = dict(zip(numbers, positions))
+    return Listing(folder, tuple(folder / found[key] for key in ordered), tuple(position[label] for label, _ in ordered), names)
+
+
+def _folder_classes(folders, root, class_names, whose, log):
+    """(class names, {folder: label}) of class folders; arguments: as of `list_labelled`."""
+    place = f"the class folders of {root}"
+    ordered = in_class_order(folders, place)
+    if not class_names:
+        return tuple(FOOD11_CLASSES if is_food11(ordered) else ordered), {name: label for label, name in enumerate(ordered)}
+    labels = match(ordered, place, class_names, whose, ADVICE, log)
+    own = len(ordered) == len(class_names) and tuple(class_names) == unnamed(len(class_names))
+    names = [name for _, name in sorted(zip(labels, ordered))] if own else class_names
+    return tuple(names), dict(zip(ordered, labels))
 
 
 def list_testing(folder, by_name=False):

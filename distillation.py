@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from augmentation import AUGMENTATIONS
+from classes import match, unnamed
 from command_line import UserError, number
 from dataset import default_cache
 from files import atomic_path, read_torch
@@ -39,10 +40,11 @@ class Teacher:
     view_size: int | None = None
     transductive: bool = False  # whether it was trained on the photos to be predicted
     says_size: bool = True  # whether its input size is the one its file tells
+    order: tuple | None = None  # place of each of the student's classes among the teacher's; None = the same
 
     def logits(self, images, seen_by, size=None):
         """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation
-        and `size` (by default its input size).
+        and `size` (by default its input size), in the order of the student's classes.
         """
         def constants(preprocessing):
             return (constant(values, images.device).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
@@ -52,13 +54,14 @@ class Teacher:
         size = size or self.preprocessing.size
         if pixels.shape[-1] != size:
             pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-        return self.network(((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last))
+        logits = self.network(((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last))
+        return logits if self.order is None else logits.index_select(1, constant(self.order, logits.device).long())
 
 
-def read_teacher(path, class_names, device, channels=3, size=None, unknown_size=UNKNOWN_SIZE):
-    """The teacher in a file for photos of so many channels.
+def read_teacher(path, class_names, device, channels=3, size=None, unknown_size=UNKNOWN_SIZE, whose="the photos"):
+    """The teacher in a file for photos of so many channels; its logits are put in the order of `class_names`, by name.
 
-    size: input pixels in place of what the file tells; unknown_size: those where neither tells, as for a ResNet-18 state_dict.
+    whose: what has these classes; size: input pixels in place of what the file tells; unknown_size: those where neither tells, as for a ResNet-18 state_dict.
     Raises UserError if the file is no teacher, knows other classes, or was trained on grey photos for RGB ones or the other way round.
     """
     origin = {}
@@ -81,17 +84,20 @@ def read_teacher(path, class_names, device, channels=3, size=None, unknown_size=
         # values in [0, 1], as the provided teachers were trained
         preprocessing = Preprocessing(size=size or unknown_size, mean=(0.0,) * channels, std=(1.0,) * channels)
         names, taken, says_size, classes = None, network.conv1.in_channels, False, network.fc.out_features
-    if classes != len(class_names) or (names and tuple(names) != tuple(class_names)):
+    advice = "use a teacher of the same classes"
+    if classes != len(class_names):
         theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
-        raise UserError(f"the teacher {path} knows {classes} classes ({theirs}) and the photos have "
-                        f"{len(class_names)} ({', '.join(class_names[:3])}, ...); use a teacher of the same classes")
+        raise UserError(f"the teacher {path} has {classes} classes ({theirs}) and {len(class_names)} are those of {whose} "
+                        f"({', '.join(class_names[:3])}, ...); {advice}")
+    order = match(class_names, whose, names or unnamed(classes), f"the teacher {path}", advice)
     if taken != channels:
         raise UserError(f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; "
                         "use a teacher that was trained on photos like them")
     network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
     view_size = None if size else origin.get("view_size")
     usable = type(view_size) is int and 16 <= view_size <= 4096
-    return Teacher(network, preprocessing, Path(path), view_size if usable else None, bool(origin.get("transductive")), says_size)
+    return Teacher(network, preprocessing, Path(path), view_size if usable else None, bool(origin.get("transductive")), says_size,
+                   None if order == tuple(range(classes)) else order)
 
 
 def _is_ours(path):
@@ -177,7 +183,8 @@ def build_distillation(options, teachers, records, preprocessing, settings, trai
     if settings.views and cache is not False and not options.dry_run:
         rule = [training.fingerprint, preprocessing.to_dict(), repr(AUGMENTATIONS[settings.augment]), settings.view_size, settings.seed,
                 settings.precision, options.temperature,
-                [(record["sha256"], teacher.preprocessing.to_dict(), teacher.view_size) for record, teacher in zip(records, teachers)]]
+                [(record["sha256"], teacher.preprocessing.to_dict(), teacher.view_size, *([teacher.order] if teacher.order else []))
+                 for record, teacher in zip(records, teachers)]]
         name = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]
         try:
             folder = Path(cache) if cache else default_cache()

@@ -148,9 +148,10 @@ def main(argv=None):
                         "use fewer pixels, and a model of another rule than course")
     if options.record:
         check_output(options.record)
-    teacher = (read_teacher(options.teacher, model.description.class_names, device, preprocessing.channels, unknown_size=preprocessing.size)
+    names, whose = model.description.class_names, f"the model {options.model}"
+    teacher = (read_teacher(options.teacher, names, device, preprocessing.channels, unknown_size=preprocessing.size, whose=whose)
                if options.teacher else None)
-    listing = list_labelled(options.data, "validation", model.description.class_names, model.description.validation_share)
+    listing = list_labelled(options.data, "validation", names, model.description.validation_share, whose)
     photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
     reduced = (load_sizes(listing, inputs_of(replace(preprocessing, detail=options.reduce), options.tta), cache_folder(options), told=True)
                if options.reduce else None)

@@ -20,6 +20,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
+from classes import match, unnamed, whole_number
 from command_line import UserError
 from preprocessing import resize_image
 
@@ -80,11 +81,6 @@ def _rows(path, key):
         raise UserError(f"{path} cannot be read: {error.strerror or error}; check the path and its permissions") from None
 
 
-def whole_number(text):
-    """A non-negative whole number in plain digits, at most 255 as in a file's name, or None."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 255 else None
-
-
 def _pixels(where, feature):
     """One face as uint8 (48, 48)."""
     try:
@@ -101,17 +97,17 @@ def _pixels(where, feature):
     return values.astype(np.uint8).reshape(SIDE, SIDE)
 
 
-def list_faces(path, split, class_names=None):
+def list_faces(path, split, class_names=None, whose="the training photos", log=None):
     """The labelled faces of one split, "training" or "validation", where `path` is train.csv.
 
     The 10th, 20th, ... row of every class is validation and the others are training; with a validation.csv
     beside `path`, that file is validation and all of `path` training.
+    class_names, whose, log: as for `list_labelled`.
     Raises UserError for a file or row that is not as described above, for a split without faces, and where
-    `class_names`, those of a network, are others than the faces'.
+    `class_names` lack one of the faces' classes.
     """
-    if class_names and tuple(class_names) != FACE_CLASSES:
-        raise UserError(f"{path} has the classes {', '.join(FACE_CLASSES[:3])}, ... and the network knows "
-                        f"{', '.join(class_names[:3])}, ...; use one that was trained on such faces")
+    names = tuple(class_names or FACE_CLASSES)
+    positions = match(FACE_CLASSES, f"the faces in {path}", names, whose, "use a model that was trained on such faces", log)
     beside = path.with_name("validation.csv")
     separate = beside.is_file()
     if separate and split == "training" and path == beside:
@@ -126,14 +122,15 @@ def list_faces(path, split, class_names=None):
         seen[label] += 1
         if separate or (seen[label] % 10 == 0) == (split == "validation"):
             faces.append(_pixels(where, feature))
-            labels.append(label)
+            labels.append(positions[label])
             digest.update(bytes([label]) + faces[-1].tobytes())
     if not seen:
         raise UserError(f"{path} has a header and no faces; name a CSV with rows of label,feature")
     if not faces:
         raise UserError(f"{path} has no class with ten faces, of which the tenth is for validation; "
                         "add rows, or a validation.csv beside it")
-    return FaceListing(path, np.stack(faces), tuple(labels), FACE_CLASSES, digest.hexdigest()[:16])
+    names = FACE_CLASSES if names == unnamed(len(FACE_CLASSES)) else names
+    return FaceListing(path, np.stack(faces), tuple(labels), names, digest.hexdigest()[:16])
 
 
 def list_testing_faces(path, by_name=False):

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
+from classes import FOOD11_CLASSES, unnamed
 from command_line import UserError
-from dataset import FOOD11_CLASSES
 from model_file import Description, Model
 from models import ARCHITECTURES, build
 from networks import DepthwiseNet
@@ -140,7 +140,7 @@ def recognise(path, state, bits=32):
         if tensor.endswith("running_var") and (value < 0).any():
             raise UserError(f"tensor {tensor} in {path} has negative variances; use an undamaged file")
     classes = arguments["num_classes"]
-    names = FOOD11_CLASSES if classes == len(FOOD11_CLASSES) else [f"class {label}" for label in range(classes)]
+    names = FOOD11_CLASSES if classes == len(FOOD11_CLASSES) else unnamed(classes)
     grey = Preprocessing(ARCHITECTURES[name].size, "crop", (0,), (1,))
     preprocessing = grey if arguments["in_channels"] == 1 else COURSE_PREPROCESSING
     return Model(Description.of(name, arguments, names, preprocessing, {"from": "a file of another program"}), renamed, bits, path)

@@ -5,9 +5,10 @@
     python inference.py food-11 prediction.csv --tta
 
 The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending; `id,label`
-where the data is the 2019 homework's test.csv of faces. The model file says everything else: network, classes,
-preprocessing. With --tta every photo is seen six times, mirrored and at three sizes (see tta.py). Nothing is written
-unless every photo was read.
+where the data is the 2019 homework's test.csv of faces. The label is the class number of Food-11, or the number that is
+the class's name; other classes are counted in the order of the model file, and a legend is printed. --label names writes
+names. The model file says everything else: network, classes, preprocessing. With --tta every photo is seen six times,
+mirrored and at three sizes (see tta.py). Nothing is written unless every photo was read.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from classes import class_numbers
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_testing, photo_stream
 from faces import faces_csv
@@ -71,6 +73,8 @@ def main(argv=None):
     options.add_argument("--model", type=Path, default=Path(__file__).parent / "model.bin", help="model file or checkpoint")
     options.add_argument("--ids", choices=("numbers", "names"), default="numbers",
                          help="numbers: <id>.jpg as on Kaggle; names: any file name")
+    options.add_argument("--label", choices=("numbers", "names"), default="numbers",
+                         help="numbers of the classes as on Kaggle, or their names")
     options.add_argument("--top-k", nargs=2, metavar=("K", "CSV"), help="also write the K most probable classes to a second file")
     options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False,
                          help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
@@ -101,12 +105,19 @@ def main(argv=None):
     if report.truncated:
         print(f"warning: {len(report.truncated)} of {len(listing.paths)} photos are truncated: decoded as far as they go: "
               f"{report.name(listing, report.truncated)}", file=sys.stderr)
-    write_text(options.output, to_csv([listing.id_header, "label"], zip(listing.ids, probabilities.argmax(1).tolist())))
+    names = model.description.class_names
+    numbers = class_numbers(names)
+    labels = names if options.label == "names" else numbers or range(len(names))
+    rows = zip(listing.ids, (labels[label] for label in probabilities.argmax(1).tolist()))
+    write_text(options.output, to_csv([listing.id_header, "label"], rows))
     if top_k_output:
-        write_text(top_k_output, top_k_table(listing.ids, probabilities, model.description.class_names, k, listing.id_header))
+        write_text(top_k_output, top_k_table(listing.ids, probabilities, names, k, listing.id_header))
     now = time.perf_counter()
     print(f"{len(listing):,} photos -> {options.output} ({model.description.architecture}, {device}, "
           f"{loaded - started:.1f} s to load, {now - loaded:.1f} s to predict)")
+    if not numbers and options.label == "numbers":
+        print("the labels are numbers of the model's classes:", ", ".join(f"{label} = {name}" for label, name in enumerate(names)),
+              "(--label names writes the names)")
     return 0
 
 

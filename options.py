@@ -126,14 +126,20 @@ def network_arguments(options):
     return arguments
 
 
-def load_splits(options, preprocessing, how, trained=None):
+def load_splits(options, preprocessing, how, model=None):
     """(training photos, validation photos) under `--data`, described on stderr; how: what else the line says.
 
-    trained: the Description of a network that is trained already, whose classes and share of validation photos count.
+    model: a Model that is trained already, whose class names, their order and share of validation photos count.
     """
-    share = trained.validation_share if trained else options.validation_share
-    listing = list_labelled(options.data, "training", trained.class_names if trained else None, share)
-    others = list_labelled(options.data, "validation", listing.class_names, share)
+    if model:
+        names, share, whose = model.description.class_names, model.description.validation_share, f"the model {model.path}"
+    else:
+        names, share, whose = None, options.validation_share, "the training photos"
+    notes = []
+    listing = list_labelled(options.data, "training", names, share, whose, notes.append)
+    whose = whose if listing.class_names == names else "the training photos"
+    others = list_labelled(options.data, "validation", listing.class_names, share, whose, notes.append)
+    print(*(f"{note}\n" for note in dict.fromkeys(notes)), sep="", end="", file=sys.stderr)  # both splits may have given the same one
     training, validation = (load_photos(part, preprocessing, cache_folder(options)) for part in (listing, others))
     check_photos(listing, training, others, validation)
     print(f"{len(training):,} training and {len(validation):,} validation photos, {len(listing.class_names)} classes, "

@@ -201,7 +201,7 @@ def prune(method, task, fractions, plan, record):
     """Cut and train, round by round; the record (of earlier calls, or None) is kept up to date in OUT/record.json."""
     options, settings, model, preprocessing, device = task.options, task.settings, task.model, task.preprocessing, task.device
     path = options.out / "record.json"
-    training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model.description)
+    training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model)
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
     teachers, told = read_teachers(options, validation, preprocessing, device)
     chosen = {"checkpoint": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:16],

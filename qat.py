@@ -216,7 +216,7 @@ def fine_tune(model, scheme, options, device):
                         augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, model.description), views=options.views,
                         precision=pick_precision(options.precision, device), seed=options.seed)
     description, preprocessing = model.description, model.description.preprocessing
-    training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", description)
+    training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model)
     origin = {"script": "quantize.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
               "view_size": settings.view_size or preprocessing.size,
               "bits": scheme.bits, "granularity": scheme.granularity, "overrides": scheme.overrides,

@@ -173,7 +173,8 @@ def encode_within_limit(model, options, accuracy_of, scales=None):
 def validation(model, options, device):
     """(function from weights to validation accuracy, photos)."""
     preprocessing = model.description.preprocessing
-    listing = list_labelled(options.data, "validation", model.description.class_names, model.description.validation_share)
+    names, share = model.description.class_names, model.description.validation_share
+    listing = list_labelled(options.data, "validation", names, share, f"the model {model.path}")
     photos = load_photos(listing, preprocessing, cache_folder(options)).to(device)
 
     def accuracy_of(weights, description=model.description):

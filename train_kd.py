@@ -64,7 +64,9 @@ def list_extra(options):
     if not options.unlabeled:
         return None, False
     extra = list_unlabelled(options.unlabeled)
-    validation = list_labelled(options.data, "validation", list_labelled(options.data, "training").class_names, options.validation_share)
+    names = list_labelled(options.data, "training").class_names
+    quiet = {"log": lambda text: None}  # `load` will list them again, and print what there is to be noted
+    validation = list_labelled(options.data, "validation", names, options.validation_share, **quiet)
     measured = count_shared(extra, validation)
     if measured and isinstance(extra, FaceListing):  # the 2019 homework's test.csv has twins of training rows, and stays whole
         print(f"note: {measured} faces of {options.unlabeled} are validation faces too, whose accuracy that flatters", file=sys.stderr)

@@ -102,9 +102,12 @@ def test_missing_or_empty_folder_or_a_file_is_refused(tmp_path, listed):
 
 def test_validation_gets_the_classes_of_training(tmp_path):
     touch(tmp_path / "validation", "0_0.jpg", "1_0.jpg")
-    assert list_labelled(tmp_path, "validation", ("tea", "coffee", "milk")).class_names == ("tea", "coffee", "milk")
+    listing = list_labelled(tmp_path, "validation", ("1", "0", "2"))
+    assert listing.class_names == ("1", "0", "2") and listing.labels == (1, 0)
     with pytest.raises(UserError, match="label 1, but the classes are 0 to 0"):
-        list_labelled(tmp_path, "validation", ("tea",))
+        list_labelled(tmp_path, "validation", ("0",))
+    with pytest.raises(UserError, match="class Bread .* is none of the classes of the training photos"):
+        list_labelled(tmp_path, "validation", ("tea", "coffee", "milk"))
 
 
 # ---------------------------------------------------------------- one folder per class

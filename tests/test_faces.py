@@ -363,7 +363,16 @@ def test_a_missing_csv_is_told(refused, trained, tmp_path):
 
 def test_a_network_of_other_classes_is_not_measured_on_faces(drawn, refused, small_model, tmp_path):
     text = refused("quantize.py", small_model, tmp_path / "out.bin", "--data", drawn / "train.csv", "--device", "cpu")
-    assert "the classes Angry, Disgust, Fear, ... and the network knows Bread" in text and not (tmp_path / "out.bin").exists()
+    assert f"class Angry of the faces in {drawn / 'train.csv'}" in text and f"of the model {small_model} (Bread, " in text
+    assert not (tmp_path / "out.bin").exists()
+
+
+def test_labels_are_those_of_a_network_whose_classes_have_another_order(drawn):
+    told, own = [], list_labelled(drawn, "validation")
+    backwards = list_labelled(drawn, "validation", FACE_CLASSES[::-1])
+    assert backwards.labels == tuple(6 - label for label in own.labels) and backwards.class_names == FACE_CLASSES[::-1]
+    unnamed = list_labelled(drawn, "validation", [f"class {label}" for label in range(7)], log=told.append)
+    assert unnamed.labels == own.labels and unnamed.class_names == FACE_CLASSES and len(told) == 1
 
 
 def test_the_prediction_does_not_overwrite_the_faces(drawn, refused, trained, tmp_path):

@@ -471,7 +471,7 @@ def test_a_teacher_that_is_missing_or_of_other_classes_is_refused(call, checkpoi
     other = Description.of("student", {"widths": (4,) * 8, "in_channels": 3}, ("a", "b"), Preprocessing(32))
     torch.save({"format": "food11-checkpoint", "version": 1, **other.to_dict(),
                 "state_dict": build("student", **other.arguments).state_dict()}, tmp_path / "teacher.pt")
-    for teacher, message in (("teacher.pt", "knows 2 classes"), ("absent.pt", "there is no teacher file")):
+    for teacher, message in (("teacher.pt", "has 2 classes"), ("absent.pt", "there is no teacher file")):
         assert message in error(call(*command(checkpoint, tmp_path / "out/model.bin", toy, "--teacher", tmp_path / teacher)))
     assert not list((tmp_path / "out").iterdir())
 
