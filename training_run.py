@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from classes import canonical
 from command_line import UserError
 from files import read_torch, write_bytes
 from losses import CrossEntropy
@@ -227,6 +228,8 @@ class Run:
                          **{key: content["run"].get(key) for key in ("settings", "data", "steps_per_epoch")}})
         now = _flat({**self.description.to_dict(), "settings": asdict(self.settings), "data": self.data,
                      "steps_per_epoch": self.steps_per_epoch})
+        if list(map(canonical, before["class_names"])) == list(map(canonical, now["class_names"])):
+            before["class_names"] = now["class_names"]  # an older run on folders has their spelling, not Food-11's own
         for key in sorted(now.keys() | before.keys()):
             if now.get(key) != before.get(key):
                 name = key.removeprefix("settings.")

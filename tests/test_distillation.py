@@ -310,6 +310,9 @@ def test_cached_teacher_outputs_are_found_by_another_student_and_by_nobody_else(
     for other in ({"seed": 1}, {"cache": False}, {"cache": tmp_path / "elsewhere"}):
         with pytest.raises(AssertionError, match="was asked"):
             loss(silent, **other).targets(batch)
+    with pytest.raises(AssertionError, match="was asked"):
+        loss(replace(silent, order=(1, 0))).targets(batch)
+    assert torch.allclose(loss(replace(oracle(), order=(1, 0))).targets(batch), expected.flip(1))
     for file in tmp_path.glob("teacher-*.npy"):
         file.write_bytes(b"damaged")
     assert torch.equal(loss(oracle()).targets(batch), expected)

@@ -431,6 +431,20 @@ def test_an_older_checkpoint_that_does_not_count_labelled_photos_is_resumed(tmp_
     assert [row["train_accuracy"] for row in parts["history"]] == [row["train_accuracy"] for row in whole["history"]]
 
 
+def test_an_older_run_whose_classes_are_spelled_otherwise_is_resumed_and_one_of_another_order_is_not(tmp_path):
+    whole = start(tmp_path / "whole", small(epochs=2))
+    with pytest.raises(SystemExit):
+        start(tmp_path / "parts", small(epochs=2), loss_function=KillAfter(6, signal.SIGTERM))
+    older = run_state(tmp_path / "parts")
+    names = older["class_names"]
+    torch.save({**older, "class_names": names[::-1]}, tmp_path / "parts/last.pt")
+    with pytest.raises(UserError, match="started with class_names"):
+        start(tmp_path / "parts", small(epochs=2), resume=True)
+    torch.save({**older, "class_names": [f" {name}" for name in names]}, tmp_path / "parts/last.pt")
+    parts = start(tmp_path / "parts", small(epochs=2), resume=True)
+    assert [row["train_accuracy"] for row in parts["history"]] == [row["train_accuracy"] for row in whole["history"]]
+
+
 def test_a_constant_schedule_stays_at_the_learning_rate(tmp_path):
     network = build("residual6", **NARROW, num_classes=2)
     description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
