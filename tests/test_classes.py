@@ -233,6 +233,15 @@ def test_a_teacher_of_classes_in_another_order_gives_its_logits_in_the_students(
         assert (teacher.order is None) == (named == MODELS["Food-11"])
 
 
+@pytest.mark.parametrize("named", MODELS)
+def test_distilling_scripts_find_a_teacher_right_whatever_its_order(made, call, tmp_path, named):
+    data, teacher, common = made.layout("files"), made.model(*MODELS[named]), ["--cache", "none", "--device", "cpu", "--dry-run"]
+    for command in (["train_kd.py", data, "--size", 32, "--out", tmp_path / "kd"],
+                    ["quantize.py", made.model(*MODELS["folders"]), tmp_path / "out.bin", "--data", data, "--bits", 8, "--qat-epochs", 1]):
+        done = call(*command, "--teacher", teacher, *common)
+        assert done.returncode == 0 and f"teacher {teacher}: validation accuracy 1.0000" in done.stdout, done
+
+
 def test_a_bare_teacher_is_matched_by_position_and_that_is_told(tmp_path, capsys):
     torch.save(build("resnet18", num_classes=3).state_dict(), tmp_path / "t.bin")
     assert read_teacher(tmp_path / "t.bin", ("tea", "rice", "soup"), torch.device("cpu"), size=32).order is None
