@@ -1,15 +1,15 @@
 # make demo    a toy Food-11 through the whole pipeline, on a fresh machine too
-# make test    the tests
+# make test    the tests; make test-matrix runs them on other processors, thread counts and library versions too
 # make readme  fill README.md's tables from results/
 # make report  report.pdf and its figures from results/; PHOTOS=Food-11 where the records are of the real photos
-# make clean   remove what demo and test have made, but not .venv
+# make clean   remove what demo and test have made, but not .venv and .venv-oldest
 PYTHON ?= python3
 EPOCHS ?= 12
 PHOTOS ?= stand-in
 venv := .venv/bin/python
 toy := toy_food11
 
-.PHONY: demo test readme report clean
+.PHONY: demo test test-matrix readme report clean
 
 .venv/installed: requirements.txt tests/requirements.txt report/requirements.txt
 	@echo "setting up .venv (a few GB, some minutes)"
@@ -27,6 +27,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(venv) -m pytest -q -n auto tests
+
+test-matrix: .venv/installed
+	PYTHON="$(PYTHON)" bash tests/matrix.sh
 
 readme: .venv/installed
 	$(venv) results/fill_readme.py

@@ -40,7 +40,7 @@ class Turned(Augmentation):
 @pytest.mark.parametrize("preprocessing", [Preprocessing(), PLAIN])
 def test_view_without_any_change_is_the_normalised_photo(preprocessing):
     batch = photos()
-    torch.testing.assert_close(only()(batch, preprocessing, seeded()), preprocessing.normalise(batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(only()(batch, preprocessing, seeded()), preprocessing.normalise(batch), rtol=0, atol=1e-4)
 
 
 def test_views_are_normalised_channels_last_float32():
@@ -51,7 +51,7 @@ def test_views_are_normalised_channels_last_float32():
 
 def test_flip_alone_is_the_mirror_image():
     batch = photos()
-    torch.testing.assert_close(only(flip=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch).flip(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(only(flip=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch).flip(3), rtol=0, atol=1e-4)
 
 
 def test_flip_is_drawn_for_every_photo():
@@ -65,7 +65,7 @@ def test_flip_is_drawn_for_every_photo():
 
 def test_quarter_turn_is_rot90():
     batch = photos()
-    torch.testing.assert_close(Turned()(batch, PLAIN, seeded()), torch.rot90(PLAIN.normalise(batch), -1, (2, 3)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(Turned()(batch, PLAIN, seeded()), torch.rot90(PLAIN.normalise(batch), -1, (2, 3)), rtol=0, atol=1e-4)
 
 
 def test_rotation_stays_within_its_range_and_keeps_lengths():
@@ -82,7 +82,7 @@ def test_unrotated_crops_stay_inside_the_photo(name):
     ranges = AUGMENTATIONS[name]
     affine, *_ = Augmentation(scale=ranges.scale, ratio=ranges.ratio, degrees=0.0).draw(2000, seeded())
     corners = affine @ torch.tensor([[-1.0, -1, 1, 1], [-1, 1, -1, 1], [1, 1, 1, 1]])
-    assert corners.abs().max() <= 1 + 1e-6
+    assert corners.abs().max() <= 1 + 1e-5
     assert corners.amin((0, 2)).max() < -0.99 and corners.amax((0, 2)).min() > 0.99  # and they reach every border
 
 
@@ -205,7 +205,7 @@ def test_smaller_views_show_the_same_part_of_the_photo():
     views = only()(batch, PLAIN, seeded(), size=24)
     assert views.shape == (4, 3, 24, 24) and views.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(views, F.avg_pool2d(PLAIN.normalise(batch), 2),  # bilinear at half the size is the mean of four
-                               rtol=0, atol=1e-5)
+                               rtol=0, atol=1e-4)
 
 
 def test_view_size_changes_neither_crop_nor_colours():

@@ -427,11 +427,14 @@ def test_retraining_forgets_the_weights_and_starts_from_the_seed(call, toy, tmp_
     assert same_weights(tmp_path / "a/round1/best.pt", tmp_path / "b/round1/best.pt")
 
 
-def test_a_teacher_is_asked(call, toy, tmp_path):
-    path = checkpoint(tmp_path, arguments=SMALL)
+def test_a_teacher_that_guesses_is_refused(call, toy, tmp_path):
+    path, teacher = checkpoint(tmp_path, arguments=SMALL), tmp_path / "teacher.pt"
     assert "label-smoothing" in call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--label-smoothing", 0.1).stderr
-    stderr = call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--out", tmp_path / "out", *SHORT).stderr
-    assert "the teacher" in stderr and "always naming the commonest class" in stderr  # random weights are no teacher, and that is found out
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["fc.0.weight"].zero_()  # one class for every photo, whatever the photos
+    torch.save(content, teacher)
+    done = call("prune.py", path, toy, "--rate", 0.5, "--teacher", teacher, "--out", tmp_path / "out", *SHORT)
+    assert done.returncode == 2 and "the teacher" in done.stderr and "always naming the commonest class" in done.stderr
 
 
 def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_same_size(call, toy, tmp_path, monkeypatch):

@@ -16,12 +16,12 @@ from dataset import PhotoSet, list_labelled, load_photos
 from folding import foldable_pairs
 from losses import CrossEntropy
 from model_file import Description, load_model
-from models import build
+from models import ARCHITECTURES, Architecture, build
 from preprocessing import Preprocessing
 from qat import FakeQuantize, LearnedStep, fake_quantize, finish, fold_into_scales, quantized_state, reestimate_bn, stored_scale
 from quantization import Scheme, dequantize_symmetric, mse_scale, quantize_symmetric
 from training import evaluate, fit
-from training_run import Run, Settings, parameter_groups
+from training_run import Run, Settings, parameter_groups, write_checkpoint
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -165,13 +165,9 @@ def test_the_folded_bias_belongs_to_the_rounded_scale():
 
 
 def photo_set(count, seed):
-    """Photos whose class is the direction and width of their faint stripes: learned in a few epochs, lost by coarse rounding."""
     generator = torch.Generator().manual_seed(seed)
-    labels, lines = torch.arange(count) % 4, torch.arange(SIZE)
-    stripes = torch.stack([(lines // width % 2).view(shape).expand(SIZE, SIZE) for width in (4, 2) for shape in ((SIZE, 1), (1, SIZE))])
-    photos = 40 * stripes[labels][..., None] + torch.randint(0, 200, (count, SIZE, SIZE, 3), generator=generator)
-    return PhotoSet(photos.to(torch.uint8), torch.arange(count), labels, ("wide rows", "wide columns", "rows", "columns"),
-                    f"fingerprint {seed}")
+    photos = torch.randint(0, 256, (count, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
+    return PhotoSet(photos, torch.arange(count), torch.arange(count) % 4, ("a", "b", "c", "d"), f"fingerprint {seed}")
 
 
 TRAINING, VALIDATION = photo_set(96, 1), photo_set(60, 2)
@@ -182,13 +178,13 @@ TWO_BITS = Scheme(2, "channel", "mse", overrides={"stem.0": 2, "fc.1": 2})
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """best.pt of a short training in floats that learned its photos."""
-    out = tmp_path_factory.mktemp("floats")
+def floats(tmp_path_factory):
+    """A checkpoint of a network in floats whose BN statistics are those of the photos."""
     torch.manual_seed(0)
-    record = fit(build("residual6", **DESCRIPTION.arguments), DESCRIPTION, TRAINING, VALIDATION, settings(epochs=10, lr=0.015), out, CPU)
-    assert record["best"]["validation_accuracy"] > 0.95
-    return out / "best.pt"
+    network = reestimate_bn(build("residual6", **DESCRIPTION.arguments), TRAINING, DESCRIPTION.preprocessing, settings(batch_size=96), CPU)
+    path = tmp_path_factory.mktemp("floats") / "best.pt"
+    write_checkpoint(path, DESCRIPTION, network.state_dict())
+    return path
 
 
 def settings(**changes):
@@ -197,8 +193,9 @@ def settings(**changes):
 
 def rounded(path, scheme):
     """The network of a checkpoint with its weights rounded, as post-training quantization would."""
-    network = build("residual6", **DESCRIPTION.arguments)
-    network.load_state_dict(load_model(path).state_dict)
+    model = load_model(path)
+    network = build(model.description.architecture, **model.description.arguments)
+    network.load_state_dict(model.state_dict)
     return fake_quantize(network, scheme)
 
 
@@ -209,28 +206,64 @@ def tune(path, out, scheme=TWO_BITS, changes=None, **options):
                export=quantized_state, **options)
 
 
-def score(network):
-    return evaluate(network, VALIDATION, DESCRIPTION.preprocessing, CPU)
+class RedOrNot(torch.nn.Module):
+    """A single 1x1 convolution and the mean over all pixels: logits (2,) of photos."""
+
+    def __init__(self, num_classes=2, in_channels=3):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(in_channels, num_classes, 1, bias=False)
+
+    def forward(self, images):
+        return self.conv(images).mean((2, 3))
 
 
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
-def test_training_through_the_rounding_regains_what_rounding_lost(trained, tmp_path, granularity):
+def test_training_through_the_rounding_regains_what_rounding_lost(tmp_path, monkeypatch, granularity):
+    """The weights that matter, -0.4 and 0.4, are rounded to 0 by the scale of 1 that the large ones ask for, which see only zeros.
+
+    Until both weights are rounded otherwise the logits are 0, so their gradients are exactly 0.5 and -0.5 and the scale's
+    positive: two steps of Nesterov momentum, lr * 0.5 * (1.9 + 2.71) = 0.115, make 0.4 more than half a scale. Behind that the
+    gradients keep their sign. A rounding without the gradient of Esser et al. leaves the weights where they are.
+    """
+    monkeypatch.setitem(ARCHITECTURES, "red_or_not", Architecture(RedOrNot, SIZE, "test"))
+    preprocessing = Preprocessing(SIZE, mean=(0.5, 0, 0), std=(0.3, 1, 1))
+    description = Description.of("red_or_not", {"num_classes": 2}, ("grey", "red"), preprocessing)
+    labels = torch.arange(8) % 2
+    photos = torch.zeros(8, SIZE, SIZE, 3, dtype=torch.uint8)
+    photos[..., 0] = torch.where(labels == 1, 204, 51).view(-1, 1, 1)  # 1 and -1 for the network; green and blue are 0
+    photos = PhotoSet(photos, torch.arange(8), labels, description.class_names, "red")
+    write_checkpoint(tmp_path / "floats.pt", description, {"conv.weight": torch.tensor([[-0.4, 7, 0], [0.4, 7, 0]]).view(2, 3, 1, 1)})
+    scheme = Scheme(4, granularity, "mse", overrides={"conv": 4})
+
+    def measured(network):
+        return evaluate(network, photos, preprocessing, CPU)
+
+    assert measured(load_model(tmp_path / "floats.pt").build())[1] == 1
+    network = rounded(tmp_path / "floats.pt", scheme)
+    assert measured(network) == (pytest.approx(math.log(2)), 0.5)
+    learning = settings(optimizer="sgd", lr=0.05, weight_decay=0.0, schedule="constant", label_smoothing=0.0, ema=0, epochs=6)
+    record = fit(network, description, photos, photos, learning, tmp_path / "run", CPU, export=quantized_state)
+    assert [row["validation_accuracy"] for row in record["history"]] == [0.5, 1, 1, 1, 1, 1]
+    model, _ = finish(tmp_path / "run/best.pt", photos, scheme, learning, CPU)
+    loss, accuracy = measured(model.build())
+    assert accuracy == 1 and loss < 0.2  # log(1 + exp(-2 * scale)), with a scale near 1
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_a_scale_per_channel_takes_bn_in_and_one_per_tensor_leaves_it(floats, tmp_path, granularity):
     scheme = replace(TWO_BITS, granularity=granularity)
-    before, after_rounding = score(load_model(trained).build()), score(rounded(trained, scheme))
-    tune(trained, tmp_path, scheme)
+    tune(floats, tmp_path, scheme, changes={"epochs": 1})
     model, scales = finish(tmp_path / "best.pt", TRAINING, scheme, settings(), CPU)
-    loss, accuracy = score(model.build())
-    assert loss < before[0] + 0.5 * (after_rounding[0] - before[0]) and accuracy >= after_rounding[1] + 0.1, (
-        before, after_rounding, loss, accuracy)
     assert all(len(scale) == (len(model.state_dict[name]) if granularity == "channel" else 1) for name, (_, scale) in scales.items())
     assert (bool(foldable_pairs(model.build())) == (granularity == "tensor")
             and model.description.arguments.get("folded", False) == (granularity == "channel"))
 
 
-def test_the_best_checkpoint_is_an_ordinary_one_of_rounded_weights(trained, tmp_path):
-    record = tune(trained, tmp_path)
+def test_the_best_checkpoint_is_an_ordinary_one_of_rounded_weights(floats, tmp_path):
+    record = tune(floats, tmp_path)
     model = load_model(tmp_path / "best.pt")
-    assert score(model.build())[1] == record["best"]["validation_accuracy"]
+    loss = evaluate(model.build(), VALIDATION, DESCRIPTION.preprocessing, CPU)[0]
+    assert loss == pytest.approx(record["best"]["validation_loss"], rel=1e-3)
     assert all(len(model.state_dict[name][channel].unique()) <= 4
                for name in ("stem.0.weight", "blocks.0.project.0.weight", "fc.1.weight") for channel in range(4))
 
@@ -252,12 +285,12 @@ class Stop(CrossEntropy):
 
 
 @pytest.mark.parametrize("stop, error", [(Stop(13), RuntimeError), (Stop(12, signal.SIGTERM), SystemExit)], ids=["killed", "SIGTERM"])
-def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(trained, tmp_path, stop, error):
-    tune(trained, tmp_path / "whole", changes={"augment": "standard"})
+def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(floats, tmp_path, stop, error):
+    tune(floats, tmp_path / "whole", changes={"augment": "standard"})
     with pytest.raises(error):
-        tune(trained, tmp_path / "parts", changes={"augment": "standard"}, loss_function=stop)
+        tune(floats, tmp_path / "parts", changes={"augment": "standard"}, loss_function=stop)
     torch.rand(5)
-    tune(trained, tmp_path / "parts", changes={"augment": "standard"}, resume=True)
+    tune(floats, tmp_path / "parts", changes={"augment": "standard"}, resume=True)
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True)["run"] for name in ("whole", "parts")]
     for part in ("network", "ema"):
         assert (states[0][part].keys() == states[1][part].keys()
@@ -268,31 +301,31 @@ def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(trained, tm
     assert all(torch.equal(scales[name][1], same[name][1]) for name in scales)
 
 
-def test_a_run_of_other_bits_is_not_continued(trained, tmp_path):
-    tune(trained, tmp_path, changes={"epochs": 1})
+def test_a_run_of_other_bits_is_not_continued(floats, tmp_path):
+    tune(floats, tmp_path, changes={"epochs": 1})
     with pytest.raises(UserError, match="cannot be continued"):
-        tune(trained, tmp_path, Scheme(4, "tensor", "mse"), changes={"epochs": 1}, resume=True)
+        tune(floats, tmp_path, Scheme(4, "tensor", "mse"), changes={"epochs": 1}, resume=True)
 
 
-def test_a_checkpoint_without_scales_is_not_finished(trained):
+def test_a_checkpoint_without_scales_is_not_finished(floats):
     with pytest.raises(UserError, match="holds no scales"):
-        finish(trained, TRAINING, TWO_BITS, settings(), CPU)
+        finish(floats, TRAINING, TWO_BITS, settings(), CPU)
 
 
-def test_bn_is_reestimated_over_the_photos_of_the_training(trained):
-    network = load_model(trained).build()
+def test_bn_is_reestimated_over_the_photos_of_the_training(floats):
+    network = load_model(floats).build()
     reestimate_bn(network, TRAINING, DESCRIPTION.preprocessing, settings(batch_size=128), CPU)
     outputs = network.stem[0](DESCRIPTION.preprocessing.normalise(TRAINING.photos))
     norm = network.stem[1]
-    assert (torch.allclose(norm.running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
-            and torch.allclose(norm.running_var, outputs.var((0, 2, 3)), rtol=1e-4))
+    assert (torch.allclose(norm.running_mean, outputs.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+            and torch.allclose(norm.running_var, outputs.var((0, 2, 3)), rtol=1e-3))
     assert not network.training and norm.momentum == 0.1
-    again = reestimate_bn(load_model(trained).build(), TRAINING, DESCRIPTION.preprocessing, settings(batch_size=128), CPU)
+    again = reestimate_bn(load_model(floats).build(), TRAINING, DESCRIPTION.preprocessing, settings(batch_size=128), CPU)
     assert all(torch.equal(network.state_dict()[name], again.state_dict()[name]) for name in network.state_dict())
 
 
-def test_training_in_bf16_learns_scales_in_fp32(trained, tmp_path):
-    tune(trained, tmp_path, changes={"epochs": 1, "precision": "bf16"})
+def test_training_in_bf16_learns_scales_in_fp32(floats, tmp_path):
+    tune(floats, tmp_path, changes={"epochs": 1, "precision": "bf16"})
     states = [state for state in torch.load(tmp_path / "last.pt", weights_only=True)["run"]["network"].items()
               if state[0].endswith("log_scale")]
     assert states and all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for _, tensor in states)
@@ -333,11 +366,11 @@ def test_the_file_holds_bitwise_what_was_evaluated_last(call, checkpoint, toy, t
     model, record = load_model(tmp_path / "model.bin"), json.loads((tmp_path / "record.json").read_text())
     weights = evaluated[-1]
     assert weights.keys() == model.state_dict.keys() and all(torch.equal(weights[name], model.state_dict[name]) for name in weights)
-    network, photos = model.build(), photos_of(toy, model.description)
+    network, photos = model.build().to(memory_format=torch.channels_last), photos_of(toy, model.description)
     accuracy = evaluate(network, photos, model.description.preprocessing, CPU)[1]
     assert record["validation_accuracy_after"] == accuracy and f"-> {accuracy:.4f} on 22 photos" in done.stdout
     images = model.description.preprocessing.normalise(photos.photos)
-    assert torch.equal(network(images), model.description.build(weights)(images))
+    assert torch.equal(model.build()(images), model.description.build(weights)(images))
 
     prepared, scales = finish(tmp_path / "run/best.pt",
                               load_photos(list_labelled(toy, "training"), model.description.preprocessing, cache=False),
