@@ -309,6 +309,11 @@ class PhotoSet:
     def __len__(self):
         return len(self.rows)
 
+    def sample(self, count):
+        """So many of the photos (or all), chosen with a fixed seed."""
+        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count].to(self.rows.device)
+        return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
+
     def to(self, device):
         """On a GPU with room for them, the photos live there; otherwise batches travel one by one."""
         if device.type == "cuda" and self.photos.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:

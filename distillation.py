@@ -15,16 +15,17 @@ from augmentation import AUGMENTATIONS
 from classes import match, unnamed
 from command_line import UserError, number
 from dataset import default_cache
-from files import atomic_path, read_torch
+from files import atomic_path
 from losses import distillation_loss, soft_targets
-from model_file import CHECKPOINT_FORMAT, MODEL_FORMAT, load_model
-from models import load_teacher
+from model_file import load_model
 from onnx_teacher import count_outputs, is_onnx, read_onnx
+from plausibility import add_normalisation, choose_normalisation
 from preprocessing import Preprocessing
 from training import evaluate
 from training_run import AUTOCAST
 from transfer import constant, send
 
+SAMPLE = 1000       # validation photos by which a normalisation is chosen
 UNKNOWN_SIZE = 128  # input pixels of a teacher whose file does not tell them
 
 
@@ -41,6 +42,7 @@ class Teacher:
     transductive: bool = False  # whether it was trained on the photos to be predicted
     says_size: bool = True  # whether its input size is the one its file tells
     order: tuple | None = None  # place of each of the student's classes among the teacher's; None = the same
+    says_normalisation: bool = True  # whether its file tells the normalisation
 
     def logits(self, images, seen_by, size=None):
         """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own normalisation
@@ -61,7 +63,8 @@ class Teacher:
 def read_teacher(path, class_names, device, channels=3, size=None, unknown_size=UNKNOWN_SIZE, whose="the photos"):
     """The teacher in a file for photos of so many channels; its logits are put in the order of `class_names`, by name.
 
-    whose: what has these classes; size: input pixels in place of what the file tells; unknown_size: those where neither tells, as for a ResNet-18 state_dict.
+    whose: what has these classes; size: input pixels in place of what the file tells; unknown_size: those where neither tells, as for
+    another program's state_dict.
     Raises UserError if the file is no teacher, knows other classes, or was trained on grey photos for RGB ones or the other way round.
     """
     origin = {}
@@ -70,20 +73,19 @@ def read_teacher(path, class_names, device, channels=3, size=None, unknown_size=
         taken, names = told["channels"], told.get("class_names")
         preprocessing = Preprocessing(size=size or told.get("size", unknown_size),  # values in [0, 1] unless the file tells
                                       mean=told.get("mean", (0.0,) * taken), std=told.get("std", (1.0,) * taken))
-        says_size = size is None and "size" in told
+        says_size, says_mean = size is None and "size" in told, "mean" in told and "std" in told
         classes = count_outputs(network, taken, preprocessing.size, path)
         if names and len(names) != classes:
             raise UserError(f"the teacher {path} names {len(names)} classes and answers with {classes} logits; export it again")
-    elif _is_ours(path):
-        model = load_model(path)
-        network, preprocessing, names = model.build(), model.description.preprocessing, model.description.class_names
-        origin, taken, says_size, classes = model.description.training, preprocessing.channels, size is None, len(names)
-        preprocessing = replace(preprocessing, size=size or preprocessing.size)
     else:
-        network = load_teacher(path)
-        # values in [0, 1], as the provided teachers were trained
-        preprocessing = Preprocessing(size=size or unknown_size, mean=(0.0,) * channels, std=(1.0,) * channels)
-        names, taken, says_size, classes = None, network.conv1.in_channels, False, network.fc.out_features
+        model = load_model(path, what="teacher file")
+        network, description = model.build(), model.description
+        origin, taken, classes = description.training, description.preprocessing.channels, len(description.class_names)
+        says_size, says_mean = size is None and not description.foreign, not description.assumes_normalisation
+        # views are scaled to the teacher's size, whatever rule its photos were resized by
+        preprocessing = replace(description.preprocessing, resize="crop",
+                                size=size or (unknown_size if description.foreign else description.preprocessing.size))
+        names = None if description.foreign else description.class_names
     advice = "use a teacher of the same classes"
     if classes != len(class_names):
         theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
@@ -97,13 +99,7 @@ def read_teacher(path, class_names, device, channels=3, size=None, unknown_size=
     view_size = None if size else origin.get("view_size")
     usable = type(view_size) is int and 16 <= view_size <= 4096
     return Teacher(network, preprocessing, Path(path), view_size if usable else None, bool(origin.get("transductive")), says_size,
-                   None if order == tuple(range(classes)) else order)
-
-
-def _is_ours(path):
-    """Whether a file is a checkpoint or model file of this project."""
-    content = read_torch(path, "teacher file")
-    return isinstance(content, dict) and content.get("format") in (MODEL_FORMAT, CHECKPOINT_FORMAT)
+                   None if order == tuple(range(classes)) else order, says_mean)
 
 
 class SeenBy(nn.Module):
@@ -119,7 +115,8 @@ class SeenBy(nn.Module):
 
 def check_teacher(teacher, validation, preprocessing, device, batches=None):
     """The teacher's validation accuracy on the student's input; UserError if it is no better than guessing."""
-    accuracy = evaluate(SeenBy(teacher, preprocessing), validation, preprocessing, device, batches=batches)[1]
+    accuracy = evaluate(SeenBy(teacher, preprocessing), validation, preprocessing, device, batches=batches,
+                        whose=f"the teacher {teacher.path}")[1]
     guessing = validation.labels.bincount().max().item() / len(validation)
     if accuracy <= guessing and batches is None:
         raise UserError(f"the teacher {teacher.path} is right for {accuracy:.1%} of the validation photos, "
@@ -174,7 +171,7 @@ class Distillation:
 
 
 def build_distillation(options, teachers, records, preprocessing, settings, training, cache):
-    """The `Distillation` that the options describe; teachers, records: from `read_teachers`; training: a PhotoSet.
+    """The `Distillation` that the options describe; teachers, records: from `check_teachers`; training: a PhotoSet.
 
     With `--views`, teacher outputs go into the photo cache (False: into memory), where any later run finds them that shows the same
     teachers the same views: another student, or quantization-aware training after distillation.
@@ -214,6 +211,7 @@ def add_distillation(parser, required):
                        help="checkpoint, model file, ResNet-18 state_dict or .onnx file; repeat to average several")
     group.add_argument("--teacher-size", type=number(int, 16, 4096), metavar="PIXELS",
                        help=f"input size of the teacher (default: what its file tells, else {UNKNOWN_SIZE})")
+    add_normalisation(group, "--teacher-normalisation", "a teacher")
     group.add_argument("--alpha", type=number(float, 0, 1), default=0.8,
                        help="weight of the teacher: 1 = soft labels only, 0 = hard labels only")
     group.add_argument("--temperature", type=number(float, 0, 1000, open_low=True), default=4.0, help="softens both distributions")
@@ -237,36 +235,46 @@ def check_fixed_views(options):
 
 def check_distillation(parser, options):
     """UserError for an option about teachers where there is none."""
-    for name in ("teacher_size", "alpha", "temperature"):
+    for name in ("teacher_size", "teacher_normalisation", "alpha", "temperature"):
         if not options.teacher and getattr(options, name) != parser.get_default(name):
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} goes with --teacher, which is not given; add it or leave {flag} out")
 
 
-def check_teacher_files(options):
-    """UserError for a teacher that is not there: told before photos are decoded, which can take minutes."""
-    for path in options.teacher:
-        if not path.is_file():
-            raise UserError(f"there is no teacher file at {path}; check the path")
-
-
-def read_teachers(options, validation, preprocessing, device):
-    """The teachers that the options name, checked on the student's input, and what a record says of them: (list, list of dicts)."""
-    teachers = [read_teacher(path, validation.class_names, device, preprocessing.channels, options.teacher_size)
-                for path in options.teacher]
-    records = []
+def read_teachers(options, class_names, channels, device):
+    """The teachers that the options name; read before photos are decoded, which can take minutes."""
+    teachers = [read_teacher(path, class_names, device, channels, options.teacher_size) for path in options.teacher]
     for teacher in teachers:
+        if teacher.says_normalisation and options.teacher_normalisation != "auto" and len(teachers) == 1:
+            raise UserError(f"the teacher {teacher.path} says how photos are normalised, so --teacher-normalisation cannot change it; "
+                            "leave it out")
+    return teachers
+
+
+def check_teachers(teachers, options, validation, preprocessing, device):
+    """(teachers, records of them): with the normalisation of those that do not say it, and checked on the student's input."""
+    found, records = [], []
+    for teacher in teachers:
+        if not teacher.says_normalisation:
+            def accuracy_of(one, teacher=teacher):
+                seen = SeenBy(replace(teacher, preprocessing=one), preprocessing)
+                return evaluate(seen, validation.sample(SAMPLE), preprocessing, device, whose=f"the teacher {teacher.path}")[1]
+
+            settled, _ = choose_normalisation(teacher.preprocessing, options.teacher_normalisation, f"the teacher {teacher.path}",
+                                              "--teacher-normalisation", accuracy_of)
+            teacher = replace(teacher, preprocessing=settled)
+        found.append(teacher)
         accuracy = check_teacher(teacher, validation, preprocessing, device, batches=2 if options.dry_run else None)
         print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views "
               f"seen at {teacher.preprocessing.size} px" + (", of two batches only" if options.dry_run else ""))
         records.append({"file": teacher.path.name, "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
                         "size": teacher.preprocessing.size, "validation_accuracy": accuracy,
                         **({"transductive": True} if teacher.transductive else {})})
-    return teachers, records
+    return found, records
 
 
 def origin_of_distillation(options, teachers, records):
-    """What a model file says of its distillation, and `--resume` compares; teachers, records: from `read_teachers`."""
+    """What a model file says of its distillation, and `--resume` compares; teachers, records: from `check_teachers`."""
     sizes = {teacher.preprocessing.size for teacher in teachers if not teacher.says_size}
     return {"alpha": options.alpha, "temperature": options.temperature, "teachers": [record["sha256"] for record in records],
             **({"teacher_size": max(sizes)} if sizes else {})}

@@ -25,7 +25,8 @@ from distillation import SeenBy, read_teacher
 from faces import FaceListing
 from files import check_distinct, check_output
 from model_file import load_model
-from options import add_cache, cache_folder
+from options import add_cache, cache_folder, validation_accuracy
+from plausibility import add_normalisation, settle_normalisation
 from preprocessing import photos_at_once
 from records import provenance, write_record
 from tta import inputs_of, mean_probabilities
@@ -133,6 +134,7 @@ def main(argv=None):
                          help="also tell how often the model agrees with this one: ResNet-18 state_dict, "
                               "checkpoint or model file")
     add_cache(options)
+    add_normalisation(options)
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options.add_argument("--record", type=Path, help="also write a JSON record there")
     options = options.parse_args(argv)
@@ -140,6 +142,7 @@ def main(argv=None):
     for read in (options.model, options.teacher):
         check_distinct(read, options.record)
     device, model = pick_device(options.device), load_model(options.model)
+    model = settle_normalisation(model, options.normalisation, validation_accuracy(options, device))
     preprocessing = model.description.preprocessing
     seen = min(preprocessing.size, preprocessing.detail or preprocessing.size)
     if options.reduce and (preprocessing.resize == "course" or options.reduce >= seen):

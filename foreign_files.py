@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 
 from classes import FOOD11_CLASSES, unnamed
 from command_line import UserError
-from model_file import Description, Model
+from model_file import FOREIGN, Description, Model
 from models import ARCHITECTURES, build
 from networks import DepthwiseNet
 from preprocessing import Preprocessing
@@ -30,6 +30,8 @@ from torch_stream import ZIP_MAGIC, open_zip, read_entry
 
 COURSE_PREPROCESSING = Preprocessing(256, "course", (0, 0, 0), (1, 1, 1))
 MAX_BYTES = 1 << 26  # a ResNet-18 in 16 bits has 22 MB
+WRAPPERS, MOST_WRAPPERS = ("state_dict", "model_state_dict", "model", "net"), 3
+PREFIXES = ("_orig_mod.", "module.", "model.", "net.")
 EXPORTS = {"course8": 8, "course16": 16}
 
 
@@ -105,19 +107,33 @@ def read_tensors(data, path):
     return state, min(bits, default=32)
 
 
-def is_state_dict(content):
-    """Whether what `torch.save` wrote is a bare dict of tensors."""
-    return (isinstance(content, dict) and len(content) > 0
-            and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()))
+def bare_state_dict(content):
+    """The `state_dict` in what `torch.save` wrote, out of the wrappers that training programs put around it; None if there is none."""
+    for _ in range(MOST_WRAPPERS):
+        inside = [content[key] for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+        if not inside:
+            break
+        content = inside[0]
+    tensors = (isinstance(content, dict) and len(content) > 0
+               and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()))
+    return content if tensors else None
+
+
+def without_prefixes(state):
+    """A dict of tensors without what compiling, parallel training and wrapping modules put before all its names."""
+    while prefix := next((prefix for prefix in PREFIXES if state and all(name.startswith(prefix) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def recognise(path, state, bits=32):
     """The Model of a bare `state_dict`: the one network of the table that has tensors of these shapes in this order.
 
-    Names may differ (`module.` before them, other names of modules), but the last part of each (`weight`, `running_var`, ...)
+    Names may differ (see `without_prefixes`; other names of modules), but the last part of each (`weight`, `running_var`, ...)
     must agree. The number of classes and, in the DepthwiseNet family, the widths are read off the shapes, so pruned networks are
     recognised too. Raises UserError if no network fits, or several.
     """
+    state = without_prefixes(state)
     shapes = [tuple(value.shape) for value in state.values()]
     kernels, matrices = ([shape for shape in shapes if len(shape) == dimensions and 0 not in shape] for dimensions in (4, 2))
     found = {}
@@ -136,14 +152,11 @@ def recognise(path, state, bits=32):
         what = f"may be those of {' or '.join(found)}" if found else "are not those of a network that this project knows"
         raise UserError(f"{path} was not written by this project, and its {len(state)} tensors {what}; use a file that says what it is")
     (name, (arguments, renamed)), = found.items()
-    for tensor, value in renamed.items():
-        if tensor.endswith("running_var") and (value < 0).any():
-            raise UserError(f"tensor {tensor} in {path} has negative variances; use an undamaged file")
     classes = arguments["num_classes"]
     names = FOOD11_CLASSES if classes == len(FOOD11_CLASSES) else unnamed(classes)
     grey = Preprocessing(ARCHITECTURES[name].size, "crop", (0,), (1,))
     preprocessing = grey if arguments["in_channels"] == 1 else COURSE_PREPROCESSING
-    return Model(Description.of(name, arguments, names, preprocessing, {"from": "a file of another program"}), renamed, bits, path)
+    return Model(Description.of(name, arguments, names, preprocessing, {"from": FOREIGN}), renamed, bits, path)
 
 
 def _kind(tensor):
@@ -169,9 +182,8 @@ def _renamed(name, arguments, state):
             expected = build(name, **arguments).state_dict()
     except UserError:
         return None
-    given = {key.removeprefix("module."): key for key in state}
-    if given.keys() == expected.keys():
-        pairs = {key: state[given[key]] for key in expected}
+    if state.keys() == expected.keys():
+        pairs = {key: state[key] for key in expected}
     elif list(map(_kind, state)) == list(map(_kind, expected)):
         pairs = dict(zip(expected, state.values()))
     else:

@@ -27,6 +27,7 @@ from dataset import list_testing, photo_stream
 from faces import faces_csv
 from files import check_distinct, check_output, write_text
 from model_file import load_model
+from plausibility import add_normalisation, settle_normalisation
 from preprocessing import DecodeReport
 from tta import inputs_of, mean_probabilities
 
@@ -80,6 +81,7 @@ def main(argv=None):
                          help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
     options.add_argument("--batch-size", type=number(int, 1), default=64, help="photos per forward pass")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_normalisation(options)
     options.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger model file")
     options = options.parse_args(argv)
 
@@ -93,6 +95,7 @@ def main(argv=None):
     check_distinct(options.model, options.output, top_k_output, faces_csv(options.data, "test.csv", "testing"))
     model = load_model(options.model, options.max_bytes)
     network = model.build()
+    model = settle_normalisation(model, options.normalisation)
     listing = list_testing(options.data, by_name=options.ids == "names")
     for output in filter(None, (options.output, top_k_output)):
         check_output(output)

@@ -33,6 +33,7 @@ from torch_stream import is_torch_stream
 
 MODEL_FORMAT, MODEL_VERSION = "food11-model", 2
 CHECKPOINT_FORMAT, VERSION = "food11-checkpoint", 1
+FOREIGN = "a file of another program"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,16 @@ class Description:
         return description
 
     @property
+    def foreign(self):
+        """Whether another program wrote the weights, so that class names and preprocessing are assumed."""
+        return self.training.get("from") == FOREIGN
+
+    @property
+    def assumes_normalisation(self):
+        """Whether the normalisation is assumed, and nobody has chosen it yet."""
+        return self.foreign and "normalisation" not in self.training
+
+    @property
     def validation_share(self):
         """The share of the training photos that was set apart for validation; 0 where there were validation photos."""
         share = self.training.get("validation_share")
@@ -99,7 +110,9 @@ class Description:
             raise UserError(f"the weights in {path} do not fit {self.architecture} ({detail}); make the file anew") from None
         for name, tensor in network.state_dict().items():
             if tensor.dtype != kinds[name] or not torch.isfinite(tensor).all():
-                raise UserError(f"tensor {name} in {path} is not {kinds[name]} or not finite; make the file anew")
+                raise UserError(f"tensor {name} in {path} is not {kinds[name]} or not finite; create the file again")
+            if name.endswith("running_var") and (tensor < 0).any():
+                raise UserError(f"tensor {name} in {path} has negative variances; use an undamaged file")
         try:
             check_size(network, self.preprocessing.size)
         except UserError as error:
@@ -262,10 +275,10 @@ class Model:
         return self.description.build(self.state_dict, self.path)
 
 
-def load_model(path, max_bytes=None):
+def load_model(path, max_bytes=None, what="model file"):
     """Read a `model.bin`, a checkpoint of the training scripts (its evaluated weights), or another program's file (see foreign_files.py).
 
-    max_bytes: refuse a larger file. Raises UserError if the file is missing, too large, damaged, hostile or of an unknown network.
+    max_bytes: refuse a larger file. what: how an error message calls the file. Raises UserError if the file is missing, too large, damaged, hostile or of an unknown network.
     """
     import foreign_files  # which needs this module
 
@@ -275,10 +288,11 @@ def load_model(path, max_bytes=None):
                         "quantize it further or raise --max-bytes")
     if path.is_file() and not is_torch_stream(path):
         return foreign_files.load_foreign(path)
-    content = read_torch(path, "model file")
+    content = read_torch(path, what)
     kind = content.get("format") if isinstance(content, dict) else None
-    if foreign_files.is_state_dict(content):
-        return foreign_files.recognise(path, content)
+    state = None if kind in (MODEL_FORMAT, CHECKPOINT_FORMAT) else foreign_files.bare_state_dict(content)
+    if state:
+        return foreign_files.recognise(path, state)
     if not isinstance(kind, str) or kind not in (MODEL_FORMAT, CHECKPOINT_FORMAT):
         raise UserError(f"{path} was not written by this project (no model or checkpoint header); "
                         "use model.bin or a checkpoint of the training scripts")

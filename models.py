@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from command_line import UserError, number, parser, run
-from files import read_torch
 from folding import fold
 from lowrank import factorise
 from networks import DepthwiseNet, FaceCNN, FaceMobileNet, MobileNetV2, PlainNet, ResidualNet, SmallCNN, resnet18
@@ -157,33 +156,6 @@ def count_macs(name, size=None, **arguments):
     with FlopCounterMode(display=False) as counter:
         pass_empty_photo(network, size or ARCHITECTURES[name].size)
     return counter.get_total_flops() // 2
-
-
-def load_teacher(path):
-    """A ResNet-18 in eval mode from a `state_dict` file, as the course provides its teachers.
-
-    Takes legacy and zip streams of torch.save, fp16 or fp32, with or without a `module.` prefix; the
-    number of classes and input channels is read from the tensors. Its input is RGB in [0, 1] without
-    normalisation. Raises UserError if the file is anything else.
-    """
-    state = read_torch(path, "teacher file")
-    if (not isinstance(state, dict) or not state
-            or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items())):
-        raise UserError(f"{path} holds no plain state_dict; a teacher is the state_dict of torchvision's ResNet-18")
-    state = {key.removeprefix("module."): value.float() if value.is_floating_point() else value for key, value in state.items()}
-    if any(name not in state or state[name].ndim != dimensions or 0 in state[name].shape
-           for name, dimensions in (("conv1.weight", 4), ("fc.weight", 2))):
-        raise UserError(f"{path} is not a ResNet-18: it has no conv1.weight and fc.weight; "
-                        "a teacher is the state_dict of torchvision's ResNet-18")
-    teacher = build("resnet18", num_classes=len(state["fc.weight"]), in_channels=state["conv1.weight"].shape[1])
-    try:
-        teacher.load_state_dict(state)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split("\n\t")[1:2]).strip()[:150]
-        raise UserError(f"{path} is not a ResNet-18 ({detail}); a teacher is the state_dict of torchvision's ResNet-18") from None
-    if not all(torch.isfinite(value).all() for value in state.values()):
-        raise UserError(f"{path} holds values that are not finite; use an undamaged teacher file")
-    return teacher.eval()
 
 
 def plan(name, **arguments):

@@ -11,8 +11,10 @@ from dataset import list_labelled, load_photos, photo_channels
 from inventory import check_photos
 from models import ARCHITECTURES, build, check_size, parse_arguments
 from preprocessing import GREY, RESIZE_RULES, Preprocessing
-from training import pick_precision
+from training import evaluate, pick_precision
 from training_run import Settings
+
+SAMPLE = 1000  # validation photos by which a normalisation is chosen
 
 
 def add_cache(group):
@@ -145,6 +147,26 @@ def load_splits(options, preprocessing, how, model=None):
     print(f"{len(training):,} training and {len(validation):,} validation photos, {len(listing.class_names)} classes, "
           f"{preprocessing.size} px, {how}", file=sys.stderr)
     return training, validation
+
+
+def class_names_of(options, model=None):
+    """Class names of the training photos under `--data`, for a trained Model in its order; as `load_splits` finds them, before decoding."""
+    names, share = (model.description.class_names, model.description.validation_share) if model else (None, options.validation_share)
+    whose = f"the model {model.path}" if model else "the training photos"
+    return list_labelled(options.data, "training", names, share, whose, lambda note: None).class_names
+
+
+def validation_accuracy(options, device):
+    """A function from a Model to its accuracy on a sample of the validation photos under `--data`."""
+    def accuracy_of(model):
+        description = model.description
+        listing = list_labelled(options.data, "validation", description.class_names, description.validation_share, f"the model {model.path}",
+                                lambda note: None)
+        photos = load_photos(listing, description.preprocessing, cache_folder(options), lambda text: None).sample(SAMPLE)
+        network = model.build().to(device, memory_format=torch.channels_last)
+        return evaluate(network, photos, description.preprocessing, device, whose=f"the model {model.path}")[1]
+
+    return accuracy_of
 
 
 def share_of(options):

@@ -21,11 +21,12 @@ import torch
 
 from command_line import UserError, number, parser, pick_device, run
 from cutting import ByGamma, ByRank
-from distillation import Distillation, add_distillation, check_distillation, read_teachers
+from distillation import Distillation, add_distillation, check_distillation, check_teachers, read_teachers
 from files import check_output, locked
 from model_file import Description, Model, load_model, predicted_file_bytes
 from models import build, check_size, count_macs, count_parameters
-from options import add_cache, add_optimisation, add_run, add_views, load_splits, read_settings
+from options import add_cache, add_optimisation, add_run, add_views, class_names_of, load_splits, read_settings, validation_accuracy
+from plausibility import add_normalisation, settle_normalisation
 from preprocessing import Preprocessing
 from pruning import CRITERIA
 from quantization import Scheme
@@ -121,7 +122,7 @@ def read_options(argv):
     group.add_argument("--scope", default="all", metavar="STAGES", help="stages of the plan, e.g. 3-6 as in the course")
     group.add_argument("--floor", type=number(int, 1), default=1, metavar="N", help="least channels of a layer")
     add_distillation(command, required=False)
-    group = command.add_argument_group("data")
+    group = add_normalisation(command.add_argument_group("data"))
     group.add_argument("--size", type=number(int, 16, 4096), metavar="PIXELS",
                        help="input size (default: the checkpoint's); training views are no larger, unless --view-size says so")
     add_views(group)
@@ -201,9 +202,10 @@ def prune(method, task, fractions, plan, record):
     """Cut and train, round by round; the record (of earlier calls, or None) is kept up to date in OUT/record.json."""
     options, settings, model, preprocessing, device = task.options, task.settings, task.model, task.preprocessing, task.device
     path = options.out / "record.json"
+    teachers = read_teachers(options, class_names_of(options, model), preprocessing.channels, device) if options.teacher else []
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model)
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
-    teachers, told = read_teachers(options, validation, preprocessing, device)
+    teachers, told = check_teachers(teachers, options, validation, preprocessing, device)
     chosen = {"checkpoint": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:16],
               "mode": options.mode, "ranking": options.ranking, "kept": fractions}
     if options.mode != "lowrank":
@@ -214,7 +216,8 @@ def prune(method, task, fractions, plan, record):
     begun = json.loads(json.dumps({**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}))
 
     def accuracy(network):
-        return evaluate(network.to(device, memory_format=torch.channels_last), validation.to(device), preprocessing, device)[1]
+        return evaluate(network.to(device, memory_format=torch.channels_last), validation.to(device), preprocessing, device,
+                        whose="the network")[1]
 
     if record:
         check_same(record["pruning"], begun, path)
@@ -262,6 +265,7 @@ def main(argv=None):
     options = read_options(argv)
     device = pick_device(options.device)
     model = load_model(options.checkpoint)
+    model = settle_normalisation(model, options.normalisation, validation_accuracy(options, device) if options.data else None)
     preprocessing = replace(model.description.preprocessing, size=options.size or model.description.preprocessing.size)
     network = model.build()
     check_size(network, preprocessing.size)

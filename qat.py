@@ -22,19 +22,19 @@ from torch.optim.swa_utils import update_bn
 from augmentation import AUGMENTATIONS
 from command_line import UserError, number
 from distillation import (add_distillation, add_fixed_views, build_distillation, check_distillation, check_fixed_views,
-                          origin_of_distillation, read_teachers)
+                          check_teachers, origin_of_distillation, read_teachers)
 from files import read_torch
 from folding import fold, foldable_pairs
 from model_file import Model, load_model
 from models import build, count_parameters
-from options import add_run, add_views, cache_folder, load_splits, view_size_of
+from options import add_run, add_views, cache_folder, class_names_of, load_splits, view_size_of
 from quantization import LARGEST, SMALLEST, code_range, dequantize_symmetric, mse_scale, quantize_symmetric
 from training import fit, pick_precision
 from training_run import Settings
 
 LEARNING_RATE = 5e-4
 FILES = ("last.pt", "best.pt", "log.csv", "record.json")  # of a run, in --out
-ONLY_HERE = ("lr", "batch_size", "augment", "view_size", "mixup", "views", "teacher", "teacher_size", "alpha", "temperature",
+ONLY_HERE = ("lr", "batch_size", "augment", "view_size", "mixup", "views", "teacher", "teacher_size", "teacher_normalisation", "alpha", "temperature",
              "out", "seed", "precision", "resume", "dry_run")
 
 
@@ -216,6 +216,7 @@ def fine_tune(model, scheme, options, device):
                         augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, model.description), views=options.views,
                         precision=pick_precision(options.precision, device), seed=options.seed)
     description, preprocessing = model.description, model.description.preprocessing
+    teachers = read_teachers(options, class_names_of(options, model), preprocessing.channels, device) if options.teacher else []
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model)
     origin = {"script": "quantize.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
               "view_size": settings.view_size or preprocessing.size,
@@ -223,8 +224,8 @@ def fine_tune(model, scheme, options, device):
               **({"validation_share": description.validation_share} if description.validation_share else {}),
               "started_from": hashlib.sha256(model.path.read_bytes()).hexdigest()[:16], "before": description.training}
     loss, details = None, {}
-    if options.teacher:
-        teachers, details["teachers"] = read_teachers(options, validation, preprocessing, device)
+    if teachers:
+        teachers, details["teachers"] = check_teachers(teachers, options, validation, preprocessing, device)
         origin |= origin_of_distillation(options, teachers, details["teachers"])
         loss = build_distillation(options, teachers, details["teachers"], preprocessing, settings, training, cache_folder(options))
 

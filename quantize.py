@@ -27,7 +27,8 @@ from files import check_distinct, check_output, write_bytes
 from folding import fold, foldable_pairs
 from foreign_files import EXPORTS, export, export_warnings, read_tensors
 from model_file import decode, encode, load_model, predicted_data_bytes, sizes, to_bytes
-from options import add_cache, cache_folder
+from options import add_cache, cache_folder, validation_accuracy
+from plausibility import add_normalisation, settle_normalisation
 from quantization import Scheme
 from records import provenance, write_record
 from training import evaluate
@@ -179,7 +180,7 @@ def validation(model, options, device):
 
     def accuracy_of(weights, description=model.description):
         network = description.build(weights, model.path).to(device, memory_format=torch.channels_last)
-        return evaluate(network, photos, preprocessing, device)[1]
+        return evaluate(network, photos, preprocessing, device, whose=f"the model {model.path}")[1]
 
     return accuracy_of, photos
 
@@ -232,6 +233,7 @@ def main(argv=None):
                        help="root that holds validation/ (and training/ for --qat-epochs), or train.csv of faces: "
                             "measure the accuracy before and after")
     add_cache(group)
+    add_normalisation(group)
     group.add_argument("--record", type=Path, help="also write a JSON record there")
     qat.add_options(command)
     options = command.parse_args(argv)
@@ -253,7 +255,8 @@ def main(argv=None):
     for teacher in options.teacher:
         check_distinct(teacher, options.output, options.record, *(options.out / name for name in qat.FILES))
     device = pick_device(options.device)
-    model = trained = load_model(options.checkpoint)
+    model = load_model(options.checkpoint)
+    model = trained = settle_normalisation(model, options.normalisation, validation_accuracy(options, device) if options.data else None)
     raw = tensor_bytes(model.state_dict)
     if options.export:
         model.build()  # weights that do not fit their architecture are told now

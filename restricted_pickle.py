@@ -96,7 +96,7 @@ def read_pickle(stream, path, names, persistent=None):
                     full = ".".join((stack.pop(-2), stack.pop())) if opcode.name == "STACK_GLOBAL" else argument
                     if full not in names or opcode.name == "INST":
                         raise UserError(f"{path} asks for {ascii(full)[1:-1][:100]}, which no file of weights needs; "
-                                        "nothing was run, do not use this file")
+                                        "nothing was run: if you made the file, save model.state_dict() alone, else do not use it")
                     stack.append(Name(full))
                 case "REDUCE":
                     arguments = _expect(stack.pop(), tuple)

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import torch
 
-from command_line import UserError, parser, run
-from dataset import join, list_labelled, list_testing_beside, list_unlabelled, load_photos
-from distillation import (add_distillation, add_fixed_views, build_distillation, check_fixed_views, check_teacher_files,
+from command_line import UserError, parser, pick_device, run
+from dataset import join, list_labelled, list_testing_beside, list_unlabelled, load_photos, photo_channels
+from distillation import (add_distillation, add_fixed_views, build_distillation, check_fixed_views, check_teachers,
                           origin_of_distillation, read_teachers)
 from faces import FaceListing
 from model_file import Description
 from models import build
-from options import add_training, cache_folder, load, network_arguments, share_of
+from options import add_training, cache_folder, class_names_of, load, network_arguments, share_of
 from training import check_run_folder, fit
 
 
@@ -103,12 +103,12 @@ def main(argv=None):
     check_fixed_views(options)
 
     arguments = network_arguments(options)
-    check_teacher_files(options)
     if not options.dry_run:
         check_run_folder(options.out, options.resume)
+    teachers = read_teachers(options, class_names_of(options), photo_channels(options.data), pick_device(options.device))
     extra, transductive = list_extra(options)
     device, settings, preprocessing, training, validation = load(options)
-    teachers, records = read_teachers(options, validation, preprocessing, device)
+    teachers, records = check_teachers(teachers, options, validation, preprocessing, device)
     training, unlabelled = add_extra(training, extra, transductive, preprocessing, cache_folder(options))
     origin = {"script": "train_kd.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
               "view_size": settings.view_size or options.size, **share_of(options), **origin_of_distillation(options, teachers, records), **unlabelled,

@@ -31,6 +31,7 @@ from command_line import UserError
 from files import check_output, locked, write_text
 from losses import Batch, mix
 from models import count_parameters
+from plausibility import check_logits
 from preprocessing import photos_at_once
 from records import provenance, write_record
 from training_run import Run, plain_state
@@ -55,10 +56,11 @@ def pick_precision(name, device):
 
 
 @torch.no_grad()
-def evaluate(network, photos, preprocessing, device, batch_size=None, batches=None):
+def evaluate(network, photos, preprocessing, device, batch_size=None, batches=None, whose=None):
     """(mean cross-entropy, accuracy) on a PhotoSet, in eval mode and fp32, without drawing a random number.
 
     batches: stop after so many, of `photos_at_once` unless batch_size says otherwise. The network's mode is left as it was.
+    whose: what the network is, for the UserError that logits that are not finite raise; without it the loss tells.
     """
     was_training = network.training
     network.eval()
@@ -66,7 +68,10 @@ def evaluate(network, photos, preprocessing, device, batch_size=None, batches=No
     seen = 0
     for positions in list(torch.arange(len(photos)).split(batch_size or photos_at_once(preprocessing.size)))[:batches]:
         images, labels = photos.batch(positions, device)
-        logits = network(preprocessing.normalise(images)).float()
+        inputs = preprocessing.normalise(images)
+        logits = network(inputs).float()
+        if whose:
+            check_logits(logits, network, inputs, whose)
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
         correct = correct + (logits.argmax(1) == labels).sum()
         seen += len(labels)

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import torch
 
+from plausibility import check_logits
+
 FACTORS = (7 / 8, 1, 9 / 8)  # on the input size
 STEP = 8                     # pixels to which the other sizes are rounded
 
@@ -26,9 +28,12 @@ def inputs_of(preprocessing, tta):
 
 def mean_probabilities(network, inputs, preprocessing, tta):
     """Class probabilities float32 (N, classes): the mean over `inputs`, each uint8 (N, size, size, channels), and with
-    `tta` their mirror images.
+    `tta` their mirror images. Raises UserError for logits that are not finite.
     """
     views = [preprocessing.normalise(photos) for photos in inputs]
     if tta:
         views += [view.flip(3) for view in views]
-    return torch.stack([network(view).float().softmax(1) for view in views]).mean(0)
+    logits = [network(view).float() for view in views]
+    for one, view in zip(logits, views):
+        check_logits(one, network, view)
+    return torch.stack([one.softmax(1) for one in logits]).mean(0)

@@ -55,9 +55,9 @@ def main(argv=None):
         group.add_argument("--beta", type=number(float, 0), default=2.0, help="weight of what both say about the other classes")
         return group
 
-    def read_teachers(parsed, *rest):
+    def check_teachers(teachers, parsed, *rest):
         options["beta"] = parsed.beta
-        return distillation.read_teachers(parsed, *rest)
+        return distillation.check_teachers(teachers, parsed, *rest)
 
     def fit(network, description, *rest, **more):
         description = replace(description, training={**description.training, "loss": "decoupled", **options})
@@ -73,7 +73,7 @@ def main(argv=None):
         return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
 
     with (mock.patch.object(distillation, "distillation_loss", loss),
-          mock.patch.multiple(train_kd, __doc__=__doc__, add_distillation=add_distillation, read_teachers=read_teachers, fit=fit)):
+          mock.patch.multiple(train_kd, __doc__=__doc__, add_distillation=add_distillation, check_teachers=check_teachers, fit=fit)):
         return train_kd.main(argv)
 
 
