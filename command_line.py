@@ -12,7 +12,13 @@ class UserError(ValueError):
 
 
 def run(main):
-    """Run a script's `main()` and exit with its status; a UserError is one line on stderr and status 2, and so is a full GPU."""
+    """Run a script's `main()` and exit with its status; a UserError is one line on stderr and status 2, and so is a full GPU.
+
+    What the console's encoding cannot write, a Chinese name on a cp1252 console, is printed as an escape such as \\u9eb5.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's stream has no encoding to care about
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()
@@ -88,7 +94,7 @@ def pick_device(name):
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {name} was asked for, but torch sees no GPU here; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name} was asked for, but there are only {torch.cuda.device_count()} GPUs; use cuda:0")
+        raise UserError(f"--device {name} was asked for, but torch sees only {torch.cuda.device_count()} GPU(s) here; use cuda:0")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cpu":

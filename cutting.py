@@ -18,14 +18,14 @@ class ByGamma:
     def __init__(self, model, network, options):
         if not any(isinstance(module, NORMS) for module in network.modules()):
             raise UserError(f"{model.path} has no BN whose gamma could rank channels; "
-                            "take a checkpoint from before folding, or --mode lowrank")
+                            "use a checkpoint of a training script, or --mode lowrank with --rank-ratio")
         self.model, self.network, self.options = model, network, options
         self.coupling = Coupling(network)
         self.originals = [channels.count for channels in self.coupling.sets]
         self.scope = read_scope(options.scope, len(self.originals))
         if not self._choose(self.coupling, network, 1, 1):
             raise UserError(f"there is nothing to prune in --scope {options.scope}; "
-                            "--scope all --dry-run tells which stages can be and why others stay")
+                            "--scope all --dry-run shows which stages can be pruned and why the others stay")
         with torch.device("meta"):
             self.shape = build(model.description.architecture, **model.description.arguments)
 

@@ -148,7 +148,7 @@ def main(argv=None):
     if options.reduce and (preprocessing.resize == "course" or options.reduce >= seen):
         raise UserError(f"--reduce {options.reduce} does not reduce what {options.model} looks at "
                         f"({seen} px, resize rule {preprocessing.resize}); "
-                        "use fewer pixels, and a model of another rule than course")
+                        "use fewer pixels, or leave --reduce out")
     if options.record:
         check_output(options.record)
     names, whose = model.description.class_names, f"the model {options.model}"

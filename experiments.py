@@ -150,7 +150,7 @@ def main(argv=None):
         failed += not well
         print(line, flush=True)
     if failed:
-        raise UserError(f"{failed} runs failed; see above, mend the cause and run this again")
+        raise UserError(f"{failed} runs failed; see above, fix the cause and run this again")
     return 0
 
 

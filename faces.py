@@ -71,7 +71,7 @@ def _rows(path, key):
                 if line.strip():
                     value, comma, feature = line.partition(",")
                     if not comma:
-                        raise UserError(f"{path}, line {number}, is not {key},feature but {line.strip()[:40]!r}; mend or remove it")
+                        raise UserError(f"{path}, line {number}, is not {key},feature but {line.strip()[:40]!r}; correct or remove it")
                     yield f"{path}, line {number},", value.strip(' "'), feature.strip(' "\n')
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; check the path") from None
@@ -88,12 +88,12 @@ def _pixels(where, feature):
             warnings.simplefilter("error")  # older versions of numpy only warn of what is no number
             values = np.fromstring(feature, np.int64, sep=" ")
     except (ValueError, DeprecationWarning):
-        raise UserError(f"{where} has a pixel that is no whole number; mend or remove it") from None
+        raise UserError(f"{where} has a pixel that is no whole number; correct or remove it") from None
     if len(values) != SIDE * SIDE:
-        raise UserError(f"{where} has {len(values):,} pixels and a face has {SIDE} x {SIDE} = {SIDE * SIDE:,}; mend or remove it")
+        raise UserError(f"{where} has {len(values):,} pixels and a face has {SIDE} x {SIDE} = {SIDE * SIDE:,}; correct or remove it")
     if values.min() < 0 or values.max() > 255:
         raise UserError(f"{where} has a pixel of {values.min() if values.min() < 0 else values.max()} "
-                        "and grey values are 0 to 255; mend or remove it")
+                        "and grey values are 0 to 255; correct or remove it")
     return values.astype(np.uint8).reshape(SIDE, SIDE)
 
 
@@ -111,14 +111,14 @@ def list_faces(path, split, class_names=None, whose="the training photos", log=N
     beside = path.with_name("validation.csv")
     separate = beside.is_file()
     if separate and split == "training" and path == beside:
-        raise UserError(f"{path} would be training and validation data at once; name train.csv, and validation.csv beside it is found")
+        raise UserError(f"{path} would be training and validation data at once; name train.csv, validation.csv is looked for beside it")
     if separate and split == "validation":
         path = beside
     faces, labels, digest, seen = [], [], hashlib.sha256(), collections.Counter()
     for where, value, feature in _rows(path, "label"):
         label = whole_number(value)
         if label is None or label >= len(FACE_CLASSES):
-            raise UserError(f"{where} has the label {value[:40]!r} and the classes are 0 to {len(FACE_CLASSES) - 1}; mend or remove it")
+            raise UserError(f"{where} has the label {value[:40]!r} and the classes are 0 to {len(FACE_CLASSES) - 1}; correct or remove it")
         seen[label] += 1
         if separate or (seen[label] % 10 == 0) == (split == "validation"):
             faces.append(_pixels(where, feature))
@@ -142,10 +142,10 @@ def list_testing_faces(path, by_name=False):
     for where, value, feature in _rows(path, "id"):
         identity = value if by_name else whole_number(value)
         if identity is None or identity == "":
-            fault = "empty; mend it" if by_name else "no whole number; mend it or predict with --ids names"
+            fault = "empty; write one" if by_name else "no whole number; correct it or predict with --ids names"
             raise UserError(f"{where} has the id {value[:40]!r}, which is {fault}")
         if identity in found:
-            raise UserError(f"{where} has the id {value[:40]}, which an earlier line has too; mend one of them")
+            raise UserError(f"{where} has the id {value[:40]}, which an earlier line has too; change one of them")
         found[identity] = _pixels(where, feature)
     if not found:
         raise UserError(f"{path} has a header and no faces; name a CSV with rows of id,feature")

@@ -69,11 +69,11 @@ class Factors(nn.Sequential):
 def factorise(network, ranks, svd=False):
     """Replace layers by their two factors in place, and return the network.
 
-    ranks: layer name -> rank. svd: take the factors from the layers' weights (else they are initialised anew).
+    ranks: layer name -> rank. svd: take the factors from the layers' weights (else they are initialised).
     Raises UserError for a layer that is not there or cannot be factorised, and for a rank that is no whole number above 0.
     """
     if not isinstance(ranks, dict) or len(ranks) > 300:
-        raise UserError("ranks must give at most 300 layers their rank, e.g. {'fc.0': 8}; mend the arguments")
+        raise UserError("ranks must give at most 300 layers their rank, e.g. {'fc.0': 8}; change ranks")
     possible = factorisable(network)
     for name, rank in ranks.items():
         if name not in possible:

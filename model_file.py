@@ -69,9 +69,9 @@ class Description:
                 raise TypeError("names must be text")
         except (KeyError, TypeError, ValueError, RecursionError) as error:  # json: TypeError for what is not a plain value
             reason = f"{type(error).__name__}: {str(error)[:150]}"
-            raise UserError(f"{path} does not describe its network ({reason}); make the file anew") from None
+            raise UserError(f"{path} does not describe its network ({reason}); create the file again") from None
         if description.arguments.get("num_classes") != len(description.class_names):
-            raise UserError(f"{path} names {len(description.class_names)} classes, which is not what its network has; make the file anew")
+            raise UserError(f"{path} names {len(description.class_names)} classes, which is not what its network has; create the file again")
         return description
 
     @property
@@ -107,7 +107,7 @@ class Description:
             network.load_state_dict(state_dict, assign=True)
         except RuntimeError as error:
             detail = " ".join(str(error).split("\n\t")[1:2]).strip()[:150]
-            raise UserError(f"the weights in {path} do not fit {self.architecture} ({detail}); make the file anew") from None
+            raise UserError(f"the weights in {path} do not fit {self.architecture} ({detail}); create the file again") from None
         for name, tensor in network.state_dict().items():
             if tensor.dtype != kinds[name] or not torch.isfinite(tensor).all():
                 raise UserError(f"tensor {name} in {path} is not {kinds[name]} or not finite; create the file again")
@@ -241,7 +241,7 @@ def to_bytes(content):
 
 def decode(content, path="the model"):
     """The float32 `state_dict` in the content of a model file; UserError naming `path` if it is damaged."""
-    damaged = UserError(f"{path} is damaged: its checksum or layout does not hold; copy or make it again")
+    damaged = UserError(f"{path} is damaged: its checksum or layout is wrong; copy it or create it again")
     try:
         data = content["data"]
         if data.dtype != torch.uint8 or data.ndim != 1 or not data.is_contiguous():
@@ -252,7 +252,7 @@ def decode(content, path="the model"):
         shapes = shapes_of(description.skeleton(path))
         if content["layout"] != layout_checksum(shapes):
             raise UserError(f"the weights in {path} do not fit {description.architecture} as this program builds it; "
-                            "use the matching release")
+                            "use the version of this project that wrote it")
         stored = stored_tensors(content["storage"].split(" "), content["coding"], data.numpy().tobytes(), shapes.values())
         return {name: restore_tensor(*one, shape) for (name, shape), one in zip(shapes.items(), stored)}
     except UserError:
@@ -285,7 +285,7 @@ def load_model(path, max_bytes=None, what="model file"):
     path = Path(path)
     if max_bytes is not None and path.is_file() and path.stat().st_size > max_bytes:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes and at most {max_bytes:,} are allowed; "
-                        "quantize it further or raise --max-bytes")
+                        "make a smaller one with quantize.py or raise --max-bytes")
     if path.is_file() and not is_torch_stream(path):
         return foreign_files.load_foreign(path)
     content = read_torch(path, what)
@@ -299,7 +299,7 @@ def load_model(path, max_bytes=None, what="model file"):
     version = MODEL_VERSION if kind == MODEL_FORMAT else VERSION
     if repr(content.get("version")) != repr(version):
         raise UserError(f"{path} has format version {str(content.get('version'))[:20]} and this program reads "
-                        f"version {version}; use the matching release")
+                        f"version {version}; use the version of this project that wrote it")
     description = Description.from_dict(content, path)
     if kind == MODEL_FORMAT:
         return Model(description, decode(content, path), content.get("bits"), path)

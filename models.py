@@ -97,7 +97,7 @@ def build(name, /, **arguments):
             raise UserError(f"{name} cannot be built with {argument}={str(value)[:50]}: it must be a whole number above 0")
         values = value if isinstance(value, (list, tuple)) else [value]
         if isinstance(defaults.get(argument), tuple) and not isinstance(value, (list, tuple)):
-            raise UserError(f"{name} takes a list for {argument}; write {argument}={value}, with a comma behind each number")
+            raise UserError(f"{name} takes a list for {argument}; write e.g. {argument}=16,32,64, and a single number with a comma after it: 16,")
         if len(values) > MOST_LAYERS or not all(isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 100_000 for one in values):
             raise UserError(f"{name} cannot be built with this {argument}: "
                             f"it must be a number or list of at most {MOST_LAYERS} numbers from 0 to 100,000")
@@ -106,11 +106,11 @@ def build(name, /, **arguments):
     except UserError:
         raise
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, IndexError) as error:
-        raise UserError(f"{name} cannot be built with {arguments} ({error}); mend the arguments") from None
+        raise UserError(f"{name} cannot be built with {arguments} ({error}); change the arguments") from None
     if ranks:
         factorise(network, ranks)
     if not all(parameter.numel() for parameter in network.parameters()):
-        raise UserError(f"{name} cannot be built with {arguments}: a layer would be empty; mend the arguments")
+        raise UserError(f"{name} cannot be built with {arguments}: a layer would be empty; change the arguments")
     return fold(network) if folded else network
 
 
@@ -131,7 +131,7 @@ def pass_empty_photo(network, size):
     except (RuntimeError, ValueError, ZeroDivisionError) as error:
         reason = str(error).partition("\n")[0][:150]
         raise UserError(f"the network cannot take photos of {size} px ({reason}); "
-                        "take larger ones, or a network that halves them less often") from None
+                        "use larger photos, or a network that halves their size less often") from None
 
 
 def check_size(network, size):

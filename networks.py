@@ -170,7 +170,7 @@ class InvertedResidual(nn.Module):
     def __init__(self, before, hidden, after, pool, residual):
         super().__init__()
         if residual and (pool or before != after):
-            raise UserError(f"a residual block cannot pool or go from {before} to {after} channels; mend residual, pools or widths")
+            raise UserError(f"a residual block cannot pool or go from {before} to {after} channels; change residual, pools or widths")
         self.residual = residual
         self.pool = nn.AvgPool2d(2) if pool else nn.Identity()
         self.expand = nn.Sequential(nn.Conv2d(before, hidden, 1, bias=False), *norm_act(hidden, nn.Hardswish()))
@@ -249,7 +249,7 @@ class StridedInvertedResidual(nn.Module):
     def __init__(self, before, hidden, after, stride, expand, residual):
         super().__init__()
         if residual and (before != after or stride != 1):
-            raise UserError(f"a block from {before} to {after} channels with stride {stride} cannot be residual; mend the arguments")
+            raise UserError(f"a block from {before} to {after} channels with stride {stride} cannot be residual; change residual, strides or widths")
         self.residual = bool(residual)
         self.conv = nn.Sequential(
             *([nn.Conv2d(before, hidden, 1, bias=False), *norm_act(hidden, nn.ReLU6())] if expand else []),

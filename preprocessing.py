@@ -49,7 +49,7 @@ class Preprocessing:
             for name in ("mean", "std"):
                 object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         except (TypeError, ValueError, OverflowError):
-            raise UserError("mean and std need three numbers each, or one each for grey; mend the preprocessing") from None
+            raise UserError("mean and std need three numbers each, or one each for grey; correct the preprocessing") from None
         if type(self.size) is not int or not 16 <= self.size <= 4096:
             raise UserError(f"an input size of {self.size} pixels cannot be used; choose 16 to 4096")
         if self.resize not in RESIZE_RULES:
@@ -60,7 +60,7 @@ class Preprocessing:
             raise UserError("a detail does not go with the resize rule course, which cuts photos at their own scale; leave one of them out")
         if (len(self.mean) not in (1, 3) or len(self.std) != len(self.mean)
                 or not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0):
-            raise UserError("mean and std need three finite values each, or one each for grey, std above 0; mend the preprocessing")
+            raise UserError("mean and std need three finite values each, or one each for grey, std above 0; correct the preprocessing")
 
     @property
     def channels(self):

@@ -31,7 +31,7 @@ from preprocessing import Preprocessing
 from pruning import CRITERIA
 from quantization import Scheme
 from records import provenance, write_record
-from training import evaluate, fit
+from training import evaluate, fit, quantize_command
 from training_run import Settings, write_checkpoint
 
 
@@ -85,11 +85,12 @@ def find_fractions(method, task):
     now = measure(replace(task.model.description, preprocessing=task.preprocessing), ["parameters", key])
     present = min(size(steps[-1]), now[key])  # factors are smaller than the whole
     if present <= target:
-        raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {present:,} {key}; ask for fewer")
+        raise UserError(f"{flag} {target:,} is met already: {options.checkpoint} has {present:,} {key}; lower it")
     if size(steps[0]) > target:
-        least, advice = (("at rank 1", "ask for more") if options.mode == "lowrank"
-                         else ("at its floor", "ask for more, or widen --scope"))
-        raise UserError(f"{flag} {target:,} is less than the {size(steps[0]):,} {key} that are left with every layer {least}; {advice}")
+        least = "at rank 1" if options.mode == "lowrank" else f"at --floor {options.floor}"
+        ways = ["raise it", *(["lower --floor"] if options.floor > 1 else []), *(["widen --scope"] if options.scope != "all" else [])]
+        raise UserError(f"{flag} {target:,} is less than the {size(steps[0]):,} {key} that are left with every layer {least}; "
+                        + " or ".join(ways))
     last = largest(target, key)
     first = max(last, largest(now["parameters"], "parameters"))
     return [first * (last / first)**(index / options.rounds) for index in range(1, options.rounds)] + [last]
@@ -112,7 +113,7 @@ def read_options(argv):
     group.add_argument("--rounds", type=number(int, 1, 100), default=1, metavar="K",
                        help="cuts, each by the same share, with training after each")
     group.add_argument("--mode", choices=("none", "finetune", "retrain", "lowrank"), default="finetune",
-                       help="after a cut: nothing, train on, or train anew from --seed; "
+                       help="after a cut: nothing, train on, or train again from --seed; "
                             "lowrank: factorise layers in place of cutting channels, then train on")
     group.add_argument("--criterion", choices=CRITERIA, default=CRITERIA[0],
                        help="what ranks channels: |gamma|, gamma as in the course, or chance")
@@ -137,14 +138,14 @@ def read_options(argv):
     if options.mode == "lowrank" and (options.scope, options.criterion, options.floor) != ("all", CRITERIA[0], 1):
         raise UserError("--scope, --criterion and --floor are about channels and --mode lowrank removes none; leave them out")
     if options.ranking == "global" and options.rounds > 1 and not options.rate and options.mode != "lowrank":
-        raise UserError("--ranking global fixes the widths of later rounds by the gammas then, so that no target "
-                        "can be promised; use --rounds 1 or --ranking layer")
+        raise UserError("--ranking global finds the widths of a round only after the training of the one before, so no target "
+                        "can be planned; use --rounds 1 or --ranking layer")
     if options.teacher and options.mode == "none":
         raise UserError("--teacher is for training and --mode none trains nothing; leave one of them out")
     if options.teacher and options.label_smoothing:
-        raise UserError("--label-smoothing smooths what the teacher is to tell; leave it out, the teacher's answers are soft already")
+        raise UserError("--label-smoothing is for labels, and the teacher's outputs are soft already; leave it out")
     if not options.data and not options.dry_run:
-        raise UserError("name the data directory behind the checkpoint: it is trained and measured on; only --dry-run does without")
+        raise UserError("name the data directory after the checkpoint; only --dry-run works without photos")
     if options.label_smoothing is None:
         options.label_smoothing = 0.0 if options.teacher else Settings().label_smoothing
     return options
@@ -190,7 +191,7 @@ def make_plan(method, task):
         plan.append({"round": index, "kept": fraction, **measure(task.describe(arguments, index, fraction)), "arguments": changed})
     if plan[1]["parameters"] > plan[0]["parameters"]:
         raise UserError(f"{options.checkpoint} has low-rank layers already, and {fractions[0]:.3g} of the full ranks would "
-                        f"enlarge it from {plan[0]['parameters']:,} to {plan[1]['parameters']:,} parameters; ask for less")
+                        f"enlarge it from {plan[0]['parameters']:,} to {plan[1]['parameters']:,} parameters; use a smaller --rank-ratio")
     print(f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px", *method.table(fractions), sep="\n")
     print(f"{'round':>5}{'kept':>8}{'parameters':>13}{'bytes, 8 bits':>15}{'MACs':>16}")
     for row in plan:
@@ -258,7 +259,7 @@ def prune(method, task, fractions, plan, record):
     print(f"{'round':>5}{'parameters':>13}{'before':>9}{'cut':>9}{'after':>9}")
     for row in record["rounds"]:
         print(f"{row['round']:>5}{row['parameters']:>13,}{row['before_cut']:>9.4f}{row['after_cut']:>9.4f}{row['after_training']:>9.4f}")
-    print(f"wrote {path} and {folder / 'best.pt'}; next: python quantize.py {folder / 'best.pt'} model.bin")
+    print(f"wrote {path} and {folder / 'best.pt'}; next: {quantize_command(folder)}")
 
 
 def main(argv=None):

@@ -62,7 +62,7 @@ class Scheme:
             name = layer if layer in floats else f"{layer}.weight"
             if name not in floats:
                 first = matrices[0].removesuffix(".weight") if matrices else "missing"
-                raise UserError(f"there is no layer {layer} to store in {wanted} bits; the first is {first}")
+                raise UserError(f"there is no layer {layer} to store in {wanted} bits; name one of the network's layers, e.g. {first}")
             bits[name] = wanted
         return bits
 

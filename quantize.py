@@ -1,9 +1,9 @@
 """Turn a checkpoint into a small, self-describing model file.
 
-    python quantize.py runs/student/best.pt model.bin
-    python quantize.py runs/student/best.pt model.bin --size 112 --data food-11 --record results/model.json
-    python quantize.py runs/wide/best.pt model.bin --bits 4 --override head.0=6
-    python quantize.py runs/wide/best.pt model.bin --bits 3 --qat-epochs 20 --data food-11 --teacher runs/teacher/best.pt
+    python quantize.py runs/student/best.pt runs/student/model.bin
+    python quantize.py runs/student/best.pt runs/student/model.bin --size 112 --data food-11 --record runs/student/model.json
+    python quantize.py runs/wide/best.pt runs/wide/model.bin --bits 4 --override head.0=6
+    python quantize.py runs/wide/best.pt runs/wide/model.bin --bits 3 --qat-epochs 20 --data food-11 --teacher runs/teacher/best.pt
     python quantize.py runs/student/best.pt model.pkl --export course8
 
 BN is folded into the layers before it. Without --bits, the most bits that fit --max-bytes are searched: the table
@@ -194,8 +194,9 @@ def write_export(model, output, kind, max_bytes):
     """Write the course's own file of a model, and say what its script cannot know; UserError if it is too large."""
     packed = export(model.state_dict, EXPORTS[kind])
     if len(packed) > max_bytes:
+        fewer_bits = "" if EXPORTS[kind] == 8 else "use --export course8, "
         raise UserError(f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, "
-                        "so nothing was written; take a smaller network or raise --max-bytes")
+                        f"so nothing was written; {fewer_bits}use a smaller network or raise --max-bytes")
     for sentence in export_warnings(model.description):
         print(f"warning: {sentence}", file=sys.stderr)
     weights = read_tensors(packed, output)[0]
@@ -259,12 +260,12 @@ def main(argv=None):
     model = trained = settle_normalisation(model, options.normalisation, validation_accuracy(options, device) if options.data else None)
     raw = tensor_bytes(model.state_dict)
     if options.export:
-        model.build()  # weights that do not fit their architecture are told now
+        model.build()  # weights that do not fit their architecture are refused now
         check_output(options.output)
         write_export(model, options.output, options.export, options.max_bytes)
         return 0
     model = resized(model, options.size)
-    model.build()  # weights that do not fit their architecture are told now
+    model.build()  # weights that do not fit their architecture are refused now
     if not options.qat_epochs or options.granularity == "channel":  # else fine-tuning leaves BN where it is, see qat.finish
         model = folded(model)
     for state_dict in (model.state_dict, trained.state_dict) if options.qat_epochs else (model.state_dict,):  # stored; trained
@@ -273,7 +274,7 @@ def main(argv=None):
         check_output(output, keep_folder=not options.dry_run)
     floats, scales, summary = model, None, {}
     if options.qat_epochs:
-        encode_within_limit(model, options, None)  # what does not fit is told before the training
+        encode_within_limit(model, options, None)  # what does not fit is refused before the training
         tuned = qat.fine_tune(trained, scheme_of(options, options.bits), options, device)
         if tuned is None:
             return 0

@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import math
+import shlex
 import signal
 import time
 from dataclasses import asdict
@@ -108,13 +109,14 @@ def check_run_folder(out, resume, keep_folder=False):
 
     It is created on trial, and stays only with `keep_folder`.
     """
-    for name in ("last.pt", "best.pt", "record.json"):
-        if (out / name).exists() and not resume:
-            raise UserError(f"{out} already holds a run ({name}); add --resume to continue it or choose another --out")
+    held = next((name for name in ("last.pt", "best.pt", "record.json") if (out / name).exists()), None)
+    if held and not resume:
+        way_on = "add --resume to continue it or " if held == "last.pt" else ""
+        raise UserError(f"{out} already holds a run ({held}); {way_on}choose another --out")
     check_output(out / "last.pt", keep_folder)
     if (out / "record.json").exists() and not (out / "last.pt").exists():
         raise UserError(f"{out} holds record.json and no last.pt that could be continued, "
-                        "and training anew would overwrite what is there; choose another --out")
+                        "and a new training would overwrite what is there; choose another --out")
 
 
 def _finished_record(path):
@@ -122,7 +124,7 @@ def _finished_record(path):
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
-        raise UserError(f"{path} is damaged; remove it, and --resume writes it anew") from None
+        raise UserError(f"{path} is damaged; remove it, and --resume writes it again") from None
 
 
 def fit(network, description, training, validation, settings, out, device,
@@ -138,8 +140,8 @@ def fit(network, description, training, validation, settings, out, device,
     torch.backends.cudnn.benchmark = True  # few input shapes: views, photos, and their last batch; cuDNN chooses once for each
     batch_size = min(settings.batch_size, len(training))
     if batch_size < 2:
-        raise UserError(f"{len(training)} training photo(s) with batches of {settings.batch_size} cannot be trained on: "
-                        "BN needs two photos a batch; add photos or raise --batch-size")
+        raise UserError(f"{len(training)} training photo(s) in batches of {settings.batch_size} cannot be trained on: "
+                        "BN needs two photos in a batch; add photos" + (" or raise --batch-size" if settings.batch_size < 2 else ""))
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
     run = Run(network, description, settings, len(training) // batch_size, device, loss_function, data, export)
     training, validation = training.to(device), validation.to(device)
@@ -183,7 +185,7 @@ def fit(network, description, training, validation, settings, out, device,
                   "best": run.best(), "seconds": round(run.seconds, 1), "history": run.history}
         write_record(finished, record)
         print(f"best validation accuracy {run.best()['validation_accuracy']:.4f} in epoch {run.best()['epoch']}"
-              + (f"; next: python quantize.py {out / 'best.pt'} model.bin" if export is plain_state else ""))
+              + (f"; next: {quantize_command(out)}" if export is plain_state else ""))
         if stop.signal:  # it came after the last step: the run is complete, and what would follow it must not start
             raise SystemExit(128 + stop.signal)
     return record
@@ -229,6 +231,11 @@ def train_epoch(run, training, validation, stop, steps=None):
     return {"epoch": run.epoch + 1, "lr": run.schedule.get_last_lr()[0], "train_loss": run.loss_sum.item() / run.step,
             "train_accuracy": run.correct.item() / run.labelled.item() if run.labelled else None,
             "validation_loss": loss, "validation_accuracy": accuracy, "seconds": round(run.seconds, 1)}
+
+
+def quantize_command(folder):
+    """The command line that makes a model file of the best.pt in a run's folder, in that folder, whatever its name."""
+    return shlex.join(["python", "quantize.py", str(folder / "best.pt"), str(folder / "model.bin")])
 
 
 def _log(history):

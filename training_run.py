@@ -169,9 +169,9 @@ class Run:
     def check_finite(self):
         """Raise UserError if the sum of the epoch's losses is NaN or infinite."""
         if not torch.isfinite(self.loss_sum):
-            raise UserError(f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}; "
-                            f"lower --lr (now {self.settings.lr:g}) or use --precision fp32 "
-                            f"(now {self.settings.precision}); checkpoints of earlier epochs are kept")
+            or_fp32 = "" if self.settings.precision == "fp32" else f" or with --precision fp32 (now {self.settings.precision})"
+            raise UserError(f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}; start again with a lower --lr "
+                            f"(now {self.settings.lr:g}){or_fp32}, and with a new --out: the old one keeps its checkpoints")
 
     def end_epoch(self, row):
         """Note the epoch's row of the log and go on to the next epoch."""

@@ -262,7 +262,7 @@ def test_a_device_is_checked(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("auto") == torch.device("cuda") and pick_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(UserError, match="only 2 GPUs"):
+    with pytest.raises(UserError, match="only 2 GPU"):
         pick_device("cuda:2")
 
 

@@ -192,7 +192,7 @@ def test_rounds_to_a_target_start_from_the_ranks_of_now(refused, call, tmp_path,
     assert count_parameters(network) == sizes[0] >= sizes[1] >= sizes[2] >= sizes[3] > target - 600 and sizes[3] <= target
     assert kept[2] / kept[1] == pytest.approx(kept[3] / kept[2], abs=1e-3)  # every round by the same share
     assert kept[1] < share + 1e-4 and kept[3] / kept[2] == pytest.approx((kept[3] / share)**(1 / 3), rel=0.05)
-    assert "at rank 1; ask for more\n" in refused("prune.py", path, "--mode", "lowrank", "--target-params", 100, "--dry-run")
+    assert "at rank 1; raise it\n" in refused("prune.py", path, "--mode", "lowrank", "--target-params", 100, "--dry-run")
 
 
 def test_the_command_line_factorises_round_by_round_and_starts_from_the_nearest_weights(call, toy, tmp_path):

@@ -321,7 +321,7 @@ def test_heic_is_told_how_to_be_read(tmp_path):
 
 
 def test_what_the_system_refuses_to_read_is_no_bad_photo_but_an_error(tmp_path):
-    """Left out, or remembered by the cache as undecodable, it would be missing long after the cause was mended."""
+    """Left out, or remembered by the cache as undecodable, it would be missing long after the cause was gone."""
     (tmp_path / "folder.jpg").mkdir()
     for name in ("folder.jpg", "missing.jpg"):
         with pytest.raises(UserError, match=f"{name} cannot be read"):

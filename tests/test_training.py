@@ -277,7 +277,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         def __call__(self, logits, batch):
             return logits.sum() * (math.nan if next(self.calls) == 6 else 1e-6)
 
-    with pytest.raises(UserError, match="no longer finite in epoch 2, step 3; lower --lr"):
+    with pytest.raises(UserError, match=r"no longer finite in epoch 2, step 3; start again with a lower --lr \(now 0.01\), and with a new --out"):
         start(tmp_path, small(), loss_function=Broken())
     state = run_state(tmp_path)
     assert state["run"]["epoch"] == 1
