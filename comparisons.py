@@ -15,6 +15,7 @@ class Experiment:
     question: str
     variants: dict
     seeds: tuple = (0, 1, 2)
+    subset: bool = False  # whether its runs read a part of the photos only, which has a fingerprint of its own
 
 
 RUN = "--seed {seed} --out {out} --resume"
@@ -41,6 +42,9 @@ FIXED = "train_kd.py {data} --size 56 --augment none --lr 0.002 --teacher {model
 RECIPE = "train_kd.py {data} --size 56 --teacher {model} --epochs 10 --network student"
 AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
+OWN = "--size 96 --view-size 72 --detail 64 --epochs 10 --batch-size 32"
+SHIPPED = ("--set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,576,576,576 --set pools=1,0,0,1,0,0,0 "
+           "--set head=384")  # the network of model.bin
 WIDER = {  # our network by thousands of parameters: expanded channels, width of the head, bits at which it fits 300,000 bytes
     251: ((64, 96, 96, 160, 192, 192, 192), 160, 8),
     392: ((80, 144, 144, 248, 312, 312, 312), 256, 6),
@@ -135,6 +139,10 @@ EXPERIMENTS = {
     "equal_bytes": Experiment(
         "at 300,000 bytes: few weights of many bits or many weights of few, same training and two epochs through the rounding",
         wider()),
+    "own_classes": Experiment(
+        "180 photos of three own classes: from the weights of model.bin, or from scratch", {
+            "scratch": f"benchmarks/own_classes.py {{data}} {OWN} {SHIPPED} {RUN}",
+            "init": f"benchmarks/own_classes.py {{data}} {OWN} --init {{model}} {RUN}"}, subset=True),
     "teachers": Experiment(
         "ResNet-18 trained from scratch, how it stands 16 and 8 bits, and how many of its answers stay", {
             "resnet18": f"train_student.py {SHORT} --epochs 10 --network resnet18 {RUN}",

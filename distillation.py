@@ -16,7 +16,7 @@ from classes import match, unnamed
 from command_line import UserError, number
 from dataset import default_cache
 from files import atomic_path
-from losses import distillation_loss, soft_targets
+from losses import balanced_weights, distillation_loss, soft_targets
 from model_file import load_model
 from onnx_teacher import count_outputs, is_onnx, read_onnx
 from plausibility import add_normalisation, choose_normalisation
@@ -130,12 +130,14 @@ class Distillation:
 
     views: with so many fixed views per photo, the teachers' probabilities are computed once and cached: a float32 tensor
     (photos, classes) on the CPU for each view, NaN where they are not known yet. files: these tensors, where they are mapped to
-    files (see `build_distillation`) and need no place in a checkpoint.
+    files (see `build_distillation`) and need no place in a checkpoint. class_weights: (classes,) of the labels, or None.
     """
 
-    def __init__(self, teachers, preprocessing, alpha, temperature, precision, photos=0, classes=0, views=0, files=None):
+    def __init__(self, teachers, preprocessing, alpha, temperature, precision, photos=0, classes=0, views=0, files=None,
+                 class_weights=None):
         self.teachers, self.preprocessing, self.alpha, self.temperature = teachers, preprocessing, alpha, temperature
         self.autocast, self.in_files = AUTOCAST[precision], files is not None
+        self.class_weights = class_weights
         self.cached_targets = files or [torch.full((photos, classes), torch.nan) for _ in range(views)]
 
     @torch.no_grad()
@@ -159,7 +161,8 @@ class Distillation:
 
     def __call__(self, logits, batch):
         probabilities = self.targets(batch) if self.alpha else None
-        return distillation_loss(logits, probabilities, batch.labels, self.alpha, self.temperature)
+        weights = {} if self.class_weights is None else {"class_weights": self.class_weights.to(logits)}
+        return distillation_loss(logits, probabilities, batch.labels, self.alpha, self.temperature, **weights)
 
     def state_dict(self):
         in_checkpoint = self.cached_targets and not self.in_files
@@ -188,7 +191,8 @@ def build_distillation(options, teachers, records, preprocessing, settings, trai
             files = [_mapped_targets(folder / f"teacher-{name}-{view}.npy", shape) for view in range(settings.views)]
         except (OSError, UserError) as error:
             print(f"warning: teacher outputs cannot be cached in a file ({error}); they are kept in memory", file=sys.stderr)
-    return Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision, *shape, settings.views, files)
+    return Distillation(teachers, preprocessing, options.alpha, options.temperature, settings.precision, *shape, settings.views, files,
+                        balanced_weights(training.labels, shape[1]) if settings.class_weights == "balanced" else None)
 
 
 def _mapped_targets(path, shape):

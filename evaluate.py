@@ -118,7 +118,8 @@ def measure(model, listing, photos, device, tta=False, reduced=None):
         blurred = probabilities(network, reduced, preprocessing, device, tta).argmax(1)
         result["accuracy_reduced"] = (blurred == labels).double().mean().item()
     by_class = [row[index].item() / row.sum().item() if row.any() else None for index, row in enumerate(table)]
-    return {**result, "class_accuracy": dict(zip(names, by_class)),
+    shares = [share for share in by_class if share is not None]
+    return {**result, "balanced_accuracy": sum(shares) / len(shares), "class_accuracy": dict(zip(names, by_class)),
             "calibration_error": error, "reliability": reliability, "confusion": table.tolist()}
 
 
@@ -170,6 +171,7 @@ def main(argv=None):
         write_record(options.record, {**provenance(device, data={"validation": photos[0].fingerprint}),
                                       "model": model.description.to_dict(), "bits": model.bits, **result})
     print(f"{model.description.architecture}, {preprocessing.size} px, {result['photos']:,} photos: accuracy {result['accuracy']:.4f}, "
+          f"balanced accuracy {result['balanced_accuracy']:.4f}, "
           f"cross-entropy {result['cross_entropy']:.4f}, calibration error {result['calibration_error']:.4f}")
     for name, text in (("accuracy_of_small", f"shorter side below {preprocessing.size} px"),
                        ("accuracy_of_larger", "the others"),

@@ -143,7 +143,8 @@ def main(argv=None):
 
     from dataset import list_labelled  # not before: the report reads the list of experiments where there is no torch
 
-    fingerprints = {split: list_labelled(options.data, split).fingerprint() for split in ("training", "validation")}
+    subset = EXPERIMENTS[options.experiment].subset
+    fingerprints = {} if subset else {split: list_labelled(options.data, split).fingerprint() for split in ("training", "validation")}
     failed = 0
     jobs = plan(options.experiment, options.data, options.runs, options.results, options.seeds)
     for well, line in schedule(jobs, fingerprints, options.workers):

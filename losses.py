@@ -24,14 +24,27 @@ class Batch:
     view: int | None
 
 
-class CrossEntropy:
-    """The loss of training from scratch. A loss is called with (logits, Batch) and may have a state to be saved."""
+def balanced_weights(labels, num_classes):
+    """Weights of the classes, float32 (num_classes,): n / (num_classes * photos of the class), as scikit-learn's "balanced".
 
-    def __init__(self, label_smoothing=0.0):
-        self.label_smoothing = label_smoothing
+    labels: int64 (n,), -1 = unlabelled, which counts nowhere. Over the labelled photos the weights have mean 1.
+    """
+    counts = torch.bincount(labels[labels >= 0], minlength=num_classes).float()
+    return counts.sum() / (num_classes * counts.clamp(min=1))
+
+
+class CrossEntropy:
+    """The loss of training from scratch. A loss is called with (logits, Batch) and may have a state to be saved.
+
+    class_weights: float32 (classes,), or None for equal ones.
+    """
+
+    def __init__(self, label_smoothing=0.0, class_weights=None):
+        self.label_smoothing, self.class_weights = label_smoothing, class_weights
 
     def __call__(self, logits, batch):
-        return F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        return F.cross_entropy(logits, batch.labels, weight=weights, label_smoothing=self.label_smoothing)
 
     def state_dict(self):
         return {}
@@ -54,13 +67,13 @@ def mix(images, labels, num_classes, max_share, generator):
     return images, torch.lerp(probabilities, probabilities[partners], share.unsqueeze(1))
 
 
-def distillation_loss(student_logits, teacher_probabilities, labels, alpha, temperature):
+def distillation_loss(student_logits, teacher_probabilities, labels, alpha, temperature, class_weights=None):
     """alpha * T^2 * KL(teacher || student at T) + (1 - alpha) * cross-entropy (Hinton et al. 2015), a scalar.
 
     student_logits: (N, C). teacher_probabilities: (N, C), the teacher's softmax at the same temperature T.
     labels: int64 (N,) with -1 for unlabelled photos, or probabilities (N, C). The divergence is summed over
     the classes and averaged over the batch; so is the cross-entropy, in which unlabelled photos count zero.
-    T^2 keeps the gradient's scale independent of T. Raises UserError for alpha outside [0, 1] or T <= 0.
+    class_weights: (C,) of the cross-entropy, or None. T^2 keeps the gradient's scale independent of T. Raises UserError for alpha outside [0, 1] or T <= 0.
     """
     if not 0 <= alpha <= 1 or not temperature > 0:
         raise UserError(f"alpha = {alpha} and temperature = {temperature} make no distillation loss; "
@@ -71,9 +84,9 @@ def distillation_loss(student_logits, teacher_probabilities, labels, alpha, temp
         loss = loss + alpha * temperature**2 * F.kl_div(log_student, teacher_probabilities, reduction="batchmean")
     if alpha < 1:
         if labels.ndim == 1:
-            hard = F.cross_entropy(student_logits, labels, ignore_index=-1, reduction="sum") / len(labels)
+            hard = F.cross_entropy(student_logits, labels, class_weights, ignore_index=-1, reduction="sum") / len(labels)
         else:
-            hard = F.cross_entropy(student_logits, labels)
+            hard = F.cross_entropy(student_logits, labels, class_weights)
         loss = loss + (1 - alpha) * hard
     return loss
 

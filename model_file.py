@@ -119,6 +119,12 @@ class Description:
             raise UserError(f"{path}: {error}") from None
         return network.eval().requires_grad_(False)
 
+    def check_data_channels(self, channels, path):
+        """UserError if photos have another number of channels than this network was trained on."""
+        if channels != self.preprocessing.channels:
+            raise UserError(f"{path} takes photos of {self.preprocessing.channels} channel(s) and these have {channels}; "
+                            "use a file that was trained on photos like them")
+
     def check_channels(self, network):
         """UserError if the network does not take the channels that the preprocessing makes."""
         channels = next(module.in_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d))

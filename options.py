@@ -1,6 +1,7 @@
 """The command-line options that all training scripts share, and what follows from them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from augmentation import AUGMENTATIONS
 from command_line import UserError, number, pick_device
 from dataset import list_labelled, load_photos, photo_channels
+from initialisation import arguments_of
 from inventory import check_photos
 from models import ARCHITECTURES, build, check_size, parse_arguments
 from preprocessing import GREY, RESIZE_RULES, Preprocessing
@@ -31,8 +33,10 @@ def cache_folder(options):
 def add_network(parser):
     """Which network to train from scratch."""
     group = parser.add_argument_group("network")
-    group.add_argument("--network", choices=ARCHITECTURES, metavar="NAME", default="residual6",
-                       help="what to train; `python models.py` lists sizes")
+    group.add_argument("--network", choices=ARCHITECTURES, metavar="NAME",
+                       help="what to train; `python models.py` lists sizes (default: residual6, or the network of --init)")
+    group.add_argument("--init", type=Path, metavar="FILE",
+                       help="start from the weights of a checkpoint or model file; a head for other classes is replaced by a new one")
     group.add_argument("--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of the network, e.g. widths=16,32,64")
 
 
@@ -53,10 +57,10 @@ def add_data(parser):
     group.add_argument("data", type=Path,
                        help="root that holds training/ and validation/, or train.csv of 48x48 grey faces, of which "
                             "every 10th row of a class is validation unless validation.csv lies beside it")
-    group.add_argument("--size", type=number(int, 16, 4096), default=128, help="input size in pixels")
-    group.add_argument("--resize", choices=RESIZE_RULES, default="crop",
+    group.add_argument("--size", type=number(int, 16, 4096), help="input size in pixels (default: 128, or that of --init)")
+    group.add_argument("--resize", choices=RESIZE_RULES,
                        help="shorter side to size and centre crop, both sides to size, "
-                            "or the course's centre crop without resizing")
+                            "or the course's centre crop without resizing (default: crop, or that of --init)")
     group.add_argument("--validation-share", type=number(float, 0, 0.9), default=0.0, metavar="SHARE",
                        help="where there is no validation/: this share of every class's training photos is for validation")
     group.add_argument("--detail", type=number(int, 16, 4096), metavar="PIXELS",
@@ -89,6 +93,9 @@ def add_optimisation(parser, epochs, lr=Settings.lr, label_smoothing=True):
     group.add_argument("--gamma-l1", type=number(float, 0), default=default.gamma_l1, metavar="LAMBDA",
                        help="slimming penalty LAMBDA * sum |gamma| of all BNs, so that gamma ranks channels for prune.py; "
                             "try 0.0001")
+    group.add_argument("--class-weights", choices=("none", "balanced"), default=default.class_weights,
+                       help="balanced: labels of rare classes count more, n / (classes * photos of the class), "
+                            "and balanced accuracy picks the best epoch in place of accuracy")
     group.add_argument("--ema", type=number(float, 0, 0.99999), default=default.ema, help="decay of the averaged weights per step, 0 = off")
     parser.set_defaults(adamw_lr=lr)
 
@@ -113,12 +120,16 @@ def add_training(parser, out, epochs, lr=Settings.lr, label_smoothing=True):
     add_run(parser, out)
 
 
-def network_arguments(options):
+def network_arguments(options, init=None):
     """The arguments of the network that --network and --set describe, for the photos of the data: RGB, or grey for a CSV of faces.
 
-    It is built once on trial, so that a mistake is told before any photo is read.
+    init: the Model that --init names. The network is built once on trial, so that a mistake is told before any photo is read.
     """
     channels = photo_channels(options.data)
+    if init:
+        init.description.check_data_channels(channels, init.path)
+        check_size(build(init.description.architecture, **init.description.arguments), options.view_size or options.size)
+        return arguments_of(init)
     arguments = {"in_channels": channels, **parse_arguments(options.set)}
     if "num_classes" in arguments or arguments["in_channels"] != channels:
         raise UserError("--set cannot change num_classes or in_channels: they follow from the photos; leave them out")
@@ -199,17 +210,19 @@ def read_settings(options, device, trained=None):
         weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
         label_smoothing=options.label_smoothing, ema=options.ema, augment=options.augment, mixup=options.mixup,
         view_size=view_size_of(options, trained, options.size), views=getattr(options, "views", 0),
-        gamma_l1=options.gamma_l1, precision=pick_precision(options.precision, device), seed=options.seed)
+        gamma_l1=options.gamma_l1, class_weights=getattr(options, "class_weights", "none"), precision=pick_precision(options.precision, device), seed=options.seed)
 
 
-def load(options):
+def load(options, init=None):
     """What the options ask for: (device, settings, preprocessing, training photos, validation photos).
 
+    init: the Model that --init names, whose normalisation and size of views are kept.
     Seeds torch's global generator last, so that what is built next is initialised from --seed.
     """
     device = pick_device(options.device)
-    settings = read_settings(options, device)
-    preprocessing = Preprocessing(size=options.size, resize=options.resize, detail=options.detail, **(GREY if photo_channels(options.data) == 1 else {}))
+    settings = read_settings(options, device, init.description if init else None)
+    own = init.description.preprocessing if init else Preprocessing(**(GREY if photo_channels(options.data) == 1 else {}))
+    preprocessing = replace(own, size=options.size, resize=options.resize, detail=options.detail)
     photos = load_splits(options, preprocessing, f"{settings.precision} on {device}")
     torch.manual_seed(options.seed)
     return device, settings, preprocessing, *photos

@@ -22,6 +22,7 @@ from dataset import join, list_labelled, list_testing_beside, list_unlabelled, l
 from distillation import (add_distillation, add_fixed_views, build_distillation, check_fixed_views, check_teachers,
                           origin_of_distillation, read_teachers)
 from faces import FaceListing
+from initialisation import origin_of_init, read_init, take_weights
 from model_file import Description
 from models import build
 from options import add_training, cache_folder, class_names_of, load, network_arguments, share_of
@@ -102,20 +103,24 @@ def main(argv=None):
     options = options.parse_args(argv)
     check_fixed_views(options)
 
-    arguments = network_arguments(options)
+    init = read_init(options)
+    arguments = network_arguments(options, init)
     if not options.dry_run:
         check_run_folder(options.out, options.resume)
     teachers = read_teachers(options, class_names_of(options), photo_channels(options.data), pick_device(options.device))
     extra, transductive = list_extra(options)
-    device, settings, preprocessing, training, validation = load(options)
+    device, settings, preprocessing, training, validation = load(options, init)
     teachers, records = check_teachers(teachers, options, validation, preprocessing, device)
     training, unlabelled = add_extra(training, extra, transductive, preprocessing, cache_folder(options))
     origin = {"script": "train_kd.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
-              "view_size": settings.view_size or options.size, **share_of(options), **origin_of_distillation(options, teachers, records), **unlabelled,
+              "view_size": settings.view_size or options.size, **share_of(options), **origin_of_init(options, init),
+              **origin_of_distillation(options, teachers, records), **unlabelled,
               **({"transductive": True} if any(teacher.transductive for teacher in teachers) else {})}
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     torch.manual_seed(settings.seed)  # again: building a teacher may have drawn random numbers, by the kind of its file
     network = build(options.network, **description.arguments)
+    if init:
+        take_weights(network, init, training, preprocessing)
     loss = build_distillation(options, teachers, records, preprocessing, settings, training, cache_folder(options))
     fit(network, description, training, validation, settings, options.out, device, loss, resume=options.resume, dry_run=options.dry_run,
         details={"teachers": records, **unlabelled})

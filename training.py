@@ -22,6 +22,7 @@ import signal
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ from tqdm import tqdm
 from augmentation import AUGMENTATIONS
 from command_line import UserError
 from files import check_output, locked, write_text
-from losses import Batch, mix
+from losses import Batch, CrossEntropy, balanced_weights, mix
 from models import count_parameters
 from plausibility import check_logits
 from preprocessing import photos_at_once
@@ -56,17 +57,27 @@ def pick_precision(name, device):
     return "bf16" if computes_tiles or computes_vectors else "fp32"  # emulated bf16 is slower than fp32
 
 
+class Evaluation(NamedTuple):
+    """What `evaluate` measures."""
+
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
+
+
 @torch.no_grad()
 def evaluate(network, photos, preprocessing, device, batch_size=None, batches=None, whose=None):
-    """(mean cross-entropy, accuracy) on a PhotoSet, in eval mode and fp32, without drawing a random number.
+    """(mean cross-entropy, accuracy, balanced accuracy) on a PhotoSet, in eval mode and fp32, without drawing a random number.
+
+    Balanced accuracy is the mean over the classes that have photos of the share of each that is right.
 
     batches: stop after so many, of `photos_at_once` unless batch_size says otherwise. The network's mode is left as it was.
     whose: what the network is, for the UserError that logits that are not finite raise; without it the loss tells.
     """
     was_training = network.training
     network.eval()
-    loss = correct = torch.zeros((), device=device)
-    seen = 0
+    loss, classes, seen = torch.zeros((), device=device), len(photos.class_names), 0
+    counts, right = torch.zeros(2, classes, device=device)
     for positions in list(torch.arange(len(photos)).split(batch_size or photos_at_once(preprocessing.size)))[:batches]:
         images, labels = photos.batch(positions, device)
         inputs = preprocessing.normalise(images)
@@ -74,10 +85,11 @@ def evaluate(network, photos, preprocessing, device, batch_size=None, batches=No
         if whose:
             check_logits(logits, network, inputs, whose)
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
-        correct = correct + (logits.argmax(1) == labels).sum()
+        counts += torch.bincount(labels, minlength=classes)
+        right += torch.zeros(classes, device=device).scatter_add(0, labels, (logits.argmax(1) == labels).float())
         seen += len(labels)
     network.train(was_training)
-    return loss.item() / seen, correct.item() / seen
+    return Evaluation(loss.item() / seen, right.sum().item() / seen, (right / counts)[counts > 0].mean().item())
 
 
 class StopRequest:
@@ -143,6 +155,8 @@ def fit(network, description, training, validation, settings, out, device,
         raise UserError(f"{len(training)} training photo(s) in batches of {settings.batch_size} cannot be trained on: "
                         "BN needs two photos in a batch; add photos" + (" or raise --batch-size" if settings.batch_size < 2 else ""))
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
+    if loss_function is None and settings.class_weights == "balanced":
+        loss_function = CrossEntropy(settings.label_smoothing, balanced_weights(training.labels.cpu(), len(training.class_names)))
     run = Run(network, description, settings, len(training) // batch_size, device, loss_function, data, export)
     training, validation = training.to(device), validation.to(device)
     if dry_run:
@@ -177,14 +191,14 @@ def fit(network, description, training, validation, settings, out, device,
             run.save(last, complete=True)
             seen = "" if row["train_accuracy"] is None else f"train {row['train_accuracy']:.4f}  "
             print(f"epoch {row['epoch']:3}/{settings.epochs}  loss {row['train_loss']:.3f}  {seen}"
-                  f"validation {row['validation_accuracy']:.4f}  "
-                  f"best {run.best()['validation_accuracy']:.4f}  {time.perf_counter() - started:.1f} s", flush=True)
+                  f"validation {row['validation_accuracy']:.4f}  balanced {row['validation_balanced_accuracy']:.4f}  "
+                  f"best {run.best()[run.measure]:.4f}  {time.perf_counter() - started:.1f} s", flush=True)
         record = {**run.starts[0], "resumed": [{key: start[key] for key in ("commit", "date", "device")} for start in run.starts[1:]],
                   "settings": asdict(settings), "model": description.to_dict(), "parameters": count_parameters(network),
                   "photos": {"training": len(training), "validation": len(validation)}, **(details or {}),
                   "best": run.best(), "seconds": round(run.seconds, 1), "history": run.history}
         write_record(finished, record)
-        print(f"best validation accuracy {run.best()['validation_accuracy']:.4f} in epoch {run.best()['epoch']}"
+        print(f"best {run.measure.replace('_', ' ')} {run.best()[run.measure]:.4f} in epoch {run.best()['epoch']}"
               + (f"; next: {quantize_command(out)}" if export is plain_state else ""))
         if stop.signal:  # it came after the last step: the run is complete, and what would follow it must not start
             raise SystemExit(128 + stop.signal)
@@ -223,14 +237,14 @@ def train_epoch(run, training, validation, stop, steps=None):
             run.seconds += time.perf_counter() - started
             return None
     run.check_finite()
-    loss, accuracy = evaluate(run.evaluated, validation, preprocessing, device, batches=steps)
+    loss, accuracy, balanced = evaluate(run.evaluated, validation, preprocessing, device, batches=steps)
     if not math.isfinite(loss):
         run.loss_sum += math.nan
         run.check_finite()
     run.seconds += time.perf_counter() - started
     return {"epoch": run.epoch + 1, "lr": run.schedule.get_last_lr()[0], "train_loss": run.loss_sum.item() / run.step,
             "train_accuracy": run.correct.item() / run.labelled.item() if run.labelled else None,
-            "validation_loss": loss, "validation_accuracy": accuracy, "seconds": round(run.seconds, 1)}
+            "validation_loss": loss, "validation_accuracy": accuracy, "validation_balanced_accuracy": balanced, "seconds": round(run.seconds, 1)}
 
 
 def quantize_command(folder):
@@ -241,7 +255,7 @@ def quantize_command(folder):
 def _log(history):
     """The history as CSV text."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, history[0], lineterminator="\n")
+    writer = csv.DictWriter(text, history[-1], lineterminator="\n")  # an older run's first rows may have fewer columns
     writer.writeheader()
     writer.writerows(history)
     return text.getvalue()

@@ -38,6 +38,7 @@ class Settings:
     warmup: float = 0.05          # fraction of all steps
     gamma_l1: float = 0.0         # weight of sum |gamma| over all BNs, which drives unneeded channels to zero (Liu et al. 2017)
     clip: float = 5.0             # gradient norm; a safeguard that normal training does not reach
+    class_weights: str = "none"   # of the labels: "none", or "balanced" by the photos per class
     precision: str = "fp32"       # fp32, bf16 or fp16 (autocast)
     seed: int = 0
 
@@ -138,7 +139,12 @@ class Run:
 
     def best(self):
         """The history's row of the best epoch; the earliest one among equals."""
-        return max(self.history, key=lambda row: row["validation_accuracy"]) if self.history else None
+        return max(self.history, key=lambda row: row[self.measure]) if self.history else None
+
+    @property
+    def measure(self):
+        """Which column of the history picks the best epoch."""
+        return "validation_balanced_accuracy" if self.settings.class_weights == "balanced" else "validation_accuracy"
 
     def train_step(self, batch):
         """One optimiser step; returns nothing and does not wait for the GPU."""
@@ -223,7 +229,7 @@ class Run:
                 or content.get("version") != VERSION or "run" not in content):
             raise UserError(f"{path} is no checkpoint of a training run that this program can continue; choose another --out")
         # unless the run knows better: it may be older than these settings
-        before = {"settings.gamma_l1": 0.0, "settings.schedule": "cosine"}
+        before = {"settings.gamma_l1": 0.0, "settings.schedule": "cosine", "settings.class_weights": "none"}
         before |= _flat({**Description.from_dict(content, path).to_dict(),
                          **{key: content["run"].get(key) for key in ("settings", "data", "steps_per_epoch")}})
         now = _flat({**self.description.to_dict(), "settings": asdict(self.settings), "data": self.data,
@@ -233,6 +239,9 @@ class Run:
         for key in sorted(now.keys() | before.keys()):
             if now.get(key) != before.get(key):
                 name = key.removeprefix("settings.")
+                if key == "settings.epochs" and content["run"].get("epoch") == before[key]:
+                    raise UserError(f"the run in {path.parent} has finished its {before[key]} epochs; to train on, start a new run from it: "
+                                    f"--init {path.parent / 'best.pt'} --epochs {now[key]} --out NEW")
                 raise UserError(f"the run in {path} was started with {name} = {before.get(key)} and this command means {now.get(key)}; "
                                 "repeat the first command with --resume, or choose another --out")
         try:
