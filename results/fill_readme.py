@@ -16,7 +16,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import experiment_tables  # noqa: E402
 from command_line import UserError, parser, run  # noqa: E402
-from experiment_tables import percent, read, size_of, table  # noqa: E402
+from experiment_tables import mean_std, percent, read, size_of, table  # noqa: E402
 from files import write_text  # noqa: E402
 
 
@@ -126,6 +126,13 @@ def fixed_views():
     return f"{table(header, rows)}\n\n{record['device']}; `results/fixed_views.json`."
 
 
+def own_classes():
+    """Three own classes from the weights of model.bin and from scratch."""
+    groups = experiment_tables.runs("own_classes")
+    rows = [(text, mean_std(experiment_tables.best_of(groups[name]))) for name, text in (("scratch", "from scratch"), ("init", "`--init model.bin`"))]
+    return f"{table(('', 'validation accuracy, %'), rows)}\n\n{experiment_tables.source(groups, 'own_classes')}"
+
+
 def onnx_teacher():
     """Photos per second of the runners for an ONNX teacher."""
     record = read("onnx_teacher.json")
@@ -155,6 +162,7 @@ TABLES = {
     "data_path": data_path,
     "fixed_views": fixed_views,
     "onnx_teacher": onnx_teacher,
+    "own_classes": own_classes,
 }
 PAGES = ("README.md", "docs/findings.md", "docs/teachers.md")
 
