@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train the shipped model again, by the commands that made it:
 #     bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--epochs N] [--runs DIR] [options of train_kd.py]
-# A student is distilled from the teachers, and its weights are fine-tuned at 3 bits. Without --teacher a teacher is trained from
+# A student is distilled from the teachers; then its weights are fine-tuned at 3 bits, on other views (--seed 1). Without --teacher a teacher is trained from
 # scratch first. Options such as --detail 64 or --size 96 go to the student. Stopped or killed? The same command continues.
 # PYTHON=... names the Python with the packages (else .venv's, else python3).
 set -euo pipefail
@@ -36,7 +36,7 @@ photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 epochs=${epochs:-$(((3160000 + photos / 2) / photos))}
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
 views=$(((506000 + photos / 2) / photos))
-tuning=$(((2 * epochs + 4) / 5))
+tuning=$(((epochs + 2) / 3))
 
 if [ ${#teachers[@]} = 0 ]; then
     "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume
@@ -47,4 +47,4 @@ distil=(--alpha 0.9 --temperature 2 --augment medium --views "$views" --batch-si
     --set hidden=96,192,192,384,576,576,576 --set pools=1,0,0,1,0,0,0 --set head=384 --size 128 --view-size 96 \
     "${distil[@]}" --lr 0.005 --epochs "$epochs" --out "$runs/student" --resume "${student[@]}"
 "$python" "$here/quantize.py" "$runs/student/best.pt" "$model" --bits 3 --qat-epochs "$tuning" "${teachers[@]}" \
-    "${distil[@]}" --lr 0.001 --data "$data" --record "$runs/model.json" --out "$runs/rounded" --resume
+    "${distil[@]}" --seed 1 --lr 0.001 --data "$data" --record "$runs/model.json" --out "$runs/rounded" --resume
