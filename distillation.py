@@ -248,25 +248,30 @@ def check_distillation(parser, options):
 def read_teachers(options, class_names, channels, device):
     """The teachers that the options name; read before photos are decoded, which can take minutes."""
     teachers = [read_teacher(path, class_names, device, channels, options.teacher_size) for path in options.teacher]
-    for teacher in teachers:
-        if teacher.says_normalisation and options.teacher_normalisation != "auto" and len(teachers) == 1:
-            raise UserError(f"the teacher {teacher.path} says how photos are normalised, so --teacher-normalisation cannot change it; "
-                            "leave it out")
+    if teachers and options.teacher_normalisation != "auto" and all(teacher.says_normalisation for teacher in teachers):
+        raise UserError(f"the teacher {teachers[0].path} says how photos are normalised, so --teacher-normalisation cannot change it; "
+                        "leave it out")
     return teachers
+
+
+def settle_teacher(teacher, choice, validation, preprocessing, device):
+    """The Teacher with the normalisation that is asked for or better on validation photos, where its file does not say one."""
+    if teacher.says_normalisation:
+        return teacher
+    whose, sample = f"the teacher {teacher.path}", validation.sample(SAMPLE)
+
+    def accuracy_of(one):
+        return evaluate(SeenBy(replace(teacher, preprocessing=one), preprocessing), sample, preprocessing, device, whose=whose)[1]
+
+    settled, _ = choose_normalisation(teacher.preprocessing, choice, whose, "--teacher-normalisation", accuracy_of)
+    return replace(teacher, preprocessing=settled)
 
 
 def check_teachers(teachers, options, validation, preprocessing, device):
     """(teachers, records of them): with the normalisation of those that do not say it, and checked on the student's input."""
     found, records = [], []
     for teacher in teachers:
-        if not teacher.says_normalisation:
-            def accuracy_of(one, teacher=teacher):
-                seen = SeenBy(replace(teacher, preprocessing=one), preprocessing)
-                return evaluate(seen, validation.sample(SAMPLE), preprocessing, device, whose=f"the teacher {teacher.path}")[1]
-
-            settled, _ = choose_normalisation(teacher.preprocessing, options.teacher_normalisation, f"the teacher {teacher.path}",
-                                              "--teacher-normalisation", accuracy_of)
-            teacher = replace(teacher, preprocessing=settled)
+        teacher = settle_teacher(teacher, options.teacher_normalisation, validation, preprocessing, device)
         found.append(teacher)
         accuracy = check_teacher(teacher, validation, preprocessing, device, batches=2 if options.dry_run else None)
         print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views "

@@ -21,7 +21,7 @@ from PIL import Image
 
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_labelled, list_testing_beside, load_photos
-from distillation import SeenBy, read_teacher
+from distillation import SeenBy, read_teacher, settle_teacher
 from faces import FaceListing
 from files import check_distinct, check_output
 from model_file import load_model
@@ -136,6 +136,7 @@ def main(argv=None):
                               "checkpoint or model file")
     add_cache(options)
     add_normalisation(options)
+    add_normalisation(options, "--teacher-normalisation", "the teacher")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options.add_argument("--record", type=Path, help="also write a JSON record there")
     options = options.parse_args(argv)
@@ -161,6 +162,7 @@ def main(argv=None):
                if options.reduce else None)
     result = {**measure(model, listing, photos, device, options.tta, reduced), **({"reduced_to": options.reduce} if reduced else {})}
     if teacher:
+        teacher = settle_teacher(teacher, options.teacher_normalisation, photos[0], preprocessing, device)
         network, testing = model.build().to(device, memory_format=torch.channels_last), list_testing_beside(options.data)
         asked = {"validation": photos}
         if testing:

@@ -35,8 +35,11 @@ PREFIXES = ("_orig_mod.", "module.", "model.", "net.")
 EXPORTS = {"course8": 8, "course16": 16}
 
 
-def load_foreign(path):
-    """The Model in a pickled dict or an .npz file; UserError if it is damaged, hostile, or of no network known here."""
+def load_foreign(path, what="model file"):
+    """The Model in a pickled dict or an .npz file; UserError if it is damaged, hostile, or of no network known here.
+
+    what: how an error message calls the file.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES:,} bytes")
@@ -48,7 +51,7 @@ def load_foreign(path):
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions") from None
     except (ValueError, OverflowError) as error:  # Python's integers may be too large for any float
         reason = " ".join(str(error).split())[:150]
-        raise UserError(f"{path} is damaged or no model file ({reason}); "
+        raise UserError(f"{path} is damaged or no {what} ({reason}); "
                         "use a file of this project or one of the course's formats") from None
     return recognise(path, state, bits)
 

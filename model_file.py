@@ -293,7 +293,7 @@ def load_model(path, max_bytes=None, what="model file"):
         raise UserError(f"{path} has {path.stat().st_size:,} bytes and at most {max_bytes:,} are allowed; "
                         "make a smaller one with quantize.py or raise --max-bytes")
     if path.is_file() and not is_torch_stream(path):
-        return foreign_files.load_foreign(path)
+        return foreign_files.load_foreign(path, what)
     content = read_torch(path, what)
     kind = content.get("format") if isinstance(content, dict) else None
     state = None if kind in (MODEL_FORMAT, CHECKPOINT_FORMAT) else foreign_files.bare_state_dict(content)

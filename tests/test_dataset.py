@@ -527,3 +527,12 @@ def test_food_11_is_listed_whole_and_its_photos_decode(food11):
     photo_set = load_photos(few, Preprocessing(size=64), cache=False)
     assert len(photo_set) == len(few.paths)
     assert photo_set.photos.float().std((1, 2, 3)).min() > 5  # pictures, not blanks
+
+
+def test_another_version_of_pillow_decodes_again(load, cache, monkeypatch):
+    """It may read what this one could not, and resize otherwise."""
+    load()
+    before = {path.name for path in cache.iterdir()}
+    monkeypatch.setattr("dataset.PIL.__version__", "99.0")
+    load()
+    assert {path.name for path in cache.iterdir()} - before

@@ -439,7 +439,7 @@ def test_a_teacher_that_guesses_is_refused(call, toy, tmp_path):
 
 def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_same_size(call, toy, tmp_path, monkeypatch):
     path, teacher = checkpoint(tmp_path, arguments=SMALL), tmp_path / "teacher.bin"
-    network = random_network("resnet18", widths=(4,) * 4, hidden=(4,) * 8).float()
+    network = random_network("resnet18").float()
     torch.save(network.state_dict(), teacher)
     monkeypatch.setattr(distillation, "check_teacher", lambda *arguments, **options: 0.5)
     command = ("prune.py", path, toy, "--rate", 0.5, "--teacher", teacher, "--alpha", 1, "--out", tmp_path / "out", *SHORT,

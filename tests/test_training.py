@@ -25,7 +25,7 @@ from model_file import Description, load_model
 from models import build
 from options import add_training, read_settings
 from preprocessing import Preprocessing, photos_at_once
-from training import evaluate, fit, pick_precision
+from training import Evaluation, evaluate, fit, pick_precision
 from training_run import Run, Settings, average_weights, build_optimizer, parameter_groups, warmup_cosine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -245,7 +245,7 @@ def test_best_is_the_earliest_epoch_with_the_highest_validation_accuracy(tmp_pat
 
     def measured(network, *arguments, **options):
         evaluated.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
-        return 1.0, accuracies[len(evaluated) - 1]
+        return Evaluation(1.0, accuracies[len(evaluated) - 1], 0.0)
 
     monkeypatch.setattr("training.evaluate", measured)
     record = start(tmp_path, small(epochs=4))
@@ -264,9 +264,11 @@ def test_evaluation_counts_every_photo_once_whatever_the_batch_size(device):
     """A quarter of the labels are wrong; cross-entropy of two classes is log(1 + exp(wrong logit - right logit))."""
     labels = torch.where(torch.arange(20) % 4 == 0, 1 - VALIDATION.labels, VALIDATION.labels)
     photos, brightness = replace(VALIDATION, labels=labels), VALIDATION.photos.double().mean((1, 2, 3)) / 255 - 0.39
+    right = ((brightness > 0) == (labels == 1)).double()
     expected = torch.log1p(torch.exp(-2 * 3.0 * brightness * (2 * labels - 1))).mean().item()
     for size in (1, 7, 20, 64):
-        loss, accuracy = evaluate(OneWeight(3.0).to(device), photos, ABOVE_039, device, batch_size=size)
+        loss, accuracy, balanced = evaluate(OneWeight(3.0).to(device), photos, ABOVE_039, device, batch_size=size)
+        assert balanced == pytest.approx((right[labels == 0].mean() + right[labels == 1].mean()).item() / 2)
         assert loss == pytest.approx(expected, rel=1e-3) and accuracy == 0.75
 
 
@@ -293,7 +295,7 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("change, name", [
-    ({"lr": 0.02}, "lr"), ({"seed": 3}, "seed"), ({"epochs": 9}, "epochs"), ({"augment": "light"}, "augment")])
+    ({"lr": 0.02}, "lr"), ({"seed": 3}, "seed"), ({"augment": "light"}, "augment")])
 def test_resuming_with_other_settings_names_the_setting(tmp_path, change, name):
     start(tmp_path, small(epochs=1))
     with pytest.raises(UserError, match=f" {name} = "):
