@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from classes import FOOD11_CLASSES
 from command_line import UserError
 from preprocessing import Preprocessing
 
@@ -90,6 +91,9 @@ def settle_normalisation(model, choice, accuracy_of=None):
         if choice != "auto":
             raise UserError(f"{whose} says how photos are normalised, so --normalisation {choice} cannot change it; leave it out")
         return model
+
+    if description.class_names == FOOD11_CLASSES:
+        print(f"note: {whose} does not name its {len(FOOD11_CLASSES)} classes; they are taken to be Food-11's, in this order", file=sys.stderr)
 
     def with_preprocessing(preprocessing):
         return replace(model, description=replace(description, preprocessing=preprocessing, training=dict(description.training)))
