@@ -191,7 +191,7 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
     if folders:
         names, label_of = _folder_classes(folders, root, class_names, whose, log)
         if len(names) < 2:
-            raise UserError(f"{folder} has a single class folder ({folders[0]}); a classifier needs at least two")
+            raise UserError(f"{folder} has a single class folder ({folders[0]}); add one of another class: a classifier needs at least two")
         for name in folders:
             inside, deeper = _entries(folder / name)
             if deeper:

@@ -239,7 +239,8 @@ class Run:
         for key in sorted(now.keys() | before.keys()):
             if now.get(key) != before.get(key):
                 name = key.removeprefix("settings.")
-                if key == "settings.epochs" and content["run"].get("epoch") == before[key]:
+                by_training_script = str(self.description.training.get("script")).startswith("train_")  # those that have --init
+                if key == "settings.epochs" and content["run"].get("epoch") == before[key] and by_training_script:
                     raise UserError(f"the run in {path.parent} has finished its {before[key]} epochs; to train on, start a new run from it: "
                                     f"--init {path.parent / 'best.pt'} --epochs {now[key]} --out NEW")
                 raise UserError(f"the run in {path} was started with {name} = {before.get(key)} and this command means {now.get(key)}; "
