@@ -248,10 +248,15 @@ def check_distillation(parser, options):
 def read_teachers(options, class_names, channels, device):
     """The teachers that the options name; read before photos are decoded, which can take minutes."""
     teachers = [read_teacher(path, class_names, device, channels, options.teacher_size) for path in options.teacher]
-    if teachers and options.teacher_normalisation != "auto" and all(teacher.says_normalisation for teacher in teachers):
+    check_normalisations(teachers, options.teacher_normalisation)
+    return teachers
+
+
+def check_normalisations(teachers, choice):
+    """UserError for a normalisation that is asked for where every teacher's file says its own."""
+    if teachers and choice != "auto" and all(teacher.says_normalisation for teacher in teachers):
         raise UserError(f"the teacher {teachers[0].path} says how photos are normalised, so --teacher-normalisation cannot change it; "
                         "leave it out")
-    return teachers
 
 
 def settle_teacher(teacher, choice, validation, preprocessing, device):

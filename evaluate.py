@@ -21,7 +21,7 @@ from PIL import Image
 
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_labelled, list_testing_beside, load_photos
-from distillation import SeenBy, read_teacher, settle_teacher
+from distillation import SeenBy, check_normalisations, read_teacher, settle_teacher
 from faces import FaceListing
 from files import check_distinct, check_output
 from model_file import load_model
@@ -35,12 +35,12 @@ BINS = 10  # of the reliability diagram
 
 
 @torch.inference_mode()
-def probabilities(network, photos, preprocessing, device, tta=False):
+def probabilities(network, photos, preprocessing, device, tta=False, whose="the model"):
     """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of `inputs_of`."""
     answers, largest = [], max(each.size for each in inputs_of(preprocessing, tta))
     for positions in torch.arange(len(photos[0])).split(photos_at_once(largest)):
         inputs = [part.batch(positions, device)[0] for part in photos]
-        answers.append(mean_probabilities(network, inputs, preprocessing, tta).cpu())
+        answers.append(mean_probabilities(network, inputs, preprocessing, tta, whose).cpu())
     return torch.cat(answers)
 
 
@@ -91,8 +91,8 @@ def agreement(network, teacher, photos, preprocessing, device, tta=False):
 
     photos: a PhotoSet for each of `inputs_of`.
     """
-    answers = (probabilities(asked, photos, preprocessing, device, tta).argmax(1)
-               for asked in (network, SeenBy(teacher, preprocessing).eval()))
+    answers = (probabilities(asked, photos, preprocessing, device, tta, whose).argmax(1)
+               for asked, whose in ((network, "the model"), (SeenBy(teacher, preprocessing).eval(), f"the teacher {teacher.path}")))
     return torch.eq(*answers).double().mean().item()
 
 
@@ -144,7 +144,8 @@ def main(argv=None):
     for read in (options.model, options.teacher):
         check_distinct(read, options.record)
     device, model = pick_device(options.device), load_model(options.model)
-    model = settle_normalisation(model, options.normalisation, validation_accuracy(options, device))
+    if options.teacher_normalisation != "auto" and not options.teacher:
+        raise UserError("--teacher-normalisation goes with --teacher, which is not given; add it or leave --teacher-normalisation out")
     preprocessing = model.description.preprocessing
     seen = min(preprocessing.size, preprocessing.detail or preprocessing.size)
     if options.reduce and (preprocessing.resize == "course" or options.reduce >= seen):
@@ -156,6 +157,9 @@ def main(argv=None):
     names, whose = model.description.class_names, f"the model {options.model}"
     teacher = (read_teacher(options.teacher, names, device, preprocessing.channels, unknown_size=preprocessing.size, whose=whose)
                if options.teacher else None)
+    check_normalisations([teacher] if teacher else [], options.teacher_normalisation)
+    model = settle_normalisation(model, options.normalisation, validation_accuracy(options, device))
+    preprocessing = model.description.preprocessing
     listing = list_labelled(options.data, "validation", names, model.description.validation_share, whose)
     photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
     reduced = (load_sizes(listing, inputs_of(replace(preprocessing, detail=options.reduce), options.tta), cache_folder(options), told=True)

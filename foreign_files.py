@@ -80,7 +80,7 @@ def read_tensors(data, path):
     Raises UserError naming `path` if the pickle asks for code, ValueError if it is damaged or anything else.
     """
     content = read_pickle(io.BytesIO(data), path, numpy_names())
-    content = content.value if isinstance(content, Array) else content  # np.savez wraps a dict in an array
+    content = unwrapped(content.value if isinstance(content, Array) else content)  # np.savez wraps a dict in an array
     if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
         raise ValueError("it is no dict of named arrays")
     state, bits, total = {}, set(), 0
@@ -112,14 +112,20 @@ def read_tensors(data, path):
 
 def bare_state_dict(content):
     """The `state_dict` in what `torch.save` wrote, out of the wrappers that training programs put around it; None if there is none."""
+    content = unwrapped(content)
+    tensors = (isinstance(content, dict) and len(content) > 0
+               and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()))
+    return content if tensors else None
+
+
+def unwrapped(content):
+    """What stands inside {"state_dict": ...} and the like, some of them within each other; the content itself without any."""
     for _ in range(MOST_WRAPPERS):
         inside = [content[key] for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
         if not inside:
             break
         content = inside[0]
-    tensors = (isinstance(content, dict) and len(content) > 0
-               and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()))
-    return content if tensors else None
+    return content
 
 
 def without_prefixes(state):

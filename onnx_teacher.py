@@ -56,6 +56,9 @@ def read_onnx(path):
         raise UserError(f"{path} is damaged or no ONNX classifier that onnx2torch can read ({reason}); export it again, "
                         "with one input (N, 3, H, W) and opset 17") from None
     told = _metadata(path, {entry.key: entry.value for entry in model.metadata_props})
+    if ("mean" in told) != ("std" in told):
+        raise UserError(f"{path} has {'mean' if 'mean' in told else 'std'} in its metadata but not the other of mean and std; "
+                        "export it again with both")
     if size and told.get("size", size) != size:
         raise UserError(f"{path} says size {told['size']} but takes photos of {size} px only; export it again with one of them")
     return network, {**told, "channels": channels, **({"size": size} if size else {})}

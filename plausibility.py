@@ -66,6 +66,8 @@ def choose_normalisation(preprocessing, choice, whose, flag, accuracy_of=None):
     accuracy_of(preprocessing): validation accuracy, by which "auto" chooses; None where there are no labels, and values in [0, 1]
     are assumed, which is printed.
     """
+    if preprocessing.channels == 1 and choice == "imagenet":
+        raise UserError(f"{whose} takes grey photos, for which ImageNet has no normalisation; leave {flag} imagenet out")
     if choice != "auto" or preprocessing.channels == 1:
         name = "unit" if choice == "auto" else choice
     elif accuracy_of is None:

@@ -199,11 +199,10 @@ def make_plan(method, task):
     return fractions, plan
 
 
-def prune(method, task, fractions, plan, record):
-    """Cut and train, round by round; the record (of earlier calls, or None) is kept up to date in OUT/record.json."""
+def prune(method, task, fractions, plan, record, teachers):
+    """Cut and train, round by round, with the Teachers if there are any; the record (of earlier calls, or None) is kept up to date in OUT/record.json."""
     options, settings, model, preprocessing, device = task.options, task.settings, task.model, task.preprocessing, task.device
     path = options.out / "record.json"
-    teachers = read_teachers(options, class_names_of(options, model), preprocessing.channels, device) if options.teacher else []
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model)
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
     teachers, told = check_teachers(teachers, options, validation, preprocessing, device)
@@ -266,6 +265,9 @@ def main(argv=None):
     options = read_options(argv)
     device = pick_device(options.device)
     model = load_model(options.checkpoint)
+    teachers = []
+    if options.teacher:
+        teachers = read_teachers(options, class_names_of(options, model), model.description.preprocessing.channels, device)
     model = settle_normalisation(model, options.normalisation, validation_accuracy(options, device) if options.data else None)
     preprocessing = replace(model.description.preprocessing, size=options.size or model.description.preprocessing.size)
     network = model.build()
@@ -279,7 +281,7 @@ def main(argv=None):
     record = read_record(options.out / "record.json", options.resume)
     check_output(options.out / "record.json")
     with locked(options.out):
-        prune(method, task, fractions, plan, record)
+        prune(method, task, fractions, plan, record, teachers)
     return 0
 
 

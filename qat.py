@@ -22,12 +22,12 @@ from torch.optim.swa_utils import update_bn
 from augmentation import AUGMENTATIONS
 from command_line import UserError, number
 from distillation import (add_distillation, add_fixed_views, build_distillation, check_distillation, check_fixed_views,
-                          check_teachers, origin_of_distillation, read_teachers)
+                          check_teachers, origin_of_distillation)
 from files import read_torch
 from folding import fold, foldable_pairs
 from model_file import Model, load_model
 from models import build, count_parameters
-from options import add_run, add_views, cache_folder, class_names_of, load_splits, view_size_of
+from options import add_run, add_views, cache_folder, load_splits, view_size_of
 from quantization import LARGEST, SMALLEST, code_range, dequantize_symmetric, mse_scale, quantize_symmetric
 from training import fit, pick_precision
 from training_run import Settings
@@ -205,8 +205,8 @@ def check_options(parser, options):
         raise UserError("--qat-epochs learns the scales of symmetric grids, and --scale minmax asks for other ones; leave it out")
 
 
-def fine_tune(model, scheme, options, device):
-    """Fine-tune a Model as the options say; returns (Model, scales, record), see `finish` and `fit`, or None after a dry run.
+def fine_tune(model, scheme, options, device, teachers):
+    """Fine-tune a Model as the options say, with the Teachers if there are any; returns (Model, scales, record), see `finish` and `fit`, or None after a dry run.
 
     It sees photos at the size that the model was trained at. The run is kept in `--out` and is resumed like any other; a
     finished one is only finished again.
@@ -216,7 +216,6 @@ def fine_tune(model, scheme, options, device):
                         augment=options.augment, mixup=options.mixup, view_size=view_size_of(options, model.description), views=options.views,
                         precision=pick_precision(options.precision, device), seed=options.seed)
     description, preprocessing = model.description, model.description.preprocessing
-    teachers = read_teachers(options, class_names_of(options, model), preprocessing.channels, device) if options.teacher else []
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model)
     origin = {"script": "quantize.py", "epochs": settings.epochs, "seed": settings.seed, "data": training.fingerprint,
               "view_size": settings.view_size or preprocessing.size,

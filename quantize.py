@@ -23,11 +23,12 @@ import torch
 import qat
 from command_line import UserError, number, parser, pick_device, run
 from dataset import list_labelled, load_photos
+from distillation import read_teachers
 from files import check_distinct, check_output, write_bytes
 from folding import fold, foldable_pairs
 from foreign_files import EXPORTS, export, export_warnings, read_tensors
 from model_file import decode, encode, load_model, predicted_data_bytes, sizes, to_bytes
-from options import add_cache, cache_folder, validation_accuracy
+from options import add_cache, cache_folder, class_names_of, validation_accuracy
 from plausibility import add_normalisation, settle_normalisation
 from quantization import Scheme
 from records import provenance, write_record
@@ -256,7 +257,9 @@ def main(argv=None):
     for teacher in options.teacher:
         check_distinct(teacher, options.output, options.record, *(options.out / name for name in qat.FILES))
     device = pick_device(options.device)
-    model = load_model(options.checkpoint)
+    model, teachers = load_model(options.checkpoint), []
+    if options.teacher and options.qat_epochs:
+        teachers = read_teachers(options, class_names_of(options, model), model.description.preprocessing.channels, device)
     model = trained = settle_normalisation(model, options.normalisation, validation_accuracy(options, device) if options.data else None)
     raw = tensor_bytes(model.state_dict)
     if options.export:
@@ -275,7 +278,7 @@ def main(argv=None):
     floats, scales, summary = model, None, {}
     if options.qat_epochs:
         encode_within_limit(model, options, None)  # what does not fit is refused before the training
-        tuned = qat.fine_tune(trained, scheme_of(options, options.bits), options, device)
+        tuned = qat.fine_tune(trained, scheme_of(options, options.bits), options, device, teachers)
         if tuned is None:
             return 0
         model, scales, record = tuned

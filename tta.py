@@ -26,14 +26,14 @@ def inputs_of(preprocessing, tta):
     return [replace(preprocessing, size=size) for size in sorted(near | {preprocessing.size})]
 
 
-def mean_probabilities(network, inputs, preprocessing, tta):
+def mean_probabilities(network, inputs, preprocessing, tta, whose="the model"):
     """Class probabilities float32 (N, classes): the mean over `inputs`, each uint8 (N, size, size, channels), and with
-    `tta` their mirror images. Raises UserError for logits that are not finite.
+    `tta` their mirror images. whose: what the network is, for the UserError that logits that are not finite raise.
     """
     views = [preprocessing.normalise(photos) for photos in inputs]
     if tta:
         views += [view.flip(3) for view in views]
     logits = [network(view).float() for view in views]
     for one, view in zip(logits, views):
-        check_logits(one, network, view)
+        check_logits(one, network, view, whose)
     return torch.stack([one.softmax(1) for one in logits]).mean(0)

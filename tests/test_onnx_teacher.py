@@ -68,7 +68,7 @@ def test_a_fixed_input_shape_tells_the_size(tmp_path):
 @pytest.mark.parametrize("metadata, message", [
     ({"class_names": "red, green, blue"}, "class_names"), ({"class_names": [1, 2, 3]}, "class_names"), ({"size": "[96]"}, "size"),
     ({"mean": "half"}, "mean"), ({"std": "0.5"}, "std"), ({"mean": "[" * 10_000}, "mean"), ({"size": "true"}, "size"),
-    ({"size": 7}, "input size of 7"), ({"std": [0, 0, 0]}, "std above 0"), ({"class_names": ["a", "b"]}, "names 2 classes")])
+    ({"size": 7}, "input size of 7"), ({"mean": [0, 0, 0]}, "not the other of mean and std"), ({"mean": [0, 0, 0], "std": [0, 0, 0]}, "std above 0"), ({"class_names": ["a", "b"]}, "names 2 classes")])
 def test_metadata_that_means_nothing_is_refused(tmp_path, metadata, message):
     with pytest.raises(UserError, match=message):
         read_teacher(save(tmp_path / "t.onnx", metadata), COLOURS, CPU)

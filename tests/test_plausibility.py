@@ -135,6 +135,22 @@ def test_what_is_chosen_travels_with_the_file_and_what_is_assumed_does_not(toy, 
     assert settle_normalisation(load_model(tmp_path / "chosen.bin"), "auto").description.preprocessing == description.preprocessing
 
 
+def test_normalisations_that_mean_nothing_are_refused(toy, small_model, refused, capsys):
+    assert "goes with --teacher" in refused("evaluate.py", small_model, toy, "--teacher-normalisation", "unit")
+    assert "says how photos are normalised" in refused("evaluate.py", small_model, toy, "--teacher", small_model,
+                                                       "--teacher-normalisation", "unit")
+    with pytest.raises(UserError, match="grey photos"):
+        choose_normalisation(Preprocessing(48, mean=(0,), std=(1,)), "imagenet", "the model m", "--normalisation")
+
+
+def test_wrappers_in_plain_pickles_are_taken_off_too(tmp_path):
+    import pickle
+
+    plain = state()
+    (tmp_path / "theirs.pkl").write_bytes(pickle.dumps({"state_dict": {name: value.numpy() for name, value in plain.items()}}, protocol=3))
+    assert load_model(tmp_path / "theirs.pkl").state_dict.keys() == plain.keys()
+
+
 # ---------------------------------------------------------------- wrapped and renamed state_dicts
 
 
@@ -173,8 +189,12 @@ def test_teachers_are_read_before_photos_are_decoded(toy, small_model, refused, 
     monkeypatch.setattr("evaluate.load_photos", None)
     (tmp_path / "bad.bin").write_bytes(b"no teacher")
     torch.save({"format": CHECKPOINT_FORMAT, "version": VERSION}, tmp_path / "empty.pt")
+    torch.save(state(), tmp_path / "bare.pt")  # whose normalisation would be chosen on photos
+    bare = tmp_path / "bare.pt"
     for teacher in (tmp_path / "bad.bin", tmp_path / "empty.pt"):
-        for command in (("train_kd.py", toy, "--out", tmp_path / "kd"), ("prune.py", small_model, toy, "--rate", 0.5, "--out", tmp_path / "p"),
+        for command in (("train_kd.py", toy, "--out", tmp_path / "kd"), ("prune.py", bare, toy, "--rate", 0.5, "--out", tmp_path / "p"),
+                        ("quantize.py", bare, tmp_path / "o.bin", "--bits", 4, "--qat-epochs", 1, "--data", toy, "--out", tmp_path / "q"),
+                        ("evaluate.py", bare, toy), ("prune.py", small_model, toy, "--rate", 0.5, "--out", tmp_path / "p"),
                         ("quantize.py", small_model, tmp_path / "o.bin", "--bits", 4, "--qat-epochs", 1, "--data", toy, "--out", tmp_path / "q"),
                         ("evaluate.py", small_model, toy)):
             assert teacher.name in refused(*command, "--teacher", teacher), json.dumps(list(map(str, command)))

@@ -506,7 +506,7 @@ def test_a_teacher_that_is_missing_or_of_other_classes_is_refused(refused, check
                 "state_dict": build("student", **other.arguments).state_dict()}, tmp_path / "teacher.pt")
     for teacher, message in (("teacher.pt", "has 2 classes"), ("absent.pt", "there is no teacher file")):
         assert message in refused(*command(checkpoint, tmp_path / "out/model.bin", toy, "--teacher", tmp_path / teacher))
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_is_not_overwritten_nor_continued_with_other_bits(call, checkpoint, toy, tmp_path):
