@@ -130,7 +130,7 @@ def main(argv=None):
     options.add_argument("--reduce", type=number(int, 16, 4096), metavar="PIXELS",
                          help="also measure every photo scaled down to this size first")
     options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False,
-                         help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
+                         help="average over the photo and its mirror image, each at the input size and at 7/6 of it")
     options.add_argument("--teacher", type=Path, metavar="FILE",
                          help="also tell how often the model agrees with this one: ResNet-18 state_dict, "
                               "checkpoint or model file")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Predict the photos of <data directory>/testing with model.bin and write the Kaggle CSV:
 #     bash hw7_test.sh <data directory> <prediction csv> [options of inference.py]
-# Every photo is seen mirrored and at three sizes (--tta); --no-tta among the options looks once.
+# Every photo is seen mirrored and at two sizes (--tta); --no-tta among the options looks once.
 # Uses .venv beside this script or the python3 on the PATH, whichever has the packages (PYTHON=... names
 # another); if neither has, .venv is set up from requirements.txt first, which needs the network.
 set -euo pipefail

@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
 # Train the shipped model again, by the commands that made it:
-#     bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--epochs N] [--runs DIR] [options of train_kd.py]
+#     bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--epochs N] [--store-size N] [--runs DIR] [options of train_kd.py]
 # A student is distilled from the teachers; then its weights are fine-tuned at 3 bits, on other views (--seed 1). Without --teacher a teacher is trained from
-# scratch first. Options such as --detail 64 or --size 96 go to the student. Stopped or killed? The same command continues.
+# scratch first. --store-size: input size of the finished model, where another is better on validation photos. Options such as --detail 64 or --size 96 go to the student. Stopped or killed? The same command continues.
 # PYTHON=... names the Python with the packages (else .venv's, else python3).
 set -euo pipefail
 here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
-    echo "usage: bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--epochs N] [--runs DIR] [options of train_kd.py]" >&2
+    echo "usage: bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--epochs N] [--store-size N] [--runs DIR] [options of train_kd.py]" >&2
     exit 2
 }
 [ $# -ge 2 ] || usage
-data=$1 model=$2 runs=$here/runs/hw7 epochs= teachers=() student=()
+data=$1 model=$2 runs=$here/runs/hw7 epochs= teachers=() student=() stored=()
 shift 2
 while [ $# -gt 0 ]; do
     case $1 in
-    --teacher | --epochs | --runs)
+    --teacher | --epochs | --store-size | --runs)
         [ $# -ge 2 ] || usage
         case $1 in
         --teacher) teachers+=(--teacher "$2") ;;
         --epochs) epochs=$2 ;;
+        --store-size) stored=(--size "$2") ;;
         --runs) runs=$2 ;;
         esac
         shift 2 ;;
@@ -47,4 +48,4 @@ distil=(--alpha 0.9 --temperature 2 --augment medium --views "$views" --batch-si
     --set hidden=96,192,192,384,576,576,576 --set pools=1,0,0,1,0,0,0 --set head=384 --size 128 --view-size 96 \
     "${distil[@]}" --lr 0.005 --epochs "$epochs" --out "$runs/student" --resume "${student[@]}"
 "$python" "$here/quantize.py" "$runs/student/best.pt" "$model" --bits 3 --qat-epochs "$tuning" "${teachers[@]}" \
-    "${distil[@]}" --seed 1 --lr 0.001 --data "$data" --record "$runs/model.json" --out "$runs/rounded" --resume
+    "${distil[@]}" --seed 1 --lr 0.001 --data "$data" --record "$runs/model.json" --out "$runs/rounded" --resume "${stored[@]}"

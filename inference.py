@@ -7,8 +7,8 @@
 The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending; `id,label`
 where the data is the 2019 homework's test.csv of faces. The label is the class number of Food-11, or the number that is
 the class's name; other classes are counted in the order of the model file, and a legend is printed. --label names writes
-names. The model file says everything else: network, classes, preprocessing. With --tta every photo is seen six times,
-mirrored and at three sizes (see tta.py). Nothing is written unless every photo was read.
+names. The model file says everything else: network, classes, preprocessing. With --tta every photo is seen four times,
+mirrored and at two sizes (see tta.py). Nothing is written unless every photo was read.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def main(argv=None):
                          help="numbers of the classes as on Kaggle, or their names")
     options.add_argument("--top-k", nargs=2, metavar=("K", "CSV"), help="also write the K most probable classes to a second file")
     options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False,
-                         help="average over the photo and its mirror image, each at 7/8, 1 and 9/8 of the input size")
+                         help="average over the photo and its mirror image, each at the input size and at 7/6 of it")
     options.add_argument("--batch-size", type=number(int, 1), default=64, help="photos per forward pass")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_normalisation(options)
