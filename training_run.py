@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from dataclasses import asdict, dataclass
 
 import torch
@@ -242,7 +243,7 @@ class Run:
                 by_training_script = str(self.description.training.get("script")).startswith("train_")  # those that have --init
                 if key == "settings.epochs" and content["run"].get("epoch") == before[key] and by_training_script:
                     raise UserError(f"the run in {path.parent} has finished its {before[key]} epochs; to train on, start a new run from it: "
-                                    f"--init {path.parent / 'best.pt'} --epochs {now[key]} --out NEW")
+                                    f"--init {shlex.quote(str(path.parent / 'best.pt'))} --epochs {now[key]} --out NEW")
                 raise UserError(f"the run in {path} was started with {name} = {before.get(key)} and this command means {now.get(key)}; "
                                 "repeat the first command with --resume, or choose another --out")
         try:

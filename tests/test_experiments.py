@@ -190,6 +190,14 @@ def test_the_shipped_model_is_the_recorded_one():
     assert not model.description.training.get("transductive")
 
 
+def test_the_experiment_with_own_classes_trains_the_shipped_network():
+    from comparisons import SHIPPED
+    from models import parse_arguments
+
+    shipped, given = load_model(ROOT / "model.bin").description.arguments, parse_arguments(SHIPPED.split()[1::2])
+    assert {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()} == {key: shipped[key] for key in given}
+
+
 def test_the_shipped_model_predicts_through_hw7_test(toy, tmp_path):
     result = subprocess.run(["bash", ROOT / "hw7_test.sh", toy, tmp_path / "out.csv"], capture_output=True, text=True,
                             env={**os.environ, "PYTHON": sys.executable})

@@ -111,15 +111,15 @@ def test_own_classes_are_trained_from_a_model_file_at_its_size(own_photos, small
 
 def test_a_finished_run_is_continued_as_its_message_says(toy, call, tmp_path):
     command = ["train_student.py", toy, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--cache", "none"]
-    assert call(*command, "--epochs", 1, "--out", tmp_path / "run").returncode == 0
-    more = call(*command, "--epochs", 2, "--out", tmp_path / "run", "--resume")
+    assert call(*command, "--epochs", 1, "--out", tmp_path / "a run").returncode == 0
+    more = call(*command, "--epochs", 2, "--out", tmp_path / "a run", "--resume")
     assert more.returncode == 2
-    advice = re.search(r"(--init \S+ --epochs 2) --out NEW", more.stderr)[1]
+    advice = re.search(r"(--init .+ --epochs 2) --out NEW", more.stderr)[1]
     done = call("train_student.py", toy, "--cache", "none", *shlex.split(advice), "--out", tmp_path / "more")
     assert done.returncode == 0 and "replaced" not in done.stderr, done.stderr
-    kd = call("train_kd.py", toy, "--cache", "none", *shlex.split(advice), "--out", tmp_path / "kd", "--dry-run",
-              "--teacher", tmp_path / "run/best.pt")
-    assert "tensors taken from" in kd.stderr or "always naming the commonest class" in kd.stderr
+    kd = call("train_kd.py", toy, "--cache", "none", *shlex.split(advice), "--out", tmp_path / "kd", "--dry-run",  # any teacher will do
+              "--teacher", tmp_path / "a run/best.pt")
+    assert kd.returncode == 0 and "tensors taken from" in kd.stderr, kd.stderr
 
 
 @pytest.mark.parametrize("more, message", [
