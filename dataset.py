@@ -108,7 +108,7 @@ def _check_photos(folder, files):
         raise UserError(f"{folder} holds {_counted(heic, 'HEIC photo')}, which Pillow cannot read; convert to JPEG, or pip install pillow-heif")
     others = [name for name in others if name not in heic]
     if others:
-        raise UserError(f"{folder} holds {_counted(others, 'file')} without the ending of a photo (.jpg, .png, ...); move that elsewhere")
+        raise UserError(f"{folder} holds {_counted(others, 'file')} without the ending of a photo (.jpg, .png, ...); move them elsewhere")
 
 
 def reads_heic():
@@ -209,7 +209,7 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
     unnumbered = [file for file, stem in stems.items() if None in stem]
     if unnumbered:
         raise UserError(f"{folder} holds {_counted(unnumbered, 'file')} not named <class>_<index>.jpg; "
-                        "rename or move that elsewhere, or use one folder per class")
+                        "rename or move them, or use one folder per class")
     food = not class_numbers(names) or is_food11(names)  # else the files' numbers are the ones that these names are
     count = len(FOOD11_CLASSES if food else names)
     for file, (label, index) in stems.items():
@@ -260,7 +260,7 @@ def list_testing(folder, by_name=False):
     found, unnumbered = {}, [] if by_name else [file for file in files if whole_number(_photo_stem(file)) is None]
     if unnumbered:
         raise UserError(f"{folder} holds {_counted(unnumbered, 'photo')} not named <id>.jpg with a whole number as id; "
-                        "rename that, or predict with --ids names")
+                        "rename them, or predict with --ids names")
     for file in files:
         key = file if by_name else whole_number(_photo_stem(file))
         if key in found:

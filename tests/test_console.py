@@ -1,65 +1,93 @@
 """What scripts print reaches every console, and advice that they give works."""
 
+import io
+import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+import command_line
 from conftest import ROOT
+from losses import CrossEntropy
 
 
-@pytest.fixture(scope="module")
-def chinese(toy, tmp_path_factory):
-    """Folders of two classes with Chinese names, and a folder to be predicted."""
-    root = tmp_path_factory.mktemp("chinese") / "照片"
+def train(data, out, *more):
+    return ["train_student.py", data, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--epochs", 2,
+            "--batch-size", 11, "--cache", "none", "--out", out, *more]
+
+
+# ---------------------------------------------------------------- every console
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp950"])
+def test_what_a_console_cannot_write_is_printed_as_an_escape(monkeypatch, encoding):
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", console)
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(lambda: print("🍜 and caf\udce9") or 0)  # the second is a file name that is no UTF-8
+    assert ended.value.code == 0 and console.buffer.getvalue() == rb"\U0001f35c and caf\udce9" + os.linesep.encode()
+
+
+def test_a_stream_without_an_encoding_is_left_alone(monkeypatch):
+    """As a notebook's is, where a script is started with %run."""
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=len, flush=lambda: None))
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(lambda: print("麵") or 0)
+    assert ended.value.code == 0
+
+
+def test_chinese_names_on_a_console_that_cannot_write_them_end_no_script(toy, tmp_path):
+    root, out = tmp_path / "照片", tmp_path / "跑"
     for split in ("training", "validation"):
         for label, name in enumerate(("麵包", "湯")):
             (root / split / name).mkdir(parents=True)
             for path in (toy / split).glob(f"{label}_*.jpg"):
                 shutil.copy(path, root / split / name / f"圖{path.name}")
     shutil.copytree(toy / "testing", root / "testing")
-    return root
-
-
-def run(encoding, *command):
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, env=environment, cwd=ROOT, check=False)
-
-
-@pytest.mark.parametrize("encoding", ["cp1252", "cp950", "ascii"])
-def test_names_that_a_console_cannot_print_do_not_end_a_script(chinese, encoding, tmp_path):
-    trained = run(encoding, "train_student.py", chinese, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--epochs", 1,
-                  "--batch-size", 4, "--cache", "none", "--out", tmp_path / "跑")
-    measured = run(encoding, "evaluate.py", tmp_path / "跑/best.pt", chinese, "--cache", "none")
-    predicted = run(encoding, "inference.py", chinese, tmp_path / "答案.csv", "--model", tmp_path / "跑/best.pt", "--max-bytes", 10**8)
-    wrong = run(encoding, "inference.py", chinese / "沒有", tmp_path / "x.csv")
-    for done in (trained, measured, predicted):
+    for command, told in ((train(root, out, "--batch-size", 4, "--epochs", 1), r"quantize.py '{}/\u8dd1/best.pt'"),
+                          (["evaluate.py", out / "best.pt", root, "--cache", "none"], r"\u9eb5\u5305"),
+                          (["inference.py", root, out / "答案.csv", "--model", out / "best.pt"], r"15 photos -> {}/\u8dd1/\u7b54\u6848.csv")):
+        done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, cwd=ROOT, check=False,
+                              env={**os.environ, "PYTHONIOENCODING": "cp1252"})
         assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
-    assert (tmp_path / "答案.csv").is_file()
-    assert wrong.returncode == 2 and b"Traceback" not in wrong.stderr
-    name = "麵包".encode(encoding, "backslashreplace")
-    assert name in measured.stdout and name in trained.stderr
+        assert told.format(tmp_path).encode() in done.stdout, done.stdout
+    assert (out / "答案.csv").is_file()
+
+
+# ---------------------------------------------------------------- advice
 
 
 def test_the_advice_after_a_loss_that_is_not_finite_works(toy, call, tmp_path, monkeypatch):
-    """A learning rate that overflows in the first steps on every processor; then what the message says: lower, and another --out."""
-    command = ["train_student.py", toy, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--epochs", 2,
-               "--batch-size", 11, "--cache", "none", "--precision", "fp32", "--optimizer", "sgd", "--weight-decay", 0]
-    broken = call(*command, "--lr", 1e38, "--out", tmp_path / "run")
-    assert broken.returncode == 2 and "start again with a lower --lr" in broken.stderr and "a new --out" in broken.stderr, broken.stderr
-    again = call(*command, "--lr", 0.01, "--out", tmp_path / "new")
-    assert again.returncode == 0, again.stderr
+    cross_entropy, calls = CrossEntropy.__call__, iter(range(100))
+    with monkeypatch.context() as patch:  # in the second step of the second epoch
+        patch.setattr(CrossEntropy, "__call__", lambda *given: cross_entropy(*given) * (math.nan if next(calls) == 5 else 1))
+        failed = call(*train(toy, tmp_path / "run", "--lr", 0.02, "--precision", "bf16"))
+    advice = "start again with a lower --lr (now 0.02) or with --precision fp32 (now bf16), and with a new --out: the old one keeps"
+    assert failed.returncode == 2 and advice in failed.stderr, failed.stderr
+    for out, change in (("lower", ("--lr", 0.01, "--precision", "bf16")), ("precise", ("--lr", 0.02, "--precision", "fp32"))):
+        done = call(*train(toy, tmp_path / out, *change))
+        assert done.returncode == 0, done.stderr
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["run"]["epoch"] == 1
 
 
 def test_the_command_at_the_end_of_a_training_works_and_leaves_the_shipped_model_alone(toy, call, tmp_path, monkeypatch):
-    import shlex
-
     before = (ROOT / "model.bin").read_bytes()
     monkeypatch.chdir(ROOT)
-    done = call("train_student.py", toy, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--epochs", 1,
-                "--cache", "none", "--out", tmp_path / "a run")
+    done = call(*train(toy, tmp_path / "a run", "--epochs", 1))
     python, script, *rest = shlex.split(done.stdout.rpartition("next: ")[2])
     assert (python, script) == ("python", "quantize.py") and call(script, *rest).returncode == 0
     assert (tmp_path / "a run/model.bin").is_file() and (ROOT / "model.bin").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["best.pt", "record.json"])
+def test_a_folder_that_cannot_be_continued_is_not_to_be_resumed(toy, refused, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).touch()
+    sentence = refused(*train(toy, tmp_path / "run"))
+    assert f"already holds a run ({name}); choose another --out" in sentence and "--resume" not in sentence

@@ -367,6 +367,12 @@ def test_a_bad_testing_csv_is_refused(refused, trained, tmp_path, content, flags
     assert message in text and str(tmp_path / "test.csv") in text and not (tmp_path / "out.csv").exists()
 
 
+def test_ids_of_any_text_are_predicted_with_ids_names(trained, call, tmp_path):
+    """As the message about an id that is no whole number says."""
+    (tmp_path / "test.csv").write_text(f"id,feature\na,{FACE}\n")
+    assert call("inference.py", tmp_path / "test.csv", tmp_path / "out.csv", "--model", trained, "--ids", "names").returncode == 0
+
+
 def test_a_missing_csv_is_told(refused, trained, tmp_path):
     assert "there is no file" in refused("train_student.py", tmp_path / "train.csv", "--out", tmp_path / "run")
     assert "there is no file" in refused("inference.py", tmp_path / "test.csv", tmp_path / "out.csv", "--model", trained)

@@ -366,10 +366,12 @@ def test_export_and_what_it_has_no_room_for_contradict_each_other(refused, stude
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_export_over_the_limit_is_not_written(refused, full_student, tmp_path):
+def test_an_export_over_the_limit_is_not_written_and_one_of_8_bits_is(call, refused, full_student, tmp_path):
     path = checkpoint(tmp_path / "best.pt", full_student)
-    assert "at most 300,000 are allowed" in refused("quantize", path, tmp_path / "model.pkl", "--export", "course16")
+    sentence = refused("quantize", path, tmp_path / "model.pkl", "--export", "course16")
+    assert "at most 300,000 are allowed" in sentence and "use --export course8" in sentence
     assert list(tmp_path.iterdir()) == [path]
+    assert call("quantize", path, tmp_path / "model.pkl", "--export", "course8").returncode == 0
 
 
 def test_export_says_what_the_courses_script_would_not_know(call, student, small_model, tmp_path):

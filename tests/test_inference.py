@@ -248,6 +248,8 @@ def test_a_model_over_the_limit_needs_max_bytes(call, refused, toy, tmp_path):
     sentence = refused("inference", toy, tmp_path / "out.csv", "--model", path)
     assert f"{size:,}" in sentence and "300,000" in sentence and "--max-bytes" in sentence and not (tmp_path / "out.csv").exists()
     assert call("inference", toy, tmp_path / "out.csv", "--model", path, "--max-bytes", size).returncode == 0
+    assert call("quantize", path, tmp_path / "small.bin").returncode == 0  # as the message says
+    assert call("inference", toy, tmp_path / "out.csv", "--model", tmp_path / "small.bin").returncode == 0
     refused("inference", toy, tmp_path / "out.csv", "--model", path, "--max-bytes", size - 1)
 
 

@@ -351,6 +351,13 @@ def test_wrong_set_or_name_is_a_user_error(refused, options):
     assert "error: " in refused("models.py", *options)
 
 
+def test_a_list_of_one_number_is_written_as_the_message_says(refused, capsys):
+    assert "widths=16,32,64, and a single number with a comma after it: 16,\n" in refused(
+        "models.py", "--only", "student", "--set", "widths=16")
+    for widths in ("16,32,64", "16,"):
+        assert main(["--only", "student", "--set", f"widths={widths}"]) == 0
+
+
 def test_a_network_of_more_layers_than_any_in_the_field_is_refused_before_it_is_built():
     with pytest.raises(UserError, match="at most 100 numbers"):
         build("student", widths=(1,) * 101)

@@ -520,6 +520,35 @@ def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("wrong, advice, right", [
+    (("--rate", 0.5, "--mode", "lowrank"), "use the one that fits --mode", ("--rank-ratio", 0.3, "--mode", "lowrank")),
+    (("--rank-ratio", 0.5), "use the one that fits --mode", ("--rate", 0.5)),
+    (("--rank-ratio", 0.3, "--mode", "lowrank", "--floor", 2), "leave them out", ("--rank-ratio", 0.3, "--mode", "lowrank")),
+    (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "use --rounds 1", ("--target-params", 1500, "--ranking", "global")),
+    (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "or --ranking layer", ("--target-params", 1500, "--rounds", 2)),
+    (("--rate", 0.5, "--scope", "3-99"), "stages 0-10", ("--rate", 0.5, "--scope", "3-10")),
+    (("--rate", 0.5, "--scope", 7), "--scope all --dry-run shows", ("--rate", 0.5, "--scope", "all"))])
+def test_the_advice_of_a_refusal_works(call, refused, tmp_path, wrong, advice, right):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    assert advice in refused("prune.py", path, *wrong, "--dry-run")
+    assert call("prune.py", path, *right, "--dry-run").returncode == 0
+
+
+@pytest.mark.parametrize("more, ways", [
+    ((), "raise it\n"), (("--floor", 2), "raise it or lower --floor\n"), (("--scope", "3-6"), "raise it or widen --scope\n")])
+def test_a_target_below_what_can_be_left_names_what_can(call, refused, tmp_path, more, ways):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    sentence = refused("prune.py", path, "--target-params", 100, *more, "--dry-run")
+    least = int(re.search(r"less than the ([\d,]+) parameters", sentence)[1].replace(",", ""))
+    assert sentence.endswith(ways) and call("prune.py", path, "--target-params", least, *more, "--dry-run").returncode == 0
+
+
+def test_a_folded_network_is_refused_with_a_way_that_works(call, refused, tmp_path):
+    assert call("quantize.py", checkpoint(tmp_path, arguments=SMALL), tmp_path / "model.bin").returncode == 0
+    assert "or --mode lowrank with --rank-ratio" in refused("prune.py", tmp_path / "model.bin", "--rate", 0.5, "--dry-run")
+    assert call("prune.py", tmp_path / "model.bin", "--mode", "lowrank", "--rank-ratio", 0.3, "--dry-run").returncode == 0
+
+
 def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_path):
     path = checkpoint(tmp_path, arguments=SMALL)
     assert "the data directory" in refused("prune.py", path, "--rate", 0.5)

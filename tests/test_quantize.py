@@ -239,6 +239,12 @@ def test_an_input_size_that_the_network_cannot_take_is_refused(refused, call, de
     assert "small.pt: the network cannot take" in told
 
 
+def test_an_override_of_no_layer_names_one_that_there_is(refused, call, checkpoint, tmp_path):
+    sentence = refused("quantize", checkpoint, tmp_path / "model.bin", "--override", "stem=4")
+    layer = re.search(r"name one of the network's layers, e.g. (\S+)\n", sentence)[1]
+    assert call("quantize", checkpoint, tmp_path / "model.bin", "--override", f"{layer}=4").returncode == 0
+
+
 def test_weights_that_do_not_fit_their_description_are_refused(refused, small_network, tmp_path):
     """Otherwise a file is written that inference refuses."""
     path = save(tmp_path / "best.pt", *small_network, **{"cnn.0.0.weight": torch.zeros(9, 3, 3, 3)})
