@@ -41,7 +41,7 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".a
 HEIC_SUFFIXES = {".heic", ".heif"}  # photos where the package pillow-heif is installed
 ADVICE = "give the same class the same name on both sides, or remove its photos"
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"}  # left by other programs, as are .hidden ones
-OTHER_NAMES = {"train": "training", "val": "validation", "valid": "validation", "dev": "validation", "test": "testing"}
+OTHER_NAMES = {"training": "training", "validation": "validation", "testing": "testing", "train": "training", "val": "validation", "valid": "validation", "dev": "validation", "test": "testing"}
 
 
 # ---------------------------------------------------------------- listing
@@ -133,7 +133,7 @@ def _check_layout(root, split):
     if not root.is_dir() or (root / split).exists():
         return
     folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".") and path.name.lower() not in LITTER)
-    renamed = [f"{name}/ to {OTHER_NAMES[name.lower()]}/" for name in folders if name.lower() in OTHER_NAMES]
+    renamed = [f"{name}/ to {ours}/" for name in folders if (ours := OTHER_NAMES.get(name.lower(), name)) != name]
     if renamed:
         advice = f"rename {', '.join(renamed)}"
     elif split == "validation" and (root / "training").is_dir():
@@ -192,15 +192,16 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
         names, label_of = _folder_classes(folders, root, class_names, whose, log)
         if len(names) < 2:
             raise UserError(f"{folder} has a single class folder ({folders[0]}); add one of another class: a classifier needs at least two")
+        inside, nested = {}, []
         for name in folders:
-            inside, deeper = _entries(folder / name)
-            if deeper:
-                raise UserError(f"{folder / name / deeper[0]} is a folder inside a class folder; "
-                                f"put the photos directly into {folder / name}")
-            _check_photos(folder / name, inside)
-            for file in inside:
-                paths.append(folder / name / file)
-                labels.append(label_of[name])
+            inside[name], deeper = _entries(folder / name)
+            nested += [f"{name}/{one}" for one in deeper]
+        if nested:
+            raise UserError(f"{folder} holds {_counted(nested, 'folder')} inside class folders; put the photos directly into the class folders")
+        _check_photos(folder, [f"{name}/{file}" for name, files in inside.items() for file in files])
+        for name, files in inside.items():
+            paths += [folder / name / file for file in files]
+            labels += [label_of[name]] * len(files)
         return Listing(folder, tuple(paths), tuple(labels), names)
 
     names = tuple(class_names or FOOD11_CLASSES)
@@ -212,10 +213,11 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
                         "rename or move them, or use one folder per class")
     food = not class_numbers(names) or is_food11(names)  # else the files' numbers are the ones that these names are
     count = len(FOOD11_CLASSES if food else names)
+    unknown = [file for file, (label, _) in stems.items() if label >= count]
+    if unknown:
+        raise UserError(f"{folder} holds {_counted(unknown, 'file')} with a class number that is not 0 to {count - 1}; "
+                        "rename them or use one folder per class")
     for file, (label, index) in stems.items():
-        if label >= count:
-            raise UserError(f"{folder / file} has label {label}, but the classes are 0 to {count - 1}; "
-                            "rename it or use one folder per class")
         if (label, index) in found:
             raise UserError(f"{folder / found[label, index]} and {folder / file} have the same class and index; rename one")
         found[label, index] = file

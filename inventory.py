@@ -85,11 +85,12 @@ def find_copies(first, second):
 
     if first is not second:
         for row, key in enumerate(keys(first)):
-            known.setdefault(key, row)
+            known.setdefault(key, []).append(row)
     for row, key in enumerate(keys(second)):
-        other = known.setdefault(key, row) if first is second else known.get(key)
-        if other is not None and (first is not second or other != row) and same(row, other):
-            found[row] = other
+        others = known.setdefault(key, [])
+        found[row] = next((other for other in others if same(row, other)), -1)
+        if first is second and found[row] < 0:
+            others.append(row)
     return found
 
 

@@ -31,7 +31,7 @@ WIDE = {
     "pools": (1, 0, 0, 1, 0, 0, 0),
     "head": 320,
 }
-TEACHERS = {"`model.bin` as teacher": ("residual6", WIDE), "ResNet-18": ("resnet18", {})}
+TEACHERS = {"`residual6` with 543,419 parameters as teacher": ("residual6", WIDE), "ResNet-18": ("resnet18", {})}
 
 
 def measure(architecture, arguments, device, size, batch_size, rounds, steps):

@@ -161,7 +161,7 @@ def alpha_temperature(records):
 CHOICES = {
     "lr": "learning rate 0.005",
     "no_ema": "no averaged weights",
-    "fixed_views": "fixed views with kept answers",
+    "fixed_views": "fixed views, cached outputs",
     "dkd": "decoupled loss",
 }
 

@@ -16,33 +16,33 @@ DEFAULTS = {  # of models.py, which earlier records leave out
 
 def residual_stages(arguments):
     """Rows of a `residual6`."""
-    rows, divided = [], 1
+    rows, strides, pools = [], 1, 1
     for index, width in enumerate(arguments["stem"]):
-        divided *= 2
-        rows.append((f"stem {index + 1}", "3×3, stride 2", width, divided))
+        strides *= 2
+        rows.append((f"stem {index + 1}", "3×3, stride 2", width, (strides, pools)))
     before = arguments["stem"][-1]
     for index, (width, hidden, pool) in enumerate(zip(arguments["widths"], arguments["hidden"], arguments["pools"])):
-        divided *= 2 if pool else 1
+        pools *= 2 if pool else 1
         residual = arguments.get("residual")
         adds = residual[index] if residual else not pool and before == width
         text = f"{'pool, ' if pool else ''}1×1 to {hidden}, depthwise 3×3, 1×1{', + input' if adds else ''}"
-        rows.append((f"block {index + 1}", text, width, divided))
+        rows.append((f"block {index + 1}", text, width, (strides, pools)))
         before = width
     return [*rows, ("head", "1×1, mean over positions", arguments["head"], None)]
 
 
 def depthwise_stages(arguments):
     """Rows of a `student` or one of its relatives."""
-    rows, divided, swish = [], 1, arguments.get("swish_from")
+    rows, pools, swish = [], 1, arguments.get("swish_from")
     for index, width in enumerate(arguments["widths"]):
         pool = index < 4
-        divided *= 2 if pool else 1
+        pools *= 2 if pool else 1
         text = "depthwise 3×3, 1×1" if index else "3×3"
         if pool:
             text += ", pool"
         if swish is not None and index >= swish:
             text += ", swish"
-        rows.append((f"stage {index}", text, width, divided))
+        rows.append((f"stage {index}", text, width, (1, pools)))
     rows.append(("head", "mean over positions", rows[-1][2], None))
     hidden = arguments.get("hidden") or []
     if not isinstance(hidden, (list, tuple)):
@@ -53,15 +53,18 @@ def depthwise_stages(arguments):
 def resnet_stages(arguments):
     """Rows of torchvision's ResNet-18."""
     widths = arguments["widths"]
-    rows = [("stem", "7×7, stride 2, pool", widths[0], 4)]
+    rows = [("stem", "7×7, stride 2, pool", widths[0], (4, 1))]
     for index, width in enumerate(widths):
         text = f"2 blocks of two 3×3{', stride 2' if index else ''}, + input"
-        rows.append((f"stage {index + 1}", text, width, 4 * 2**index))
+        rows.append((f"stage {index + 1}", text, width, (4 * 2**index, 1)))
     return [*rows, ("head", "mean over positions", widths[-1], None)]
 
 
 def stages(model):
-    """Rows (stage, what it is, output channels, resolution divided by) of a network of DEFAULTS in a record."""
+    """Rows (stage, what it is, output channels, resolution divided by) of a network of DEFAULTS in a record.
+
+    The resolution is divided by (strides, pools): padded convolutions round it up, 2x2 pools down; None is a single position.
+    """
     name = model["architecture"]
     arguments = {**DEFAULTS[name], **model["arguments"]}
     rows_of = {"residual6": residual_stages, "resnet18": resnet_stages}.get(name, depthwise_stages)
@@ -76,7 +79,7 @@ def architecture_table(model):
             table[-1][0] = f"{table[-1][0].partition('–')[0]}–{name.split()[-1]}"
         else:
             table.append([name, what])
-    return [[name, text, f"{width:,}", f"{-(-pixels // divided)}²" if divided else "1"]
+    return [[name, text, f"{width:,}", f"{-(-pixels // divided[0]) // divided[1]}²" if divided else "1"]
             for name, (text, width, divided) in table]
 
 

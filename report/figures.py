@@ -14,7 +14,7 @@ from answers_design import FAMILIES, family_points
 from answers_model import confusion_shares, input_sizes
 from answers_pruning import mode_names, pruning_lines
 from conclusions import sampling_error
-from readings import view_pixels
+from readings import measured_on, view_pixels
 
 STYLE = {
     "font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9,
@@ -207,7 +207,7 @@ def confusion(records, photos):
         axes.tick_params(length=0)
         for side in axes.spines.values():
             side.set_visible(False)
-    both[0].set(yticks=centres, ylabel=f"label ({photos})")
+    both[0].set(yticks=centres, ylabel=f"label ({measured_on(after)})")
     both[0].set_yticklabels(names)
     both[0].invert_yaxis()  # of both: they share it
     return figure

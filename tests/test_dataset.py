@@ -150,7 +150,7 @@ def test_unclear_tree_of_folders_is_refused(tmp_path, files, match):
 def test_folder_inside_a_class_folder_and_empty_class_folder_are_refused(tmp_path):
     touch(tmp_path / "training", "soup/a.jpg", "tea/a.jpg")
     (tmp_path / "training" / "tea" / "green").mkdir()
-    with pytest.raises(UserError, match="inside a class folder"):
+    with pytest.raises(UserError, match="inside class folders"):
         list_labelled(tmp_path, "training")
     shutil.rmtree(tmp_path / "training" / "tea")
     (tmp_path / "training" / "tea").mkdir()

@@ -1,6 +1,7 @@
 """What is told before a training: photos per class, copies, contradictory labels, layouts, and the split of --validation-share."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,8 @@ def test_photos_that_differ_in_one_pixel_are_no_copies():
     pixels[1, 3, 5, 0] = 1  # between the pixels that are looked at first
     photos = PhotoSet(pixels, torch.arange(3), torch.zeros(3, dtype=torch.int64), ("a", "b"), "x")
     assert find_copies(photos, photos).tolist() == [-1, -1, 0]
+    alike = replace(photos, photos=pixels[[0, 1, 1]])
+    assert find_copies(alike, alike).tolist() == [-1, -1, 1], "the first one with these pixels looked at is another photo"
     assert find_copies(PhotoSet(pixels[1:2], torch.arange(1), torch.zeros(1), ("a", "b"), "x"), photos).tolist() == [-1, 0, -1]
 
 
@@ -118,6 +121,7 @@ def test_scripts_after_the_training_set_the_same_photos_apart(toy, call, tmp_pat
 
 @pytest.mark.parametrize("folders, split, advice", [
     (["train/soup", "train/tea", "val/soup"], "training", "rename train/ to training/, val/ to validation/"),
+    (["Training/soup", "Validation/soup"], "training", "rename Training/ to training/, Validation/ to validation/"),
     (["soup", "tea"], "training", "if these are the classes, move them into"),
     (["training/soup", "training/tea"], "validation", "--validation-share 0.2")])
 def test_another_layout_is_told_how_to_become_ours(tmp_path, folders, split, advice):
@@ -132,6 +136,18 @@ def test_all_files_that_do_not_belong_are_counted(tmp_path):
         photo(tmp_path / "training/0_0.jpg", 0).with_name(name).touch()
     with pytest.raises(UserError, match=r"4 files \(a.txt, b.csv, c.doc, ...\) without the ending of a photo"):
         list_labelled(tmp_path, "training")
+
+
+def test_files_and_folders_in_several_class_folders_are_counted_together(tmp_path):
+    root = tree(tmp_path, soup=(1, 1), tea=(1, 1))
+    for name in ("soup", "tea"):
+        (root / "training" / name / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"2 files \(soup/notes.txt, tea/notes.txt\) without the ending of a photo"):
+        list_labelled(root, "training")
+    for name in ("soup", "tea"):
+        (root / "training" / name / "more").mkdir()
+    with pytest.raises(UserError, match=r"2 folders \(soup/more, tea/more\) inside class folders"):
+        list_labelled(root, "training")
 
 
 def test_litter_of_other_programs_is_passed_over(tmp_path):

@@ -433,7 +433,7 @@ def test_the_layers_of_an_architecture_have_the_parameters_of_the_record():
 def test_rows_of_an_architecture_that_are_alike_are_one():
     rows = architectures.architecture_table({"architecture": "student", "arguments": {"num_classes": 11}, "preprocessing": {"size": 56}})
     assert ([row[0] for row in rows] == ["stage 0", "stage 1", "stage 2", "stage 3", "stage 4–7", "head", "classifier"]
-            and rows[3] == ["stage 3", "depthwise 3×3, 1×1, pool", "128", "4²"])
+            and rows[3] == ["stage 3", "depthwise 3×3, 1×1, pool", "128", "3²"])
 
 
 def test_slim9_and_resnet18_are_listed_as_they_are_built():
