@@ -344,9 +344,9 @@ def default_cache():
 
 def _cache_name(listing, preprocessing):
     """Of the folder in the cache: other photos, changed ones, and other rules of decoding have other names."""
-    rule = f"{DECODER_VERSION} {PIL.__version__} {preprocessing.size} {preprocessing.resize}" + " grey" * (preprocessing.channels == 1)
+    rule = f"{DECODER_VERSION} {preprocessing.size} {preprocessing.resize}" + " grey" * (preprocessing.channels == 1)
     rule += f" detail {preprocessing.detail}" if preprocessing.detail else ""
-    digest = hashlib.sha256(rule.encode())
+    digest = hashlib.sha256(f"{rule} {PIL.__version__}".encode())
     for path in listing.paths:
         digest.update(os.fsencode(f"{path.relative_to(listing.folder)} {_size_and_time(path)}\n"))
     source = hashlib.sha256(os.fsencode(f"{listing.folder.resolve()} {rule}")).hexdigest()[:12]
@@ -360,8 +360,8 @@ def _open_cache(place, count, preprocessing):
         photos = np.load(place / "photos.npy", mmap_mode="c", allow_pickle=False)
         if photos.shape != (count, *preprocessing.shape) or photos.dtype != np.uint8:
             return None
-        reasons = ({int(row): str(reason) for row, reason in notes[kind].items()} for kind in ("truncated", "unreadable"))
-        return photos, DecodeReport(*reasons)
+        reasons = [{int(row): str(reason) for row, reason in notes[kind].items()} for kind in ("truncated", "unreadable")]
+        return (photos, DecodeReport(*reasons)) if all(0 <= row < count for rows in reasons for row in rows) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
 

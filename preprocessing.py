@@ -2,8 +2,9 @@
 
 import collections
 import contextlib
+import errno
+import logging
 import math
-import os
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,11 @@ RESIZE_RULES = ("crop", "squash", "course")
 GREY = {"mean": (0.5,), "std": (0.25,)}  # the normalisation of grey photos: about that of FER-2013's faces
 DECODER_VERSION = 3  # raise it when decode_photo changes, so that no stale cache is used
 MAX_PIXELS = 178_956_970  # Pillow's own limit, but of what is left of a JPEG after its reduction
-OPTIONAL_DECODERS = {".avif": "avif", ".webp": "webp", ".jp2": "jpg_2000"}  # ending -> what Pillow calls the decoder, which may be missing
+OPTIONAL_DECODERS = {b"avif": "avif", b"avis": "avif", b"WEBP": "webp", b"jp2 ": "jpg_2000",  # bytes 8 to 12, or 20 to 24 of JPEG 2000
+                     **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1"), "HEIC")}
 Image.MAX_IMAGE_PIXELS = None  # Pillow would refuse a large JPEG that is read at an eighth of its scale
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of palettes and EXIF tags; what is lost is reported
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # the same, which would go to stderr
 warnings.filterwarnings("ignore", message="Unknown feature")  # of `features.check`, for a decoder that this Pillow is too old to know
 
 
@@ -91,11 +94,13 @@ _TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE
 def _to_rgb(image):
     if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: convert("RGB") would clip it to white
         grey = np.asarray(image).clip(0, 65535)
-        highest = 4095 if grey.max(initial=0) <= 4095 else 65535  # cameras of 12 bits use the lower part of the range
-        image = Image.fromarray((grey * (255 / highest) if highest == 4095 else grey / 257).astype(np.uint8))
-    elif image.mode == "F":  # values in [0, 1], or in [0, 255]
+        # cameras of 8 to 14 bits use the lower part of the range
+        highest = next(highest for highest in (255, 1023, 4095, 16383, 65535) if grey.max(initial=0) <= highest)
+        image = Image.fromarray((grey / (highest / 255)).astype(np.uint8))
+    elif image.mode == "F":  # values in [0, 1], with some above where light is too strong; or in [0, 255], or more
         grey = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)
-        image = Image.fromarray((grey * (255 if grey.max(initial=0) <= 1 else 1)).clip(0, 255).astype(np.uint8))
+        highest = grey.max(initial=0)
+        image = Image.fromarray((grey * (255 / (1 if highest <= 16 else max(255, highest)))).clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -105,6 +110,15 @@ def _to_rgb(image):
 def photos_at_once(size):
     """Photos in a batch that is only looked at: 256 of up to 128 px, and of larger ones as many as take no more memory."""
     return max(1, min(256, 256 * 128**2 // size**2))
+
+
+def missing_decoder(path, error):
+    """Which decoder the photo at `path` needs that this Pillow lacks, by the file's first bytes and the error; None if it is none."""
+    with open(path, "rb") as file:
+        start = file.read(24)
+    kind = OPTIONAL_DECODERS.get(start[8:12]) or OPTIONAL_DECODERS.get(start[20:24])
+    unknown = isinstance(error, UnidentifiedImageError) or "not available" in str(error)
+    return kind if unknown and kind and (kind == "HEIC" or not features.check(kind)) else None
 
 
 def _upright(image):
@@ -132,12 +146,13 @@ def decode_inputs(path, preprocessings):
     decoded, inputs = {}, []
     for preprocessing in preprocessings:
         with Image.open(path) as image:  # reads no more than the header
+            whole = image.size
             if preprocessing.resize != "course":
                 # JPEG decodes straight to >= twice the size: 3 times faster on 512 px photos
                 image.draft(None, (2 * (preprocessing.detail or preprocessing.size),) * 2)
             scale = image.size
-            if math.prod(scale) > MAX_PIXELS:
-                raise ValueError(f"{math.prod(scale) / 1e6:.0f} megapixels, at most {MAX_PIXELS / 1e6:.0f} are read: make it smaller, or a JPEG")
+            if math.prod(scale) > MAX_PIXELS or math.prod(whole) > 3 * MAX_PIXELS:  # a progressive JPEG needs memory for all of it
+                raise ValueError(f"{math.prod(whole) / 1e6:.0f} megapixels, at most {MAX_PIXELS / 1e6:.0f} are read: make it smaller, or a JPEG")
             if scale not in decoded:
                 image.load()
                 decoded[scale] = _to_rgb(_upright(image))
@@ -182,9 +197,13 @@ class DecodeReport:
                  for row, reason in sorted(rows.items())]
         if len(named) <= most:
             return ", ".join(named)
-        with tempfile.NamedTemporaryFile("w", prefix="photos-", suffix=".txt", delete=False, encoding="utf-8", errors="surrogateescape") as file:
-            file.write("\n".join(named) + "\n")
-        return f"{', '.join(named[:most])} and {len(named) - most} more, all listed in {file.name}"
+        text = f"{', '.join(named[:most])} and {len(named) - most} more"
+        try:
+            with tempfile.NamedTemporaryFile("w", prefix="photos-", suffix=".txt", delete=False, encoding="utf-8", errors="surrogateescape") as file:
+                file.write("\n".join(named) + "\n")
+        except OSError:  # a full or read-only disk
+            return text
+        return f"{text}, all listed in {file.name}"
 
 
 @contextlib.contextmanager
@@ -208,14 +227,13 @@ def decode_stream(paths, preprocessings, report, batch_size=64, label="decoding"
         try:
             return row, decode_inputs(paths[row], preprocessings), None
         except Exception as error:  # a hostile file can raise nearly anything inside Pillow
-            if getattr(error, "errno", None):  # the system's, not Pillow's: no permission, a dangling link, a failing disk
+            if getattr(error, "errno", None) not in (None, 0, errno.EINVAL):  # the system's: no permission, a dangling link, a failing disk
                 raise UserError(f"{paths[row]} cannot be read: {error.strerror}; fix that or remove the file") from None
-            if isinstance(error, MemoryError):
+            if isinstance(error, MemoryError) or "out of memory" in str(error):
                 raise UserError(f"there is not enough memory to decode {paths[row]}; close other programs or make the photo smaller") from None
-            decoder = OPTIONAL_DECODERS.get(os.path.splitext(paths[row])[1].lower())
-            if isinstance(error, UnidentifiedImageError) and decoder and not features.check(decoder):
-                raise UserError(f"{paths[row]} cannot be read because Pillow {PIL.__version__} is installed here without its {decoder} decoder; "
-                                "pip install --upgrade pillow, or convert such photos to JPEG") from None
+            if kind := missing_decoder(paths[row], error):
+                raise UserError(f"{paths[row]} cannot be read because Pillow {PIL.__version__} is installed here without its {kind} decoder; "
+                                f"pip install {'pillow-heif' if kind == 'HEIC' else '--upgrade pillow'}, or convert such photos to JPEG") from None
             return row, None, str(error).splitlines()[0] if str(error) else type(error).__name__
 
     failed = []

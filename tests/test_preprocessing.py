@@ -265,7 +265,7 @@ def test_the_report_names_at_most_five_files_with_their_reasons(tmp_path):
 
 
 def test_a_jpeg_beyond_pillows_limit_is_read_at_reduced_scale_and_others_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("preprocessing.MAX_PIXELS", 100 * 100)
+    monkeypatch.setattr("preprocessing.MAX_PIXELS", 200 * 200)
     paths = [saved(tmp_path, Image.new("RGB", (400, 300), (200, 0, 0)), name) for name in ("large.jpg", "large.png")]
     report = DecodeReport()
     (rows, photos), = decode_stream(paths, [SQUASH16], report)
@@ -284,19 +284,39 @@ def test_momentary_failures_are_errors_and_not_remembered_as_bad_photos(tmp_path
     with pytest.raises(UserError, match="not enough memory"):
         list(decode_stream([path], [SQUASH16], DecodeReport()))
     monkeypatch.undo()
-    path.write_bytes(b"what a missing decoder would not know either")
+    path.write_bytes(b"RIFF\0\0\0\0WEBP what a missing decoder would not know either")
     monkeypatch.setattr("preprocessing.features.check", lambda name: False)
     with pytest.raises(UserError, match="without its webp decoder; pip install --upgrade pillow"):
         list(decode_stream([path], [SQUASH16], DecodeReport()))
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")  # under whatever name
+    with pytest.raises(UserError, match="without its HEIC decoder; pip install pillow-heif, or convert"):
+        list(decode_stream([path], [SQUASH16], DecodeReport()))
+    monkeypatch.setattr("preprocessing.decode_inputs", lambda *arguments: (_ for _ in ()).throw(OSError("codec: out of memory")))
+    with pytest.raises(UserError, match="not enough memory"):
+        list(decode_stream([path], [SQUASH16], DecodeReport()))
 
 
-@pytest.mark.parametrize("highest, expected", [(4095, 255), (65535, 255), (1000, 1000 / 4095 * 255), (30000, 30000 / 257)])
-def test_grey_of_12_bits_in_16_is_not_black(tmp_path, highest, expected):
+def test_an_offset_that_no_file_has_is_the_files_own_fault(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("RGB", (16, 16)))
+    monkeypatch.setattr("preprocessing.decode_inputs", lambda *arguments: (_ for _ in ()).throw(OSError(22, "Invalid argument")))
+    report = DecodeReport()
+    assert list(decode_stream([path], [SQUASH16], report)) == [] and list(report.unreadable) == [0]
+
+
+def test_a_jpeg_whose_whole_would_not_fit_into_memory_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("preprocessing.MAX_PIXELS", 30 * 1000)
+    path, report = saved(tmp_path, Image.new("RGB", (400, 300)), "large.jpg", progressive=True), DecodeReport()
+    assert list(decode_stream([path], [SQUASH16], report)) == [] and "megapixels" in report.unreadable[0]
+
+
+@pytest.mark.parametrize("highest, expected", [
+    (255, 255), (1023, 255), (4095, 255), (16383, 255), (65535, 255), (3000, 3000 / 4095 * 255), (30000, 30000 / 257)])
+def test_grey_of_8_to_14_bits_in_16_is_not_black(tmp_path, highest, expected):
     pixels = np.full((16, 16), highest, np.uint16)
     assert abs(int(decode_photo(saved(tmp_path, Image.fromarray(pixels), "photo.tif"), SQUASH16)[0, 0, 0]) - expected) <= 1
 
 
-@pytest.mark.parametrize("value, expected", [(0.5, 127), (1.0, 255), (200.0, 200), (1000.0, 255), (float("nan"), 0), (float("inf"), 0)])
+@pytest.mark.parametrize("value, expected", [(0.5, 127), (1.0, 255), (1.02, 255), (4.0, 255), (200.0, 200), (1000.0, 255), (float("nan"), 0), (float("inf"), 0)])
 def test_float_tiffs_are_read_in_either_range(tmp_path, value, expected):
     pixels = np.full((16, 16), value, np.float32)
     assert abs(int(decode_photo(saved(tmp_path, Image.fromarray(pixels), "photo.tif"), SQUASH16)[0, 0, 0]) - expected) <= 1

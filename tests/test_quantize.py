@@ -260,7 +260,7 @@ def test_a_checkpoint_without_weights_is_refused(refused, small_network, tmp_pat
 def test_validation_photos_must_have_the_models_classes(refused, checkpoint, toy, tmp_path):
     shutil.copytree(toy / "validation", tmp_path / "data" / "validation")
     shutil.copy(next((toy / "validation").iterdir()), tmp_path / "data" / "validation" / "11_0.jpg")
-    assert "label 11" in refused("quantize", checkpoint, tmp_path / "model.bin", "--data", tmp_path / "data", "--cache", "none")
+    assert "a class number that is not 0 to 10" in refused("quantize", checkpoint, tmp_path / "model.bin", "--data", tmp_path / "data", "--cache", "none")
     assert not (tmp_path / "model.bin").exists()
 
 
