@@ -131,13 +131,13 @@ EXPERIMENTS = {
             "distilled": f"train_kd.py {SHORT} --teacher {{big}}/best.pt --epochs 8 --network student --set {QUARTER} {RUN}",
             "direct": f"train_student.py {SHORT} --epochs 16 --network student --set {QUARTER} {RUN}"}),
     "bits": Experiment(
-        "bytes against accuracy from 8 to 2 bits per weight, rounded only and trained through the rounding; "
+        "bytes against accuracy from 8 to 2 bits per weight, without and with QAT; "
         "the student is that of `pruning`", {
             **rounding("student", "pruning/base"),
             "residual6": f"train_student.py {SMALL} --epochs 15 --network residual6 {RUN}",
             **rounding("residual6", "residual6")}),
     "equal_bytes": Experiment(
-        "at 300,000 bytes: few weights of many bits or many weights of few, same training and two epochs through the rounding",
+        "at 300,000 bytes: few weights of many bits or many weights of few, same training and two epochs of QAT",
         wider()),
     "own_classes": Experiment(
         "180 photos of three own classes: from the weights of model.bin, or from scratch", {

@@ -67,7 +67,7 @@ def calibration(probability, labels, bins=BINS):
 
 
 def load_sizes(listing, preprocessings, cache, told=False):
-    """A PhotoSet of the listing by each of the Preprocessings; what is wrong with the photos is told once, unless it was `told` before."""
+    """A PhotoSet of the listing by each of the Preprocessings; what is wrong with the photos is printed once, unless `told` says that it was."""
     return [load_photos(listing, preprocessing, cache, (lambda text: None) if told or index else None)
             for index, preprocessing in enumerate(preprocessings)]
 

@@ -131,7 +131,7 @@ def bits(records, photos):
         panel.axhline(level, color=GREY, linewidth=0.9, linestyle=(0, (1, 1)), label="32 bits, whatever its bytes")
         for (granularity, trained), look in looks.items():
             curve = curves[network, granularity, trained]
-            label = f"{'trained through the rounding' if trained else 'rounded'}, per {granularity}"
+            label = f"{'with QAT' if trained else 'rounded'}, per {granularity}"
             series(panel, [size / 1000 for _, size, _ in curve], [values for _, _, values in curve], look, label)
         for number, size, _ in curves[network, "channel", False]:
             panel.annotate(str(number), (size / 1000, 0.035), xycoords=("data", "axes fraction"), ha="center", fontsize=7, color=BLUE,

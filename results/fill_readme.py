@@ -129,8 +129,13 @@ def fixed_views():
 def own_classes():
     """Three own classes from the weights of model.bin and from scratch."""
     groups = experiment_tables.runs("own_classes")
-    rows = [(text, mean_std(experiment_tables.best_of(groups[name]))) for name, text in (("scratch", "from scratch"), ("init", "`--init model.bin`"))]
-    return f"{table(('', 'validation accuracy, %'), rows)}\n\n{experiment_tables.source(groups, 'own_classes')}"
+    rows = []
+    for name, text in (("scratch", "from scratch"), ("init", "`--init model.bin`")):
+        last = [record["history"][-1]["validation_accuracy"] for record in groups[name]]
+        epochs = ", ".join(str(record["best"]["epoch"]) for record in groups[name])
+        rows.append((text, mean_std(experiment_tables.best_of(groups[name])), epochs, mean_std(last)))
+    header = ("", "validation accuracy of the best epoch, %", "which epochs these are", "of the last epoch, %")
+    return f"{table(header, rows)}\n\n{experiment_tables.source(groups, 'own_classes')}"
 
 
 def onnx_teacher():
