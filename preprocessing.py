@@ -107,6 +107,12 @@ def _to_rgb(image):
     return image.convert("RGB")
 
 
+def _brightened(image):
+    """An RGB image of 16 bits a channel, of which Pillow keeps the upper 8, so that data of fewer bits does not stay black."""
+    highest = max(high for _, high in image.getextrema())
+    return image.point([min(255, round(value * 255 / next(most for most in (3, 15, 63, 255) if highest <= most))) for value in range(256)] * 3)
+
+
 def photos_at_once(size):
     """Photos in a batch that is only looked at: 256 of up to 128 px, and of larger ones as many as take no more memory."""
     return max(1, min(256, 256 * 128**2 // size**2))
@@ -154,8 +160,9 @@ def decode_inputs(path, preprocessings):
             if math.prod(scale) > MAX_PIXELS or math.prod(whole) > 3 * MAX_PIXELS:  # a progressive JPEG needs memory for all of it
                 raise ValueError(f"{math.prod(whole) / 1e6:.0f} megapixels, at most {MAX_PIXELS / 1e6:.0f} are read: make it smaller, or a JPEG")
             if scale not in decoded:
+                sixteen_bits = image.mode == "RGB" and any("16" in str(tile[3]) for tile in image.tile)
                 image.load()
-                decoded[scale] = _to_rgb(_upright(image))
+                decoded[scale] = _to_rgb(_brightened(_upright(image)) if sixteen_bits else _upright(image))
         inputs.append(resize_image(decoded[scale], preprocessing))
     return inputs
 

@@ -1,6 +1,8 @@
 """preprocessing.py: every kind of photo as upright RGB, the three resize rules, damaged files, normalisation."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -314,6 +316,19 @@ def test_a_jpeg_whose_whole_would_not_fit_into_memory_is_left_out(tmp_path, monk
 def test_grey_of_8_to_14_bits_in_16_is_not_black(tmp_path, highest, expected):
     pixels = np.full((16, 16), highest, np.uint16)
     assert abs(int(decode_photo(saved(tmp_path, Image.fromarray(pixels), "photo.tif"), SQUASH16)[0, 0, 0]) - expected) <= 1
+
+
+@pytest.mark.parametrize("highest, expected", [(1023, 255), (4095, 255), (16383, 255), (65535, 255), (40000, 40000 / 257)])
+def test_rgb_of_10_to_14_bits_in_16_is_not_black(tmp_path, highest, expected):
+    """Pillow writes no PNG of 48 bits, so it is written by hand: every pixel red of one value, green and blue of half of it."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + np.array([highest, highest // 2, highest // 2] * 16, ">u2").tobytes()
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0))
+                                         + chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND", b""))
+    red, green, _ = decode_photo(tmp_path / "photo.png", SQUASH16)[3, 5].tolist()
+    assert abs(red - expected) <= 1 and abs(green - expected / 2) < 50  # of 10 bits Pillow keeps two
 
 
 @pytest.mark.parametrize("value, expected", [(0.5, 127), (1.0, 255), (1.02, 255), (4.0, 255), (200.0, 200), (1000.0, 255), (float("nan"), 0), (float("inf"), 0)])
