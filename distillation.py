@@ -19,13 +19,12 @@ from files import atomic_path
 from losses import balanced_weights, distillation_loss, soft_targets
 from model_file import load_model
 from onnx_teacher import count_outputs, is_onnx, read_onnx
-from plausibility import add_normalisation, choose_normalisation
+from plausibility import SAMPLE, add_normalisation, choose_normalisation
 from preprocessing import Preprocessing
 from training import evaluate
 from training_run import AUTOCAST
 from transfer import constant, send
 
-SAMPLE = 1000       # validation photos by which a normalisation is chosen
 UNKNOWN_SIZE = 128  # input pixels of a teacher whose file does not tell them
 
 

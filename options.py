@@ -12,11 +12,10 @@ from dataset import list_labelled, load_photos, photo_channels
 from initialisation import arguments_of
 from inventory import check_photos
 from models import ARCHITECTURES, build, check_size, parse_arguments
+from plausibility import SAMPLE
 from preprocessing import GREY, RESIZE_RULES, Preprocessing
 from training import evaluate, pick_precision
 from training_run import Settings
-
-SAMPLE = 1000  # validation photos by which a normalisation is chosen
 
 
 def add_cache(group):

@@ -11,6 +11,7 @@ from preprocessing import Preprocessing
 
 NORMALISATIONS = {"unit": ((0.0,) * 3, (1.0,) * 3),  # mean and std; "unit": values in [0, 1], as the course's
                   "imagenet": (Preprocessing.mean, Preprocessing.std)}
+SAMPLE = 1000  # validation photos by which a normalisation is chosen
 CHOICES = ("auto", *NORMALISATIONS)
 
 
