@@ -19,11 +19,11 @@ toy := toy_food11
 
 demo: .venv/installed
 	rm -rf $(toy) runs/demo
-	$(venv) toy_food11.py $(toy)
+	$(venv) -m experiments.toy_food11 $(toy)
 	$(venv) train_student.py $(toy) --size 64 --epochs $(EPOCHS) --ema 0.98 --cache none --out runs/demo
 	$(venv) quantize.py runs/demo/best.pt runs/demo/model.bin --data $(toy) --cache none
 	PYTHON=$(venv) bash hw7_test.sh $(toy) runs/demo/prediction.csv --model runs/demo/model.bin
-	@$(venv) toy_food11.py $(toy) --score runs/demo/prediction.csv
+	@$(venv) -m experiments.toy_food11 $(toy) --score runs/demo/prediction.csv
 
 test: .venv/installed
 	$(venv) -m pytest -q -n auto tests

@@ -1,14 +1,15 @@
-"""Measure a model file on labelled photos: accuracy by class and by the photos' resolution, confusion, calibration.
+"""Measure a model file on labelled photos: accuracy by class and by the photos' resolution, confusion,
+calibration.
 
     python evaluate.py model.bin food-11
     python evaluate.py runs/student/best.pt food-11 --reduce 64 --record results/evaluation.json
     python evaluate.py model.bin food-11 --tta
     python evaluate.py runs/kd/best.pt food-11 --teacher model.bin
 
-A photo is small when its shorter side is below the network's input size. With --reduce every photo is measured
-a second time, first scaled down to so many pixels: a network that has learned "sharp, therefore soup" shows there.
-With --teacher it is counted how often both give the same answer, on validation/ and on the testing/ photos beside it.
---tta measures what `inference.py --tta` predicts.
+A photo is small when its shorter side is below the network's input size. With --reduce every photo is
+measured a second time, first scaled down to so many pixels: a network that has learned "sharp, therefore
+soup" shows there. With --teacher it is counted how often both give the same answer, on validation/ and on the
+testing/ photos beside it. --tta measures what `inference.py --tta` predicts.
 """
 
 import argparse
@@ -19,24 +20,26 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from command_line import UserError, number, parser, pick_device, run
+from compression.command_line import UserError, number, parser, pick_device, run
+from compression.data.faces import FaceListing
+from compression.data.plausibility import add_normalisation, settle_normalisation
+from compression.data.preprocessing import photos_at_once
+from compression.data.tta import inputs_of, mean_probabilities
+from compression.files.atomic import check_distinct, check_output
+from compression.files.loading import load_model
+from compression.files.records import provenance, write_record
+from compression.options import add_cache, cache_folder, validation_accuracy
+from compression.training.distillation import SeenBy, check_normalisations, read_teacher, settle_teacher
 from dataset import list_labelled, list_testing_beside, load_photos
-from distillation import SeenBy, check_normalisations, read_teacher, settle_teacher
-from faces import FaceListing
-from files import check_distinct, check_output
-from model_file import load_model
-from options import add_cache, cache_folder, validation_accuracy
-from plausibility import add_normalisation, settle_normalisation
-from preprocessing import photos_at_once
-from records import provenance, write_record
-from tta import inputs_of, mean_probabilities
 
 BINS = 10  # of the reliability diagram
 
 
 @torch.inference_mode()
 def probabilities(network, photos, preprocessing, device, tta=False, whose="the model"):
-    """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of `inputs_of`."""
+    """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of
+    `inputs_of`.
+    """
     answers, largest = [], max(each.size for each in inputs_of(preprocessing, tta))
     for positions in torch.arange(len(photos[0])).split(photos_at_once(largest)):
         inputs = [part.batch(positions, device)[0] for part in photos]
@@ -46,13 +49,17 @@ def probabilities(network, photos, preprocessing, device, tta=False, whose="the 
 
 def confusion(predicted, labels, num_classes):
     """Counts int64 (classes, classes): row = label, column = prediction."""
-    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
+    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(
+        num_classes, num_classes
+    )
 
 
 def calibration(probability, labels, bins=BINS):
-    """(expected calibration error, [photos, mean confidence, accuracy] for every bin of confidence) by Guo et al. 2017.
+    """(expected calibration error, [photos, mean confidence, accuracy] for every bin of confidence) by Guo et
+    al. 2017.
 
-    The bins divide [0, 1] evenly; the error is the mean of |accuracy - confidence| over the bins, weighted by their photos.
+    The bins divide [0, 1] evenly; the error is the mean of |accuracy - confidence| over the bins, weighted by
+    their photos.
     """
     confidence, predicted = probability.max(1)
     right, rows, error = (predicted == labels).double(), [], 0.0
@@ -60,16 +67,22 @@ def calibration(probability, labels, bins=BINS):
     for index in range(bins):
         inside = member == index
         count = int(inside.sum())
-        mean, accuracy = (float(values[inside].double().mean()) if count else 0.0 for values in (confidence, right))
+        mean, accuracy = (
+            float(values[inside].double().mean()) if count else 0.0 for values in (confidence, right)
+        )
         rows.append([count, mean, accuracy])
         error += count / len(labels) * abs(accuracy - mean)
     return error, rows
 
 
 def load_sizes(listing, preprocessings, cache, told=False):
-    """A PhotoSet of the listing by each of the Preprocessings; what is wrong with the photos is printed once, unless `told` says that it was."""
-    return [load_photos(listing, preprocessing, cache, (lambda text: None) if told or index else None)
-            for index, preprocessing in enumerate(preprocessings)]
+    """A PhotoSet of the listing by each of the Preprocessings; what is wrong with the photos is printed once,
+    unless `told` says that it was.
+    """
+    return [
+        load_photos(listing, preprocessing, cache, (lambda text: None) if told or index else None)
+        for index, preprocessing in enumerate(preprocessings)
+    ]
 
 
 def shorter_sides(listing):
@@ -81,7 +94,9 @@ def shorter_sides(listing):
         try:
             with Image.open(path) as image:
                 sides.append(min(image.size))
-        except Exception:  # a hostile file can raise nearly anything inside Pillow; such photos are not in the PhotoSet
+        except (
+            Exception
+        ):  # a hostile file can raise nearly anything inside Pillow; such photos are not in the PhotoSet
             sides.append(0)
     return torch.tensor(sides)
 
@@ -91,8 +106,13 @@ def agreement(network, teacher, photos, preprocessing, device, tta=False):
 
     photos: a PhotoSet for each of `inputs_of`.
     """
-    answers = (probabilities(asked, photos, preprocessing, device, tta, whose).argmax(1)
-               for asked, whose in ((network, "the model"), (SeenBy(teacher, preprocessing).eval(), f"the teacher {teacher.path}")))
+    answers = (
+        probabilities(asked, photos, preprocessing, device, tta, whose).argmax(1)
+        for asked, whose in (
+            (network, "the model"),
+            (SeenBy(teacher, preprocessing).eval(), f"the teacher {teacher.path}"),
+        )
+    )
     return torch.eq(*answers).double().mean().item()
 
 
@@ -109,31 +129,55 @@ def measure(model, listing, photos, device, tta=False, reduced=None):
     small = shorter_sides(listing)[photos[0].rows.cpu()] < preprocessing.size
     table = confusion(predicted, labels, len(names))
     error, reliability = calibration(answers, labels)
-    result = {"photos": len(labels), "tta": tta, "accuracy": right.double().mean().item(),
-              "cross_entropy": F.nll_loss(answers.clamp(min=1e-12).log(), labels).item(),
-              "small_photos": int(small.sum())}
+    result = {
+        "photos": len(labels),
+        "tta": tta,
+        "accuracy": right.double().mean().item(),
+        "cross_entropy": F.nll_loss(answers.clamp(min=1e-12).log(), labels).item(),
+        "small_photos": int(small.sum()),
+    }
     for name, part in (("accuracy_of_small", right[small]), ("accuracy_of_larger", right[~small])):
         result[name] = part.double().mean().item() if len(part) else None
     if reduced:
         blurred = probabilities(network, reduced, preprocessing, device, tta).argmax(1)
         result["accuracy_reduced"] = (blurred == labels).double().mean().item()
-    by_class = [row[index].item() / row.sum().item() if row.any() else None for index, row in enumerate(table)]
+    by_class = [
+        row[index].item() / row.sum().item() if row.any() else None for index, row in enumerate(table)
+    ]
     shares = [share for share in by_class if share is not None]
-    return {**result, "balanced_accuracy": sum(shares) / len(shares), "class_accuracy": dict(zip(names, by_class)),
-            "calibration_error": error, "reliability": reliability, "confusion": table.tolist()}
+    return {
+        **result,
+        "balanced_accuracy": sum(shares) / len(shares),
+        "class_accuracy": dict(zip(names, by_class)),
+        "calibration_error": error,
+        "reliability": reliability,
+        "confusion": table.tolist(),
+    }
 
 
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("model", type=Path, help="model file or checkpoint")
     options.add_argument("data", type=Path, help="root that holds validation/")
-    options.add_argument("--reduce", type=number(int, 16, 4096), metavar="PIXELS",
-                         help="also measure every photo scaled down to this size first")
-    options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False,
-                         help="average over the photo and its mirror image, each at the input size and at 7/6 of it")
-    options.add_argument("--teacher", type=Path, metavar="FILE",
-                         help="also tell how often the model agrees with this one: ResNet-18 state_dict, "
-                              "checkpoint or model file")
+    options.add_argument(
+        "--reduce",
+        type=number(int, 16, 4096),
+        metavar="PIXELS",
+        help="also measure every photo scaled down to this size first",
+    )
+    options.add_argument(
+        "--tta",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="average over the photo and its mirror image, each at the input size and at 7/6 of it",
+    )
+    options.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="also tell how often the model agrees with this one: ResNet-18 state_dict, "
+        "checkpoint or model file",
+    )
     add_cache(options)
     add_normalisation(options)
     add_normalisation(options, "--teacher-normalisation", "the teacher")
@@ -145,49 +189,99 @@ def main(argv=None):
         check_distinct(read, options.record)
     device, model = pick_device(options.device), load_model(options.model)
     if options.teacher_normalisation != "auto" and not options.teacher:
-        raise UserError("--teacher-normalisation goes with --teacher, which is not given; add it or leave --teacher-normalisation out")
+        raise UserError(
+            "--teacher-normalisation goes with --teacher, which is not given; add it or leave "
+            "--teacher-normalisation out"
+        )
     preprocessing = model.description.preprocessing
     seen = min(preprocessing.size, preprocessing.detail or preprocessing.size)
     if options.reduce and (preprocessing.resize == "course" or options.reduce >= seen):
-        raise UserError(f"--reduce {options.reduce} does not reduce what {options.model} looks at "
-                        f"({seen} px, resize rule {preprocessing.resize}); "
-                        "use fewer pixels, or leave --reduce out")
+        raise UserError(
+            f"--reduce {options.reduce} does not reduce what {options.model} looks at "
+            f"({seen} px, resize rule {preprocessing.resize}); "
+            "use fewer pixels, or leave --reduce out"
+        )
     if options.record:
         check_output(options.record)
     names, whose = model.description.class_names, f"the model {options.model}"
-    teacher = (read_teacher(options.teacher, names, device, preprocessing.channels, unknown_size=preprocessing.size, whose=whose)
-               if options.teacher else None)
+    teacher = (
+        read_teacher(
+            options.teacher,
+            names,
+            device,
+            preprocessing.channels,
+            unknown_size=preprocessing.size,
+            whose=whose,
+        )
+        if options.teacher
+        else None
+    )
     check_normalisations([teacher] if teacher else [], options.teacher_normalisation)
     model = settle_normalisation(model, options.normalisation, validation_accuracy(options, device))
     preprocessing = model.description.preprocessing
     listing = list_labelled(options.data, "validation", names, model.description.validation_share, whose)
     photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
-    reduced = (load_sizes(listing, inputs_of(replace(preprocessing, detail=options.reduce), options.tta), cache_folder(options), told=True)
-               if options.reduce else None)
-    result = {**measure(model, listing, photos, device, options.tta, reduced), **({"reduced_to": options.reduce} if reduced else {})}
+    reduced = (
+        load_sizes(
+            listing,
+            inputs_of(replace(preprocessing, detail=options.reduce), options.tta),
+            cache_folder(options),
+            told=True,
+        )
+        if options.reduce
+        else None
+    )
+    result = {
+        **measure(model, listing, photos, device, options.tta, reduced),
+        **({"reduced_to": options.reduce} if reduced else {}),
+    }
     if teacher:
         teacher = settle_teacher(teacher, options.teacher_normalisation, photos[0], preprocessing, device)
-        network, testing = model.build().to(device, memory_format=torch.channels_last), list_testing_beside(options.data)
+        network, testing = (
+            model.build().to(device, memory_format=torch.channels_last),
+            list_testing_beside(options.data),
+        )
         asked = {"validation": photos}
         if testing:
-            asked["testing"] = load_sizes(testing, inputs_of(preprocessing, options.tta), cache_folder(options))
-        result["agreement"] = {split: agreement(network, teacher, part, preprocessing, device, options.tta)
-                               for split, part in asked.items()}
+            asked["testing"] = load_sizes(
+                testing, inputs_of(preprocessing, options.tta), cache_folder(options)
+            )
+        result["agreement"] = {
+            split: agreement(network, teacher, part, preprocessing, device, options.tta)
+            for split, part in asked.items()
+        }
     if options.record:
-        write_record(options.record, {**provenance(device, data={"validation": photos[0].fingerprint}),
-                                      "model": model.description.to_dict(), "bits": model.bits, **result})
-    print(f"{model.description.architecture}, {preprocessing.size} px, {result['photos']:,} photos: accuracy {result['accuracy']:.4f}, "
-          f"balanced accuracy {result['balanced_accuracy']:.4f}, "
-          f"cross-entropy {result['cross_entropy']:.4f}, calibration error {result['calibration_error']:.4f}")
-    for name, text in (("accuracy_of_small", f"shorter side below {preprocessing.size} px"),
-                       ("accuracy_of_larger", "the others"),
-                       ("accuracy_reduced", f"all, first reduced to {options.reduce} px")):
+        write_record(
+            options.record,
+            {
+                **provenance(device, data={"validation": photos[0].fingerprint}),
+                "model": model.description.to_dict(),
+                "bits": model.bits,
+                **result,
+            },
+        )
+    print(
+        f"{model.description.architecture}, {preprocessing.size} px, {result['photos']:,} photos: accuracy "
+        f"{result['accuracy']:.4f}, "
+        f"balanced accuracy {result['balanced_accuracy']:.4f}, "
+        f"cross-entropy {result['cross_entropy']:.4f}, calibration error {result['calibration_error']:.4f}"
+    )
+    for name, text in (
+        ("accuracy_of_small", f"shorter side below {preprocessing.size} px"),
+        ("accuracy_of_larger", "the others"),
+        ("accuracy_reduced", f"all, first reduced to {options.reduce} px"),
+    ):
         if result.get(name) is not None:
             print(f"  {result[name]:.4f}  {text}")
     for (name, accuracy), row in zip(result["class_accuracy"].items(), result["confusion"]):
-        count, other = max((count, other) for other, count in zip(result["class_accuracy"], row) if other != name)
+        count, other = max(
+            (count, other) for other, count in zip(result["class_accuracy"], row) if other != name
+        )
         shown = "none  " if accuracy is None else f"{accuracy:.4f}"
-        print(f"  {shown}  {name} ({sum(row)} photos" + (f"; most often taken for {other}, {count} times)" if count else ")"))
+        print(
+            f"  {shown}  {name} ({sum(row)} photos"
+            + (f"; most often taken for {other}, {count} times)" if count else ")")
+        )
     for split, share in result.get("agreement", {}).items():
         print(f"  {share:.4f}  agreement with {options.teacher} on {len(asked[split][0]):,} {split} photos")
     return 0

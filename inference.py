@@ -4,11 +4,12 @@
     python inference.py my-photos prediction.csv --ids names --top-k 3 probabilities.csv
     python inference.py food-11 prediction.csv --tta
 
-The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending; `id,label`
-where the data is the 2019 homework's test.csv of faces. The label is the class number of Food-11, or the number that is
-the class's name; other classes are counted in the order of the model file, and a legend is printed. --label names writes
-names. The model file says everything else: network, classes, preprocessing. With --tta every photo is seen four times,
-mirrored and at two sizes (see tta.py). Nothing is written unless every photo was read.
+The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending;
+`id,label` where the data is the 2019 homework's test.csv of faces. The label is the class number of Food-11,
+or the number that is the class's name; other classes are counted in the order of the model file, and a legend
+is printed. --label names writes names. The model file says everything else: network, classes, preprocessing.
+With --tta every photo is seen four times, mirrored and at two sizes (see tta.py). Nothing is written unless
+every photo was read.
 """
 
 import argparse
@@ -21,27 +22,30 @@ from pathlib import Path
 
 import torch
 
-from classes import class_numbers
-from command_line import UserError, number, parser, pick_device, run
+from compression.command_line import UserError, number, parser, pick_device, run
+from compression.data.classes import class_numbers
+from compression.data.faces import faces_csv
+from compression.data.plausibility import add_normalisation, settle_normalisation
+from compression.data.preprocessing import DecodeReport
+from compression.data.tta import inputs_of, mean_probabilities
+from compression.files.atomic import check_distinct, check_output, write_text
+from compression.files.loading import load_model
 from dataset import list_testing, photo_stream
-from faces import faces_csv
-from files import check_distinct, check_output, write_text
-from model_file import load_model
-from plausibility import add_normalisation, settle_normalisation
-from preprocessing import DecodeReport
-from tta import inputs_of, mean_probabilities
 
 
 @torch.inference_mode()
 def predict(network, listing, preprocessing, device, batch_size, tta=False):
     """Class probabilities float32 (N, classes) on the CPU, in the order of the listing, and the DecodeReport.
 
-    tta: with test-time augmentation. Rows of undecodable photos are NaN. Decoding goes on in other threads while the network runs.
+    tta: with test-time augmentation. Rows of undecodable photos are NaN. Decoding goes on in other threads
+    while the network runs.
     """
     network = network.to(device, memory_format=torch.channels_last)
     report, probabilities = DecodeReport(), None
     for rows, *inputs in photo_stream(listing, inputs_of(preprocessing, tta), report, batch_size):
-        answers = mean_probabilities(network, [torch.from_numpy(photos).to(device) for photos in inputs], preprocessing, tta)
+        answers = mean_probabilities(
+            network, [torch.from_numpy(photos).to(device) for photos in inputs], preprocessing, tta
+        )
         if probabilities is None:
             probabilities = torch.full((len(listing), answers.shape[1]), torch.nan)
         probabilities[rows] = answers.cpu()
@@ -60,29 +64,70 @@ def to_csv(header, rows):
 def top_k_table(ids, probabilities, class_names, k, id_header="Id"):
     """CSV text: the id, then the k most probable classes, each with its probability."""
     values, labels = probabilities.topk(min(k, len(class_names)), dim=1)
-    header = [id_header, *(column for rank in range(1, values.shape[1] + 1) for column in (f"class_{rank}", f"probability_{rank}"))]
-    rows = ([identity, *(cell for label, value in zip(row_labels, row_values) for cell in (class_names[label], f"{value:.6f}"))]
-            for identity, row_labels, row_values in zip(ids, labels.tolist(), values.tolist()))
+    header = [
+        id_header,
+        *(
+            column
+            for rank in range(1, values.shape[1] + 1)
+            for column in (f"class_{rank}", f"probability_{rank}")
+        ),
+    ]
+    rows = (
+        [
+            identity,
+            *(
+                cell
+                for label, value in zip(row_labels, row_values)
+                for cell in (class_names[label], f"{value:.6f}")
+            ),
+        ]
+        for identity, row_labels, row_values in zip(ids, labels.tolist(), values.tolist())
+    )
     return to_csv(header, rows)
 
 
 def main(argv=None):
     started = time.perf_counter()
     options = parser(__doc__)
-    options.add_argument("data", type=Path, help="root that holds testing/, or the folder of photos itself, or a CSV of faces (id,feature)")
+    options.add_argument(
+        "data",
+        type=Path,
+        help="root that holds testing/, or the folder of photos itself, or a CSV of faces (id,feature)",
+    )
     options.add_argument("output", type=Path, help="the CSV to write")
-    options.add_argument("--model", type=Path, default=Path(__file__).parent / "model.bin", help="model file or checkpoint")
-    options.add_argument("--ids", choices=("numbers", "names"), default="numbers",
-                         help="numbers: <id>.jpg as on Kaggle; names: any file name")
-    options.add_argument("--label", choices=("numbers", "names"), default="numbers",
-                         help="numbers of the classes as on Kaggle, or their names")
-    options.add_argument("--top-k", nargs=2, metavar=("K", "CSV"), help="also write the K most probable classes to a second file")
-    options.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False,
-                         help="average over the photo and its mirror image, each at the input size and at 7/6 of it")
+    options.add_argument(
+        "--model", type=Path, default=Path(__file__).parent / "model.bin", help="model file or checkpoint"
+    )
+    options.add_argument(
+        "--ids",
+        choices=("numbers", "names"),
+        default="numbers",
+        help="numbers: <id>.jpg as on Kaggle; names: any file name",
+    )
+    options.add_argument(
+        "--label",
+        choices=("numbers", "names"),
+        default="numbers",
+        help="numbers of the classes as on Kaggle, or their names",
+    )
+    options.add_argument(
+        "--top-k",
+        nargs=2,
+        metavar=("K", "CSV"),
+        help="also write the K most probable classes to a second file",
+    )
+    options.add_argument(
+        "--tta",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="average over the photo and its mirror image, each at the input size and at 7/6 of it",
+    )
     options.add_argument("--batch-size", type=number(int, 1), default=64, help="photos per forward pass")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_normalisation(options)
-    options.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger model file")
+    options.add_argument(
+        "--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger model file"
+    )
     options = options.parse_args(argv)
 
     device = pick_device(options.device)
@@ -92,7 +137,9 @@ def main(argv=None):
         if not re.fullmatch("[1-9][0-9]{0,5}", k):
             raise UserError(f"--top-k {k} is not a number of classes; write e.g. --top-k 3 probabilities.csv")
         k, top_k_output = int(k), Path(top_k_output)
-    check_distinct(options.model, options.output, top_k_output, faces_csv(options.data, "test.csv", "testing"))
+    check_distinct(
+        options.model, options.output, top_k_output, faces_csv(options.data, "test.csv", "testing")
+    )
     model = load_model(options.model, options.max_bytes)
     network = model.build()
     model = settle_normalisation(model, options.normalisation)
@@ -101,13 +148,21 @@ def main(argv=None):
         check_output(output)
 
     loaded = time.perf_counter()
-    probabilities, report = predict(network, listing, model.description.preprocessing, device, options.batch_size, options.tta)
+    probabilities, report = predict(
+        network, listing, model.description.preprocessing, device, options.batch_size, options.tta
+    )
     if report.unreadable:
-        raise UserError(f"{len(report.unreadable)} of {len(listing.paths)} photos in {listing.folder} cannot be decoded: "
-                        f"{report.name(listing, report.unreadable)}; nothing was written, replace or remove them")
+        raise UserError(
+            f"{len(report.unreadable)} of {len(listing.paths)} photos in {listing.folder} cannot be decoded: "
+            f"{report.name(listing, report.unreadable)}; nothing was written, replace or remove them"
+        )
     if report.truncated:
-        print(f"warning: {len(report.truncated)} of {len(listing.paths)} photos are truncated: decoded as far as they go: "
-              f"{report.name(listing, report.truncated)}", file=sys.stderr)
+        print(
+            f"warning: {len(report.truncated)} of {len(listing.paths)} photos are truncated: decoded as far "
+            "as they go: "
+            f"{report.name(listing, report.truncated)}",
+            file=sys.stderr,
+        )
     names = model.description.class_names
     numbers = class_numbers(names)
     labels = names if options.label == "names" else numbers or range(len(names))
@@ -116,11 +171,16 @@ def main(argv=None):
     if top_k_output:
         write_text(top_k_output, top_k_table(listing.ids, probabilities, names, k, listing.id_header))
     now = time.perf_counter()
-    print(f"{len(listing):,} photos -> {options.output} ({model.description.architecture}, {device}, "
-          f"{loaded - started:.1f} s to load, {now - loaded:.1f} s to predict)")
+    print(
+        f"{len(listing):,} photos -> {options.output} ({model.description.architecture}, {device}, "
+        f"{loaded - started:.1f} s to load, {now - loaded:.1f} s to predict)"
+    )
     if not numbers and options.label == "numbers":
-        print("the labels are numbers of the model's classes:", ", ".join(f"{label} = {name}" for label, name in enumerate(names)),
-              "(--label names writes the names)")
+        print(
+            "the labels are numbers of the model's classes:",
+            ", ".join(f"{label} = {name}" for label, name in enumerate(names)),
+            "(--label names writes the names)",
+        )
     return 0
 
 

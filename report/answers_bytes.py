@@ -2,8 +2,28 @@
 
 import statistics
 
-from conclusions import cell, compare, listed, mean_std, percent, points, seeds_text, sorted_out, verdict_text, verdicts
-from readings import PUBLISHED, accuracies, epochs_of, file_bytes, input_pixels, mean_bytes, photos_of, pixels_text
+from conclusions import (
+    cell,
+    compare,
+    listed,
+    mean_std,
+    percent,
+    points,
+    seeds_text,
+    sorted_out,
+    verdict_text,
+    verdicts,
+)
+from readings import (
+    PUBLISHED,
+    accuracies,
+    epochs_of,
+    file_bytes,
+    input_pixels,
+    mean_bytes,
+    photos_of,
+    pixels_text,
+)
 
 SHORT = {  # the ways to a quarter of the bytes, as conclusions call them
     "quantized": "quantization",
@@ -41,12 +61,16 @@ def compress_row(name, text, runs):
     if not (stored or name in ("big", "big_long", "direct")):
         epochs = f"{epochs_of(big[0])} + {epochs}"
     size = mean_bytes(group) if stored else 4 * parameters
-    after_cut = mean_std([record["rounds"][-1]["after_cut"] for record in group]) if "rounds" in group[0] else "–"
+    after_cut = (
+        mean_std([record["rounds"][-1]["after_cut"] for record in group]) if "rounds" in group[0] else "–"
+    )
     return [text, f"{parameters:,}", f"{size:,}", epochs, after_cut, mean_std(accuracies(group))]
 
 
 def compress(records):
-    """Question 1: one network to a quarter of its bytes in four ways, the small one trained directly, few bits for a ResNet-18."""
+    """Question 1: one network to a quarter of its bytes in four ways, the small one trained directly, few
+    bits for a ResNet-18.
+    """
     runs = records["compress"]
     big, direct = runs["big"], runs["direct"]
     photos = photos_of(big[0])
@@ -54,11 +78,19 @@ def compress(records):
 
     def compared(base, names):
         """{way: Comparison with BASE}; quantization has had the epochs that the others have in all."""
-        return {SHORT[name]: compare(accuracies(runs["quantized_long" if name == "quantized" else name]), accuracies(runs[base]), photos)
-                for name in names}
+        return {
+            SHORT[name]: compare(
+                accuracies(runs["quantized_long" if name == "quantized" else name]),
+                accuracies(runs[base]),
+                photos,
+            )
+            for name in names
+        }
 
     against = compared("direct", SHORT)
-    shares, by_worth = (runs[name][0]["plan"][-1]["arguments"]["ranks"] for name in ("factorised", "factorised_global"))
+    shares, by_worth = (
+        runs[name][0]["plan"][-1]["arguments"]["ranks"] for name in ("factorised", "factorised_global")
+    )
     starved = [name for name, rank in shares.items() if rank == 1]
     return {
         "rows": rows,
@@ -70,16 +102,22 @@ def compress(records):
         "all_epochs": str(epochs_of(direct[0])),
         "parameters": rows[0][1],
         "against": sorted_out(against, "that small network"),
-        "quantized": sorted_out(compared("quantized_long", [name for name in SHORT if name != "quantized"]), "quantization"),
+        "quantized": sorted_out(
+            compared("quantized_long", [name for name in SHORT if name != "quantized"]), "quantization"
+        ),
         "longer": compare(accuracies(runs["big_long"]), accuracies(big), photos).to(f"{epochs_of(big[0])}"),
-        "loss": compare(accuracies(runs["quantized_long"]), accuracies(runs["big_long"]), photos).to("the network itself"),
+        "loss": compare(accuracies(runs["quantized_long"]), accuracies(runs["big_long"]), photos).to(
+            "the network itself"
+        ),
         "starved": listed([f"`{name}`" for name in starved]),
         "starved_are_whole": not by_worth.keys() & set(starved),
         "pruned": verdict_text(
             against["pruning"],
             "Yes: what the larger network has learned survives the cut",
-            "That cannot be told from these records, and the larger network costs more in every epoch before the cut",
-            "No: the epochs are better spent on the small network itself"),
+            "That cannot be told from these records, and the larger network costs more in every epoch "
+            "before the cut",
+            "No: the epochs are better spent on the small network itself",
+        ),
         **few_bits(records["teachers"], photos),
     }
 
@@ -89,7 +127,9 @@ def few_bits(runs, photos):
     stored = {bits: runs[f"resnet18_{bits}"] for bits in (16, 8)}
     whole = [record["validation_accuracy_before"] for record in stored[8]]
     rows = [["32", f"{stored[8][0]['raw_bytes']:,}", mean_std(whole)]]
-    rows += [[str(bits), f"{mean_bytes(group):,}", mean_std(accuracies(group))] for bits, group in stored.items()]
+    rows += [
+        [str(bits), f"{mean_bytes(group):,}", mean_std(accuracies(group))] for bits, group in stored.items()
+    ]
     agreement = []
     for bits in stored:
         shares = [record["agreement"]["validation"] for record in runs[f"resnet18_{bits}_agreement"]]
@@ -146,7 +186,8 @@ def bits_or_weights(found):
 def bits_curves(runs):
     """Accuracies of the seeds at every number of bits, and at 32 bits.
 
-    {(network, granularity, trained): [(bits, bytes, accuracies)] by falling bits}, {network: accuracies at 32 bits}
+    {(network, granularity, trained): [(bits, bytes, accuracies)] by falling bits}, {network: accuracies at 32
+    bits}
     """
     curves, whole = {}, {}
     for variant, group in runs.items():
@@ -198,18 +239,29 @@ def bits(records):
 
     def losses(network):
         """At how many bits training through the rounding is shown to end below 32 bits, as text."""
-        found = {number: compare(values, whole[network], photos) for number, _, values in curves[network, "channel", True]}
-        return f"{network} at {listed([f'{number} ({cell(one)})' for number, one in found.items() if one.verdict < 0])}"
+        found = {
+            number: compare(values, whole[network], photos)
+            for number, _, values in curves[network, "channel", True]
+        }
+        return (
+            f"{network} at "
+            f"{listed([f'{number} ({cell(one)})' for number, one in found.items() if one.verdict < 0])}"
+        )
 
-    eight = {f"`{network}` per {grid}": compare(at(network, 8, grid), whole[network], photos)
-             for network in networks for grid in ("channel", "tensor")}
+    eight = {
+        f"`{network}` per {grid}": compare(at(network, 8, grid), whole[network], photos)
+        for network in networks
+        for grid in ("channel", "tensor")
+    }
     per_channel = {network: compare(at(network, 4), at(network, 4, "tensor"), photos) for network in networks}
     sizes = []
     for network in networks:
         kilobytes = {number: size / 1000 for number, size, _ in curves[network, "channel", False]}
         sizes.append(f"{kilobytes[8]:.0f} kB at 8 bits to {kilobytes[2]:.0f} kB at 2 ({network})")
-    published = [f"{percent(before)} to {percent(after)} % ({name})"
-                 for name, (before, after) in PUBLISHED["eight_bits"].items()]
+    published = [
+        f"{percent(before)} to {percent(after)} % ({name})"
+        for name, (before, after) in PUBLISHED["eight_bits"].items()
+    ]
     return {
         "rows": [bits_row(key, curve) for key, curve in curves.items()],
         "networks": networks,
@@ -220,12 +272,19 @@ def bits(records):
         "more_epochs": str(epochs_of(runs[f"{networks[0]}_4_channel_qat"][0]["fine_tuning"])),
         "eight": sorted_out(eight, "the network at 32 bits"),
         "most": points(min(one.difference for one in eight.values())),
-        "harmless": listed([fewest_bits(network, curves[network, "channel", False], values, photos) for network, values in whole.items()]),
+        "harmless": listed(
+            [
+                fewest_bits(network, curves[network, "channel", False], values, photos)
+                for network, values in whole.items()
+            ]
+        ),
         "losses": listed([losses(network) for network in networks]),
         "trained": listed([f"{points(gain(networks[0], number))} at {number} bits" for number in (4, 3, 2)]),
         "first": networks[0],
-        "granularity": [f"for `{network}` a grid per channel is {one.to('one per tensor')}"
-                        for network, one in per_channel.items()],
+        "granularity": [
+            f"for `{network}` a grid per channel is {one.to('one per tensor')}"
+            for network, one in per_channel.items()
+        ],
         "sizes": listed(sizes),
         "published": listed(published),
     }

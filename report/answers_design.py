@@ -4,9 +4,18 @@ import math
 from statistics import mean
 
 from architectures import architecture_table, small_cnn_macs
-from conclusions import compare, listed, mean_std, points, seeds_text, sorted_out, unanimous, verdict_text, verdicts
+from conclusions import (
+    compare,
+    listed,
+    mean_std,
+    points,
+    seeds_text,
+    sorted_out,
+    unanimous,
+    verdict_text,
+    verdicts,
+)
 from readings import accuracies, epochs_of, input_pixels, photos_of, pixels_text
-
 
 NAMES = {  # of `scratch`
     "student": "the course’s StudentNet",
@@ -20,8 +29,14 @@ def scratch(records):
     runs = records["scratch"]
     first = runs["student"][0]
     values = {name: accuracies(runs[name]) for name in NAMES}
-    rows = [[text, name, f"{runs[name][0]['parameters']:,}", mean_std(values[name])] for name, text in NAMES.items()]
-    narrow, wide = (compare(values[name], values["student"], photos_of(first)) for name in ("residual6_narrow", "residual6"))
+    rows = [
+        [text, name, f"{runs[name][0]['parameters']:,}", mean_std(values[name])]
+        for name, text in NAMES.items()
+    ]
+    narrow, wide = (
+        compare(values[name], values["student"], photos_of(first))
+        for name in ("residual6_narrow", "residual6")
+    )
     return {
         "rows": rows,
         "epochs": str(epochs_of(first)),
@@ -33,7 +48,8 @@ def scratch(records):
             narrow,
             "At equal size the design itself is better",
             "At equal size and so few epochs the design makes no difference that could be told",
-            "At equal size the design itself is worse"),
+            "At equal size the design itself is worse",
+        ),
         "student": architecture_table(first["model"]),
         "ours": architecture_table(runs["residual6"][0]["model"]),
     }
@@ -56,14 +72,16 @@ def macs_of(record):
 
 
 def separation(separated, block):
-    """The conclusion from {network: Comparison} of separated channels with the same blocks in one group, and from one group
-    against ordinary convolutions.
+    """The conclusion from {network: Comparison} of separated channels with the same blocks in one group, and
+    from one group against ordinary convolutions.
     """
     cost = unanimous(
         separated,
         "separating the channels is a gain by itself",
-        "that separating the channels costs or gains anything by itself is not shown for every width of groups",
-        "separating the channels costs accuracy by itself")
+        "that separating the channels costs or gains anything by itself is not shown for every width of "
+        "groups",
+        "separating the channels costs accuracy by itself",
+    )
     if verdicts(separated) == {0}:
         cost = "that separating the channels costs or gains anything by itself is not shown"
     if block.verdict > 0:
@@ -79,7 +97,16 @@ def one_megabyte(records):
     rows = []
     for name, (record, *_) in runs.items():
         kind, layers = convolutions(record["model"]["arguments"])
-        rows.append([f"`{name}`", kind, str(layers), f"{record['parameters']:,}", f"{macs_of(record) / 1e6:.1f} M", mean_std(values[name])])
+        rows.append(
+            [
+                f"`{name}`",
+                kind,
+                str(layers),
+                f"{record['parameters']:,}",
+                f"{macs_of(record) / 1e6:.1f} M",
+                mean_std(values[name]),
+            ]
+        )
 
     def against(name, base="cnn1mb"):
         return compare(values[name], values[base], photos)
@@ -89,9 +116,15 @@ def one_megabyte(records):
     separated = [name for name in runs if name not in ("cnn1mb", "one_group")]
     fewer = {f"`{name}`": against(name) for name in separated if name not in widened}
     alone = {f"`{name}`": against(name, "one_group") for name in separated if name not in widened}
-    given_back = {f"`{wide}`": against(wide, narrow) for wide, narrow in (("dw1mb_4", "dw1mb_3"), ("group1mb_4_8", "group1mb_3_8"))}
-    grouped = {f"`{name}`": against(name, "dw1mb_4" if "_4_" in name else "dw1mb_3")
-               for name in runs if name.startswith("group")}
+    given_back = {
+        f"`{wide}`": against(wide, narrow)
+        for wide, narrow in (("dw1mb_4", "dw1mb_3"), ("group1mb_4_8", "group1mb_3_8"))
+    }
+    grouped = {
+        f"`{name}`": against(name, "dw1mb_4" if "_4_" in name else "dw1mb_3")
+        for name in runs
+        if name.startswith("group")
+    }
     saved = 1 - macs_of(runs["dw1mb_4"][0]) / macs_of(first)
     return {
         "rows": rows,
@@ -117,6 +150,7 @@ def family_points(records):
 
     {family: [(parameters, accuracies of the seeds)] by rising parameters}, {name: (parameters, accuracies)}
     """
+
     def point(group):
         return group[0]["parameters"], accuracies(group)
 
@@ -124,7 +158,10 @@ def family_points(records):
     for family in FAMILIES:
         members = [group for variant, group in records["families"].items() if variant.startswith(family)]
         families[family] = sorted(map(point, members))
-    others = {"residual6": records["distillation"]["residual6_scratch"], "resnet18": records["teachers"]["resnet18"]}
+    others = {
+        "residual6": records["distillation"]["residual6_scratch"],
+        "resnet18": records["teachers"]["resnet18"],
+    }
     return families, {name: point(group) for name, group in others.items()}
 
 
@@ -132,7 +169,9 @@ NEAR = 1.5  # times as many parameters, or as few, are about equal
 
 
 def of_equal_size(mobile, plain, photos):
-    """{"30k against 28k": Comparison} of every depthwise-separable network with the plain one of nearest size, if that is near."""
+    """{"30k against 28k": Comparison} of every depthwise-separable network with the plain one of nearest
+    size, if that is near.
+    """
     pairs = {}
     for parameters, values in mobile:
         near, other = min(plain, key=lambda point: abs(math.log(point[0] / parameters)))
@@ -144,23 +183,36 @@ def of_equal_size(mobile, plain, photos):
 def family_gain(family, line):
     """What the largest network of a family has over the smallest, as text."""
     (small, least), (large, most) = line[0], line[-1]
-    return f"{points(mean(most) - mean(least))} points from {small:,} to {large:,} parameters ({FAMILIES[family]})"
+    return (
+        f"{points(mean(most) - mean(least))} points from {small:,} to {large:,} parameters "
+        f"({FAMILIES[family]})"
+    )
 
 
 def family_text(pairs):
     """The conclusion from {"30k against 28k": Comparison} of depthwise-separable networks with plain ones."""
-    ahead, behind = ([name.split()[0] for name, one in pairs.items() if one.verdict == verdict] for verdict in (1, -1))
+    ahead, behind = (
+        [name.split()[0] for name, one in pairs.items() if one.verdict == verdict] for verdict in (1, -1)
+    )
     if ahead and behind:
-        return f"So the depthwise-separable family is ahead at {listed(ahead)} parameters and behind at {listed(behind)}"
+        return (
+            f"So the depthwise-separable family is ahead at {listed(ahead)} parameters and behind at "
+            f"{listed(behind)}"
+        )
     if ahead:
-        return f"So the depthwise-separable family is ahead at {listed(ahead)} parameters, and nowhere shown to be behind"
+        return (
+            f"So the depthwise-separable family is ahead at {listed(ahead)} parameters, and nowhere "
+            "shown to be behind"
+        )
     if behind:
         return f"So the plain family is ahead at {listed(behind)} parameters, and nowhere shown to be behind"
     return "So at equal parameters neither family is shown to be ahead"
 
 
 def families(records):
-    """Questions 5 and 6: our network against the big plain CNN, and parameters against accuracy of two families."""
+    """Questions 5 and 6: our network against the big plain CNN, and parameters against accuracy of two
+    families.
+    """
     points_of, others = family_points(records)
     first, teacher = records["families"]["plain_256"][0], records["teachers"]["resnet18"][0]
     photos, arguments = photos_of(first), first["model"]["arguments"]
@@ -183,8 +235,10 @@ def families(records):
         "conclusion": verdict_text(
             against,
             "The compressed design is smaller and better",
-            f"So in so few epochs {big_size / size:.1f} times fewer parameters are not shown to cost anything",
-            "So the parameters that are left out are missed, in so few epochs"),
+            f"So in so few epochs {big_size / size:.1f} times fewer parameters are not shown to cost "
+            "anything",
+            "So the parameters that are left out are missed, in so few epochs",
+        ),
         "widths": listed([str(width) for width in arguments["widths"]]),
         "hidden": str(arguments["hidden"]),
         "pixels": pixels_text(first),
@@ -196,5 +250,7 @@ def families(records):
         "pairs": sorted_out(pairs, "the plain one") if pairs else "",
         "family": family_text(pairs),
         "near": str(NEAR),
-        "alone": listed([f"{size:,}" for size, _ in points_of["mobile"] if f"{size / 1000:.0f}k" not in paired]),
+        "alone": listed(
+            [f"{size:,}" for size, _ in points_of["mobile"] if f"{size / 1000:.0f}k" not in paired]
+        ),
     }

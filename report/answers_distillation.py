@@ -5,7 +5,19 @@ import math
 from statistics import mean
 
 from architectures import architecture_table
-from conclusions import cell, compare, listed, mean_std, of_pairs, percent, points, sampling_error, seeds_text, sorted_out, verdict_text
+from conclusions import (
+    cell,
+    compare,
+    listed,
+    mean_std,
+    of_pairs,
+    percent,
+    points,
+    sampling_error,
+    seeds_text,
+    sorted_out,
+    verdict_text,
+)
 from readings import accuracies, epochs_of, input_pixels, of_seeds, photos_of, pixels_text, view_pixels
 
 
@@ -19,14 +31,16 @@ def rows_of_students(networks, runs, values, found):
     rows = []
     for network in networks:
         parameters = runs[f"{network}_scratch"][0]["parameters"]
-        rows.append([
-            f"`{network}`",
-            f"{parameters:,}",
-            "–",
-            *(mean_std(values[network, kind]) for kind in ("scratch", "weak", "strong")),
-            cell(found["weak"][f"`{network}`"]),
-            cell(found["strong"][f"`{network}`"]),
-        ])
+        rows.append(
+            [
+                f"`{network}`",
+                f"{parameters:,}",
+                "–",
+                *(mean_std(values[network, kind]) for kind in ("scratch", "weak", "strong")),
+                cell(found["weak"][f"`{network}`"]),
+                cell(found["strong"][f"`{network}`"]),
+            ]
+        )
     return rows
 
 
@@ -36,16 +50,20 @@ def gain_text(gain, teacher):
         gain,
         f"the answers of {teacher} hold more than the labels do",
         f"that the answers of {teacher} hold more than the labels do is not shown",
-        f"the answers of {teacher} hold less than the labels do")
+        f"the answers of {teacher} hold less than the labels do",
+    )
 
 
 def teachers_text(between):
-    """The conclusion from the Comparison of all students of b with those of a, b being the better teacher by its accuracy."""
+    """The conclusion from the Comparison of all students of b with those of a, b being the better teacher by
+    its accuracy.
+    """
     return verdict_text(
         between,
         "The better teacher teaches better",
         "That the better teacher teaches better is not shown",
-        "The better teacher teaches worse")
+        "The better teacher teaches worse",
+    )
 
 
 def distillation(records):
@@ -58,12 +76,17 @@ def distillation(records):
     taught = runs[f"{networks[0]}_strong"][0]
     photos = photos_of(first)
     kinds = ("scratch", "weak", "strong")
-    values = {(network, kind): accuracies(runs[f"{network}_{kind}"]) for network in networks for kind in kinds}
+    values = {
+        (network, kind): accuracies(runs[f"{network}_{kind}"]) for network in networks for kind in kinds
+    }
     # a seed's mean over the students
     of_all = {kind: list(map(mean, zip(*(values[network, kind] for network in networks)))) for kind in kinds}
 
     def compared(kind, other):
-        return {f"`{network}`": compare(values[network, kind], values[network, other], photos) for network in networks}
+        return {
+            f"`{network}`": compare(values[network, kind], values[network, other], photos)
+            for network in networks
+        }
 
     found = {kind: compared(kind, "scratch") for kind in ("weak", "strong")}
     together = {
@@ -72,13 +95,21 @@ def distillation(records):
         "teachers": compare(of_all["strong"], of_all["weak"], photos),
     }
     weak_told, strong_told = (teacher_accuracy(runs[f"{networks[0]}_{kind}"]) for kind in ("weak", "strong"))
-    above_a = [f"`{network}` ({mean_std(values[network, 'weak'])} %)" for network in networks
-               if compare(values[network, "weak"], [weak_told] * len(values[network, "weak"]), photos).verdict > 0]
+    above_a = [
+        f"`{network}` ({mean_std(values[network, 'weak'])} %)"
+        for network in networks
+        if compare(values[network, "weak"], [weak_told] * len(values[network, "weak"]), photos).verdict > 0
+    ]
     origin = taught["model"]["training"]
     return {
         "rows": [
             ["teacher a, `resnet18`", f"{teacher[0]['parameters']:,}", percent(weak_told), *("–",) * 5],
-            ["teacher b, our earlier model", f"{strong_teacher['parameters']:,}", percent(strong_told), *("–",) * 5],
+            [
+                "teacher b, our earlier model",
+                f"{strong_teacher['parameters']:,}",
+                percent(strong_told),
+                *("–",) * 5,
+            ],
             *rows_of_students(networks, runs, values, found),
         ],
         "seeds": seeds_text(values[networks[0], "scratch"]),
@@ -120,7 +151,10 @@ def our_setting(found):
         return f"So {listed(better)} would have been the better choice"
     if worse:
         verb = "is" if len(worse) == 1 else "are"
-        return f"So only {listed(worse)} {verb} shown to be a mistake; among the rest these records do not choose"
+        return (
+            f"So only {listed(worse)} {verb} shown to be a mistake; among the rest these records do not "
+            "choose"
+        )
     return "So these records do not choose among them"
 
 
@@ -134,14 +168,19 @@ def alpha_temperature(records):
 
     def settings_text(group):
         """Its settings; only what differs from ours, if one does."""
-        shown = [(letter, value) for letter, value, own in zip("αT", answers_settings(group), ours)
-                 if value != own or group is base]
+        shown = [
+            (letter, value)
+            for letter, value, own in zip("αT", answers_settings(group), ours)
+            if value != own or group is base
+        ]
         return " with ".join(f"{letter}\N{NO-BREAK SPACE}{value:g}" for letter, value in shown)
 
     measured = [(*answers_settings(group), mean_std(accuracies(group))) for group in (base, *runs.values())]
     by_alpha = sorted((one, accuracy) for one, other, accuracy in measured if other == temperature)
     by_temperature = sorted((other, accuracy) for one, other, accuracy in measured if one == alpha)
-    found = {settings_text(group): compare(accuracies(group), accuracies(base), photos) for group in runs.values()}
+    found = {
+        settings_text(group): compare(accuracies(group), accuracies(base), photos) for group in runs.values()
+    }
     return {
         "alphas": [[f"{value:g}", accuracy] for value, accuracy in by_alpha],
         "temperatures": [[f"{value:g}", accuracy] for value, accuracy in by_temperature],
@@ -172,15 +211,22 @@ OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD"}
 def recipe(record):
     """What a distillation was trained with, in few words."""
     settings, origin = record["settings"], record["model"]["training"]
-    schedule = "constant" if settings["schedule"] == "constant" else f"warmed up and brought to 0 by a {settings['schedule']}"
-    return ", ".join((
-        f"{OPTIMIZERS.get(settings['optimizer'], settings['optimizer'])} with a learning rate of {settings['lr']:g} ({schedule}) "
-        f"and weight decay of {settings['weight_decay']:g}",
-        f"batches of {settings['batch_size']}",
-        f"the augmentation `{settings['augment']}`",
-        f"α {origin['alpha']:g} and T {origin['temperature']:g}",
-        "averaged weights" if settings["ema"] else "no averaged weights",
-    ))
+    schedule = (
+        "constant"
+        if settings["schedule"] == "constant"
+        else f"warmed up and brought to 0 by a {settings['schedule']}"
+    )
+    return ", ".join(
+        (
+            f"{OPTIMIZERS.get(settings['optimizer'], settings['optimizer'])} with a learning rate of "
+            f"{settings['lr']:g} ({schedule}) "
+            f"and weight decay of {settings['weight_decay']:g}",
+            f"batches of {settings['batch_size']}",
+            f"the augmentation `{settings['augment']}`",
+            f"α {origin['alpha']:g} and T {origin['temperature']:g}",
+            "averaged weights" if settings["ema"] else "no averaged weights",
+        )
+    )
 
 
 def choices(records):
@@ -192,7 +238,10 @@ def choices(records):
     headline = compare(accuracies(ours), accuracies(course), photos_of(base[0]))
     rows = [["baseline", mean_std(accuracies(base)), "–"]]
     rows += [[text, mean_std(accuracies(runs[name])), cell(found[name])] for name, text in CHOICES.items()]
-    times = [f"about {round(20 * one['ratio']) * 5} % of the time with {text}" for text, one in fixed_views["results"].items()]
+    times = [
+        f"about {round(20 * one['ratio']) * 5} % of the time with {text}"
+        for text, one in fixed_views["results"].items()
+    ]
     return {
         "rows": rows,
         "seeds": seeds_text(first),
@@ -213,7 +262,8 @@ def choices(records):
             found["fixed_views"],
             "In accuracy, they gain",
             "A loss of accuracy is not shown in so short a training",
-            "In accuracy, they lose"),
+            "In accuracy, they lose",
+        ),
     }
 
 
@@ -228,8 +278,11 @@ VIEWS = {"": "with random views", "_fixed": "without views"}
 
 def change_text(found, split):
     """What testing photos among those trained on change in the agreement with the teacher on SPLIT."""
-    parts = [f"{points(found[views, split].difference)} points {text} ({'shown' if found[views, split].verdict else 'open'})"
-             for views, text in VIEWS.items()]
+    parts = [
+        f"{points(found[views, split].difference)} points {text} "
+        f"({'shown' if found[views, split].verdict else 'open'})"
+        for views, text in VIEWS.items()
+    ]
     return listed(parts)
 
 
@@ -238,17 +291,28 @@ def beyond_validation(agreement, views, photos):
 
     agreement: {(variant, split): one per seed}
     """
-    groups = [agreement[f"{kind}{views}", split] for split in ("testing", "validation") for kind in ("unlabelled", "labelled")]
-    differences = [(with_testing - without) - (validation_with - validation_without)
-                   for with_testing, without, validation_with, validation_without in zip(*groups)]
+    groups = [
+        agreement[f"{kind}{views}", split]
+        for split in ("testing", "validation")
+        for kind in ("unlabelled", "labelled")
+    ]
+    differences = [
+        (with_testing - without) - (validation_with - validation_without)
+        for with_testing, without, validation_with, validation_without in zip(*groups)
+    ]
     return of_pairs(differences, math.hypot(*(sampling_error(group[0], photos) for group in groups)))
 
 
 def memory_text(apart):
-    """The conclusion from {views: how much more agreement rises on testing photos than on validation photos, a Comparison}."""
+    """The conclusion from {views: how much more agreement rises on testing photos than on validation photos,
+    a Comparison}.
+    """
     memorised = [text for views, text in VIEWS.items() if apart[views].verdict > 0]
     if memorised:
-        return f"What is gained on the testing photos beyond that, {listed(memorised)}, is memorised, not learned"
+        return (
+            f"What is gained on the testing photos beyond that, {listed(memorised)}, is memorised, not "
+            "learned"
+        )
     return "That anything is memorised does not show in a training of this length"
 
 
@@ -260,22 +324,34 @@ def testing(records):
     photos = measured["labelled"][0]["photos"]
     values = {name: accuracies(group) for name, group in measured.items()}
     splits = ("validation", "testing")
-    agreement = {(name, split): [record["agreement"][split] for record in group]
-                 for name, group in measured.items() for split in splits}
+    agreement = {
+        (name, split): [record["agreement"][split] for record in group]
+        for name, group in measured.items()
+        for split in splits
+    }
     rows = []
     for name, trained_on in TRAINED_ON.items():
         on_validation, on_testing = (agreement[name, split] for split in splits)
-        rows.append([
-            *trained_on,
-            mean_std(values[name]),
-            mean_std(on_validation),
-            mean_std(on_testing),
-            points(mean(on_testing) - mean(on_validation)),
-        ])
-    found = {(views, split): compare(agreement[f"unlabelled{views}", split], agreement[f"labelled{views}", split], photos)
-             for views in VIEWS for split in splits}
+        rows.append(
+            [
+                *trained_on,
+                mean_std(values[name]),
+                mean_std(on_validation),
+                mean_std(on_testing),
+                points(mean(on_testing) - mean(on_validation)),
+            ]
+        )
+    found = {
+        (views, split): compare(
+            agreement[f"unlabelled{views}", split], agreement[f"labelled{views}", split], photos
+        )
+        for views in VIEWS
+        for split in splits
+    }
     apart = {views: beyond_validation(agreement, views, photos) for views in VIEWS}
-    accuracy = {views: compare(values[f"unlabelled{views}"], values[f"labelled{views}"], photos) for views in VIEWS}
+    accuracy = {
+        views: compare(values[f"unlabelled{views}"], values[f"labelled{views}"], photos) for views in VIEWS
+    }
     by_views = {f"learning {VIEWS[views]}": one for views, one in accuracy.items()}
     return {
         "rows": rows,
@@ -284,7 +360,9 @@ def testing(records):
         "pixels": str(input_pixels(base[0])),
         "views": str(view_pixels(base[0])),
         "photos": f"{photos:,}",
-        "trained_on": [f"{runs[name][0]['photos']['training']:,}" for name in ("labelled_fixed", "unlabelled_fixed")],
+        "trained_on": [
+            f"{runs[name][0]['photos']['training']:,}" for name in ("labelled_fixed", "unlabelled_fixed")
+        ],
         "change": {split: change_text(found, split) for split in splits},
         "apart": listed([f"{points(one.difference)} points {VIEWS[views]}" for views, one in apart.items()]),
         "accuracy": sorted_out(by_views, "the same without testing photos"),

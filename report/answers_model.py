@@ -4,38 +4,66 @@ import math
 from statistics import mean
 
 from architectures import DEFAULTS, architecture_table
-from conclusions import cell, compare, listed, mean_std, percent, points, sampling_error, seeds_text, verdict_text
+from conclusions import (
+    cell,
+    compare,
+    listed,
+    mean_std,
+    percent,
+    points,
+    sampling_error,
+    seeds_text,
+    verdict_text,
+)
 from readings import epochs_of, file_bytes, input_pixels, measured_on, pixels_text, view_pixels
 
 
 def how_trained(training):
     """Where the weights come from, as text."""
     origin = training["model"]["training"]
-    teachers = [f"`{told['file']}` ({percent(told['validation_accuracy'])} % on the student’s input)" for told in training["teachers"]]
-    return f"by distillation from {listed(teachers)}, temperature {origin['temperature']:g}, weight of the teacher {origin['alpha']:g}"
+    teachers = [
+        f"`{told['file']}` ({percent(told['validation_accuracy'])} % on the student’s input)"
+        for told in training["teachers"]
+    ]
+    return (
+        f"by distillation from {listed(teachers)}, temperature {origin['temperature']:g}, weight of the "
+        f"teacher {origin['alpha']:g}"
+    )
 
 
 def bits_text(model):
     """What a file's weights are stored with; see Scheme.bits_of in quantization.py."""
     bits, vectors = model["bits"], model["vectors"]
-    more = f"8 in the first and the last layer, {bits + 2} in depthwise ones, {vectors} for biases" if bits < 6 else f"{vectors} for biases"
+    more = (
+        f"8 in the first and the last layer, {bits + 2} in depthwise ones, {vectors} for biases"
+        if bits < 6
+        else f"{vectors} for biases"
+    )
     return f"{bits} bits per weight ({more})"
 
 
 def qat_teacher(model, training):
-    """Which teacher the quantization-aware training of a file had, as text; training: the record of the training before."""
+    """Which teacher the quantization-aware training of a file had, as text; training: the record of the
+    training before.
+    """
     origin = model["model"]["training"]
     taught = origin.get("teachers")
     if not taught:
         return ""
     if taught == [origin.get("started_from")]:
         return " with the 32-bit network as teacher"
-    return " with the same teacher" if taught == [told["sha256"] for told in training["teachers"]] else " with another teacher"
+    return (
+        " with the same teacher"
+        if taught == [told["sha256"] for told in training["teachers"]]
+        else " with another teacher"
+    )
 
 
 def shipped(records):
     """The model that is handed in."""
-    model, training, sharp = (records[f"{name}.json"] for name in ("model", "model_training", "evaluation_food11"))
+    model, training, sharp = (
+        records[f"{name}.json"] for name in ("model", "model_training", "evaluation_food11")
+    )
     before, after = model["validation_accuracy_before"], model["validation_accuracy_after"]
     averaged = records["evaluation_tta.json"]["accuracy"]
     photos, size, tuned = model["validation_photos"], file_bytes(model), model["fine_tuning"]
@@ -78,7 +106,9 @@ def shipped(records):
 def input_sizes(records):
     """[(pixels, accuracy at 32 bits, accuracy as stored, bits)] by rising size."""
     keys = ("validation_accuracy_before", "validation_accuracy_after", "bits")
-    return sorted((input_pixels(record), *(record[key] for key in keys)) for record in records["input_size/"].values())
+    return sorted(
+        (input_pixels(record), *(record[key] for key in keys)) for record in records["input_size/"].values()
+    )
 
 
 def input_size(records):
@@ -88,15 +118,21 @@ def input_size(records):
     photos = next(iter(records["input_size/"].values()))["validation_photos"]
     at = {pixels: before for pixels, before, _, _ in sizes}
     best = max(at, key=at.get)
-    alike = [f"{pixels} px" for pixels, accuracy in at.items()
-             if pixels != best and not compare([at[best]], [accuracy], photos).verdict]
+    alike = [
+        f"{pixels} px"
+        for pixels, accuracy in at.items()
+        if pixels != best and not compare([at[best]], [accuracy], photos).verdict
+    ]
     return {
         "measured_on": measured_on(records["model.json"]),
         "trained": str(trained),
         "best": str(best),
         "bits": str(sizes[0][3]),
-        "gain": ("the size of training" if best == trained else
-                 compare([at[best]], [at[trained]], photos).to(f"the {trained} px of training")),
+        "gain": (
+            "the size of training"
+            if best == trained
+            else compare([at[best]], [at[trained]], photos).to(f"the {trained} px of training")
+        ),
         "alike": listed(alike) if alike else "",
         "photos": f"{photos:,}",
     }
@@ -107,8 +143,12 @@ def confusions(record, count=4):
     names, pairs = list(record["class_accuracy"]), []
     for label, row in zip(names, record["confusion"]):
         photos = max(sum(row), 1)
-        pairs += [(number, label, taken, number / photos) for taken, number in zip(names, row) if taken != label]
-    return [(label, taken, number, share) for number, label, taken, share in sorted(pairs, reverse=True)[:count]]
+        pairs += [
+            (number, label, taken, number / photos) for taken, number in zip(names, row) if taken != label
+        ]
+    return [
+        (label, taken, number, share) for number, label, taken, share in sorted(pairs, reverse=True)[:count]
+    ]
 
 
 def confusion_shares(record):
@@ -120,27 +160,37 @@ def moved_text(before, after, photos):
     """How far compression moves a share of so many photos, as text."""
     bar = 2 * math.sqrt(2) * sampling_error((before + after) / 2, photos)
     beyond = "beyond" if abs(after - before) > bar else "within"
-    return f"by {points(after - before)} points on its {photos:,} photos, which is {beyond} the sampling error"
+    return (
+        f"by {points(after - before)} points on its {photos:,} photos, which is {beyond} the sampling error"
+    )
 
 
 def most_moved_confusion(before, after):
     """The cell off the diagonal that compression moves most, as text."""
     names, totals, cells = list(after["class_accuracy"]), class_photos(after), []
     for label, old, new in zip(names, confusion_shares(before), confusion_shares(after)):
-        cells += [(share, moved, label, taken) for taken, share, moved in zip(names, old, new) if taken != label]
+        cells += [
+            (share, moved, label, taken) for taken, share, moved in zip(names, old, new) if taken != label
+        ]
     share, moved, label, taken = max(cells, key=lambda cell: abs(cell[1] - cell[0]))
     return f"{label} taken for {taken}, {moved_text(share, moved, totals[label])}"
 
 
 def small_photos_text(record):
-    """Accuracy on photos smaller than the input and on the others, and on photos scaled down; "" where it was not measured."""
+    """Accuracy on photos smaller than the input and on the others, and on photos scaled down; "" where it was
+    not measured.
+    """
     text, small, larger = "", record["accuracy_of_small"], record["accuracy_of_larger"]
     if small is not None and larger is not None:
         few, others = record["small_photos"], record["photos"] - record["small_photos"]
         bar = 2 * math.hypot(sampling_error(small, few), sampling_error(larger, others))
         difference = "a difference" if abs(larger - small) > bar else "no difference"
-        text = (f"The {few:,} photos whose shorter side is below {input_pixels(record)} px are recognised in {percent(small)} % "
-                f"of cases, the {others:,} larger ones in {percent(larger)} %: {difference} beyond the sampling error.")
+        text = (
+            f"The {few:,} photos whose shorter side is below {input_pixels(record)} px are recognised in "
+            f"{percent(small)} % "
+            f"of cases, the {others:,} larger ones in {percent(larger)} %: {difference} beyond the sampling "
+            "error."
+        )
     if "accuracy_reduced" in record:
         reduced = percent(record["accuracy_reduced"])
         text += f" With every photo first scaled down to {record['reduced_to']} px, accuracy is {reduced} %."
@@ -172,20 +222,33 @@ def most_moved(before, after):
     """The class whose accuracy compression changes most, as text."""
     change = {name: share - before["class_accuracy"][name] for name, share in after["class_accuracy"].items()}
     moved = max(change, key=lambda name: abs(change[name]))
-    return f"{moved} most, {moved_text(before['class_accuracy'][moved], after['class_accuracy'][moved], class_photos(after)[moved])}"
+    return (
+        f"{moved} most, "
+        f"{moved_text(before['class_accuracy'][moved], after['class_accuracy'][moved], class_photos(after)[moved])}"
+    )
 
 
 def evaluation(records):
     """Classes, confusion and calibration of the model, before and after compression."""
     after, before = records["evaluation.json"], records["evaluation_before.json"]
-    by_class = [f"{name} ({percent(share, 1)} %)"
-                for name, share in sorted(after["class_accuracy"].items(), key=lambda pair: pair[1])]
+    by_class = [
+        f"{name} ({percent(share, 1)} %)"
+        for name, share in sorted(after["class_accuracy"].items(), key=lambda pair: pair[1])
+    ]
     totals, top = class_photos(after), confusions(after)
     wrong = after["photos"] - sum(row[index] for index, row in enumerate(after["confusion"]))
     rows = []
     for name, share in after["class_accuracy"].items():
         share_before = before["class_accuracy"][name]
-        rows.append([name, f"{totals[name]:,}", percent(share_before, 1), percent(share, 1), points(share - share_before)])
+        rows.append(
+            [
+                name,
+                f"{totals[name]:,}",
+                percent(share_before, 1),
+                percent(share, 1),
+                points(share - share_before),
+            ]
+        )
     return {
         "measured_on": measured_on(after),
         "photos": f"{after['photos']:,}",
@@ -196,8 +259,12 @@ def evaluation(records):
         "best": by_class[::-1][:2],
         "worst": by_class[:2],
         "moved": most_moved(before, after),
-        "confusions": listed([f"{label} taken for {taken} ({number} photos, {percent(share, 0)} % of {label})"
-                              for label, taken, number, share in top]),
+        "confusions": listed(
+            [
+                f"{label} taken for {taken} ({number} photos, {percent(share, 0)} % of {label})"
+                for label, taken, number, share in top
+            ]
+        ),
         "moved_confusion": most_moved_confusion(before, after),
         "top_share": percent(sum(number for _, _, number, _ in top) / max(wrong, 1), 0),
         "wrong": f"{wrong:,}",
@@ -244,12 +311,20 @@ def resolution(records):
     photos, small = evaluated["photos"], evaluated["small_photos"]
     counts = {"accuracy_of_small": small, "accuracy_of_larger": photos - small}
     everything = [record for group in measured.values() for record in group]
-    kinds = {key: text for key, text in KINDS.items() if all(record.get(key) is not None for record in everything)}
-    values = {(name, key): [record[key] for record in group] for name, group in measured.items() for key in kinds}
-    found = {text: compare(values["blurred", key], values["standard", key], counts.get(key, photos))
-             for key, text in kinds.items()}
-    lost = {name: mean(record["accuracy"] - record["accuracy_reduced"] for record in group)
-            for name, group in measured.items()}
+    kinds = {
+        key: text for key, text in KINDS.items() if all(record.get(key) is not None for record in everything)
+    }
+    values = {
+        (name, key): [record[key] for record in group] for name, group in measured.items() for key in kinds
+    }
+    found = {
+        text: compare(values["blurred", key], values["standard", key], counts.get(key, photos))
+        for key, text in kinds.items()
+    }
+    lost = {
+        name: mean(record["accuracy"] - record["accuracy_reduced"] for record in group)
+        for name, group in measured.items()
+    }
     return {
         "header": list(kinds.values()),
         "rows": [[name, *(mean_std(values[name, key]) for key in kinds)] for name in measured],
@@ -269,5 +344,6 @@ def resolution(records):
             found["all, reduced"],
             "So blurred views help on blurry photos",
             "Blurred views did not measurably help on blurry photos",
-            "So blurred views do not even help on blurry photos"),
+            "So blurred views do not even help on blurry photos",
+        ),
     }

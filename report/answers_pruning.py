@@ -2,7 +2,18 @@
 
 import statistics
 
-from conclusions import compare, listed, mean_std, percent, points, seeds_text, sorted_out, together, unanimous, verdicts
+from conclusions import (
+    compare,
+    listed,
+    mean_std,
+    percent,
+    points,
+    seeds_text,
+    sorted_out,
+    together,
+    unanimous,
+    verdicts,
+)
 from readings import PUBLISHED, accuracies, epochs_of, input_pixels, photos_of, pixels_text
 
 MODES = {
@@ -29,7 +40,7 @@ PAIRS = {  # comparison: a mode, the one it is compared with, and how the text c
 
 
 def rate_text(rate):
-    """"0.9" of a variant's name as "0.90"."""
+    """ "0.9" of a variant's name as "0.90"."""
     return f"{float(rate):.2f}"
 
 
@@ -37,7 +48,9 @@ def mode_names(runs):
     """{mode: how the report calls it, with the epochs of its records}."""
     names = {}
     for mode, text in MODES.items():
-        epochs = [epochs_of(group[0]) for variant, group in runs.items() if variant.rpartition("_")[0] == mode]
+        epochs = [
+            epochs_of(group[0]) for variant, group in runs.items() if variant.rpartition("_")[0] == mode
+        ]
         if epochs:
             names[mode] = text.format("1 epoch" if epochs[-1] == 1 else f"{epochs[-1]} epochs")
     return names
@@ -63,11 +76,16 @@ def rates_of(lines):
 
 
 def patient_text(runs, over_shorter, over_mistake):
-    """What twenty epochs a round bring over five, and over the mistake, as a sentence; "" where they were not run."""
+    """What twenty epochs a round bring over five, and over the mistake, as a sentence; "" where they were not
+    run.
+    """
     if not over_shorter:
         return ""
     group = next(group for variant, group in runs.items() if variant.startswith("finetune20_"))
-    return f"{epochs_of(group[0])} epochs a round are {together(over_shorter, 'that')}, and {together(over_mistake, 'the mistake')}."
+    return (
+        f"{epochs_of(group[0])} epochs a round are {together(over_shorter, 'that')}, and "
+        f"{together(over_mistake, 'the mistake')}."
+    )
 
 
 def shown_at(comparisons):
@@ -82,28 +100,38 @@ def learning_rate(record):
 
 
 def steps_text(lines, photos, epochs, mode="finetune5"):
-    """The mildest rate's last round against the first round of the strongest rate that is no larger, as a sentence.
+    """The mildest rate's last round against the first round of the strongest rate that is no larger, as a
+    sentence.
 
     epochs: of every round.
     """
     mild, *_, strong = rates_of(lines)
     (size, values), rounds = lines[mode, mild][-1], len(lines[mode, mild]) - 1
-    index, (smaller, others) = next((index, point) for index, point in enumerate(lines[mode, strong]) if point[0] <= size)
-    against = compare(values, others, photos).to(f"{smaller:,} in {index} of {rate_text(strong)} and {index * epochs} epochs")
-    return f"{size:,} parameters in {rounds} rounds of {rate_text(mild)} and {rounds * epochs} epochs are {against}"
+    index, (smaller, others) = next(
+        (index, point) for index, point in enumerate(lines[mode, strong]) if point[0] <= size
+    )
+    against = compare(values, others, photos).to(
+        f"{smaller:,} in {index} of {rate_text(strong)} and {index * epochs} epochs"
+    )
+    return (
+        f"{size:,} parameters in {rounds} rounds of {rate_text(mild)} and {rounds * epochs} epochs are "
+        f"{against}"
+    )
 
 
 def lesson_text(tuned, tuned_or_mistake, short):
     """What becomes of the finding that fine-tuning is useless.
 
-    tuned: fine-tuning compared with no training; tuned_or_mistake: the same with the mistake; short: an epoch of it with the
-    mistake. All {rate: Comparison}.
+    tuned: fine-tuning compared with no training; tuned_or_mistake: the same with the mistake; short: an epoch
+    of it with the mistake. All {rate: Comparison}.
     """
     lesson = unanimous(
         tuned,
         "So the students’ finding that fine-tuning is useless does not hold here; ",
-        "That fine-tuning is of use, where the students found none, these records do not show at every rate; ",
-        "The students’ finding that fine-tuning is useless is not contradicted here; ")
+        "That fine-tuning is of use, where the students found none, these records do not show at every "
+        "rate; ",
+        "The students’ finding that fine-tuning is useless is not contradicted here; ",
+    )
     lesson += f"that so many beat the mistake is shown {shown_at(tuned_or_mistake)}"
     if -1 in verdicts(short):
         lesson += ". A single epoch may be too short to repair what its first steps disturb"
@@ -111,18 +139,25 @@ def lesson_text(tuned, tuned_or_mistake, short):
 
 
 def anew_text(found):
-    """Why a student report may have found that training anew beats fine-tuning, from {comparison: {rate: Comparison}}."""
+    """Why a student report may have found that training anew beats fine-tuning, from {comparison: {rate:
+    Comparison}}.
+    """
     text = unanimous(
         found["tuned_or_retrained"],
-        "So with an optimiser that holds the right tensors, training on is worth more than starting again in every round",
+        "So with an optimiser that holds the right tensors, training on is worth more than starting again "
+        "in every round",
         "So the records do not decide between the two at every rate",
-        "So starting again is worth more, as one student report found")
+        "So starting again is worth more, as one student report found",
+    )
     if verdicts(found["tuned_or_retrained"]) == {-1}:
         return text
     text += ". A student report that found the opposite compared with the mistake"
     if verdicts(found["retrained_or_mistake"]) != {1}:
-        text += (f", which alone does not explain it: here, starting again in every round is "
-                 f"{together(found['retrained_or_mistake'], 'the mistake')}. How long the new weights are trained may")
+        text += (
+            f", which alone does not explain it: here, starting again in every round is "
+            f"{together(found['retrained_or_mistake'], 'the mistake')}. How long the new weights are "
+            "trained may"
+        )
     return text
 
 
@@ -164,7 +199,9 @@ def pruning(records):
     return {
         "rates": [rate_text(rate) for rate in rates],
         "rows": rows,
-        "patient": patient_text(runs, *(compared("finetune20", other, patient_rates) for other in ("finetune5", "mistake1"))),
+        "patient": patient_text(
+            runs, *(compared("finetune20", other, patient_rates) for other in ("finetune5", "mistake1"))
+        ),
         "base": mean_std(base_values),
         "base_parameters": f"{base[0]['parameters']:,}",
         "base_epochs": str(epochs_of(base[0])),
@@ -179,12 +216,15 @@ def pruning(records):
             found["once_or_tuned"],
             "So training a shape directly is worth more than cutting towards it",
             "So that cutting towards a shape is worth more than training it directly is not shown",
-            "So cutting towards a shape is worth more than training it directly"),
+            "So cutting towards a shape is worth more than training it directly",
+        ),
         "mistake_change": points(mistaken[-1] - mistaken[1]),
         "tuned_change": points(tuned[-1] - tuned[1]),
         "cut_only": listed([f"{change('none', rate)} points at {rate_text(rate)}" for rate in rates]),
         "steps": steps_text(lines, photos, epochs_of(runs[f"finetune5_{rates[0]}"][0])),
-        "learning_rates": [f"{learning_rate(runs[f'{mode}_{rates[0]}'][0]):g}" for mode in ("finetune5", "retrain5")],
+        "learning_rates": [
+            f"{learning_rate(runs[f'{mode}_{rates[0]}'][0]):g}" for mode in ("finetune5", "retrain5")
+        ],
         "scope": runs[f"none_{rates[0]}"][0]["pruning"]["scope"].replace("-", " to "),
         "tuned_epochs": str(epochs_of(runs[f"finetune5_{rates[0]}"][0])),
         "anew_epochs": total_epochs("retrain5"),
@@ -192,13 +232,17 @@ def pruning(records):
         "first_cut": compare(cut, base_values, photos).to("the un-pruned network"),
         "first_cut_parameters": f"{cut_parameters:,}",
         "first_cut_share": percent(1 - cut_parameters / whole, 0),
-        "published": {rate_text(rate): [percent(value, 1) for value in values] for rate, values in published.items()},
+        "published": {
+            rate_text(rate): [percent(value, 1) for value in values] for rate, values in published.items()
+        },
         "published_fall": points(published[rates[-1]][-1] - published[rates[-1]][0]),
     }
 
 
 def pruning_wide8(records):
-    """Question 3 once more, on a network of a student report: two rates, fine-tuned, with the mistake, or left alone."""
+    """Question 3 once more, on a network of a student report: two rates, fine-tuned, with the mistake, or
+    left alone.
+    """
     runs = records["pruning_wide8"]
     lines, base = pruning_lines(runs), runs["base"]
     rates, photos = rates_of(lines), photos_of(base[0])
@@ -231,11 +275,16 @@ LOW_RANK = {  # way: how the table calls it
     "factors_global": "factors, by worth",
     "channels": "fewer channels",
 }
-FACTORS = {"factors": "factors of equal shares", "factors_global": "factors by worth"}  # as the conclusion calls them
+FACTORS = {
+    "factors": "factors of equal shares",
+    "factors_global": "factors by worth",
+}  # as the conclusion calls them
 
 
 def lowrank(records):
-    """Question 1, one way against another: two factors a layer or fewer channels, at equal parameters and training."""
+    """Question 1, one way against another: two factors a layer or fewer channels, at equal parameters and
+    training.
+    """
     runs = records["lowrank"]
     first = next(iter(runs.values()))
     sizes = sorted({int(variant.rpartition("_")[2]) for variant in runs}, reverse=True)

@@ -21,7 +21,9 @@ def residual_stages(arguments):
         strides *= 2
         rows.append((f"stem {index + 1}", "3×3, stride 2", width, (strides, pools)))
     before = arguments["stem"][-1]
-    for index, (width, hidden, pool) in enumerate(zip(arguments["widths"], arguments["hidden"], arguments["pools"])):
+    for index, (width, hidden, pool) in enumerate(
+        zip(arguments["widths"], arguments["hidden"], arguments["pools"])
+    ):
         pools *= 2 if pool else 1
         residual = arguments.get("residual")
         adds = residual[index] if residual else not pool and before == width
@@ -63,7 +65,8 @@ def resnet_stages(arguments):
 def stages(model):
     """Rows (stage, what it is, output channels, resolution divided by) of a network of DEFAULTS in a record.
 
-    The resolution is divided by (strides, pools): padded convolutions round it up, 2x2 pools down; None is a single position.
+    The resolution is divided by (strides, pools): padded convolutions round it up, 2x2 pools down; None is a
+    single position.
     """
     name = model["architecture"]
     arguments = {**DEFAULTS[name], **model["arguments"]}
@@ -79,8 +82,10 @@ def architecture_table(model):
             table[-1][0] = f"{table[-1][0].partition('–')[0]}–{name.split()[-1]}"
         else:
             table.append([name, what])
-    return [[name, text, f"{width:,}", f"{-(-pixels // divided[0]) // divided[1]}²" if divided else "1"]
-            for name, (text, width, divided) in table]
+    return [
+        [name, text, f"{width:,}", f"{-(-pixels // divided[0]) // divided[1]}²" if divided else "1"]
+        for name, (text, width, divided) in table
+    ]
 
 
 def small_cnn_macs(arguments, pixels):

@@ -61,7 +61,9 @@ class Comparison:
         return 1 if self.difference > 0 else -1
 
     def to(self, other):
-        """As it follows "is": "3.21 points better than OTHER", or "indistinguishable from OTHER (+0.41 ± 2.37 points)"."""
+        """As it follows "is": "3.21 points better than OTHER", or "indistinguishable from OTHER (+0.41 ± 2.37
+        points)".
+        """
         if self.verdict:
             direction = "better" if self.verdict > 0 else "worse"
             return f"{size_text(self.difference)} points {direction} than {other}"
@@ -69,10 +71,11 @@ class Comparison:
 
 
 def of_pairs(differences, standard_error):
-    """The Comparison behind differences of accuracies, one per seed; standard_error: of one, from its photos being a sample.
+    """The Comparison behind differences of accuracies, one per seed; standard_error: of one, from its photos
+    being a sample.
 
-    With several seeds a difference counts if the 95 % confidence interval of its mean leaves out zero (Student's t); with one, if
-    it exceeds two standard errors (training again would add to that).
+    With several seeds a difference counts if the 95 % confidence interval of its mean leaves out zero
+    (Student's t); with one, if it exceeds two standard errors (training again would add to that).
     """
     seeds = len(differences)
     if seeds > 1:
@@ -83,7 +86,9 @@ def of_pairs(differences, standard_error):
 
 
 def compare(ours, theirs, photos):
-    """The Comparison of two lists of accuracies on so many photos, one per seed and in the same order of seeds."""
+    """The Comparison of two lists of accuracies on so many photos, one per seed and in the same order of
+    seeds.
+    """
     if len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} accuracies cannot be paired with {len(theirs)}")
     standard_error = math.hypot(sampling_error(ours[0], photos), sampling_error(theirs[0], photos))
@@ -111,7 +116,12 @@ def together(comparisons, other):
     first, *rest = comparisons.values()
     if any(one.verdict != first.verdict for one in rest):
         return ", and ".join(f"{one.to(other)} at rate {rate}" for rate, one in comparisons.items())
-    sizes = listed([f"{size_text(one.difference) if first.verdict else cell(one)} at rate {rate}" for rate, one in comparisons.items()])
+    sizes = listed(
+        [
+            f"{size_text(one.difference) if first.verdict else cell(one)} at rate {rate}"
+            for rate, one in comparisons.items()
+        ]
+    )
     if first.verdict:
         return f"{'better' if first.verdict > 0 else 'worse'} than {other} (by {sizes}, in points)"
     return f"indistinguishable from {other} ({sizes}, in points)"
@@ -124,7 +134,11 @@ def sorted_out(comparisons, other):
     """
     parts = []
     for verdict, text in {1: "better than", 0: "indistinguishable from", -1: "worse than"}.items():
-        names = [f"{name} ({points(one.difference)})" for name, one in comparisons.items() if one.verdict == verdict]
+        names = [
+            f"{name} ({points(one.difference)})"
+            for name, one in comparisons.items()
+            if one.verdict == verdict
+        ]
         if names:
             parts.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} {text} {other}")
     return "; ".join(parts)

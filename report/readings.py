@@ -5,7 +5,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PUBLISHED = json.loads((HERE / "published.json").read_text())
-PHOTO_SETS = json.loads((HERE.parent / "results/photo_sets.json").read_text())  # fingerprint of a split -> name of our photos
+PHOTO_SETS = json.loads(
+    (HERE.parent / "results/photo_sets.json").read_text()
+)  # fingerprint of a split -> name of our photos
 
 
 def measured_on(record):
@@ -15,7 +17,9 @@ def measured_on(record):
 
 
 def best_accuracy(record):
-    """Validation accuracy of what a record describes: a training's best epoch, a pruning's last round, a stored file, a measurement."""
+    """Validation accuracy of what a record describes: a training's best epoch, a pruning's last round, a
+    stored file, a measurement.
+    """
     if "best" in record:
         return record["best"]["validation_accuracy"]
     if "rounds" in record:
@@ -65,6 +69,8 @@ def pixels_text(record):
 
 
 def of_seeds(records, others):
-    """Those of the records whose seeds OTHERS have too, so that like is compared with like; all of them where there are none."""
+    """Those of the records whose seeds OTHERS have too, so that like is compared with like; all of them where
+    there are none.
+    """
     seeds = {record["seed"] for record in others}
     return [record for record in records if record["seed"] in seeds] or records

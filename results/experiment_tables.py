@@ -1,10 +1,12 @@
-"""README.md's tables of experiments, from the records in this folder; fill_readme.py puts them in their places."""
+"""README.md's tables of experiments, from the records in this folder; fill_readme.py puts them in their
+places.
+"""
 
 import json
 import statistics
 from pathlib import Path
 
-from command_line import UserError
+from compression.command_line import UserError
 
 HERE = Path(__file__).resolve().parent
 
@@ -14,7 +16,9 @@ def read(name):
     try:
         return json.loads((HERE / name).read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"the record results/{name} cannot be read ({error}); run the script that writes it") from None
+        raise UserError(
+            f"the record results/{name} cannot be read ({error}); run the script that writes it"
+        ) from None
 
 
 def mean_std(values):
@@ -37,7 +41,9 @@ def percent(accuracy):
 
 def table(header, rows):
     """A table of Markdown; cells are text, "" for an empty one."""
-    first, *others = ("".join(f"| {cell} " if cell else "| " for cell in row) + "|" for row in (header, *rows))
+    first, *others = (
+        "".join(f"| {cell} " if cell else "| " for cell in row) + "|" for row in (header, *rows)
+    )
     return "\n".join([first, "|---" * len(header) + "|", *others])
 
 
@@ -47,7 +53,9 @@ def runs(experiment):
     for path in sorted((HERE / experiment).glob("*-seed*.json")):
         groups.setdefault(path.stem.rsplit("-seed", 1)[0], []).append(read(f"{experiment}/{path.name}"))
     if not groups:
-        raise UserError(f"results/{experiment} holds no records; run `python experiments.py {experiment} DATA`")
+        raise UserError(
+            f"results/{experiment} holds no records; run `python experiments.py {experiment} DATA`"
+        )
     return groups
 
 
@@ -56,8 +64,10 @@ def source(groups, experiment):
     records = [record for group in groups.values() for record in group]
     seeds = len({record["seed"] for record in records} - {None})
     commits = sorted({record["commit"] for record in records})
-    return (f"{records[0]['device']}; {seeds} seed{'s' if seeds > 1 else ''}; "
-            f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}; records in `results/{experiment}/`.")
+    return (
+        f"{records[0]['device']}; {seeds} seed{'s' if seeds > 1 else ''}; "
+        f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}; records in `results/{experiment}/`."
+    )
 
 
 def best_of(records):
@@ -71,18 +81,31 @@ def comparison(experiment):
     rows = []
     for name, records in groups.items():
         first = records[0]
-        rows.append((
-            f"`{name}`",
-            f"{first['parameters']:,}",
-            f"{_data_bytes(first):,} B",
-            size_of(first),
-            str(first["settings"]["epochs"]),
-            str(len(records)),
-            mean_std(best_of(records)),
-        ))
-    header = ("network", "parameters", "tensors at 8 bits", "size", "epochs", "seeds", "validation accuracy, %")
+        rows.append(
+            (
+                f"`{name}`",
+                f"{first['parameters']:,}",
+                f"{_data_bytes(first):,} B",
+                size_of(first),
+                str(first["settings"]["epochs"]),
+                str(len(records)),
+                mean_std(best_of(records)),
+            )
+        )
+    header = (
+        "network",
+        "parameters",
+        "tensors at 8 bits",
+        "size",
+        "epochs",
+        "seeds",
+        "validation accuracy, %",
+    )
     first = next(iter(groups.values()))[0]
-    return f"{table(header, rows)}\n\n{first['device']}; commit {first['commit']}; records in `results/{experiment}/`."
+    return (
+        f"{table(header, rows)}\n\n{first['device']}; commit {first['commit']}; records in "
+        f"`results/{experiment}/`."
+    )
 
 
 def _data_bytes(record):
@@ -90,8 +113,8 @@ def _data_bytes(record):
 
     The container adds some 3,000, by the version of torch that writes it.
     """
-    from model_file import Description, predicted_data_bytes
-    from quantization import Scheme
+    from compression.files.model_file import Description, predicted_data_bytes
+    from compression.quantization.grids import Scheme
 
     model = {**record["model"], "arguments": {**record["model"]["arguments"], "folded": True}}
     return predicted_data_bytes(Description.from_dict(model, "the record"), Scheme(8, "channel", "mse"))
@@ -155,12 +178,17 @@ def recipes():
     groups = runs("recipes")
     rows = [(text, mean_std(best_of(groups[name]))) for name, text in RECIPES.items()]
     first = groups["ours"][0]
-    note = f"`student` from our earlier model, {first['settings']['epochs']} epochs at {size_of(first)}; {source(groups, 'recipes')}"
+    note = (
+        f"`student` from our earlier model, {first['settings']['epochs']} epochs at {size_of(first)}; "
+        f"{source(groups, 'recipes')}"
+    )
     return f"{table(('recipe', 'validation accuracy, %'), rows)}\n\n{note}"
 
 
 def alpha_temperature():
-    """One weight or temperature changed in the distillation of the student from model.bin, or the course's two together."""
+    """One weight or temperature changed in the distillation of the student from model.bin, or the course's
+    two together.
+    """
     groups = runs("alpha_temperature")
     seeds = {record["seed"] for record in next(iter(groups.values()))}
     groups["ours"] = [record for record in runs("distillation")["student_strong"] if record["seed"] in seeds]
@@ -181,13 +209,23 @@ TRAINED_ON = {
 
 
 def testing():
-    """Distillation on the unlabelled testing photos as well: accuracy, and agreement with the teacher on either split."""
+    """Distillation on the unlabelled testing photos as well: accuracy, and agreement with the teacher on
+    either split.
+    """
     groups, rows = runs("testing"), []
     for name, words in TRAINED_ON.items():
         group = groups[f"{name}_measured"]
-        agreement = (mean_std([record["agreement"][split] for record in group]) for split in ("validation", "testing"))
+        agreement = (
+            mean_std([record["agreement"][split] for record in group]) for split in ("validation", "testing")
+        )
         rows.append((*words, mean_std([record["accuracy"] for record in group]), *agreement))
-    header = ("photos", "views", "validation accuracy, %", "agrees with the teacher on validation, %", "on testing, %")
+    header = (
+        "photos",
+        "views",
+        "validation accuracy, %",
+        "agrees with the teacher on validation, %",
+        "on testing, %",
+    )
     return f"{table(header, rows)}\n\n{source(groups, 'testing')}"
 
 
@@ -240,16 +278,21 @@ def equal_bytes():
     names = [name for name in groups if name.startswith("float")]
     for name in sorted(names, key=lambda name: groups[name][0]["parameters"]):
         trained, stored = groups[name], groups[name.replace("float", "stored")]
-        rows.append((
-            f"{trained[0]['parameters']:,}",
-            str(stored[0]["bits"]),
-            f"{statistics.mean(record['file_bytes'] for record in stored):,.0f} B",
-            mean_std(best_of(trained)),
-            mean_std([record["validation_accuracy_after"] for record in stored]),
-        ))
+        rows.append(
+            (
+                f"{trained[0]['parameters']:,}",
+                str(stored[0]["bits"]),
+                f"{statistics.mean(record['file_bytes'] for record in stored):,.0f} B",
+                mean_std(best_of(trained)),
+                mean_std([record["validation_accuracy_after"] for record in stored]),
+            )
+        )
     header = ("parameters", "bits", "file", "32-bit weights", "in the file")
     epochs, tuned = trained[0]["settings"]["epochs"], stored[0]["fine_tuning"]["settings"]["epochs"]
-    note = f"{epochs} epochs at {size_of(trained[0])} and {tuned} through the rounding; {source(groups, 'equal_bytes')}"
+    note = (
+        f"{epochs} epochs at {size_of(trained[0])} and {tuned} through the rounding; "
+        f"{source(groups, 'equal_bytes')}"
+    )
     return f"{table(header, rows)}\n\n{note}"
 
 
@@ -270,7 +313,10 @@ def pruning_table(groups, rate):
     before = mean_std([record["validation_accuracy"] for record in first])
     rows = [("before", f"{first[0]['plan'][0]['parameters']:,}", *[before] * len(shown))]
     for index, row in enumerate(first[0]["rounds"]):
-        lines = ([record["rounds"][index]["after_training"] for record in groups[f"{name}_{rate}"]] for name in shown)
+        lines = (
+            [record["rounds"][index]["after_training"] for record in groups[f"{name}_{rate}"]]
+            for name in shown
+        )
         rows.append((str(index + 1), f"{row['parameters']:,}", *map(mean_std, lines)))
     if f"once_{rate}" in groups:
         group = groups[f"once_{rate}"]
@@ -282,6 +328,10 @@ def pruning_table(groups, rate):
 
 
 def pruning():
-    """Accuracy after each of five cuts, by what was done after each of them; then what training anew once at the end gives."""
+    """Accuracy after each of five cuts, by what was done after each of them; then what training anew once at
+    the end gives.
+    """
     groups = runs("pruning")
-    return "\n\n".join([*(pruning_table(groups, rate) for rate in ("0.95", "0.9")), source(groups, "pruning")])
+    return "\n\n".join(
+        [*(pruning_table(groups, rate) for rate in ("0.95", "0.9")), source(groups, "pruning")]
+    )

@@ -1,4 +1,6 @@
-"""What the tests share: the project on sys.path, a toy data set and a small model file (both read-only), and ways to call a script."""
+"""What the tests share: the project on sys.path, a toy data set and a small model file (both read-only), and
+ways to call a script.
+"""
 
 import importlib
 import os
@@ -17,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """Root of a toy Food-11: 44 training, 22 validation and 15 testing pictures."""
-    from toy_food11 import draw_data
+    from experiments.toy_food11 import draw_data
 
     root = tmp_path_factory.mktemp("toy") / "food-11"
     draw_data(root, training=44, validation=22, testing=15)
@@ -35,32 +37,40 @@ def food11():
 
 @pytest.fixture(scope="session")
 def small_network(toy):
-    """(Description, network in eval mode): a narrow student at 32 px with random weights whose answers differ from photo to photo."""
+    """(Description, network in eval mode): a narrow student at 32 px with random weights whose answers differ
+    from photo to photo.
+    """
     import torch
 
+    from compression.data.preprocessing import Preprocessing
+    from compression.files.model_file import Description
     from dataset import FOOD11_CLASSES, list_testing, load_photos
-    from model_file import Description
     from models import build
-    from preprocessing import Preprocessing
 
-    description = Description.of("student", {"widths": (8,) * 8, "hidden": 16, "in_channels": 3}, FOOD11_CLASSES, Preprocessing(32))
+    description = Description.of(
+        "student", {"widths": (8,) * 8, "hidden": 16, "in_channels": 3}, FOOD11_CLASSES, Preprocessing(32)
+    )
     photos = load_photos(list_testing(toy), description.preprocessing, cache=False).photos
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         network = build("student", **description.arguments)
         for parameter in network.parameters():
             if parameter.ndim > 1:
-                torch.nn.init.kaiming_normal_(parameter)  # PyTorch's own initialisation shrinks activations to float16's subnormals
+                torch.nn.init.kaiming_normal_(
+                    parameter
+                )  # PyTorch's own initialisation shrinks activations to float16's subnormals
         for _ in range(50):  # BN statistics of photos, as after a training
             network(description.preprocessing.normalise(photos))
-        network.eval().fc[-1].bias -= network(description.preprocessing.normalise(photos)).mean(0)  # no class is everyone's favourite
+        network.eval().fc[-1].bias -= network(description.preprocessing.normalise(photos)).mean(
+            0
+        )  # no class is everyone's favourite
     return description, network.requires_grad_(False)
 
 
 @pytest.fixture(scope="session")
 def small_model(small_network, tmp_path_factory):
     """The small network as an 8-bit model.bin."""
-    from model_file import encode, to_bytes
+    from compression.files.model_file import encode, to_bytes
 
     description, network = small_network
     path = tmp_path_factory.mktemp("model") / "model.bin"
@@ -80,20 +90,33 @@ def device(request):
 
 @pytest.fixture(scope="session")
 def run_script():
-    """run_script(name, *args, cwd=None) runs a script of the project in a process of its own; returns the CompletedProcess."""
+    """run_script(name, *args, cwd=None) runs a script of the project in a process of its own; returns the
+    CompletedProcess.
+    """
+
     def start(name, *args, cwd=None):
-        return subprocess.run([sys.executable, ROOT / name, *map(str, args)], cwd=cwd, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, ROOT / name, *map(str, args)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     return start
 
 
 @pytest.fixture
 def call(capsys):
-    """call(name, *args) is run_script in this process, seconds faster; where the script would show a traceback, its exception comes out."""
-    def start(name, *args):
-        from command_line import run
+    """call(name, *args) is run_script in this process, seconds faster; where the script would show a
+    traceback, its exception comes out.
+    """
 
-        main = importlib.import_module(name.removesuffix(".py")).main
+    def start(name, *args):
+        from compression.command_line import run
+
+        main = importlib.import_module(name.removesuffix(".py").replace("/", ".")).main
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             run(lambda: main(list(map(str, args))))
@@ -104,9 +127,11 @@ def call(capsys):
 
 
 def learn_by_heart(network, preprocessing, photos):
-    """Solve the last layer of a network for the labels of a PhotoSet, so that it knows these photos whatever its other weights are.
+    """Solve the last layer of a network for the labels of a PhotoSet, so that it knows these photos whatever
+    its other weights are.
 
-    What it computes before that layer must tell the photos apart: of as many classes, or in more features than photos.
+    What it computes before that layer must tell the photos apart: of as many classes, or in more features
+    than photos.
     """
     import torch
 
@@ -118,14 +143,19 @@ def learn_by_heart(network, preprocessing, photos):
         handle.remove()
         inputs = torch.cat([features[0], torch.ones(len(photos), 1)], 1)
         wanted = torch.nn.functional.one_hot(photos.labels, last.out_features).double()
-        solution = torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution  # of least squares, where there are many
+        solution = torch.linalg.lstsq(
+            inputs, wanted, driver="gelsd"
+        ).solution  # of least squares, where there are many
         last.weight.copy_(solution[:-1].T), last.bias.copy_(solution[-1])
         assert torch.equal(network(preprocessing.normalise(photos.photos)).argmax(1), photos.labels)
 
 
 @pytest.fixture
 def refused(call):
-    """refused(name, *args) asserts that the script ends with status 2 and one sentence on stderr, and returns that sentence."""
+    """refused(name, *args) asserts that the script ends with status 2 and one sentence on stderr, and returns
+    that sentence.
+    """
+
     def start(name, *args):
         done = call(name, *args)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done

@@ -5,11 +5,19 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from augmentation import AUGMENTATIONS, BLURS, LUMA, Augmentation, _grid, _hue_matrix
-from preprocessing import Preprocessing
+from compression.data.augmentation import AUGMENTATIONS, BLURS, LUMA, Augmentation, _grid, _hue_matrix
+from compression.data.preprocessing import Preprocessing
 
-IDENTITY = {"scale": (1.0, 1.0), "ratio": 1.0, "flip": 0.0, "degrees": 0.0,
-            "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+IDENTITY = {
+    "scale": (1.0, 1.0),
+    "ratio": 1.0,
+    "flip": 0.0,
+    "degrees": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+}
 PLAIN = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))  # views in [0, 1]
 
 
@@ -40,7 +48,9 @@ class Turned(Augmentation):
 @pytest.mark.parametrize("preprocessing", [Preprocessing(), PLAIN])
 def test_view_without_any_change_is_the_normalised_photo(preprocessing):
     batch = photos()
-    torch.testing.assert_close(only()(batch, preprocessing, seeded()), preprocessing.normalise(batch), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        only()(batch, preprocessing, seeded()), preprocessing.normalise(batch), rtol=0, atol=1e-4
+    )
 
 
 def test_views_are_normalised_channels_last_float32():
@@ -51,7 +61,9 @@ def test_views_are_normalised_channels_last_float32():
 
 def test_flip_alone_is_the_mirror_image():
     batch = photos()
-    torch.testing.assert_close(only(flip=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch).flip(3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        only(flip=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch).flip(3), rtol=0, atol=1e-4
+    )
 
 
 def test_flip_is_drawn_for_every_photo():
@@ -65,7 +77,9 @@ def test_flip_is_drawn_for_every_photo():
 
 def test_quarter_turn_is_rot90():
     batch = photos()
-    torch.testing.assert_close(Turned()(batch, PLAIN, seeded()), torch.rot90(PLAIN.normalise(batch), -1, (2, 3)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        Turned()(batch, PLAIN, seeded()), torch.rot90(PLAIN.normalise(batch), -1, (2, 3)), rtol=0, atol=1e-4
+    )
 
 
 def test_rotation_stays_within_its_range_and_keeps_lengths():
@@ -83,7 +97,9 @@ def test_unrotated_crops_stay_inside_the_photo(name):
     affine, *_ = Augmentation(scale=ranges.scale, ratio=ranges.ratio, degrees=0.0).draw(2000, seeded())
     corners = affine @ torch.tensor([[-1.0, -1, 1, 1], [-1, 1, -1, 1], [1, 1, 1, 1]])
     assert corners.abs().max() <= 1 + 1e-5
-    assert corners.amin((0, 2)).max() < -0.99 and corners.amax((0, 2)).min() > 0.99  # and they reach every border
+    assert (
+        corners.amin((0, 2)).max() < -0.99 and corners.amax((0, 2)).min() > 0.99
+    )  # and they reach every border
 
 
 def test_crop_area_and_ratio_stay_within_their_ranges():
@@ -95,20 +111,28 @@ def test_crop_area_and_ratio_stay_within_their_ranges():
 
 
 def test_crop_samples_the_part_of_the_photo_its_affine_names():
-    ramp = torch.arange(32, dtype=torch.uint8).mul(7).view(1, 1, 32, 1).expand(6, 32, 32, 3)  # value = 7 * column
+    ramp = (
+        torch.arange(32, dtype=torch.uint8).mul(7).view(1, 1, 32, 1).expand(6, 32, 32, 3)
+    )  # value = 7 * column
     zoomed = only(scale=(0.25, 0.25))
     affine, *_ = zoomed.draw(6, seeded())
-    position = (affine[:, 0, :1] * ((torch.arange(32) + 0.5) / 16 - 1) + affine[:, 0, 2:] + 1) * 16 - 0.5  # column in the photo
+    position = (
+        affine[:, 0, :1] * ((torch.arange(32) + 0.5) / 16 - 1) + affine[:, 0, 2:] + 1
+    ) * 16 - 0.5  # column in the photo
     inside = ((position >= 0) & (position <= 31))[:, None, None, :].expand(6, 3, 32, 32)
     views = zoomed(ramp, PLAIN, seeded()) * 255
-    torch.testing.assert_close(views[inside], (7 * position)[:, None, None, :].expand(6, 3, 32, 32)[inside], rtol=0, atol=1e-2)
+    torch.testing.assert_close(
+        views[inside], (7 * position)[:, None, None, :].expand(6, 3, 32, 32)[inside], rtol=0, atol=1e-2
+    )
     torch.testing.assert_close(affine[:, 0, 0], torch.full((6,), 0.5))
 
 
 @pytest.mark.parametrize("height, width", [(16, 16), (5, 8), (1, 3)])
 def test_grid_is_the_affine_grid_of_torch(height, width):
     affine = torch.randn(3, 2, 3, generator=seeded())
-    torch.testing.assert_close(_grid(affine, height, width), F.affine_grid(affine, (3, 1, height, width), align_corners=False))
+    torch.testing.assert_close(
+        _grid(affine, height, width), F.affine_grid(affine, (3, 1, height, width), align_corners=False)
+    )
 
 
 # ---------------------------------------------------------------- colour
@@ -122,7 +146,9 @@ def middle_tones():
 def expect(augmentation, change):
     batch = middle_tones()
     _, colour, contrast, _ = augmentation.draw(len(batch), seeded(3))
-    expected = torch.stack([change(photo, row) for row, photo in enumerate(PLAIN.normalise(batch).contiguous())])
+    expected = torch.stack(
+        [change(photo, row) for row, photo in enumerate(PLAIN.normalise(batch).contiguous())]
+    )
     views = augmentation(batch, PLAIN, seeded(3))
     torch.testing.assert_close(views, expected, rtol=0, atol=1e-3)  # torchvision rounds LUMA to 0.2989
     assert (views - PLAIN.normalise(batch)).abs().max() > 0.01  # something did happen
@@ -151,14 +177,23 @@ def test_saturation_brightness_and_contrast_together_are_those_of_torchvision_in
     _, colour, contrast, _ = augmentation.draw(4, seeded(3))
     brightness = colour.sum(2)[:, 0] / contrast  # rows of the saturation matrix sum to 1
     saturation = (colour[:, 0, 0] - colour[:, 1, 0]) / (brightness * contrast)
-    expect(augmentation, lambda photo, row: tv.adjust_contrast(tv.adjust_brightness(tv.adjust_saturation(
-        photo, saturation[row].item()), brightness[row].item()), contrast[row].item()))
+    expect(
+        augmentation,
+        lambda photo, row: tv.adjust_contrast(
+            tv.adjust_brightness(tv.adjust_saturation(photo, saturation[row].item()), brightness[row].item()),
+            contrast[row].item(),
+        ),
+    )
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_colour_factors_fill_their_range(name):
     _, colour, contrast, _ = only(**{name: 0.4}).draw(2000, seeded())
-    factors = {"brightness": colour[:, 0, 0], "contrast": contrast, "saturation": (colour[:, 0, 0] - LUMA[0]) / (1 - LUMA[0])}[name]
+    factors = {
+        "brightness": colour[:, 0, 0],
+        "contrast": contrast,
+        "saturation": (colour[:, 0, 0] - LUMA[0]) / (1 - LUMA[0]),
+    }[name]
     assert 0.6 - 1e-5 <= factors.min() < 0.62 and 1.38 < factors.max() <= 1.4 + 1e-5
 
 
@@ -175,12 +210,16 @@ def test_hue_turns_add_up():
 def test_hue_keeps_grey_and_brightness():
     matrices = _hue_matrix(torch.linspace(-0.5, 0.5, 11))
     torch.testing.assert_close(matrices @ torch.ones(3), torch.ones(11, 3), rtol=0, atol=1e-5)
-    torch.testing.assert_close(torch.tensor(LUMA) @ matrices, torch.tensor(LUMA).expand(11, 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor(LUMA) @ matrices, torch.tensor(LUMA).expand(11, 3), rtol=0, atol=1e-5
+    )
 
 
 def test_grey_photo_stays_grey_under_hue_and_saturation():
     grey = photos()[..., :1].expand(4, 24, 24, 3)
-    torch.testing.assert_close(only(hue=0.5, saturation=0.9)(grey, PLAIN, seeded()), PLAIN.normalise(grey), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        only(hue=0.5, saturation=0.9)(grey, PLAIN, seeded()), PLAIN.normalise(grey), rtol=0, atol=1e-4
+    )
 
 
 def test_hue_changes_a_colour():
@@ -204,8 +243,12 @@ def test_smaller_views_show_the_same_part_of_the_photo():
     batch = photos(size=48)
     views = only()(batch, PLAIN, seeded(), size=24)
     assert views.shape == (4, 3, 24, 24) and views.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(views, F.avg_pool2d(PLAIN.normalise(batch), 2),  # bilinear at half the size is the mean of four
-                               rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        views,
+        F.avg_pool2d(PLAIN.normalise(batch), 2),  # bilinear at half the size is the mean of four
+        rtol=0,
+        atol=1e-4,
+    )
 
 
 def test_view_size_changes_neither_crop_nor_colours():
@@ -222,7 +265,9 @@ def test_blurred_photo_is_the_photo_scaled_down_and_up_again():
     views, plain = augmentation(batch, PLAIN, seeded()), PLAIN.normalise(batch)
     for view, photo, level in zip(views, plain, levels.tolist()):
         small = tv.resize(photo, [round(24 * BLURS[level])] * 2, antialias=True)
-        torch.testing.assert_close(view, F.interpolate(small[None], size=(24, 24), mode="bicubic").clamp(0, 1)[0], rtol=0, atol=0.02)
+        torch.testing.assert_close(
+            view, F.interpolate(small[None], size=(24, 24), mode="bicubic").clamp(0, 1)[0], rtol=0, atol=0.02
+        )
 
 
 def test_blur_is_drawn_for_the_given_share_and_none_by_default():
@@ -233,7 +278,9 @@ def test_blur_is_drawn_for_the_given_share_and_none_by_default():
 
 def test_blur_leaves_a_constant_photo_as_it_is():
     batch = torch.full((8, 24, 24, 3), 77, dtype=torch.uint8)
-    torch.testing.assert_close(only(blur=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        only(blur=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch), rtol=0, atol=1e-4
+    )
 
 
 # ---------------------------------------------------------------- drawing
@@ -269,12 +316,21 @@ def test_global_random_state_and_the_photos_are_left_alone():
 
 def test_the_course_crops_mirrors_and_rotates_and_leaves_colours_alone():
     affine, colour, contrast, blur = AUGMENTATIONS["course"].draw(500, seeded())
-    assert torch.allclose(colour, torch.eye(3).expand(500, 3, 3), atol=1e-6) and (contrast == 1).all() and not blur.any()
+    assert (
+        torch.allclose(colour, torch.eye(3).expand(500, 3, 3), atol=1e-6)
+        and (contrast == 1).all()
+        and not blur.any()
+    )
     sides = affine[:, :, :2].norm(dim=1)  # of the crop, in halves of the photo
-    assert (torch.allclose(sides[:, 0], sides[:, 1], atol=1e-6)
-            and 0.6 <= (sides[:, 0] ** 2).min() + 1e-6 and (sides[:, 0] ** 2).max() <= 1 + 1e-6)
+    assert (
+        torch.allclose(sides[:, 0], sides[:, 1], atol=1e-6)
+        and 0.6 <= (sides[:, 0] ** 2).min() + 1e-6
+        and (sides[:, 0] ** 2).max() <= 1 + 1e-6
+    )
     angles = torch.asin(affine[:, 1, 0].abs() / sides[:, 0]) * 180 / torch.pi
-    assert 14 < angles.max() <= 15.001 and 0.4 < (torch.linalg.det(affine[:, :, :2]) < 0).double().mean() < 0.6
+    assert (
+        14 < angles.max() <= 15.001 and 0.4 < (torch.linalg.det(affine[:, :, :2]) < 0).double().mean() < 0.6
+    )
 
 
 def test_named_augmentations_grow_stronger():

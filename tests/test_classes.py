@@ -1,6 +1,8 @@
-"""Classes are compared by name wherever data meets a model: the rules of names, and every script on photos that it is right about.
+"""Classes are compared by name wherever data meets a model: the rules of names, and every script on photos
+that it is right about.
 
-The pictures are labelled as one network predicts them, so that its accuracy is 1 under right labels and no other ones.
+The pictures are labelled as one network predicts them, so that its accuracy is 1 under right labels and no
+other ones.
 """
 
 import json
@@ -11,13 +13,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from classes import FOOD11_CLASSES, class_numbers, in_class_order, match
-from command_line import UserError
+from compression.command_line import UserError
+from compression.data.classes import FOOD11_CLASSES, class_numbers, in_class_order, match
+from compression.data.preprocessing import Preprocessing
+from compression.files.loading import load_model
+from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description
+from compression.training.distillation import read_teacher
 from dataset import list_labelled, list_testing, load_photos
-from distillation import read_teacher
-from model_file import CHECKPOINT_FORMAT, VERSION, Description, load_model
 from models import build
-from preprocessing import Preprocessing
 
 KAGGLE = [name.replace("/", "-") for name in FOOD11_CLASSES]
 NUMBERS = [str(label) for label in range(11)]
@@ -37,16 +40,26 @@ def test_the_same_names_in_another_order_are_a_permutation():
     assert matched(["soup"], ["rice", "soup"]) == (1,)
 
 
-@pytest.mark.parametrize("name, other", [
-    (unicodedata.normalize("NFD", "Crème brûlée"), "Crème brûlée"), (" tea ", "tea"), ("tea\N{NO-BREAK SPACE}", "tea"),
-    ("Noodles-Pasta", "Noodles/Pasta"), ("Noodles_Pasta", "Noodles-Pasta"), ("007", "7")])
+@pytest.mark.parametrize(
+    "name, other",
+    [
+        (unicodedata.normalize("NFD", "Crème brûlée"), "Crème brûlée"),
+        (" tea ", "tea"),
+        ("tea\N{NO-BREAK SPACE}", "tea"),
+        ("Noodles-Pasta", "Noodles/Pasta"),
+        ("Noodles_Pasta", "Noodles-Pasta"),
+        ("007", "7"),
+    ],
+)
 def test_names_of_one_class(name, other):
     assert matched([name, "rice"], ["rice", other]) == (1, 0) == matched(["rice", other], [name, "rice"])
 
 
 @pytest.mark.parametrize("name", ["Tea", "te a", "tea\N{ZERO WIDTH SPACE}", "t\N{CYRILLIC SMALL LETTER IE}a"])
 def test_names_of_other_classes(name):
-    with pytest.raises(UserError, match="of the photos .* is none of the classes of the model m .*; nothing to do"):
+    with pytest.raises(
+        UserError, match="of the photos .* is none of the classes of the model m .*; nothing to do"
+    ):
         matched([name, "rice"], ["rice", "tea"])
 
 
@@ -54,7 +67,13 @@ def test_what_looks_the_same_is_shown_with_escapes_and_what_does_not_is_shown_pl
     with pytest.raises(UserError) as caught:
         matched(["rice", "soup\N{ZERO WIDTH SPACE}"], ["rice", "soup"])
     assert r"'soup\u200b'" in str(caught.value) and "close to soup = 'soup'" in str(caught.value)
-    with pytest.raises(UserError, match=r"^class soup of the photos \(rice, soup\) is none of the classes of the model m \(rice, tea\); "):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"^class soup of the photos \(rice, soup\) is none of the classes of the model m \(rice, "
+            r"tea\); "
+        ),
+    ):
         matched(["rice", "soup"], ["rice", "tea"])
 
 
@@ -62,7 +81,9 @@ def test_two_names_of_one_class_are_refused_and_exact_names_come_first():
     with pytest.raises(UserError, match="classes a-b and a_b of the photos are one class of the model m"):
         matched(["a-b", "a_b"], ["c", "a/b"])
     assert matched(["a-b", "a_b"], ["a_b", "a-b"]) == (1, 0)
-    with pytest.raises(UserError, match="a-b and a_b are one class of the folders; put their photos into one"):
+    with pytest.raises(
+        UserError, match="a-b and a_b are one class of the folders; put their photos into one"
+    ):
         in_class_order(["a-b", "a_b", "c"], "the folders")
 
 
@@ -70,7 +91,10 @@ def test_numbers_are_food_11s_and_that_is_told():
     told = []
     assert matched(["10", "03"], FOOD11_CLASSES, told.append) == (10, 3)
     assert told == ["note: the photos and the model m are matched by class number, as in Food-11: 3 is Egg"]
-    assert matched(["Soup", "Noodles_Pasta"], BY_TEXT, told.append) == (BY_TEXT.index("9"), BY_TEXT.index("6"))
+    assert matched(["Soup", "Noodles_Pasta"], BY_TEXT, told.append) == (
+        BY_TEXT.index("9"),
+        BY_TEXT.index("6"),
+    )
     assert len(told) == 2 and told[0] == told[1]
     for names, others in ((["11"], FOOD11_CLASSES), (["Soup"], NUMBERS[:10]), (["1", "0"], ["tea", "rice"])):
         with pytest.raises(UserError, match="is none of"):
@@ -81,8 +105,13 @@ def test_classes_without_names_are_matched_by_position_and_that_is_told():
     told, anonymous = [], ["class 0", "class 1", "class 2"]
     assert matched(["tea", "rice", "soup"], anonymous, told.append) == (0, 1, 2)
     assert matched(anonymous, ["tea", "rice", "soup"], told.append) == (0, 1, 2)
-    assert all("same order, tea, rice, soup" in text or "same order, class 0" in text for text in told) and len(told) == 2
-    assert matched(["2", "0", "1"], anonymous, told.append) == (2, 0, 1) and told[-1].endswith("by class number")
+    assert (
+        all("same order, tea, rice, soup" in text or "same order, class 0" in text for text in told)
+        and len(told) == 2
+    )
+    assert matched(["2", "0", "1"], anonymous, told.append) == (2, 0, 1) and told[-1].endswith(
+        "by class number"
+    )
     assert matched(anonymous[::-1], anonymous) == (2, 1, 0), "names of one kind need no assumption"
     with pytest.raises(UserError, match="is none of"):
         matched(["tea", "rice"], anonymous)
@@ -91,7 +120,11 @@ def test_classes_without_names_are_matched_by_position_and_that_is_told():
 def test_numbers_that_names_stand_for():
     assert class_numbers(KAGGLE[::-1]) == tuple(range(10, -1, -1))
     assert class_numbers(["00", "02", "01"]) == (0, 2, 1) == class_numbers(["class 0", "class 2", "class 1"])
-    assert class_numbers(["1", "2", "3"]) is None and class_numbers(["tea", "rice"]) is None and class_numbers(KAGGLE[1:]) is None
+    assert (
+        class_numbers(["1", "2", "3"]) is None
+        and class_numbers(["tea", "rice"]) is None
+        and class_numbers(KAGGLE[1:]) is None
+    )
 
 
 # ---------------------------------------------------------------- folders
@@ -120,7 +153,9 @@ def test_folders_of_other_whole_numbers_are_in_the_order_of_their_values(tmp_pat
 
 def test_folders_of_all_of_food_11_have_its_names_and_a_part_of_it_its_own(tmp_path):
     listing = list_labelled(folders(tmp_path / "all", *KAGGLE), "training")
-    assert listing.class_names == FOOD11_CLASSES and labels_of(listing) == {name: label for label, name in enumerate(KAGGLE)}
+    assert listing.class_names == FOOD11_CLASSES and labels_of(listing) == {
+        name: label for label, name in enumerate(KAGGLE)
+    }
     part = list_labelled(folders(tmp_path / "part", *KAGGLE[6:9]), "training")
     assert part.class_names == ("Noodles-Pasta", "Rice", "Seafood")
     numbered = tmp_path / "part/validation"
@@ -128,21 +163,33 @@ def test_folders_of_all_of_food_11_have_its_names_and_a_part_of_it_its_own(tmp_p
     (numbered / "7_1.jpg").touch()
     assert list_labelled(tmp_path / "part", "validation", part.class_names).labels == (1,)
     (numbered / "0_1.jpg").touch()
-    with pytest.raises(UserError, match=r"class Bread of the photos in .*part, named <class>_<index>.jpg as Food-11's, \(Bread, Rice\) "
-                                        r"is none of the classes of the model m \(Noodles-Pasta, Rice, Seafood\)"):
+    with pytest.raises(
+        UserError,
+        match=r"class Bread of the photos in .*part, named <class>_<index>.jpg as Food-11's, \(Bread, Rice\) "
+        r"is none of the classes of the model m \(Noodles-Pasta, Rice, Seafood\)",
+    ):
         list_labelled(tmp_path / "part", "validation", part.class_names, whose="the model m")
 
 
 def test_two_folders_of_one_class_are_refused(tmp_path):
     folders(tmp_path, "tea", unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café"))
-    with pytest.raises(UserError, match=r"'cafe\\u0301' .*'caf\\xe9' are one class of the class folders of .*; put their photos into one"):
+    with pytest.raises(
+        UserError,
+        match=r"'cafe\\u0301' .*'caf\\xe9' are one class of the class folders of .*; put their photos",
+    ):
         list_labelled(tmp_path, "training")
 
 
 def test_folders_for_a_model_without_names_keep_their_names(tmp_path):
     told = []
-    listing = list_labelled(folders(tmp_path, "soup", "tea"), "training", ("class 0", "class 1"), log=told.append)
-    assert listing.class_names == ("soup", "tea") and labels_of(listing) == {"soup": 0, "tea": 1} and "same order, soup, tea" in told[0]
+    listing = list_labelled(
+        folders(tmp_path, "soup", "tea"), "training", ("class 0", "class 1"), log=told.append
+    )
+    assert (
+        listing.class_names == ("soup", "tea")
+        and labels_of(listing) == {"soup": 0, "tea": 1}
+        and "same order, soup, tea" in told[0]
+    )
     folders(tmp_path, "1", split="validation")
     listing = list_labelled(tmp_path, "validation", ("class 0", "class 1"), log=told.append)
     assert listing.labels == (1,) and told[1].endswith("by class number")
@@ -153,8 +200,9 @@ def test_folders_for_a_model_without_names_keep_their_names(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(small_network, toy, tmp_path_factory):
-    """`layout(kind)` is a root of photos that are labelled as the network predicts them, in files named <class>_<index>.jpg
-    ("files") or in folders of these names; `model(names)` the same network in a checkpoint with the classes in this order.
+    """`layout(kind)` is a root of photos that are labelled as the network predicts them, in files named
+    <class>_<index>.jpg ("files") or in folders of these names; `model(names)` the same network in a
+    checkpoint with the classes in this order.
     """
     description, network = small_network
     root = tmp_path_factory.mktemp("labelled")
@@ -169,7 +217,11 @@ def made(small_network, toy, tmp_path_factory):
             if split == "training":  # needs a photo of every class
                 paths, labels = (*paths, *list_testing(toy).paths[:11]), [*labels, *range(11)]
             for index, (path, label) in enumerate(zip(paths, labels)):
-                target = place / split / (f"{label}_{index}.jpg" if kind == "files" else f"{kind[label]}/{index}.jpg")
+                target = (
+                    place
+                    / split
+                    / (f"{label}_{index}.jpg" if kind == "files" else f"{kind[label]}/{index}.jpg")
+                )
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
         return place
@@ -177,7 +229,9 @@ def made(small_network, toy, tmp_path_factory):
     def model(names, number_of):
         """number_of: Food-11's number of each name."""
         path = root / f"{len(list(root.iterdir()))}.pt"
-        state = network.state_dict() | {f"fc.7.{kind}": network.state_dict()[f"fc.7.{kind}"][number_of] for kind in ("weight", "bias")}
+        state = network.state_dict() | {
+            f"fc.7.{kind}": network.state_dict()[f"fc.7.{kind}"][number_of] for kind in ("weight", "bias")
+        }
         named = Description.of("student", description.arguments, names, description.preprocessing).to_dict()
         torch.save({"format": CHECKPOINT_FORMAT, "version": VERSION, **named, "state_dict": state}, path)
         return path
@@ -185,42 +239,86 @@ def made(small_network, toy, tmp_path_factory):
     return SimpleNamespace(layout=layout, model=model)
 
 
-MODELS = {"Food-11": (FOOD11_CLASSES, list(range(11))), "Food-11 backwards": (FOOD11_CLASSES[::-1], list(range(10, -1, -1))),
-          "folders": (sorted(KAGGLE, key=str.lower, reverse=True), list(range(10, -1, -1))),
-          "numbers by text": (BY_TEXT, list(map(int, BY_TEXT)))}
+MODELS = {
+    "Food-11": (FOOD11_CLASSES, list(range(11))),
+    "Food-11 backwards": (FOOD11_CLASSES[::-1], list(range(10, -1, -1))),
+    "folders": (sorted(KAGGLE, key=str.lower, reverse=True), list(range(10, -1, -1))),
+    "numbers by text": (BY_TEXT, list(map(int, BY_TEXT))),
+}
 
 
-@pytest.mark.parametrize("kind", ["files", KAGGLE, NUMBERS], ids=["files", "Kaggle's folders", "folders 0-10"])
+@pytest.mark.parametrize(
+    "kind", ["files", KAGGLE, NUMBERS], ids=["files", "Kaggle's folders", "folders 0-10"]
+)
 @pytest.mark.parametrize("named", MODELS)
-def test_every_script_finds_the_classes_of_a_model_in_photos_of_every_layout(made, call, tmp_path, kind, named):
+def test_every_script_finds_the_classes_of_a_model_in_photos_of_every_layout(
+    made, call, tmp_path, kind, named
+):
     model, data = made.model(*MODELS[named]), made.layout(kind)
     common = ["--cache", "none", "--device", "cpu"]
-    done = call("evaluate.py", model, data, *common, "--record", tmp_path / "evaluated.json", "--teacher", made.model(*MODELS["Food-11"]))
+    done = call(
+        "evaluate.py",
+        model,
+        data,
+        *common,
+        "--record",
+        tmp_path / "evaluated.json",
+        "--teacher",
+        made.model(*MODELS["Food-11"]),
+    )
     assert done.returncode == 0, done
     record = json.loads((tmp_path / "evaluated.json").read_text())
-    assert record["accuracy"] == 1 == record["agreement"]["validation"] and set(record["class_accuracy"].values()) <= {1, None}
+    assert record["accuracy"] == 1 == record["agreement"]["validation"] and set(
+        record["class_accuracy"].values()
+    ) <= {1, None}
     assert ("by class number" in done.stderr) == ("by text" in named or kind is NUMBERS)
-    done = call("quantize.py", model, tmp_path / "out.bin", "--data", data, *common, "--bits", 16, "--record", tmp_path / "stored.json")
+    done = call(
+        "quantize.py",
+        model,
+        tmp_path / "out.bin",
+        "--data",
+        data,
+        *common,
+        "--bits",
+        16,
+        "--record",
+        tmp_path / "stored.json",
+    )
     assert json.loads((tmp_path / "stored.json").read_text())["validation_accuracy_before"] == 1, done
-    done = call("prune.py", model, data, *common, "--mode", "none", "--rate", 0.9, "--out", tmp_path / "pruned")
+    done = call(
+        "prune.py", model, data, *common, "--mode", "none", "--rate", 0.9, "--out", tmp_path / "pruned"
+    )
     assert json.loads((tmp_path / "pruned/record.json").read_text())["validation_accuracy"] == 1, done
     assert done.stderr.count("note:") <= 1, "both splits give one note"
 
 
-def test_photos_of_other_classes_are_refused_by_every_script_with_the_right_sides(made, refused, toy, tmp_path):
+def test_photos_of_other_classes_are_refused_by_every_script_with_the_right_sides(
+    made, refused, toy, tmp_path
+):
     others = tmp_path / "others"
     for split in ("training", "validation"):
         for name in ("tea", "Soup"):
             (others / split / name).mkdir(parents=True)
             shutil.copy(next((toy / "training").iterdir()), others / split / name)
     model = made.model(*MODELS["Food-11"])
-    for command in (["evaluate.py", model, others], ["quantize.py", model, tmp_path / "out.bin", "--data", others],
-                    ["prune.py", model, others, "--rate", 0.5, "--out", tmp_path / "pruned"]):
+    for command in (
+        ["evaluate.py", model, others],
+        ["quantize.py", model, tmp_path / "out.bin", "--data", others],
+        ["prune.py", model, others, "--rate", 0.5, "--out", tmp_path / "pruned"],
+    ):
         text = refused(*command, "--device", "cpu", "--cache", "none")
-        assert f"class tea of the class folders of {others} (Soup, tea) is none of the classes of the model {model} (Bread, Dairy" in text
+        assert (
+            f"class tea of the class folders of {others} (Soup, tea) is none of the classes of the model "
+            f"{model} (Bread, Dairy" in text
+        )
     shutil.move(others / "training/tea", others / "training/Rice")
-    text = refused("train_student.py", others, "--out", tmp_path / "run", "--device", "cpu", "--cache", "none")
-    assert f"class tea of the class folders of {others} (Soup, tea) is none of the classes of the training photos (Rice, Soup)" in text
+    text = refused(
+        "train_student.py", others, "--out", tmp_path / "run", "--device", "cpu", "--cache", "none"
+    )
+    assert (
+        f"class tea of the class folders of {others} (Soup, tea) is none of the classes of the training "
+        "photos (Rice, Soup)" in text
+    )
 
 
 def test_a_teacher_of_classes_in_another_order_gives_its_logits_in_the_students(made, small_network):
@@ -235,37 +333,95 @@ def test_a_teacher_of_classes_in_another_order_gives_its_logits_in_the_students(
 
 @pytest.mark.parametrize("named", MODELS)
 def test_distilling_scripts_find_a_teacher_right_whatever_its_order(made, call, tmp_path, named):
-    data, teacher, common = made.layout("files"), made.model(*MODELS[named]), ["--cache", "none", "--device", "cpu", "--dry-run"]
-    for command in (["train_kd.py", data, "--size", 32, "--out", tmp_path / "kd"],
-                    ["quantize.py", made.model(*MODELS["folders"]), tmp_path / "out.bin", "--data", data, "--bits", 8, "--qat-epochs", 1]):
+    data, teacher, common = (
+        made.layout("files"),
+        made.model(*MODELS[named]),
+        ["--cache", "none", "--device", "cpu", "--dry-run"],
+    )
+    for command in (
+        ["train_kd.py", data, "--size", 32, "--out", tmp_path / "kd"],
+        [
+            "quantize.py",
+            made.model(*MODELS["folders"]),
+            tmp_path / "out.bin",
+            "--data",
+            data,
+            "--bits",
+            8,
+            "--qat-epochs",
+            1,
+        ],
+    ):
         done = call(*command, "--teacher", teacher, *common)
         assert done.returncode == 0 and f"teacher {teacher}: validation accuracy 1.0000" in done.stdout, done
 
 
 def test_a_bare_teacher_is_matched_by_position_and_that_is_told(tmp_path, capsys):
     torch.save(build("resnet18", num_classes=3).state_dict(), tmp_path / "t.bin")
-    assert read_teacher(tmp_path / "t.bin", ("tea", "rice", "soup"), torch.device("cpu"), size=32).order is None
-    assert f"the teacher {tmp_path / 't.bin'} are taken to be in the same order, tea, rice, soup" in capsys.readouterr().err
+    assert (
+        read_teacher(tmp_path / "t.bin", ("tea", "rice", "soup"), torch.device("cpu"), size=32).order is None
+    )
+    assert (
+        f"the teacher {tmp_path / 't.bin'} are taken to be in the same order, tea, rice, soup"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_teacher_of_other_names_is_refused_with_the_right_sides(made, tmp_path):
     model = made.model(*MODELS["Food-11"])
-    with pytest.raises(UserError, match=r"class Tea of the photos \(Dessert, .*, Tea\) is none of the classes of the teacher .* \(Bread, "):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"class Tea of the photos \(Dessert, .*, Tea\) is none of the classes of the teacher .* "
+            r"\(Bread, "
+        ),
+    ):
         read_teacher(model, (*FOOD11_CLASSES[2:], "Bread", "Tea"), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("names, legend", [
-    (FOOD11_CLASSES, False), (KAGGLE, False), (NUMBERS, False), ([f"dish {label}" for label in range(11)], True)])
+@pytest.mark.parametrize(
+    "names, legend",
+    [
+        (FOOD11_CLASSES, False),
+        (KAGGLE, False),
+        (NUMBERS, False),
+        ([f"dish {label}" for label in range(11)], True),
+    ],
+)
 def test_labels_of_the_csv_are_class_numbers_or_have_a_legend(made, call, toy, tmp_path, names, legend):
     """A network whose classes are stored backwards writes the same numbers where names tell them."""
     rows = []
     for order in (list(range(11)), list(range(10, -1, -1))):
         model = made.model([names[number] for number in order], order)
-        done = call("inference.py", toy, tmp_path / "out.csv", "--model", model, "--max-bytes", 10**7, "--device", "cpu")
-        assert done.returncode == 0 and ("0 = dish 0" in done.stdout or "0 = dish 10" in done.stdout) == legend, done
+        done = call(
+            "inference.py",
+            toy,
+            tmp_path / "out.csv",
+            "--model",
+            model,
+            "--max-bytes",
+            10**7,
+            "--device",
+            "cpu",
+        )
+        assert (
+            done.returncode == 0 and ("0 = dish 0" in done.stdout or "0 = dish 10" in done.stdout) == legend
+        ), done
         assert ("--label names" in done.stdout) == legend
         rows.append((tmp_path / "out.csv").read_text())
-        call("inference.py", toy, tmp_path / "names.csv", "--model", model, "--max-bytes", 10**7, "--device", "cpu", "--label", "names")
+        call(
+            "inference.py",
+            toy,
+            tmp_path / "names.csv",
+            "--model",
+            model,
+            "--max-bytes",
+            10**7,
+            "--device",
+            "cpu",
+            "--label",
+            "names",
+        )
         rows.append((tmp_path / "names.csv").read_text())
     numbers, written, backwards, written_again = rows
     assert (numbers == backwards) != legend and written == written_again
@@ -274,13 +430,31 @@ def test_labels_of_the_csv_are_class_numbers_or_have_a_legend(made, call, toy, t
 
 
 def test_training_on_folders_0_to_10_predicts_the_folders_numbers(call, toy, tmp_path):
-    """What the network learns in one step does not matter: its file has the classes in the order of their numbers."""
+    """What the network learns in one step does not matter: its file has the classes in the order of their
+    numbers.
+    """
     for split in ("training", "validation"):
         for path in (toy / split).iterdir():
             target = tmp_path / "data" / split / path.name.split("_")[0] / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    done = call("train_student.py", tmp_path / "data", "--network", "student", "--size", 16, "--set", "widths=4,4,4,4,4,4,4,4",
-                "--epochs", 1, "--out", tmp_path / "run", "--device", "cpu", "--cache", "none")
+    done = call(
+        "train_student.py",
+        tmp_path / "data",
+        "--network",
+        "student",
+        "--size",
+        16,
+        "--set",
+        "widths=4,4,4,4,4,4,4,4",
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+        "--cache",
+        "none",
+    )
     assert done.returncode == 0, done
     assert load_model(tmp_path / "run/best.pt").description.class_names == tuple(NUMBERS)

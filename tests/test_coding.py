@@ -1,4 +1,6 @@
-"""coding.py: what is packed comes back, in as many bytes as predicted, near the entropy; a damaged blob is an error."""
+"""coding.py: what is packed comes back, in as many bytes as predicted, near the entropy; a damaged blob is an
+error.
+"""
 
 import lzma
 import math
@@ -7,8 +9,20 @@ import random
 import numpy as np
 import pytest
 
-from coding import (CODINGS, FILTERS, aligned_size, entropy, pack, pack_aligned, pack_bits, packed_size, theoretical_size,
-                    unpack, unpack_aligned, unpack_bits)
+from compression.files.coding import (
+    CODINGS,
+    FILTERS,
+    aligned_size,
+    entropy,
+    pack,
+    pack_aligned,
+    pack_bits,
+    packed_size,
+    theoretical_size,
+    unpack,
+    unpack_aligned,
+    unpack_bits,
+)
 
 WIDTHS = range(2, 9)
 
@@ -26,11 +40,15 @@ def test_codes_come_back_from_as_many_bytes_as_predicted(bits, count):
     tight, aligned = pack_bits(codes, bits), pack_aligned(codes, bits)
     assert len(tight) == packed_size(bits, count) == math.ceil(count * bits / 8)
     assert len(aligned) == aligned_size(bits, count) == math.ceil(count / (8 // bits))
-    assert np.array_equal(unpack_bits(tight, bits, count), codes) and np.array_equal(unpack_aligned(aligned, bits, count), codes)
+    assert np.array_equal(unpack_bits(tight, bits, count), codes) and np.array_equal(
+        unpack_aligned(aligned, bits, count), codes
+    )
 
 
 def test_packed_bits_by_hand():
-    assert pack_bits(np.array([1, 2, 3, 4, 5, 6, 7, 0], np.uint8), 3) == bytes([0b00101001, 0b11001011, 0b10111000])
+    assert pack_bits(np.array([1, 2, 3, 4, 5, 6, 7, 0], np.uint8), 3) == bytes(
+        [0b00101001, 0b11001011, 0b10111000]
+    )
     assert pack_aligned(np.array([1, 2, 3, 4, 5], np.uint8), 3) == bytes([1 | 2 << 3, 3 | 4 << 3, 5])
 
 
@@ -38,9 +56,15 @@ def mixture(count):
     """Arrays of every kind, some twice and some empty."""
     generator = np.random.default_rng(2)
     arrays = [(bits, codes_of(bits, count + bits, bits)) for bits in WIDTHS]
-    arrays += [("f2", generator.normal(size=count).astype("<f2")), (4, codes_of(4, 3)),
-               ("i8", np.array([-(2**63), 2**63 - 1])), (5, np.zeros(0, np.uint8)),
-               ("f4", generator.normal(size=2).astype("<f4")), ("f2", np.zeros(0, "<f2")), ("f2", np.float16([1.5]))]
+    arrays += [
+        ("f2", generator.normal(size=count).astype("<f2")),
+        (4, codes_of(4, 3)),
+        ("i8", np.array([-(2**63), 2**63 - 1])),
+        (5, np.zeros(0, np.uint8)),
+        ("f4", generator.normal(size=2).astype("<f4")),
+        ("f2", np.zeros(0, "<f2")),
+        ("f2", np.float16([1.5])),
+    ]
     return arrays
 
 
@@ -58,7 +82,9 @@ def test_a_mixture_comes_back_in_its_order(count, coding):
 def test_coded_codes_are_near_their_entropy(bits):
     codes = codes_of(bits, 100_000)
     coding, data = pack([(bits, codes)])
-    assert coding == "lzma" and theoretical_size([(bits, codes)]) * 0.999 < len(data) < 1.04 * theoretical_size([(bits, codes)])
+    assert coding == "lzma" and theoretical_size([(bits, codes)]) * 0.999 < len(
+        data
+    ) < 1.04 * theoretical_size([(bits, codes)])
     assert len(data) < packed_size(bits, len(codes))
 
 
@@ -83,7 +109,9 @@ def test_a_blob_of_more_values_than_memory_can_be_had_for_is_not_decoded():
     """Two-bit codes take four values to a byte before LZMA, and a float32 each behind it."""
     assert pack([(2, np.zeros(10**6, np.uint8))])[0] == "bits"
     chance = np.random.default_rng(0)
-    aligned = chance.integers(0, 256, 40_000, dtype=np.uint8).tobytes() + bytes(2_000_000)  # 8 million values in 40 kB
+    aligned = chance.integers(0, 256, 40_000, dtype=np.uint8).tobytes() + bytes(
+        2_000_000
+    )  # 8 million values in 40 kB
     data = lzma.compress(aligned, format=lzma.FORMAT_RAW, filters=FILTERS)
     assert len(aligned) < 64 * len(data)
     with pytest.raises(ValueError, match="too short"):
@@ -91,8 +119,18 @@ def test_a_blob_of_more_values_than_memory_can_be_had_for_is_not_decoded():
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-@pytest.mark.parametrize("layout", [
-    [(8, 10**15)], [("i8", 10**15)], [(2, 10**12), (4, 10**30)], [(4, 0)], [(4, 1999)], [(4, 2002)], [(5, 2000)]])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        [(8, 10**15)],
+        [("i8", 10**15)],
+        [(2, 10**12), (4, 10**30)],
+        [(4, 0)],
+        [(4, 1999)],
+        [(4, 2002)],
+        [(5, 2000)],
+    ],
+)
 def test_lengths_that_the_blob_does_not_hold_are_an_error(coding, layout):
     codes = codes_of(4, 2000)
     data = pack_bits(codes, 4) if coding == "bits" else pack([(4, codes)])[1]
@@ -104,7 +142,7 @@ def test_lengths_that_the_blob_does_not_hold_are_an_error(coding, layout):
 
 
 def test_damaged_blobs_are_errors_or_codes_in_their_range():
-    """Without the file's checksum, which comes first, damage to a blob is still no crash and no more memory."""
+    """Without the file's checksum, which comes first, damage to a blob is no crash and no more memory."""
     arrays, chance = mixture(500), random.Random(0)
     _, whole = pack(arrays)
     layout = [(kind, len(array)) for kind, array in arrays]
@@ -113,13 +151,15 @@ def test_damaged_blobs_are_errors_or_codes_in_their_range():
         for _ in range(chance.randrange(1, 4)):
             damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
         if chance.random() < 0.3:
-            del damaged[chance.randrange(len(damaged)):]
+            del damaged[chance.randrange(len(damaged)) :]
         try:
             decoded = unpack("lzma", bytes(damaged), layout)
         except ValueError:
             continue
-        assert all(len(array) == count and (kind not in WIDTHS or not array.size or array.max() < 2**kind)
-                   for (kind, count), array in zip(layout, decoded))
+        assert all(
+            len(array) == count and (kind not in WIDTHS or not array.size or array.max() < 2**kind)
+            for (kind, count), array in zip(layout, decoded)
+        )
 
 
 @pytest.mark.parametrize("coding", [None, "", "zip", 5])

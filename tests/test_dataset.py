@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from command_line import UserError
+from compression.command_line import UserError
+from compression.data.preprocessing import Preprocessing
 from dataset import FOOD11_CLASSES, default_cache, list_labelled, list_testing, load_photos
-from preprocessing import Preprocessing
-from toy_food11 import draw_data
+from experiments.toy_food11 import draw_data
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = Preprocessing(size=16)
@@ -54,9 +54,23 @@ def test_hidden_files_and_litter_are_passed_over(tmp_path):
     assert names(list_testing(tmp_path)) == ["1.jpg"]
 
 
-@pytest.mark.parametrize("name", [
-    "bread.jpg", "0-1.jpg", "_1.jpg", "0_.jpg", "-1_3.jpg", "0_1_2.jpg", "0_+1.jpg", "0 _1.jpg", "0_1e3.jpg",
-    "٣_1.jpg", "²_1.jpg", "0_1.5.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bread.jpg",
+        "0-1.jpg",
+        "_1.jpg",
+        "0_.jpg",
+        "-1_3.jpg",
+        "0_1_2.jpg",
+        "0_+1.jpg",
+        "0 _1.jpg",
+        "0_1e3.jpg",
+        "٣_1.jpg",
+        "²_1.jpg",
+        "0_1.5.jpg",
+    ],
+)
 def test_photo_with_another_name_is_refused(tmp_path, name):
     touch(tmp_path / "training", "0_0.jpg", name)
     with pytest.raises(UserError, match="rename") as caught:
@@ -78,7 +92,9 @@ def test_label_outside_the_classes_is_refused(tmp_path, label):
         list_labelled(tmp_path, "training")
 
 
-@pytest.mark.parametrize("first, second", [("0_1.jpg", "0_1.png"), ("0_1.jpg", "0_01.jpg"), ("1_7.jpg", "01_7.jpg")])
+@pytest.mark.parametrize(
+    "first, second", [("0_1.jpg", "0_1.png"), ("0_1.jpg", "0_01.jpg"), ("1_7.jpg", "01_7.jpg")]
+)
 def test_two_photos_with_one_class_and_index_are_refused(tmp_path, first, second):
     touch(tmp_path / "training", first, second)
     with pytest.raises(UserError) as caught:
@@ -86,7 +102,9 @@ def test_two_photos_with_one_class_and_index_are_refused(tmp_path, first, second
     assert first in str(caught.value) and second in str(caught.value)
 
 
-@pytest.mark.parametrize("listed", [lambda root: list_labelled(root, "training"), lambda root: list_testing(root / "training")])
+@pytest.mark.parametrize(
+    "listed", [lambda root: list_labelled(root, "training"), lambda root: list_testing(root / "training")]
+)
 def test_missing_or_empty_folder_or_a_file_is_refused(tmp_path, listed):
     with pytest.raises(UserError, match="no folder"):
         listed(tmp_path)
@@ -117,7 +135,12 @@ def test_folders_name_the_classes(tmp_path):
     touch(tmp_path / "training", "soup/b.jpg", "soup/a.png", "bread/z.jpeg", "rice/1.webp")
     listing = list_labelled(tmp_path, "training")
     assert listing.class_names == ("bread", "rice", "soup")
-    assert list(zip(names(listing), listing.labels)) == [("z.jpeg", 0), ("1.webp", 1), ("a.png", 2), ("b.jpg", 2)]
+    assert list(zip(names(listing), listing.labels)) == [
+        ("z.jpeg", 0),
+        ("1.webp", 1),
+        ("a.png", 2),
+        ("b.jpg", 2),
+    ]
 
 
 def test_validation_with_fewer_classes_keeps_the_labels_of_training(tmp_path):
@@ -137,10 +160,14 @@ def test_hidden_folder_is_no_class(tmp_path):
     assert list_labelled(tmp_path, "training").class_names == ("bread", "soup")
 
 
-@pytest.mark.parametrize("files, match", [
-    (["soup/a.jpg"], "single class"),
-    (["soup/a.jpg", "tea/a.jpg", "0_1.jpg"], "both photos"),
-    (["soup/a.jpg", "tea/readme.txt"], "without the ending of a photo")])
+@pytest.mark.parametrize(
+    "files, match",
+    [
+        (["soup/a.jpg"], "single class"),
+        (["soup/a.jpg", "tea/a.jpg", "0_1.jpg"], "both photos"),
+        (["soup/a.jpg", "tea/readme.txt"], "without the ending of a photo"),
+    ],
+)
 def test_unclear_tree_of_folders_is_refused(tmp_path, files, match):
     touch(tmp_path / "training", *files)
     with pytest.raises(UserError, match=match):
@@ -198,8 +225,12 @@ def test_testing_folder_that_holds_only_folders_is_refused(tmp_path):
 
 def test_fingerprint_is_that_of_every_copy_and_of_no_other_data(tmp_path):
     draw_data(tmp_path / "here", training=12, validation=11, testing=1)
-    shutil.copytree(tmp_path / "here", tmp_path / "there" / "copy", copy_function=shutil.copyfile)  # with new times
-    here, there = (list_labelled(tmp_path / root, "training").fingerprint() for root in ("here", "there/copy"))
+    shutil.copytree(
+        tmp_path / "here", tmp_path / "there" / "copy", copy_function=shutil.copyfile
+    )  # with new times
+    here, there = (
+        list_labelled(tmp_path / root, "training").fingerprint() for root in ("here", "there/copy")
+    )
     assert here == there
     (tmp_path / "there/copy/training/0_999.jpg").write_bytes(b"12345")
     more = list_labelled(tmp_path / "there/copy", "training").fingerprint()
@@ -249,7 +280,10 @@ def cache(tmp_path):
 
 @pytest.fixture
 def load(data, cache):
-    """load(preprocessing, cache) lists and loads the training photos and leaves what was logged in `load.log`."""
+    """load(preprocessing, cache) lists and loads the training photos and leaves what was logged in
+    `load.log`.
+    """
+
     def start(preprocessing=SMALL, cache=cache):
         start.log = []
         return load_photos(list_labelled(data, "training"), preprocessing, cache, start.log.append)
@@ -267,7 +301,11 @@ def overwrite_keeping_the_times(path):
 
 def test_batch_delivers_the_photos_and_labels_asked_for(load):
     photo_set = load()
-    assert len(photo_set) == 4 and photo_set.photos.shape == (4, 16, 16, 3) and photo_set.photos.dtype == torch.uint8
+    assert (
+        len(photo_set) == 4
+        and photo_set.photos.shape == (4, 16, 16, 3)
+        and photo_set.photos.dtype == torch.uint8
+    )
     photos, labels = photo_set.batch(torch.tensor([3, 0, 0]), torch.device("cpu"))
     assert photos[:, 5, 7, 1].tolist() == [160, 10, 10] and labels.tolist() == [10, 0, 0]
     assert photo_set.class_names == FOOD11_CLASSES and labels.dtype == torch.int64
@@ -323,7 +361,12 @@ def test_stale_cache_of_a_folder_with_brackets_in_its_name_is_removed_too(tmp_pa
 
 
 def test_every_size_rule_and_folder_has_a_cache_of_its_own(load, data, cache):
-    kinds = [SMALL, Preprocessing(size=24), Preprocessing(size=16, resize="squash"), Preprocessing(size=16, resize="course")]
+    kinds = [
+        SMALL,
+        Preprocessing(size=24),
+        Preprocessing(size=16, resize="squash"),
+        Preprocessing(size=16, resize="course"),
+    ]
     for preprocessing in kinds:
         assert load(preprocessing).photos.shape[1] == preprocessing.size
     shutil.copytree(data, data.parent / "copy")
@@ -342,7 +385,7 @@ def test_a_cache_can_be_read_by_whom_the_umask_allows(load, cache, mask, mode):
         load()
     finally:
         os.umask(before)
-    place, = cache.iterdir()
+    (place,) = cache.iterdir()
     assert stat.S_IMODE(place.stat().st_mode) == mode
 
 
@@ -356,26 +399,44 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize("damage", [
-    lambda place: cut(place / "photos.npy"),
-    lambda place: (place / "photos.npy").write_bytes(b""),
-    lambda place: (place / "photos.npy").write_bytes(b"rubbish" * 1000),
-    lambda place: np.save(place / "photos.npy", np.zeros((3, 16, 16, 3), np.uint8)),
-    lambda place: np.save(place / "photos.npy", np.zeros((4, 16, 16, 3), np.float32)),
-    lambda place: np.save(place / "photos.npy", np.array([{}, 1]), allow_pickle=True),
-    lambda place: (place / "photos.npy").unlink(),
-    lambda place: (place / "notes.json").unlink(),
-    lambda place: (place / "notes.json").write_bytes(b""),
-    lambda place: (place / "notes.json").write_bytes(b"\0" * 40),
-    lambda place: (place / "notes.json").write_bytes(b"\xff\xfe"),
-    lambda place: (place / "notes.json").write_text("{}"),
-    lambda place: (place / "notes.json").write_text("null"),
-    lambda place: shutil.rmtree(place) or place.mkdir()],
-    ids=["cut photos", "empty photos", "rubbish photos", "fewer photos", "float photos", "pickled photos", "no photos",
-         "no notes", "empty notes", "zeroed notes", "notes in no text", "notes without entries", "null notes", "empty folder"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda place: cut(place / "photos.npy"),
+        lambda place: (place / "photos.npy").write_bytes(b""),
+        lambda place: (place / "photos.npy").write_bytes(b"rubbish" * 1000),
+        lambda place: np.save(place / "photos.npy", np.zeros((3, 16, 16, 3), np.uint8)),
+        lambda place: np.save(place / "photos.npy", np.zeros((4, 16, 16, 3), np.float32)),
+        lambda place: np.save(place / "photos.npy", np.array([{}, 1]), allow_pickle=True),
+        lambda place: (place / "photos.npy").unlink(),
+        lambda place: (place / "notes.json").unlink(),
+        lambda place: (place / "notes.json").write_bytes(b""),
+        lambda place: (place / "notes.json").write_bytes(b"\0" * 40),
+        lambda place: (place / "notes.json").write_bytes(b"\xff\xfe"),
+        lambda place: (place / "notes.json").write_text("{}"),
+        lambda place: (place / "notes.json").write_text("null"),
+        lambda place: shutil.rmtree(place) or place.mkdir(),
+    ],
+    ids=[
+        "cut photos",
+        "empty photos",
+        "rubbish photos",
+        "fewer photos",
+        "float photos",
+        "pickled photos",
+        "no photos",
+        "no notes",
+        "empty notes",
+        "zeroed notes",
+        "notes in no text",
+        "notes without entries",
+        "null notes",
+        "empty folder",
+    ],
+)
 def test_damaged_cache_is_built_anew(load, data, cache, damage):
     load()
-    place, = cache.iterdir()
+    (place,) = cache.iterdir()
     damage(place)
     assert shades(load()) == [10, 60, 110, 160] and load.log == []
     for path in (data / "training").iterdir():
@@ -392,7 +453,7 @@ def test_cache_that_cannot_be_written_is_passed_over_with_a_warning(load, tmp_pa
 
 def test_file_in_place_of_the_cached_folder_is_passed_over_with_a_warning(load, cache):
     load()
-    place, = cache.iterdir()
+    (place,) = cache.iterdir()
     shutil.rmtree(place)
     place.touch()
     assert shades(load()) == [10, 60, 110, 160]
@@ -439,7 +500,7 @@ def test_leftovers_of_killed_runs_are_swept_and_those_of_running_ones_are_not(lo
 BUILD_TOGETHER = """
 import hashlib, os, sys, time
 from dataset import list_labelled, load_photos
-from preprocessing import Preprocessing
+from compression.data.preprocessing import Preprocessing
 root, cache, mine, other = sys.argv[1:]
 listing = list_labelled(root, "training")
 open(mine, "w").close()
@@ -453,8 +514,16 @@ print(hashlib.sha256(photos.photos.numpy().tobytes()).hexdigest(), photos.labels
 def test_two_processes_that_build_the_cache_at_once_both_get_the_photos(tmp_path, cache):
     draw_data(tmp_path / "data", training=300, validation=1, testing=1)
     flags = [str(tmp_path / "first"), str(tmp_path / "second")]
-    processes = [subprocess.Popen([sys.executable, "-c", BUILD_TOGETHER, str(tmp_path / "data"), str(cache), *order], cwd=ROOT, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE) for order in (flags, flags[::-1])]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD_TOGETHER, str(tmp_path / "data"), str(cache), *order],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for order in (flags, flags[::-1])
+    ]
     listing = list_labelled(tmp_path / "data", "training")
     alone = load_photos(listing, Preprocessing(size=32), cache=False)
     expected = f"{hashlib.sha256(alone.photos.numpy().tobytes()).hexdigest()} {list(listing.labels)}\n"
@@ -462,7 +531,7 @@ def test_two_processes_that_build_the_cache_at_once_both_get_the_photos(tmp_path
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert out == expected and "warning" not in err
-    place, = cache.iterdir()  # one cache and no leftovers
+    (place,) = cache.iterdir()  # one cache and no leftovers
     assert sorted(os.listdir(place)) == ["notes.json", "photos.npy"]
     assert json.loads((place / "notes.json").read_text()) == {"truncated": {}, "unreadable": {}}
 
@@ -477,7 +546,12 @@ def test_undecodable_photo_is_left_out_and_counted(load, data, cache, cached):
         photo_set = load(cache=cache if cached else False)
         assert photo_set.rows.tolist() == [0, 2, 3] and photo_set.labels.tolist() == [0, 5, 10]
         assert len(photo_set) == 3 and shades(photo_set) == [10, 110, 160]
-        assert len(load.log) == 1 and "1 of 4 photos" in load.log[0] and "2_0.png" in load.log[0] and "left out" in load.log[0]
+        assert (
+            len(load.log) == 1
+            and "1 of 4 photos" in load.log[0]
+            and "2_0.png" in load.log[0]
+            and "left out" in load.log[0]
+        )
 
 
 def test_truncated_photo_is_kept_and_counted(load, data):
@@ -488,7 +562,12 @@ def test_truncated_photo_is_kept_and_counted(load, data):
         photo_set = load()
         assert len(photo_set) == 5 and photo_set.labels.tolist() == [0, 2, 3, 5, 10]
         assert photo_set.batch(torch.tensor([2]), torch.device("cpu"))[0].float().std() > 10
-        assert len(load.log) == 1 and "1 of 5 photos" in load.log[0] and "truncated" in load.log[0] and "3_0.jpg" in load.log[0]
+        assert (
+            len(load.log) == 1
+            and "1 of 5 photos" in load.log[0]
+            and "truncated" in load.log[0]
+            and "3_0.jpg" in load.log[0]
+        )
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -503,7 +582,9 @@ def test_folder_without_any_decodable_photo_is_refused(load, data, cache, cached
 @pytest.mark.parametrize("cached", [True, False])
 def test_link_that_leads_nowhere_is_named(load, data, cache, cached):
     (data / "training" / "3_0.jpg").symlink_to(data / "gone.jpg")
-    with pytest.raises(UserError, match="3_0.jpg cannot be read: No such file or directory; fix that or remove the file"):
+    with pytest.raises(
+        UserError, match="3_0.jpg cannot be read: No such file or directory; fix that or remove the file"
+    ):
         load(cache=cache if cached else False)
 
 
@@ -518,7 +599,11 @@ def test_warnings_go_to_stderr_by_default(load, data, capsys):
 
 
 def test_food_11_is_listed_whole_and_its_photos_decode(food11):
-    training, validation, testing = list_labelled(food11, "training"), list_labelled(food11, "validation"), list_testing(food11)
+    training, validation, testing = (
+        list_labelled(food11, "training"),
+        list_labelled(food11, "validation"),
+        list_testing(food11),
+    )
     assert [len(listing.paths) for listing in (training, validation, testing)] == [9866, 3430, 3347]
     assert set(training.labels) == set(validation.labels) == set(range(11))
     assert testing.ids == tuple(range(3347))

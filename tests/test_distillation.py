@@ -11,19 +11,27 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from command_line import UserError
 from conftest import learn_by_heart
+
+from compression.command_line import UserError
+from compression.data.preprocessing import Preprocessing
+from compression.files.loading import load_model
+from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description
+from compression.training.distillation import (
+    Distillation,
+    SeenBy,
+    Teacher,
+    build_distillation,
+    check_teacher,
+    read_teacher,
+)
+from compression.training.loop import evaluate, fit
+from compression.training.losses import Batch, CrossEntropy, distillation_loss, mix, soft_targets
+from compression.training.run_folder import Settings
 from dataset import FOOD11_CLASSES, PhotoSet, list_labelled, list_unlabelled, load_photos
-from distillation import Distillation, SeenBy, Teacher, build_distillation, check_teacher, read_teacher
-from losses import Batch, CrossEntropy, distillation_loss, mix, soft_targets
-from model_file import CHECKPOINT_FORMAT, VERSION, Description, load_model
+from experiments.toy_food11 import draw_picture
 from models import build
-from preprocessing import Preprocessing
-from toy_food11 import draw_picture
 from train_kd import list_extra
-from training import evaluate, fit
-from training_run import Settings
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -48,15 +56,24 @@ def test_the_loss_is_its_formula(alpha, temperature):
     divergence = (p * (p.log() - q.log())).sum(1).mean()
     hard = -student.log_softmax(1)[torch.arange(6), LABELS].mean()
     expected = alpha * temperature**2 * divergence + (1 - alpha) * hard
-    assert distillation_loss(student, p, LABELS, alpha, temperature).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert distillation_loss(student, p, LABELS, alpha, temperature).item() == pytest.approx(
+        expected.item(), rel=1e-12
+    )
 
 
 def test_two_classes_by_hand():
     """Teacher (3/4, 1/4), student (1/2, 1/2): KL = 3/4 ln(3/2) + 1/4 ln(1/2)."""
-    student, teacher = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
+    student, teacher = (
+        torch.zeros(1, 2, dtype=torch.float64),
+        torch.tensor([[math.log(3), 0.0]], dtype=torch.float64),
+    )
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert distillation_loss(student, soft_targets([teacher], 1), torch.tensor([0]), 1, 1).item() == pytest.approx(expected, rel=1e-6)
-    assert distillation_loss(student, soft_targets([teacher], 1), torch.tensor([0]), 0, 1).item() == pytest.approx(math.log(2), rel=1e-6)
+    assert distillation_loss(
+        student, soft_targets([teacher], 1), torch.tensor([0]), 1, 1
+    ).item() == pytest.approx(expected, rel=1e-6)
+    assert distillation_loss(
+        student, soft_targets([teacher], 1), torch.tensor([0]), 0, 1
+    ).item() == pytest.approx(math.log(2), rel=1e-6)
 
 
 def test_alpha_0_is_cross_entropy_and_asks_no_teacher():
@@ -80,38 +97,52 @@ def test_equal_logits_diverge_by_nothing_and_pull_nowhere(temperature):
 
 
 def test_the_scale_of_the_gradient_does_not_depend_on_the_temperature():
-    """For large T the gradient tends to (student - teacher) / C for centred logits (Hinton et al. 2015, section 2.1)."""
+    """For large T the gradient tends to (student - teacher) / C for centred logits (Hinton et al. 2015,
+    section 2.1).
+    """
     student, teacher = (values - values.mean(1, keepdim=True) for values in (logits(1), logits(2)))
     student.requires_grad_()
     distillation_loss(student, (teacher / 1000).softmax(1), LABELS, 1, 1000).backward()
-    assert torch.allclose(student.grad, (student.detach() - teacher) / 5 / len(student), atol=1e-3 / len(student))
+    assert torch.allclose(
+        student.grad, (student.detach() - teacher) / 5 / len(student), atol=1e-3 / len(student)
+    )
 
 
 def test_float32_agrees_with_float64():
     student, teacher = logits(1), logits(2)
     precise = distillation_loss(student, (teacher / 4).softmax(1), LABELS, 0.7, 4)
-    assert distillation_loss(student.float(), (teacher / 4).softmax(1).float(), LABELS, 0.7, 4).item() == pytest.approx(
-        precise.item(), rel=1e-5)
+    assert distillation_loss(
+        student.float(), (teacher / 4).softmax(1).float(), LABELS, 0.7, 4
+    ).item() == pytest.approx(precise.item(), rel=1e-5)
 
 
 def test_labels_as_probabilities_are_the_same_as_labels():
     one_hot = F.one_hot(LABELS, 5).double()
     arguments = (logits(1), logits(2).softmax(1))
-    assert torch.allclose(distillation_loss(*arguments, LABELS, 0.5, 1), distillation_loss(*arguments, one_hot, 0.5, 1))
+    assert torch.allclose(
+        distillation_loss(*arguments, LABELS, 0.5, 1), distillation_loss(*arguments, one_hot, 0.5, 1)
+    )
 
 
 def test_unlabelled_photos_take_part_in_the_divergence_alone():
     unlabelled = torch.tensor([0, 1, -1, -1, 4, 0])
     soft = logits(2).softmax(1)
     labelled = unlabelled >= 0
-    assert torch.equal(distillation_loss(logits(1), soft, unlabelled, 1, 1), distillation_loss(logits(1), soft, LABELS, 1, 1))
+    assert torch.equal(
+        distillation_loss(logits(1), soft, unlabelled, 1, 1), distillation_loss(logits(1), soft, LABELS, 1, 1)
+    )
     expected = F.cross_entropy(logits(1)[labelled], unlabelled[labelled]) * labelled.double().mean()
     assert torch.allclose(distillation_loss(logits(1), soft, unlabelled, 0, 1), expected)
     zeros = F.one_hot(unlabelled.clamp(min=0), 5).double() * labelled.unsqueeze(1)
-    assert torch.allclose(distillation_loss(logits(1), soft, zeros, 0.5, 1), distillation_loss(logits(1), soft, unlabelled, 0.5, 1))
+    assert torch.allclose(
+        distillation_loss(logits(1), soft, zeros, 0.5, 1),
+        distillation_loss(logits(1), soft, unlabelled, 0.5, 1),
+    )
 
 
-@pytest.mark.parametrize("alpha, temperature", [(-0.1, 1), (1.1, 1), (0.5, 0), (0.5, -1), (math.nan, 1), (0.5, math.nan)])
+@pytest.mark.parametrize(
+    "alpha, temperature", [(-0.1, 1), (1.1, 1), (0.5, 0), (0.5, -1), (math.nan, 1), (0.5, math.nan)]
+)
 def test_impossible_alpha_and_temperature_are_refused(alpha, temperature):
     with pytest.raises(UserError, match="alpha in"):
         distillation_loss(logits(1), logits(2).softmax(1), LABELS, alpha, temperature)
@@ -119,7 +150,9 @@ def test_impossible_alpha_and_temperature_are_refused(alpha, temperature):
 
 def test_several_teachers_are_averaged_as_probabilities():
     mean = soft_targets([logits(1), logits(2)], 2)
-    assert torch.allclose(mean.double(), ((logits(1) / 2).softmax(1) + (logits(2) / 2).softmax(1)) / 2, atol=1e-6)
+    assert torch.allclose(
+        mean.double(), ((logits(1) / 2).softmax(1) + (logits(2) / 2).softmax(1)) / 2, atol=1e-6
+    )
 
 
 def test_mixup_mixes_photos_and_labels_alike():
@@ -138,20 +171,42 @@ def test_mixup_mixes_photos_and_labels_alike():
 def save_model(path, seed=0, class_names=CLASSES, size=SIZE, widths=(4,) * 8):
     """A narrow random network as a checkpoint file; returns it."""
     torch.manual_seed(seed)
-    description = Description.of("student", {"widths": widths, "in_channels": 3}, class_names,
-                                 Preprocessing(size, mean=(0.3,) * 3, std=(0.2,) * 3))
+    description = Description.of(
+        "student",
+        {"widths": widths, "in_channels": 3},
+        class_names,
+        Preprocessing(size, mean=(0.3,) * 3, std=(0.2,) * 3),
+    )
     network = build("student", **description.arguments)
     for parameter in network.parameters():
         if parameter.ndim > 1:
-            torch.nn.init.kaiming_normal_(parameter)  # under PyTorch's own initialisation all photos give the same logits
-    torch.save({"format": CHECKPOINT_FORMAT, "version": VERSION, **description.to_dict(), "state_dict": network.state_dict()}, path)
+            torch.nn.init.kaiming_normal_(
+                parameter
+            )  # under PyTorch's own initialisation all photos give the same logits
+    torch.save(
+        {
+            "format": CHECKPOINT_FORMAT,
+            "version": VERSION,
+            **description.to_dict(),
+            "state_dict": network.state_dict(),
+        },
+        path,
+    )
     return network.eval()
 
 
 def photo_set(count, seed):
     labels = torch.arange(count) % 2
-    photos = torch.randint(0, 100, (count, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return PhotoSet(photos + labels.view(-1, 1, 1, 1).to(torch.uint8) * 100, torch.arange(count), labels, CLASSES, f"fingerprint {seed}")
+    photos = torch.randint(
+        0, 100, (count, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
+    return PhotoSet(
+        photos + labels.view(-1, 1, 1, 1).to(torch.uint8) * 100,
+        torch.arange(count),
+        labels,
+        CLASSES,
+        f"fingerprint {seed}",
+    )
 
 
 TRAINING, VALIDATION = photo_set(36, 1), photo_set(20, 2)
@@ -164,7 +219,9 @@ def test_a_teacher_sees_the_students_view_in_its_own_normalisation(tmp_path):
     expected = Preprocessing(SIZE, mean=(0.3,) * 3, std=(0.2,) * 3).normalise(photos)
     teacher.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     logits = teacher.logits(own.normalise(photos), own)
-    assert torch.allclose(seen[0], expected, atol=1e-4) and torch.allclose(logits, network(expected), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(seen[0], expected, atol=1e-4) and torch.allclose(
+        logits, network(expected), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_teacher_of_another_size_sees_the_view_at_its_size(tmp_path):
@@ -180,10 +237,14 @@ def test_a_resnet18_state_dict_is_fed_values_from_0_to_1(tmp_path):
     network = build("resnet18", num_classes=2)
     torch.save(network.state_dict(), tmp_path / "teacher.bin")
     teacher, own = read_teacher(tmp_path / "teacher.bin", CLASSES, CPU, size=SIZE), Preprocessing(SIZE)
-    assert not teacher.network.training and not any(parameter.requires_grad for parameter in teacher.network.parameters())
+    assert not teacher.network.training and not any(
+        parameter.requires_grad for parameter in teacher.network.parameters()
+    )
     expected = network.eval()(TRAINING.photos[:3].permute(0, 3, 1, 2) / 255)
     assert torch.allclose(teacher.logits(own.normalise(TRAINING.photos[:3]), own), expected, atol=5e-3)
-    assert not torch.allclose(network(own.normalise(TRAINING.photos[:3])), expected, atol=0.05), "or this test would say little"
+    assert not torch.allclose(network(own.normalise(TRAINING.photos[:3])), expected, atol=0.05), (
+        "or this test would say little"
+    )
 
 
 @pytest.mark.parametrize("names", [("dark", "bright", "other"), ("bright", "Dark")])
@@ -204,6 +265,7 @@ def test_a_teacher_that_guesses_is_refused(tmp_path):
 
 def oracle():
     """A teacher that knows the classes of these photos: bright or dark."""
+
     class Brightness(torch.nn.Module):
         def forward(self, images):
             brightness = images.mean((1, 2, 3)) - 0.39
@@ -214,6 +276,7 @@ def oracle():
 
 def mute():
     """A teacher that must not be asked."""
+
     class Mute(torch.nn.Module):
         def forward(self, images):
             raise AssertionError("the teacher was asked")
@@ -223,17 +286,43 @@ def mute():
 
 def distil(out, settings, loss=None, training=TRAINING, **options):
     torch.manual_seed(settings.seed)
-    description = Description.of("student", {"widths": [8] * 8, "in_channels": 3}, CLASSES, Preprocessing(SIZE))
-    loss = loss or Distillation([oracle()], description.preprocessing, 1.0, 2.0, "fp32", len(training), 2, settings.views)
-    return fit(build("student", **description.arguments), description, training, VALIDATION, settings, out, CPU, loss, **options)
+    description = Description.of(
+        "student", {"widths": [8] * 8, "in_channels": 3}, CLASSES, Preprocessing(SIZE)
+    )
+    loss = loss or Distillation(
+        [oracle()], description.preprocessing, 1.0, 2.0, "fp32", len(training), 2, settings.views
+    )
+    return fit(
+        build("student", **description.arguments),
+        description,
+        training,
+        VALIDATION,
+        settings,
+        out,
+        CPU,
+        loss,
+        **options,
+    )
 
 
 def small(**changes):
-    return Settings(**{"epochs": 4, "batch_size": 8, "lr": 0.01, "ema": 0.9, "label_smoothing": 0.0, "augment": "light", **changes})
+    return Settings(
+        **{
+            "epochs": 4,
+            "batch_size": 8,
+            "lr": 0.01,
+            "ema": 0.9,
+            "label_smoothing": 0.0,
+            "augment": "light",
+            **changes,
+        }
+    )
 
 
 class OneWeight(torch.nn.Module):
-    """The oracle's network with a weight of its own in place of 40, at first below zero: wrong for every photo."""
+    """The oracle's network with a weight of its own in place of 40, at first below zero: wrong for every
+    photo.
+    """
 
     def __init__(self):
         super().__init__()
@@ -245,19 +334,36 @@ class OneWeight(torch.nn.Module):
 
 
 def test_a_student_learns_from_the_teacher_alone(tmp_path):
-    """No photo has a label. Below the oracle's 40 the divergence of every view falls as the weight rises, so every step raises it."""
+    """No photo has a label. Below the oracle's 40 the divergence of every view falls as the weight rises, so
+    every step raises it.
+    """
     own = Preprocessing(SIZE, mean=(0,) * 3, std=(1,) * 3)
-    assert evaluate(SeenBy(oracle(), own), VALIDATION, own, CPU)[1] == 1 and evaluate(OneWeight(), VALIDATION, own, CPU)[1] == 0
+    assert (
+        evaluate(SeenBy(oracle(), own), VALIDATION, own, CPU)[1] == 1
+        and evaluate(OneWeight(), VALIDATION, own, CPU)[1] == 0
+    )
     unlabelled = PhotoSet(TRAINING.photos, TRAINING.rows, torch.full((36,), -1), CLASSES, "x")
     description = Description.of("student", {"in_channels": 3}, CLASSES, own)
-    record = fit(OneWeight(), description, unlabelled, VALIDATION, small(ema=0, schedule="constant", epochs=6), tmp_path, CPU,
-                 Distillation([oracle()], own, 1.0, 2.0, "fp32"))
+    record = fit(
+        OneWeight(),
+        description,
+        unlabelled,
+        VALIDATION,
+        small(ema=0, schedule="constant", epochs=6),
+        tmp_path,
+        CPU,
+        Distillation([oracle()], own, 1.0, 2.0, "fp32"),
+    )
     losses = [row["validation_loss"] for row in record["history"]]  # falls with the weight too, till there
     assert record["best"]["validation_accuracy"] == 1 and losses == sorted(set(losses), reverse=True)
-    assert {row["train_accuracy"] for row in record["history"]} == {None}, "without labels nothing is right or wrong"
+    assert {row["train_accuracy"] for row in record["history"]} == {None}, (
+        "without labels nothing is right or wrong"
+    )
 
 
-@pytest.mark.parametrize("settings", [small(), small(mixup=0.5), small(views=2)], ids=["plain", "mixup", "fixed views"])
+@pytest.mark.parametrize(
+    "settings", [small(), small(mixup=0.5), small(views=2)], ids=["plain", "mixup", "fixed views"]
+)
 def test_a_killed_distillation_resumes_bitwise(tmp_path, settings):
     distil(tmp_path / "whole", settings)
 
@@ -275,12 +381,18 @@ def test_a_killed_distillation_resumes_bitwise(tmp_path, settings):
         distil(tmp_path / "parts", settings, killed)
     assert stopped.value.code == 128 + signal.SIGTERM
     distil(tmp_path / "parts", settings, resume=True)
-    states = [torch.load(tmp_path / name / "last.pt", weights_only=True)["run"]["network"] for name in ("whole", "parts")]
+    states = [
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["run"]["network"]
+        for name in ("whole", "parts")
+    ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_a_resumed_run_keeps_the_teachers_outputs(tmp_path):
-    """Every photo is seen in the first epoch, and in the second one the run is stopped: from there on the teacher is not needed."""
+    """Every photo is seen in the first epoch, and in the second one the run is stopped: from there on the
+    teacher is not needed.
+    """
+
     class Stopped(Distillation):
         left = 5
 
@@ -291,8 +403,10 @@ def test_a_resumed_run_keeps_the_teachers_outputs(tmp_path):
             return super().__call__(logits, batch)
 
     settings = small(views=1, batch_size=9)
-    stopped, resumed = (kind([teacher], Preprocessing(SIZE), 1.0, 2.0, "fp32", len(TRAINING), 2, settings.views)
-                        for kind, teacher in ((Stopped, oracle()), (Distillation, mute())))
+    stopped, resumed = (
+        kind([teacher], Preprocessing(SIZE), 1.0, 2.0, "fp32", len(TRAINING), 2, settings.views)
+        for kind, teacher in ((Stopped, oracle()), (Distillation, mute()))
+    )
     with pytest.raises(SystemExit):
         distil(tmp_path, settings, stopped)
     assert len(distil(tmp_path, settings, resumed, resume=True)["history"]) == 4
@@ -300,7 +414,10 @@ def test_a_resumed_run_keeps_the_teachers_outputs(tmp_path):
 
 
 def test_fixed_views_ask_the_teacher_once_for_the_same_outputs(tmp_path):
-    """Views repeat every second epoch: kept or computed again, the teacher's probabilities of a view are the same."""
+    """Views repeat every second epoch: kept or computed again, the teacher's probabilities of a view are the
+    same.
+    """
+
     class Counting(Distillation):
         asked, seen = 0, None
 
@@ -314,7 +431,10 @@ def test_fixed_views_ask_the_teacher_once_for_the_same_outputs(tmp_path):
                 self.seen.setdefault((batch.view, position), []).append(probabilities)
             return found
 
-    kept, again = (Counting([oracle()], Preprocessing(SIZE), 0.5, 2.0, "fp32", len(TRAINING), 2, views) for views in (2, 0))
+    kept, again = (
+        Counting([oracle()], Preprocessing(SIZE), 0.5, 2.0, "fp32", len(TRAINING), 2, views)
+        for views in (2, 0)
+    )
     for name, loss in (("kept", kept), ("again", again)):
         loss.seen = {}
         distil(tmp_path / name, small(views=2, epochs=6), loss)
@@ -326,13 +446,17 @@ def test_fixed_views_ask_the_teacher_once_for_the_same_outputs(tmp_path):
 
 
 def test_cached_teacher_outputs_are_found_by_another_student_and_by_nobody_else(tmp_path):
-    """In the cache folder they are kept by data, views and teachers: the second loss asks nobody, and one of another seed asks."""
+    """In the cache folder they are kept by data, views and teachers: the second loss asks nobody, and one of
+    another seed asks.
+    """
     options = SimpleNamespace(alpha=1.0, temperature=2.0, dry_run=False)
     preprocessing, images = Preprocessing(SIZE), Preprocessing(SIZE).normalise(TRAINING.photos[:4])
     batch = Batch(images, torch.zeros(4, dtype=torch.int64), torch.arange(4), 1)
 
     def loss(teacher, cache=tmp_path, seed=0):
-        return build_distillation(options, [teacher], [{"sha256": "a"}], preprocessing, small(views=2, seed=seed), TRAINING, cache)
+        return build_distillation(
+            options, [teacher], [{"sha256": "a"}], preprocessing, small(views=2, seed=seed), TRAINING, cache
+        )
 
     first = loss(oracle())
     expected = first.targets(batch)
@@ -353,18 +477,37 @@ def test_cached_teacher_outputs_are_found_by_another_student_and_by_nobody_else(
 def test_a_cache_that_cannot_be_written_keeps_teacher_outputs_in_memory(tmp_path, capsys):
     (tmp_path / "file").touch()
     options = SimpleNamespace(alpha=1.0, temperature=2.0, dry_run=False)
-    loss = build_distillation(options, [oracle()], [{"sha256": "a"}], Preprocessing(SIZE), small(views=2), TRAINING, tmp_path / "file")
-    assert not loss.in_files and len(loss.cached_targets) == 2 and "cannot be cached" in capsys.readouterr().err
+    loss = build_distillation(
+        options,
+        [oracle()],
+        [{"sha256": "a"}],
+        Preprocessing(SIZE),
+        small(views=2),
+        TRAINING,
+        tmp_path / "file",
+    )
+    assert (
+        not loss.in_files and len(loss.cached_targets) == 2 and "cannot be cached" in capsys.readouterr().err
+    )
 
 
 def test_alpha_0_trains_as_without_a_teacher(tmp_path):
-    for name, loss in (("kd", Distillation([mute()], Preprocessing(SIZE), 0.0, 2.0, "fp32")), ("plain", CrossEntropy())):
-        distil(tmp_path / name, small(optimizer="sgd", lr=0.1, epochs=1), loss)  # a step of SGD enlarges no rounding, as Adam's does
+    for name, loss in (
+        ("kd", Distillation([mute()], Preprocessing(SIZE), 0.0, 2.0, "fp32")),
+        ("plain", CrossEntropy()),
+    ):
+        distil(
+            tmp_path / name, small(optimizer="sgd", lr=0.1, epochs=1), loss
+        )  # a step of SGD enlarges no rounding, as Adam's does
     torch.manual_seed(0)
     before = build("student", widths=[8] * 8, in_channels=3, num_classes=2).state_dict()
-    kd, plain = (torch.load(tmp_path / name / "best.pt", weights_only=True)["state_dict"] for name in ("kd", "plain"))
+    kd, plain = (
+        torch.load(tmp_path / name / "best.pt", weights_only=True)["state_dict"] for name in ("kd", "plain")
+    )
     assert all(torch.allclose(kd[name].float(), plain[name].float(), rtol=1e-3, atol=1e-3) for name in plain)
-    assert not torch.allclose(before["fc.0.bias"], plain["fc.0.bias"], atol=0.01), "or this test would say little"
+    assert not torch.allclose(before["fc.0.bias"], plain["fc.0.bias"], atol=0.01), (
+        "or this test would say little"
+    )
 
 
 def test_the_teacher_is_asked_about_the_very_batch(tmp_path):
@@ -407,14 +550,35 @@ def teacher_file(toy, tmp_path_factory):
     network = save_model(path, class_names=FOOD11_CLASSES, widths=[16, 16, 16, 32, 32, 32, 32, 64])
     content = torch.load(path, weights_only=True)
     preprocessing = Preprocessing(**content["preprocessing"])
-    learn_by_heart(network, preprocessing, load_photos(list_labelled(toy, "validation"), preprocessing, cache=False))
+    learn_by_heart(
+        network, preprocessing, load_photos(list_labelled(toy, "validation"), preprocessing, cache=False)
+    )
     torch.save({**content, "state_dict": network.state_dict()}, path)
     return path
 
 
 def arguments(toy, teacher, out, *more):
-    return ["train_kd.py", toy, "--teacher", teacher, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", SIZE,
-            "--epochs", 2, "--batch-size", 11, "--cache", "none", "--out", out, *more]
+    return [
+        "train_kd.py",
+        toy,
+        "--teacher",
+        teacher,
+        "--network",
+        "student",
+        "--set",
+        "widths=4,4,4,4,4,4,4,4",
+        "--size",
+        SIZE,
+        "--epochs",
+        2,
+        "--batch-size",
+        11,
+        "--cache",
+        "none",
+        "--out",
+        out,
+        *more,
+    ]
 
 
 @pytest.fixture
@@ -423,26 +587,39 @@ def others(tmp_path):
     random = np.random.default_rng(1)
     (tmp_path / "others").mkdir()
     for index in range(5):
-        draw_picture(index, random).save(tmp_path / "others" / f"{index:04}.jpg")  # named as those of testing/
+        draw_picture(index, random).save(
+            tmp_path / "others" / f"{index:04}.jpg"
+        )  # named as those of testing/
     return tmp_path / "others"
 
 
 def test_command_line_distils_and_records_the_teachers(toy, teacher_file, others, call, tmp_path):
-    result = call(*arguments(toy, teacher_file, tmp_path / "run", "--teacher", teacher_file, "--unlabeled", others))
+    result = call(
+        *arguments(toy, teacher_file, tmp_path / "run", "--teacher", teacher_file, "--unlabeled", others)
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("validation accuracy") >= 2
     record = json.loads((tmp_path / "run/record.json").read_text())
     assert len(record["teachers"]) == 2 and record["teachers"][0]["validation_accuracy"] > 1 / 11
     training = load_model(tmp_path / "run/best.pt").description.training
-    assert training["unlabelled_photos"] == 5 and "transductive" not in training and record["photos"]["training"] == 49
+    assert (
+        training["unlabelled_photos"] == 5
+        and "transductive" not in training
+        and record["photos"]["training"] == 49
+    )
     assert "teacher_size" not in training, "the file tells its own size"
 
 
 def test_training_on_the_testing_photos_is_written_into_the_model(toy, teacher_file, call, tmp_path):
-    result = call(*arguments(toy, teacher_file, tmp_path / "run", "--unlabeled", toy / "testing", "--epochs", 1))
+    result = call(
+        *arguments(toy, teacher_file, tmp_path / "run", "--unlabeled", toy / "testing", "--epochs", 1)
+    )
     assert result.returncode == 0, result.stderr
     assert load_model(tmp_path / "run/best.pt").description.training["transductive"] is True
-    assert "transductive" in result.stderr and json.loads((tmp_path / "run/record.json").read_text())["transductive"] is True
+    assert (
+        "transductive" in result.stderr
+        and json.loads((tmp_path / "run/record.json").read_text())["transductive"] is True
+    )
 
 
 def test_a_single_testing_photo_among_the_unlabelled_is_noticed(toy, others, capsys):
@@ -456,7 +633,9 @@ def test_a_single_testing_photo_among_the_unlabelled_is_noticed(toy, others, cap
 def test_a_validation_photo_among_the_unlabelled_is_refused(toy, teacher_file, others, refused, tmp_path):
     for index, path in enumerate(sorted((toy / "validation").iterdir())[:2]):
         shutil.copy(path, others / f"copied {index}.jpg")
-    assert "holds 2 of the validation photos" in refused(*arguments(toy, teacher_file, tmp_path / "run", "--unlabeled", others))
+    assert "holds 2 of the validation photos" in refused(
+        *arguments(toy, teacher_file, tmp_path / "run", "--unlabeled", others)
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -466,23 +645,38 @@ def test_a_testing_folder_that_cannot_be_predicted_is_no_hindrance(toy, others, 
     assert (tmp_path / "data/testing").is_dir()
     if content == "a note":
         (tmp_path / "data/testing/notes.txt").write_text("soon")
-    assert list_extra(SimpleNamespace(unlabeled=others, data=tmp_path / "data", validation_share=0.0))[1] is False
+    assert (
+        list_extra(SimpleNamespace(unlabeled=others, data=tmp_path / "data", validation_share=0.0))[1]
+        is False
+    )
 
 
-def test_the_student_starts_from_the_seed_whatever_the_teachers_file(toy, teacher_file, call, tmp_path, monkeypatch):
+def test_the_student_starts_from_the_seed_whatever_the_teachers_file(
+    toy, teacher_file, call, tmp_path, monkeypatch
+):
     started = []
-    monkeypatch.setattr("train_kd.fit", lambda network, *arguments, **options: started.append(network.state_dict()))
-    monkeypatch.setattr("distillation.check_teacher", lambda *arguments, **options: 0.5)  # random weights
-    torch.save(build("resnet18").state_dict(), tmp_path / "teacher.bin")  # building this one draws random numbers
+    monkeypatch.setattr(
+        "train_kd.fit", lambda network, *arguments, **options: started.append(network.state_dict())
+    )
+    monkeypatch.setattr(
+        "compression.training.distillation.check_teacher", lambda *arguments, **options: 0.5
+    )  # random weights
+    torch.save(
+        build("resnet18").state_dict(), tmp_path / "teacher.bin"
+    )  # building this one draws random numbers
     for teacher in (teacher_file, tmp_path / "teacher.bin"):
         assert call(*arguments(toy, teacher, tmp_path / "run", "--seed", 3)).returncode == 0
     torch.manual_seed(3)
     expected = build("student", widths=[4] * 8, in_channels=3).state_dict()
-    assert len(started) == 2 and all(torch.equal(state[name], expected[name]) for state in started for name in expected)
+    assert len(started) == 2 and all(
+        torch.equal(state[name], expected[name]) for state in started for name in expected
+    )
 
 
 def test_resuming_with_another_size_of_a_resnet18_is_refused(toy, call, tmp_path, monkeypatch):
-    monkeypatch.setattr("distillation.check_teacher", lambda *arguments, **options: 0.5)  # random weights
+    monkeypatch.setattr(
+        "compression.training.distillation.check_teacher", lambda *arguments, **options: 0.5
+    )  # random weights
     torch.save(build("resnet18").state_dict(), tmp_path / "teacher.bin")
     command = arguments(toy, tmp_path / "teacher.bin", tmp_path / "run", "--epochs", 1, "--teacher-size")
     assert call(*command, 32).returncode == 0
@@ -491,15 +685,19 @@ def test_resuming_with_another_size_of_a_resnet18_is_refused(toy, call, tmp_path
     assert other.returncode == 2 and "teacher_size = 32 and this command means 48" in other.stderr
 
 
-def test_cheap_mistakes_are_told_before_photos_are_decoded(toy, teacher_file, others, refused, tmp_path, monkeypatch):
-    monkeypatch.setattr("options.load_photos", None)
+def test_cheap_mistakes_are_told_before_photos_are_decoded(
+    toy, teacher_file, others, refused, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("compression.options.load_photos", None)
     (others / "notes.txt").write_text("no photo")
     (tmp_path / "used").mkdir()
     (tmp_path / "used/last.pt").touch()
-    for teacher, out, more, message in ((tmp_path / "missing.bin", "run", [], "there is no teacher file"),
-                                        (teacher_file, "used", [], "already holds a run"),
-                                        (teacher_file, "run", ["--unlabeled", others], "(notes.txt) without the ending of a photo"),
-                                        (teacher_file, "run", ["--unlabeled", tmp_path / "nowhere"], "there is no folder")):
+    for teacher, out, more, message in (
+        (tmp_path / "missing.bin", "run", [], "there is no teacher file"),
+        (teacher_file, "used", [], "already holds a run"),
+        (teacher_file, "run", ["--unlabeled", others], "(notes.txt) without the ending of a photo"),
+        (teacher_file, "run", ["--unlabeled", tmp_path / "nowhere"], "there is no folder"),
+    ):
         assert message in refused(*arguments(toy, teacher, tmp_path / out, *more))
     assert not (tmp_path / "run").exists()
 
@@ -514,14 +712,23 @@ def test_resuming_with_another_teacher_is_refused(toy, teacher_file, call, refus
     changed = torch.load(teacher_file, weights_only=True)
     changed["state_dict"]["fc.0.bias"] += 0.01
     torch.save(changed, tmp_path / "other.pt")
-    refused_text = call(*arguments(toy, tmp_path / "other.pt", tmp_path / "run", "--epochs", 1, "--resume")).stderr
+    refused_text = call(
+        *arguments(toy, tmp_path / "other.pt", tmp_path / "run", "--epochs", 1, "--resume")
+    ).stderr
     assert "teachers = " in refused_text
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (["--alpha", "1.5"], "out of range"), (["--alpha", "nan"], "out of range"), (["--temperature", "0"], "out of range"),
-    (["--views", "2", "--mixup", "0.2"], "leave one of them out"), (["--label-smoothing", "0.1"], "unrecognized arguments"),
-    (["--views", "2", "--augment", "none"], "needs random views")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (["--alpha", "1.5"], "out of range"),
+        (["--alpha", "nan"], "out of range"),
+        (["--temperature", "0"], "out of range"),
+        (["--views", "2", "--mixup", "0.2"], "leave one of them out"),
+        (["--label-smoothing", "0.1"], "unrecognized arguments"),
+        (["--views", "2", "--augment", "none"], "needs random views"),
+    ],
+)
 def test_wrong_options_are_one_sentence_and_status_2(toy, teacher_file, refused, tmp_path, wrong, message):
     assert message in refused(*arguments(toy, teacher_file, tmp_path / "run", *wrong))
     assert not (tmp_path / "run").exists()
@@ -531,10 +738,12 @@ def test_a_bad_teacher_and_an_empty_folder_are_one_sentence_and_status_2(toy, te
     (tmp_path / "bad.bin").write_bytes(b"not a teacher")
     (tmp_path / "empty").mkdir()
     save_model(tmp_path / "two classes.pt")
-    for teacher, more, message in ((tmp_path / "bad.bin", [], "damaged or no teacher file"),
-                                   (tmp_path / "missing.bin", [], "there is no teacher file"),
-                                   (tmp_path / "two classes.pt", [], "same classes"),
-                                   (teacher_file, ["--unlabeled", tmp_path / "empty"], "is empty")):
+    for teacher, more, message in (
+        (tmp_path / "bad.bin", [], "damaged or no teacher file"),
+        (tmp_path / "missing.bin", [], "there is no teacher file"),
+        (tmp_path / "two classes.pt", [], "same classes"),
+        (teacher_file, ["--unlabeled", tmp_path / "empty"], "is empty"),
+    ):
         result = call(*arguments(toy, teacher, tmp_path / "run", *more))
         assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
         assert not (tmp_path / "run").exists()

@@ -30,23 +30,51 @@ def test_calibration_error_weighs_the_bins_by_their_photos():
 
 
 def test_record_agrees_with_itself_and_with_quantize(toy, small_model, call, tmp_path):
-    done = call("evaluate.py", small_model, toy, "--cache", "none", "--reduce", 16, "--record", tmp_path / "record.json")
+    done = call(
+        "evaluate.py",
+        small_model,
+        toy,
+        "--cache",
+        "none",
+        "--reduce",
+        16,
+        "--record",
+        tmp_path / "record.json",
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "record.json").read_text())
     table = torch.tensor(record["confusion"])
-    assert table.sum() == record["photos"] == 22 and math.isclose(table.diag().sum() / 22, record["accuracy"], rel_tol=1e-6)
+    assert table.sum() == record["photos"] == 22 and math.isclose(
+        table.diag().sum() / 22, record["accuracy"], rel_tol=1e-6
+    )
     assert list(record["class_accuracy"].values()) == pytest.approx((table.diag() / table.sum(1)).tolist())
     larger = record["photos"] - record["small_photos"]
-    parts = (record["accuracy_of_small"] or 0) * record["small_photos"] + (record["accuracy_of_larger"] or 0) * larger
+    parts = (record["accuracy_of_small"] or 0) * record["small_photos"] + (
+        record["accuracy_of_larger"] or 0
+    ) * larger
     assert math.isclose(parts, 22 * record["accuracy"], rel_tol=1e-6)
-    assert record["data"]["validation"] and record["reduced_to"] == 16 and 0 <= record["accuracy_reduced"] <= 1
-    call("quantize.py", small_model, tmp_path / "again.bin", "--data", toy, "--cache", "none", "--record", tmp_path / "quantized.json")
-    assert json.loads((tmp_path / "quantized.json").read_text())["validation_accuracy_before"] == pytest.approx(record["accuracy"])
+    assert (
+        record["data"]["validation"] and record["reduced_to"] == 16 and 0 <= record["accuracy_reduced"] <= 1
+    )
+    call(
+        "quantize.py",
+        small_model,
+        tmp_path / "again.bin",
+        "--data",
+        toy,
+        "--cache",
+        "none",
+        "--record",
+        tmp_path / "quantized.json",
+    )
+    assert json.loads((tmp_path / "quantized.json").read_text())[
+        "validation_accuracy_before"
+    ] == pytest.approx(record["accuracy"])
     assert f"accuracy {record['accuracy']:.4f}" in done.stdout and "Bread" in done.stdout
 
 
 def test_a_model_agrees_with_itself_and_less_with_another(toy, small_model, small_network, call, tmp_path):
-    from model_file import encode, to_bytes
+    from compression.files.model_file import encode, to_bytes
 
     description, network = small_network
     state = network.state_dict()
@@ -54,14 +82,35 @@ def test_a_model_agrees_with_itself_and_less_with_another(toy, small_model, smal
     other.write_bytes(to_bytes(encode(description, {**state, "fc.7.bias": state["fc.7.bias"].roll(1)})))
     shares = []
     for teacher in (small_model, other):
-        done = call("evaluate.py", small_model, toy, "--cache", "none", "--teacher", teacher, "--record", tmp_path / "record.json")
+        done = call(
+            "evaluate.py",
+            small_model,
+            toy,
+            "--cache",
+            "none",
+            "--teacher",
+            teacher,
+            "--record",
+            tmp_path / "record.json",
+        )
         assert done.returncode == 0 and "on 15 testing photos" in done.stdout, done.stderr
         shares.append(json.loads((tmp_path / "record.json").read_text())["agreement"])
     assert shares[0] == {"validation": 1.0, "testing": 1.0} and max(shares[1].values()) < 1
     shutil.copytree(toy / "validation", tmp_path / "data/validation")
-    call("evaluate.py", small_model, tmp_path / "data", "--cache", "none", "--teacher", small_model, "--record", tmp_path / "record.json")
+    call(
+        "evaluate.py",
+        small_model,
+        tmp_path / "data",
+        "--cache",
+        "none",
+        "--teacher",
+        small_model,
+        "--record",
+        tmp_path / "record.json",
+    )
     assert json.loads((tmp_path / "record.json").read_text())["agreement"] == {"validation": 1.0}, (
-        "without testing photos there is nothing to tell of them")
+        "without testing photos there is nothing to tell of them"
+    )
 
 
 def test_photos_are_small_by_their_shorter_side(tmp_path):
@@ -69,13 +118,16 @@ def test_photos_are_small_by_their_shorter_side(tmp_path):
 
     from dataset import list_unlabelled
     from evaluate import shorter_sides
+
     for name, size in (("a.png", (20, 90)), ("b.png", (90, 31)), ("c.png", (50, 40))):
         Image.new("RGB", size).save(tmp_path / name)
     (tmp_path / "d.png").write_text("no picture")
     assert shorter_sides(list_unlabelled(tmp_path)).tolist() == [20, 31, 40, 0]
 
 
-@pytest.mark.parametrize("more, message", [(["--reduce", 32], "does not reduce"), (["--reduce", "x"], "not a whole number")])
+@pytest.mark.parametrize(
+    "more, message", [(["--reduce", 32], "does not reduce"), (["--reduce", "x"], "not a whole number")]
+)
 def test_wrong_arguments_are_one_sentence(toy, small_model, refused, more, message):
     assert message in refused("evaluate.py", small_model, toy, *more)
 
@@ -83,7 +135,9 @@ def test_wrong_arguments_are_one_sentence(toy, small_model, refused, more, messa
 def test_record_is_not_written_over_the_model_or_the_teacher(toy, small_model, refused, tmp_path):
     assert "named twice" in refused("evaluate.py", small_model, toy, "--record", small_model)
     teacher = shutil.copy(small_model, tmp_path / "teacher.bin")
-    assert "named twice" in refused("evaluate.py", small_model, toy, "--teacher", teacher, "--record", teacher)
+    assert "named twice" in refused(
+        "evaluate.py", small_model, toy, "--teacher", teacher, "--record", teacher
+    )
     assert teacher.read_bytes() == small_model.read_bytes()
 
 
@@ -91,6 +145,8 @@ def test_a_class_without_photos_has_no_accuracy(toy, small_model, call, tmp_path
     shutil.copytree(toy / "validation", tmp_path / "data/validation")
     for path in (tmp_path / "data/validation").glob("7_*"):
         path.unlink()
-    done = call("evaluate.py", small_model, tmp_path / "data", "--cache", "none", "--record", tmp_path / "record.json")
+    done = call(
+        "evaluate.py", small_model, tmp_path / "data", "--cache", "none", "--record", tmp_path / "record.json"
+    )
     assert done.returncode == 0 and "none    Rice (0 photos)" in done.stdout
     assert json.loads((tmp_path / "record.json").read_text())["class_accuracy"]["Rice"] is None

@@ -1,4 +1,6 @@
-"""The 2019 homework's CSV of grey faces: how it is read and split, grey views, and the whole pipeline on a drawn one."""
+"""The 2019 homework's CSV of grey faces: how it is read and split, grey views, and the whole pipeline on a
+drawn one.
+"""
 
 import csv
 import json
@@ -9,27 +11,53 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import learn_by_heart
 from PIL import Image
 
-from augmentation import AUGMENTATIONS
-from command_line import UserError
-from conftest import learn_by_heart
-from dataset import join, list_labelled, list_testing, list_testing_beside, list_unlabelled, load_photos, photo_channels
-from faces import FACE_CLASSES
-from model_file import Description, encode, load_model, to_bytes
+from compression.command_line import UserError
+from compression.data.augmentation import AUGMENTATIONS
+from compression.data.faces import FACE_CLASSES
+from compression.data.preprocessing import GREY, Preprocessing, decode_photo, resize_image
+from compression.files.loading import load_model
+from compression.files.model_file import Description, encode, to_bytes
+from compression.training.run_folder import write_checkpoint
+from dataset import (
+    join,
+    list_labelled,
+    list_testing,
+    list_testing_beside,
+    list_unlabelled,
+    load_photos,
+    photo_channels,
+)
 from models import build
-from preprocessing import GREY, Preprocessing, decode_photo, resize_image
 from train_kd import list_extra
-from training_run import write_checkpoint
 
 PLAIN = Preprocessing(48, mean=(0,), std=(1,))  # values in [0, 1]
-FER = ["--size", 48, "--batch-size", 16, "--augment", "none", "--device", "cpu", "--precision", "fp32", "--ema", 0.9]
-NARROW = {"fer_cnn": ["--set", "widths=8,8,8", "--set", "hidden=32,64"],
-          "fer_mobilenet": ["--set", "widths=8,8,16,16", "--set", "strides=2,1,2", "--set", "dropouts=0,0,0,0"]}
+FER = [
+    "--size",
+    48,
+    "--batch-size",
+    16,
+    "--augment",
+    "none",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--ema",
+    0.9,
+]
+NARROW = {
+    "fer_cnn": ["--set", "widths=8,8,8", "--set", "hidden=32,64"],
+    "fer_mobilenet": ["--set", "widths=8,8,16,16", "--set", "strides=2,1,2", "--set", "dropouts=0,0,0,0"],
+}
 
 
 def draw(count, seed):
-    """Faces that are no faces: (uint8 (count, 48, 48), labels). A class is a level of grey, the classes take turns."""
+    """Faces that are no faces: (uint8 (count, 48, 48), labels). A class is a level of grey, the classes take
+    turns.
+    """
     labels = np.arange(count) % 7
     noise = np.random.default_rng(seed).normal(0, 8, (count, 48, 48))
     return (20 + 35 * labels[:, None, None] + noise).clip(0, 255).astype(np.uint8), labels
@@ -53,12 +81,35 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(drawn, tmp_path_factory):
-    """best.pt of a narrow fer_cnn after a short training, and made to know the validation faces: a teacher better than guessing."""
+    """best.pt of a narrow fer_cnn after a short training, and made to know the validation faces: a teacher
+    better than guessing.
+    """
     import train_student
 
     out = tmp_path_factory.mktemp("runs") / "fer_cnn"
-    assert train_student.main(list(map(str, [drawn / "train.csv", "--network", "fer_cnn", *NARROW["fer_cnn"], *FER,
-                                             "--epochs", 2, "--lr", 0.01, "--out", out]))) == 0
+    assert (
+        train_student.main(
+            list(
+                map(
+                    str,
+                    [
+                        drawn / "train.csv",
+                        "--network",
+                        "fer_cnn",
+                        *NARROW["fer_cnn"],
+                        *FER,
+                        "--epochs",
+                        2,
+                        "--lr",
+                        0.01,
+                        "--out",
+                        out,
+                    ],
+                )
+            )
+        )
+        == 0
+    )
     model = load_model(out / "best.pt")
     network, preprocessing = model.build(), model.description.preprocessing
     learn_by_heart(network, preprocessing, load_photos(list_labelled(drawn, "validation"), preprocessing))
@@ -74,8 +125,11 @@ def test_pixels_are_read_row_by_row_from_the_top_left(tmp_path):
     path = write(tmp_path / "test.csv", "id,feature", [3], picture)
     photos = load_photos(list_testing(path), PLAIN).photos
     assert photos.shape == (1, 48, 48, 1) and photos.dtype == torch.uint8
-    assert (photos[0, 0, 1, 0] == 1 and photos[0, 1, 0, 0] == 48
-            and torch.equal(photos[0, :, :, 0], torch.from_numpy(picture[0].astype(np.uint8))))
+    assert (
+        photos[0, 0, 1, 0] == 1
+        and photos[0, 1, 0, 0] == 48
+        and torch.equal(photos[0, :, :, 0], torch.from_numpy(picture[0].astype(np.uint8)))
+    )
 
 
 def test_labels_and_their_names(drawn):
@@ -91,22 +145,35 @@ def test_testing_faces_come_in_ascending_order_of_their_ids(tmp_path):
     assert list_testing(tmp_path / "any.csv", by_name=True).ids == ("0", "10", "9")
 
 
-@pytest.mark.parametrize("change", [
-    lambda text: text.replace("\n", "\r\n"),
-    lambda text: "\ufeff" + text,
-    lambda text: text.replace("\n", "\n\n") + "\n",
-    lambda text: text.rstrip("\n"),
-    lambda text: "\n".join(f'"{line.replace(",", chr(34) + "," + chr(34))}"' for line in text.split("\n") if line)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\n\n") + "\n",
+        lambda text: text.rstrip("\n"),
+        lambda text: "\n".join(
+            f'"{line.replace(",", chr(34) + "," + chr(34))}"' for line in text.split("\n") if line
+        ),
+    ],
+)
 def test_line_ends_blank_lines_byte_order_marks_and_quotes_change_nothing(drawn, tmp_path, change):
     text = (drawn / "test.csv").read_text()
     (tmp_path / "test.csv").write_bytes(change(text).encode())
     same, listing = list_testing(drawn / "test.csv"), list_testing(tmp_path / "test.csv")
-    assert np.array_equal(listing.faces, same.faces) and listing.ids == same.ids and listing.fingerprint() == same.fingerprint()
+    assert (
+        np.array_equal(listing.faces, same.faces)
+        and listing.ids == same.ids
+        and listing.fingerprint() == same.fingerprint()
+    )
 
 
 def test_a_folder_with_the_csvs_is_the_same_as_their_names(drawn, toy):
     for split in ("training", "validation"):
-        assert list_labelled(drawn, split).fingerprint() == list_labelled(drawn / "train.csv", split).fingerprint()
+        assert (
+            list_labelled(drawn, split).fingerprint()
+            == list_labelled(drawn / "train.csv", split).fingerprint()
+        )
     assert list_testing(drawn).ids == tuple(range(100, 121))
     assert [photo_channels(root) for root in (drawn, drawn / "train.csv", toy)] == [1, 1, 3]
 
@@ -131,13 +198,23 @@ def test_every_tenth_row_of_a_class_is_validation(tmp_path):
     training, validation = ([int(face[0, 0]) for face in listing.faces] for listing in listings)
     assert validation == [9, 19, 38, 48]  # the 30th of class 0 is row 38, class 1 has no 10th
     assert training == [row for row in range(len(labels)) if row not in validation]
-    assert [labels[row] for row in training] == list(listings[0].labels) and listings[1].labels == (0, 0, 0, 2)
+    assert [labels[row] for row in training] == list(listings[0].labels) and listings[1].labels == (
+        0,
+        0,
+        0,
+        2,
+    )
 
 
 def test_the_split_is_stratified_and_the_same_every_time(drawn):
     training, validation = (list_labelled(drawn, split) for split in ("training", "validation"))
-    assert np.bincount(training.labels).tolist() == [27] * 7 and np.bincount(validation.labels).tolist() == [3] * 7
-    assert training.fingerprint() != validation.fingerprint() == list_labelled(drawn, "validation").fingerprint()
+    assert (
+        np.bincount(training.labels).tolist() == [27] * 7
+        and np.bincount(validation.labels).tolist() == [3] * 7
+    )
+    assert (
+        training.fingerprint() != validation.fingerprint() == list_labelled(drawn, "validation").fingerprint()
+    )
 
 
 def test_a_validation_csv_beside_the_training_csv_is_the_validation_part(drawn, tmp_path):
@@ -164,14 +241,28 @@ def test_a_changed_pixel_or_label_is_another_fingerprint(drawn, tmp_path):
 def test_the_testing_faces_are_recognised_among_the_unlabelled(drawn, toy):
     unlabelled = list_unlabelled(drawn / "test.csv")
     assert set(unlabelled.labels) == {-1} and unlabelled.ids == () and len(unlabelled) == 21
-    assert list_testing_beside(drawn / "train.csv").fingerprint() == list_testing_beside(drawn).fingerprint() == unlabelled.fingerprint()
+    assert (
+        list_testing_beside(drawn / "train.csv").fingerprint()
+        == list_testing_beside(drawn).fingerprint()
+        == unlabelled.fingerprint()
+    )
     assert len(list_testing_beside(toy)) == 15 and list_testing_beside(toy / "training") is None
-    assert list_extra(SimpleNamespace(unlabeled=drawn / "test.csv", data=drawn, validation_share=0.0))[1] is True
+    assert (
+        list_extra(SimpleNamespace(unlabeled=drawn / "test.csv", data=drawn, validation_share=0.0))[1] is True
+    )
 
 
 def test_validation_faces_among_the_unlabelled_are_told(drawn, capsys, tmp_path):
-    write(tmp_path / "more.csv", "id,feature", [5, 6], [list_labelled(drawn, "validation").faces[3], np.zeros((48, 48), np.uint8)])
-    assert len(list_extra(SimpleNamespace(unlabeled=tmp_path / "more.csv", data=drawn, validation_share=0.0))[0]) == 2
+    write(
+        tmp_path / "more.csv",
+        "id,feature",
+        [5, 6],
+        [list_labelled(drawn, "validation").faces[3], np.zeros((48, 48), np.uint8)],
+    )
+    assert (
+        len(list_extra(SimpleNamespace(unlabeled=tmp_path / "more.csv", data=drawn, validation_share=0.0))[0])
+        == 2
+    )
     assert "1 faces of" in capsys.readouterr().err
 
 
@@ -182,25 +273,41 @@ def test_a_face_keeps_its_pixels_at_48_and_is_resized_elsewhere(drawn):
     listing = list_labelled(drawn, "validation")
     for resize in ("crop", "squash", "course"):
         same = load_photos(listing, Preprocessing(48, resize, (0,), (1,)))
-        assert np.array_equal(same.photos[2], resize_image(Image.fromarray(listing.faces[2]), Preprocessing(48, resize, (0,), (1,))))
+        assert np.array_equal(
+            same.photos[2],
+            resize_image(Image.fromarray(listing.faces[2]), Preprocessing(48, resize, (0,), (1,))),
+        )
     assert np.array_equal(same.photos[..., 0], listing.faces) and same.rows.tolist() == list(range(21))
     larger = load_photos(listing, Preprocessing(96, mean=(0,), std=(1,)))
-    assert np.array_equal(larger.photos[3, ..., 0], np.asarray(Image.fromarray(listing.faces[3]).resize((96, 96), Image.BICUBIC)))
+    assert np.array_equal(
+        larger.photos[3, ..., 0],
+        np.asarray(Image.fromarray(listing.faces[3]).resize((96, 96), Image.BICUBIC)),
+    )
     padded = load_photos(listing, Preprocessing(64, "course", (0,), (1,))).photos
     assert np.array_equal(padded[:, 8:56, 8:56, 0], listing.faces) and padded[:, :8].max() == 0
 
 
 def test_a_face_is_grey_for_an_rgb_network_and_a_photo_for_a_grey_one(drawn, toy, tmp_path):
     listing = list_labelled(drawn, "validation")
-    assert np.array_equal(load_photos(listing, Preprocessing(48)).photos, np.repeat(listing.faces[..., None], 3, 3))
+    assert np.array_equal(
+        load_photos(listing, Preprocessing(48)).photos, np.repeat(listing.faces[..., None], 3, 3)
+    )
     photo = next((toy / "testing").iterdir())
     expected = np.asarray(Image.fromarray(decode_photo(photo, Preprocessing(64, "course"))).convert("L"))
     assert np.array_equal(decode_photo(photo, Preprocessing(64, "course", **GREY))[..., 0], expected)
     photos = list_labelled(toy, "validation")
-    for preprocessing in (Preprocessing(32, **GREY), Preprocessing(32)) * 2:  # one cache does not stand for the other
+    for preprocessing in (
+        Preprocessing(32, **GREY),
+        Preprocessing(32),
+    ) * 2:  # one cache does not stand for the other
         assert load_photos(photos, preprocessing, tmp_path).photos.shape == (22, *preprocessing.shape)
     assert len(list(tmp_path.iterdir())) == 2
-    assert join(load_photos(photos, PLAIN, False), load_photos(listing, PLAIN)).photos.shape == (43, 48, 48, 1)
+    assert join(load_photos(photos, PLAIN, False), load_photos(listing, PLAIN)).photos.shape == (
+        43,
+        48,
+        48,
+        1,
+    )
 
 
 def test_a_face_needs_no_cache(drawn, tmp_path):
@@ -210,16 +317,24 @@ def test_a_face_needs_no_cache(drawn, tmp_path):
 
 def test_normalisation_of_grey():
     photos = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 3, 1)
-    torch.testing.assert_close(Preprocessing(48, mean=(0.2,), std=(0.5,)).normalise(photos),
-                               torch.tensor([-0.4, 0.0, 1.6]).view(1, 1, 1, 3))
+    torch.testing.assert_close(
+        Preprocessing(48, mean=(0.2,), std=(0.5,)).normalise(photos),
+        torch.tensor([-0.4, 0.0, 1.6]).view(1, 1, 1, 3),
+    )
 
 
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
 def test_a_grey_view_is_the_view_of_the_same_photo_in_rgb(name):
     """Saturation and hue leave R = G = B as they are, so one channel is all of the RGB view."""
-    photos = torch.randint(0, 256, (16, 48, 48, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    grey, rgb = (AUGMENTATIONS[name](batch, Preprocessing(48, mean=(0.4,) * n, std=(0.3,) * n), torch.Generator().manual_seed(1))
-                 for n, batch in ((1, photos), (3, photos.expand(-1, -1, -1, 3))))
+    photos = torch.randint(
+        0, 256, (16, 48, 48, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    grey, rgb = (
+        AUGMENTATIONS[name](
+            batch, Preprocessing(48, mean=(0.4,) * n, std=(0.3,) * n), torch.Generator().manual_seed(1)
+        )
+        for n, batch in ((1, photos), (3, photos.expand(-1, -1, -1, 3)))
+    )
     assert grey.shape == (16, 1, 48, 48)
     for channel in range(3):
         torch.testing.assert_close(grey[:, 0], rgb[:, channel], rtol=0, atol=1e-3)
@@ -233,58 +348,152 @@ def test_from_the_csv_to_the_prediction(drawn, trained, call, tmp_path):
     """Teacher, distilled student, model file, CSV: the commands of the README."""
     record = json.loads(trained.with_name("record.json").read_text())
     assert record["photos"] == {"training": 189, "validation": 21}
-    assert record["model"]["arguments"]["in_channels"] == 1 and record["model"]["preprocessing"]["mean"] == [0.5]
+    assert record["model"]["arguments"]["in_channels"] == 1 and record["model"]["preprocessing"]["mean"] == [
+        0.5
+    ]
 
-    result = call("train_kd.py", drawn / "train.csv", "--teacher", trained, "--temperature", 2.5,
-                  "--network", "fer_mobilenet", *NARROW["fer_mobilenet"],
-                  *FER, "--epochs", 2, "--lr", 0.01, "--unlabeled", drawn / "test.csv", "--out", tmp_path / "kd")
+    result = call(
+        "train_kd.py",
+        drawn / "train.csv",
+        "--teacher",
+        trained,
+        "--temperature",
+        2.5,
+        "--network",
+        "fer_mobilenet",
+        *NARROW["fer_mobilenet"],
+        *FER,
+        "--epochs",
+        2,
+        "--lr",
+        0.01,
+        "--unlabeled",
+        drawn / "test.csv",
+        "--out",
+        tmp_path / "kd",
+    )
     assert result.returncode == 0 and "transductive" in result.stderr
     training = load_model(tmp_path / "kd/best.pt").description.training
-    assert training["temperature"] == 2.5 and training["unlabelled_photos"] == 21 and training["transductive"] is True
+    assert (
+        training["temperature"] == 2.5
+        and training["unlabelled_photos"] == 21
+        and training["transductive"] is True
+    )
     record = json.loads((tmp_path / "kd/record.json").read_text())
     assert record["teachers"][0]["validation_accuracy"] == 1
 
-    result = call("quantize.py", tmp_path / "kd/best.pt", tmp_path / "fer.bin", "--data", drawn / "train.csv", "--device", "cpu")
+    result = call(
+        "quantize.py",
+        tmp_path / "kd/best.pt",
+        tmp_path / "fer.bin",
+        "--data",
+        drawn / "train.csv",
+        "--device",
+        "cpu",
+    )
     before = re.search(r"validation accuracy ([\d.]+) -> [\d.]+ on 21 photos", result.stdout)
     # with BN folded, whose rounding may change the answer to a face or two
-    assert result.returncode == 0 and float(before[1]) == pytest.approx(record["best"]["validation_accuracy"], abs=2.5 / 21)
+    assert result.returncode == 0 and float(before[1]) == pytest.approx(
+        record["best"]["validation_accuracy"], abs=2.5 / 21
+    )
 
-    result = call("inference.py", drawn / "test.csv", tmp_path / "prediction.csv", "--model", tmp_path / "fer.bin",
-                  "--top-k", 2, tmp_path / "top.csv")
+    result = call(
+        "inference.py",
+        drawn / "test.csv",
+        tmp_path / "prediction.csv",
+        "--model",
+        tmp_path / "fer.bin",
+        "--top-k",
+        2,
+        tmp_path / "top.csv",
+    )
     assert result.returncode == 0 and "21 photos" in result.stdout
     rows = [line.split(",") for line in (tmp_path / "prediction.csv").read_text().splitlines()]
     assert rows[0] == ["id", "label"] and [int(identity) for identity, _ in rows[1:]] == list(range(100, 121))
     model = load_model(tmp_path / "fer.bin")
     photos = load_photos(list_testing(drawn), model.description.preprocessing).photos
-    assert [int(label) for _, label in rows[1:]] == model.build()(model.description.preprocessing.normalise(photos)).argmax(1).tolist()
+    assert [int(label) for _, label in rows[1:]] == model.build()(
+        model.description.preprocessing.normalise(photos)
+    ).argmax(1).tolist()
     top = list(csv.DictReader(open(tmp_path / "top.csv")))
-    assert [FACE_CLASSES[int(label)] for _, label in rows[1:]] == [row["class_1"] for row in top] and top[0]["id"] == "100"
+    assert [FACE_CLASSES[int(label)] for _, label in rows[1:]] == [row["class_1"] for row in top] and top[0][
+        "id"
+    ] == "100"
 
 
 def test_faces_predict_like_the_network_that_was_stored(drawn, trained, call, tmp_path):
     model = load_model(trained)
-    logits = model.build()(model.description.preprocessing.normalise(
-        load_photos(list_testing(drawn), model.description.preprocessing).photos))
-    assert call("inference.py", drawn, tmp_path / "out.csv", "--model", trained, "--batch-size", 4, "--device", "cpu").returncode == 0
+    logits = model.build()(
+        model.description.preprocessing.normalise(
+            load_photos(list_testing(drawn), model.description.preprocessing).photos
+        )
+    )
+    assert (
+        call(
+            "inference.py",
+            drawn,
+            tmp_path / "out.csv",
+            "--model",
+            trained,
+            "--batch-size",
+            4,
+            "--device",
+            "cpu",
+        ).returncode
+        == 0
+    )
     assert (tmp_path / "out.csv").read_text() == "id,label\n" + "".join(
-        f"{100 + row},{label}\n" for row, label in enumerate(logits.argmax(1).tolist()))
+        f"{100 + row},{label}\n" for row, label in enumerate(logits.argmax(1).tolist())
+    )
 
 
 def test_a_network_of_grey_faces_predicts_photos_too(toy, trained, call, tmp_path):
-    assert call("inference.py", toy, tmp_path / "out.csv", "--model", trained, "--device", "cpu").returncode == 0
+    assert (
+        call("inference.py", toy, tmp_path / "out.csv", "--model", trained, "--device", "cpu").returncode == 0
+    )
     assert (tmp_path / "out.csv").read_text().startswith("Id,label\n0,")
 
 
 def test_any_network_trains_on_faces_and_the_2019_networks_on_photos(drawn, toy, call, tmp_path):
-    for data, network, size, more in ((drawn, "student", 32, ["--set", "widths=8,8,8,8,8,8"]),
-                                      (toy, "fer_mobilenet", 48, NARROW["fer_mobilenet"])):
-        result = call("train_student.py", data, "--network", network, *more, "--size", size, "--cache", "none",
-                      "--dry-run", "--device", "cpu", "--out", tmp_path / "run")
+    for data, network, size, more in (
+        (drawn, "student", 32, ["--set", "widths=8,8,8,8,8,8"]),
+        (toy, "fer_mobilenet", 48, NARROW["fer_mobilenet"]),
+    ):
+        result = call(
+            "train_student.py",
+            data,
+            "--network",
+            network,
+            *more,
+            "--size",
+            size,
+            "--cache",
+            "none",
+            "--dry-run",
+            "--device",
+            "cpu",
+            "--out",
+            tmp_path / "run",
+        )
         assert result.returncode == 0 and "dry run of two steps is fine" in result.stdout
 
 
-def test_a_teacher_of_rgb_photos_is_refused_for_faces_and_one_of_grey_photos_for_rgb(drawn, toy, call, tmp_path):
-    kd = ["--size", 48, "--device", "cpu", "--precision", "fp32", "--cache", "none", "--out", tmp_path / "run", "--teacher"]
+def test_a_teacher_of_rgb_photos_is_refused_for_faces_and_one_of_grey_photos_for_rgb(
+    drawn, toy, call, tmp_path
+):
+    kd = [
+        "--size",
+        48,
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--cache",
+        "none",
+        "--out",
+        tmp_path / "run",
+        "--teacher",
+    ]
     torch.save(build("resnet18", num_classes=7).state_dict(), tmp_path / "rgb.bin")
     rgb = call("train_kd.py", drawn, *kd, tmp_path / "rgb.bin")
     torch.save(build("resnet18", in_channels=1).state_dict(), tmp_path / "grey.bin")
@@ -294,25 +503,35 @@ def test_a_teacher_of_rgb_photos_is_refused_for_faces_and_one_of_grey_photos_for
 
 
 def test_a_resnet18_of_grey_faces_sees_values_from_0_to_1(tmp_path):
-    from distillation import read_teacher
+    from compression.training.distillation import read_teacher
 
     network = build("resnet18", num_classes=7, in_channels=1).eval()
     torch.save(network.state_dict(), tmp_path / "teacher.bin")
-    teacher, seen = read_teacher(tmp_path / "teacher.bin", FACE_CLASSES, torch.device("cpu"), channels=1, size=48), Preprocessing(48, **GREY)
+    teacher, seen = (
+        read_teacher(tmp_path / "teacher.bin", FACE_CLASSES, torch.device("cpu"), channels=1, size=48),
+        Preprocessing(48, **GREY),
+    )
     photos = torch.randint(0, 256, (2, 48, 48, 1), dtype=torch.uint8)
-    torch.testing.assert_close(teacher.logits(seen.normalise(photos), seen), network(PLAIN.normalise(photos)), rtol=1e-3, atol=5e-3)
+    torch.testing.assert_close(
+        teacher.logits(seen.normalise(photos), seen), network(PLAIN.normalise(photos)), rtol=1e-3, atol=5e-3
+    )
 
 
 @pytest.mark.parametrize("argument", ["in_channels=3", "num_classes=7"])
 def test_what_follows_from_the_faces_cannot_be_set(drawn, refused, tmp_path, argument):
-    assert "follow from the photos" in refused("train_student.py", drawn, "--network", "fer_cnn", "--set", argument,
-                                               "--out", tmp_path / "run")
+    assert "follow from the photos" in refused(
+        "train_student.py", drawn, "--network", "fer_cnn", "--set", argument, "--out", tmp_path / "run"
+    )
 
 
 def test_a_file_whose_network_and_preprocessing_disagree_is_refused(drawn, refused, tmp_path):
     description = Description.of("fer_mobilenet", {"in_channels": 3}, FACE_CLASSES, PLAIN)
-    (tmp_path / "model.bin").write_bytes(to_bytes(encode(description, build("fer_mobilenet", in_channels=3).state_dict())))
-    assert "cannot read grey photos" in refused("inference.py", drawn, tmp_path / "out.csv", "--model", tmp_path / "model.bin")
+    (tmp_path / "model.bin").write_bytes(
+        to_bytes(encode(description, build("fer_mobilenet", in_channels=3).state_dict()))
+    )
+    assert "cannot read grey photos" in refused(
+        "inference.py", drawn, tmp_path / "out.csv", "--model", tmp_path / "model.bin"
+    )
 
 
 # ---------------------------------------------------------------- bad input
@@ -321,73 +540,129 @@ def test_a_file_whose_network_and_preprocessing_disagree_is_refused(drawn, refus
 FACE = " ".join(["7"] * 2304)
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"", "no header in its first line"),
-    (b"label,feature\n", "has a header and no faces"),
-    (f"id,feature\n0,{FACE}\n".encode(), "the header 'id,feature' and label,feature is needed"),
-    (f"0,{FACE}\n".encode(), "the header '0,7 7"),
-    (f"label,feature\n0,{FACE}\n".encode(), "no class with ten faces"),
-    (f"label,feature\n0,{FACE}\n1,{FACE} 7\n".encode(), "line 3, has 2,305 pixels and a face has 48 x 48 = 2,304"),
-    (f"label,feature\n\n0,{FACE[:-2]}\n".encode(), "line 3, has 2,303 pixels"),
-    (b"label,feature\n0,\n", "line 2, has 0 pixels"),
-    (f"label,feature\n0,256{FACE[1:]}\n".encode(), "line 2, has a pixel of 256"),
-    (f"label,feature\n0,-1{FACE[1:]}\n".encode(), "line 2, has a pixel of -1"),
-    (f"label,feature\n0,{2**64 + 7}{FACE[1:]}\n".encode(), "line 2, has a pixel of 9223372036854775807"),
-    (f"label,feature\n0,7.5{FACE[1:]}\n".encode(), "line 2, has a pixel that is no whole number"),
-    (f"label,feature\n0,{FACE[:-1]}x\n".encode(), "line 2, has a pixel that is no whole number"),
-    (f"label,feature\n0,{FACE},Training\n".encode(), "line 2, has a pixel that is no whole number"),
-    (f"label,feature\n7,{FACE}\n".encode(), "line 2, has the label '7' and the classes are 0 to 6"),
-    (f"label,feature\n-1,{FACE}\n".encode(), "line 2, has the label '-1'"),
-    (f"label,feature\n,{FACE}\n".encode(), "line 2, has the label ''"),
-    (f"label,feature\nhappy,{FACE}\n".encode(), "line 2, has the label 'happy'"),
-    (f"label,feature\n{'9' * 5000},{FACE}\n".encode(), "line 2, has the label '999"),
-    (f"label,feature\n{FACE}\n".encode(), "line 2, is not label,feature but '7 7"),
-    (b"\x89PNG\r\n\x1a\n\x00\xff\xfe", "not a CSV of text in UTF-8"),
-    ("label,feature\n0,7 7".encode("utf-16"), "not a CSV of text in UTF-8"),
-    (f"label,feature\n0,{FACE}\n".encode() + b"0,7 \xff\n", "not a CSV of text in UTF-8")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "no header in its first line"),
+        (b"label,feature\n", "has a header and no faces"),
+        (f"id,feature\n0,{FACE}\n".encode(), "the header 'id,feature' and label,feature is needed"),
+        (f"0,{FACE}\n".encode(), "the header '0,7 7"),
+        (f"label,feature\n0,{FACE}\n".encode(), "no class with ten faces"),
+        (
+            f"label,feature\n0,{FACE}\n1,{FACE} 7\n".encode(),
+            "line 3, has 2,305 pixels and a face has 48 x 48 = 2,304",
+        ),
+        (f"label,feature\n\n0,{FACE[:-2]}\n".encode(), "line 3, has 2,303 pixels"),
+        (b"label,feature\n0,\n", "line 2, has 0 pixels"),
+        (f"label,feature\n0,256{FACE[1:]}\n".encode(), "line 2, has a pixel of 256"),
+        (f"label,feature\n0,-1{FACE[1:]}\n".encode(), "line 2, has a pixel of -1"),
+        (f"label,feature\n0,{2**64 + 7}{FACE[1:]}\n".encode(), "line 2, has a pixel of 9223372036854775807"),
+        (f"label,feature\n0,7.5{FACE[1:]}\n".encode(), "line 2, has a pixel that is no whole number"),
+        (f"label,feature\n0,{FACE[:-1]}x\n".encode(), "line 2, has a pixel that is no whole number"),
+        (f"label,feature\n0,{FACE},Training\n".encode(), "line 2, has a pixel that is no whole number"),
+        (f"label,feature\n7,{FACE}\n".encode(), "line 2, has the label '7' and the classes are 0 to 6"),
+        (f"label,feature\n-1,{FACE}\n".encode(), "line 2, has the label '-1'"),
+        (f"label,feature\n,{FACE}\n".encode(), "line 2, has the label ''"),
+        (f"label,feature\nhappy,{FACE}\n".encode(), "line 2, has the label 'happy'"),
+        (f"label,feature\n{'9' * 5000},{FACE}\n".encode(), "line 2, has the label '999"),
+        (f"label,feature\n{FACE}\n".encode(), "line 2, is not label,feature but '7 7"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff\xfe", "not a CSV of text in UTF-8"),
+        ("label,feature\n0,7 7".encode("utf-16"), "not a CSV of text in UTF-8"),
+        (f"label,feature\n0,{FACE}\n".encode() + b"0,7 \xff\n", "not a CSV of text in UTF-8"),
+    ],
+)
 def test_a_bad_training_csv_is_refused(refused, tmp_path, content, message):
     (tmp_path / "train.csv").write_bytes(content)
-    text = refused("train_student.py", tmp_path / "train.csv", "--network", "fer_mobilenet", "--size", 48, "--device", "cpu",
-                   "--out", tmp_path / "run")
-    assert message in text and str(tmp_path / "train.csv") in text and len(text) < 400 and not (tmp_path / "run").exists()
+    text = refused(
+        "train_student.py",
+        tmp_path / "train.csv",
+        "--network",
+        "fer_mobilenet",
+        "--size",
+        48,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    )
+    assert (
+        message in text
+        and str(tmp_path / "train.csv") in text
+        and len(text) < 400
+        and not (tmp_path / "run").exists()
+    )
 
 
-@pytest.mark.parametrize("content, flags, message", [
-    (f"label,feature\n0,{FACE}\n", [], "the header 'label,feature' and id,feature is needed"),
-    ("id,feature\n", [], "has a header and no faces"),
-    (f"id,feature\n4,{FACE}\n5,{FACE}\n4,{FACE}\n", [], "line 4, has the id 4, which an earlier line has too"),
-    (f"id,feature\n04,{FACE}\n4,{FACE}\n", [], "line 3, has the id 4, which an earlier line has too"),
-    (f"id,feature\na,{FACE}\n", [], "line 2, has the id 'a', which is no whole number"),
-    (f"id,feature\n,{FACE}\n", [], "the id '', which is no whole number"),
-    (f"id,feature\n,{FACE}\n", ["--ids", "names"], "the id '', which is empty"),
-    (f"id,feature\n0,{FACE} 1\n", [], "line 2, has 2,305 pixels")])
+@pytest.mark.parametrize(
+    "content, flags, message",
+    [
+        (f"label,feature\n0,{FACE}\n", [], "the header 'label,feature' and id,feature is needed"),
+        ("id,feature\n", [], "has a header and no faces"),
+        (
+            f"id,feature\n4,{FACE}\n5,{FACE}\n4,{FACE}\n",
+            [],
+            "line 4, has the id 4, which an earlier line has too",
+        ),
+        (f"id,feature\n04,{FACE}\n4,{FACE}\n", [], "line 3, has the id 4, which an earlier line has too"),
+        (f"id,feature\na,{FACE}\n", [], "line 2, has the id 'a', which is no whole number"),
+        (f"id,feature\n,{FACE}\n", [], "the id '', which is no whole number"),
+        (f"id,feature\n,{FACE}\n", ["--ids", "names"], "the id '', which is empty"),
+        (f"id,feature\n0,{FACE} 1\n", [], "line 2, has 2,305 pixels"),
+    ],
+)
 def test_a_bad_testing_csv_is_refused(refused, trained, tmp_path, content, flags, message):
     (tmp_path / "test.csv").write_text(content)
-    text = refused("inference.py", tmp_path / "test.csv", tmp_path / "out.csv", "--model", trained, "--device", "cpu", *flags)
+    text = refused(
+        "inference.py",
+        tmp_path / "test.csv",
+        tmp_path / "out.csv",
+        "--model",
+        trained,
+        "--device",
+        "cpu",
+        *flags,
+    )
     assert message in text and str(tmp_path / "test.csv") in text and not (tmp_path / "out.csv").exists()
 
 
 def test_ids_of_any_text_are_predicted_with_ids_names(trained, call, tmp_path):
     """As the message about an id that is no whole number says."""
     (tmp_path / "test.csv").write_text(f"id,feature\na,{FACE}\n")
-    assert call("inference.py", tmp_path / "test.csv", tmp_path / "out.csv", "--model", trained, "--ids", "names").returncode == 0
+    assert (
+        call(
+            "inference.py", tmp_path / "test.csv", tmp_path / "out.csv", "--model", trained, "--ids", "names"
+        ).returncode
+        == 0
+    )
 
 
 def test_a_missing_csv_is_told(refused, trained, tmp_path):
-    assert "there is no file" in refused("train_student.py", tmp_path / "train.csv", "--out", tmp_path / "run")
-    assert "there is no file" in refused("inference.py", tmp_path / "test.csv", tmp_path / "out.csv", "--model", trained)
+    assert "there is no file" in refused(
+        "train_student.py", tmp_path / "train.csv", "--out", tmp_path / "run"
+    )
+    assert "there is no file" in refused(
+        "inference.py", tmp_path / "test.csv", tmp_path / "out.csv", "--model", trained
+    )
 
 
 def test_a_network_of_other_classes_is_not_measured_on_faces(drawn, refused, small_model, tmp_path):
-    text = refused("quantize.py", small_model, tmp_path / "out.bin", "--data", drawn / "train.csv", "--device", "cpu")
-    assert f"class Angry of the faces in {drawn / 'train.csv'}" in text and f"of the model {small_model} (Bread, " in text
+    text = refused(
+        "quantize.py", small_model, tmp_path / "out.bin", "--data", drawn / "train.csv", "--device", "cpu"
+    )
+    assert (
+        f"class Angry of the faces in {drawn / 'train.csv'}" in text
+        and f"of the model {small_model} (Bread, " in text
+    )
     assert not (tmp_path / "out.bin").exists()
 
 
 def test_labels_are_those_of_a_network_whose_classes_have_another_order(drawn):
     told, own = [], list_labelled(drawn, "validation")
     backwards = list_labelled(drawn, "validation", FACE_CLASSES[::-1])
-    assert backwards.labels == tuple(6 - label for label in own.labels) and backwards.class_names == FACE_CLASSES[::-1]
+    assert (
+        backwards.labels == tuple(6 - label for label in own.labels)
+        and backwards.class_names == FACE_CLASSES[::-1]
+    )
     unnamed = list_labelled(drawn, "validation", [f"class {label}" for label in range(7)], log=told.append)
     assert unnamed.labels == own.labels and unnamed.class_names == FACE_CLASSES and len(told) == 1
 
@@ -396,5 +671,7 @@ def test_the_prediction_does_not_overwrite_the_faces(drawn, refused, trained, tm
     shutil.copy(drawn / "test.csv", tmp_path / "test.csv")
     for data in (tmp_path, tmp_path / "test.csv"):
         assert "named twice" in refused("inference.py", data, tmp_path / "test.csv", "--model", trained)
-    assert "named twice" in refused("quantize.py", trained, tmp_path / "test.csv", "--data", tmp_path / "test.csv")
+    assert "named twice" in refused(
+        "quantize.py", trained, tmp_path / "test.csv", "--data", tmp_path / "test.csv"
+    )
     assert (tmp_path / "test.csv").read_bytes() == (drawn / "test.csv").read_bytes()

@@ -1,15 +1,15 @@
-"""folding.py: the folded network is the same function, has no BN left, and is built by its arguments alone."""
+"""folding.py: the folded network is the same function, has no BN left, is built by its arguments alone."""
 
 import pytest
 import torch
 from torch import fx, nn
 
-from command_line import UserError
+from compression.command_line import UserError
+from compression.data.preprocessing import Preprocessing
+from compression.files.model_file import Description
+from compression.quantization.folding import fold, foldable_pairs
 from dataset import FOOD11_CLASSES
-from folding import fold, foldable_pairs
-from model_file import Description
 from models import ARCHITECTURES, build
-from preprocessing import Preprocessing
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -20,8 +20,12 @@ def trained(name, **arguments):
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, NORMS):
-            for tensor, low, high in ((module.weight, -2, 2), (module.bias, -1, 1),
-                                      (module.running_mean, -1, 1), (module.running_var, 0.01, 3)):
+            for tensor, low, high in (
+                (module.weight, -2, 2),
+                (module.bias, -1, 1),
+                (module.running_mean, -1, 1),
+                (module.running_var, 0.01, 3),
+            ):
                 tensor.data.uniform_(low, high, generator=generator)
     return network
 
@@ -45,7 +49,11 @@ def test_the_pairs_are_those_of_the_graph(name):
     for node in fx.Tracer().trace(network).nodes:
         if node.op == "call_module" and isinstance(modules[node.target], NORMS):
             source = node.args[0]
-            if source.op == "call_module" and isinstance(modules[source.target], (nn.Conv2d, nn.Linear)) and len(source.users) == 1:
+            if (
+                source.op == "call_module"
+                and isinstance(modules[source.target], (nn.Conv2d, nn.Linear))
+                and len(source.users) == 1
+            ):
                 expected.append((source.target, node.target))
     assert expected and sorted(foldable_pairs(network)) == sorted(expected)
 
@@ -55,7 +63,9 @@ def test_the_arguments_alone_rebuild_the_folded_network(name):
     weights = fold(trained(name, num_classes=11)).float().state_dict()
     description = Description.of(name, {"in_channels": 3, "folded": True}, FOOD11_CLASSES, Preprocessing(64))
     rebuilt = description.build(weights)
-    assert {key: value.shape for key, value in rebuilt.state_dict().items()} == {key: value.shape for key, value in weights.items()}
+    assert {key: value.shape for key, value in rebuilt.state_dict().items()} == {
+        key: value.shape for key, value in weights.items()
+    }
 
 
 def test_folding_leaves_the_given_weights_alone_and_happens_once():
@@ -83,4 +93,6 @@ def test_a_folded_network_can_be_trained():
     network = build("residual6", folded=True).train()
     loss = network(torch.rand(2, 3, 32, 32)).square().mean()
     loss.backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters()
+    )

@@ -1,4 +1,6 @@
-"""Other programs' model files: every format of the field is read, the course's are written, and hostile ones are refused unharmed."""
+"""Other programs' model files: every format of the field is read, the course's are written, and hostile ones
+are refused unharmed.
+"""
 
 import collections
 import io
@@ -17,14 +19,15 @@ import numpy as np
 import pytest
 import torch
 
-from command_line import UserError
+from compression.command_line import UserError
+from compression.data.preprocessing import Preprocessing, decode_photo
+from compression.files.foreign import COURSE_PREPROCESSING, export
+from compression.files.loading import load_model
+from compression.files.model_file import Description, encode, to_bytes
+from compression.files.restricted_pickle import read_pickle
+from compression.files.torch_stream import check_torch_stream
 from dataset import FOOD11_CLASSES, list_testing
-from foreign_files import COURSE_PREPROCESSING, export
-from model_file import Description, encode, load_model, to_bytes
 from models import ARCHITECTURES, build
-from preprocessing import Preprocessing, decode_photo
-from restricted_pickle import read_pickle
-from torch_stream import check_torch_stream
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT.parent / "shared" / "peer_models"
@@ -48,7 +51,10 @@ def reference_8bit(state):
 
 
 def reference_16bit(state):
-    return {name: np.float16(tensor.numpy()) if tensor.ndim else np.float64(tensor.numpy()) for name, tensor in state.items()}
+    return {
+        name: np.float16(tensor.numpy()) if tensor.ndim else np.float64(tensor.numpy())
+        for name, tensor in state.items()
+    }
 
 
 def torch_bytes(content, zipped=True):
@@ -70,12 +76,26 @@ def prefixed(content):
 FORMATS = {
     "fp32 zip": (32, lambda state: torch_bytes(state)),
     "fp32 legacy": (32, lambda state: torch_bytes(state, zipped=False)),
-    **{f"16-bit protocol {protocol}": (16, lambda state, protocol=protocol: pickle.dumps(reference_16bit(state), protocol))
-       for protocol in (2, 3, 4, 5)},
-    **{f"8-bit protocol {protocol}": (8, lambda state, protocol=protocol: pickle.dumps(reference_8bit(state), protocol))
-       for protocol in (2, 3, 4, 5)},
-    "8-bit of numpy 1": (8, lambda state: pickle.dumps(reference_8bit(state), 3).replace(
-        b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")),
+    **{
+        f"16-bit protocol {protocol}": (
+            16,
+            lambda state, protocol=protocol: pickle.dumps(reference_16bit(state), protocol),
+        )
+        for protocol in (2, 3, 4, 5)
+    },
+    **{
+        f"8-bit protocol {protocol}": (
+            8,
+            lambda state, protocol=protocol: pickle.dumps(reference_8bit(state), protocol),
+        )
+        for protocol in (2, 3, 4, 5)
+    },
+    "8-bit of numpy 1": (
+        8,
+        lambda state: pickle.dumps(reference_8bit(state), 3).replace(
+            b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+        ),
+    ),
     "npz": (16, lambda state: npz_bytes(prefixed(reference_16bit(state)))),
 }
 
@@ -101,20 +121,26 @@ def student():
 @pytest.fixture
 def written(tmp_path):
     """written(content) is the path of a file with these bytes."""
+
     def write(content, name="theirs.bin"):
         (tmp_path / name).write_bytes(content)
         return tmp_path / name
+
     return write
 
 
 @pytest.fixture
 def refused_file(written):
-    """refused_file(content, match=None) asserts that these bytes end in a UserError, and returns its one sentence."""
+    """refused_file(content, match=None) asserts that these bytes end in a UserError, and returns its one
+    sentence.
+    """
+
     def check(content, match=None):
         with pytest.raises(UserError, match=match) as refusal:
             load_model(written(content)).build()
         assert "\n" not in str(refusal.value)
         return str(refusal.value)
+
     return check
 
 
@@ -141,13 +167,23 @@ def test_every_format_gives_the_same_network_within_its_quantization_error(stude
 def test_a_file_without_preprocessing_is_run_with_the_courses(student, written):
     description = load_model(written(FORMATS["8-bit protocol 4"][1](student.state_dict()))).description
     assert description.architecture == "student" and description.class_names == tuple(FOOD11_CLASSES)
-    assert description.preprocessing == COURSE_PREPROCESSING == Preprocessing(256, "course", (0, 0, 0), (1, 1, 1))
+    assert (
+        description.preprocessing
+        == COURSE_PREPROCESSING
+        == Preprocessing(256, "course", (0, 0, 0), (1, 1, 1))
+    )
 
 
 @pytest.mark.parametrize("kind", ["fp32 zip", "8-bit protocol 3", "16-bit protocol 4"])
-@pytest.mark.parametrize("rename", [
-    lambda name: name.replace("cnn", "convolution").replace("fc", "linear"), lambda name: f"module.{name}",
-    lambda name: f"module.{name.replace('cnn', 'convolution')}", lambda name: name.replace("cnn.", "stages_").replace("fc.0", "output")])
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: name.replace("cnn", "convolution").replace("fc", "linear"),
+        lambda name: f"module.{name}",
+        lambda name: f"module.{name.replace('cnn', 'convolution')}",
+        lambda name: name.replace("cnn.", "stages_").replace("fc.0", "output"),
+    ],
+)
 def test_renamed_keys_are_recognised_by_shape_and_order(student, written, kind, rename):
     state = student.state_dict()
     model = load_model(written(FORMATS[kind][1]({rename(name): value for name, value in state.items()})))
@@ -159,8 +195,16 @@ def test_renamed_keys_are_recognised_by_shape_and_order(student, written, kind, 
 def test_the_courses_keys_in_another_order_go_by_name(written):
     """Blocks 5 and 6 have the same shapes: by order they would be taken for each other."""
     state = build("student").state_dict()
-    model = load_model(written(torch_bytes(dict(sorted(state.items(), key=lambda item: item[0][:5].replace("cnn.5", "cnn.6 and a half"))))))
-    assert list(model.state_dict) == list(state) and all(torch.equal(model.state_dict[name], value) for name, value in state.items())
+    model = load_model(
+        written(
+            torch_bytes(
+                dict(sorted(state.items(), key=lambda item: item[0][:5].replace("cnn.5", "cnn.6 and a half")))
+            )
+        )
+    )
+    assert list(model.state_dict) == list(state) and all(
+        torch.equal(model.state_dict[name], value) for name, value in state.items()
+    )
 
 
 def test_renamed_keys_in_another_order_are_refused(student, refused_file):
@@ -168,29 +212,41 @@ def test_renamed_keys_in_another_order_are_refused(student, refused_file):
     names = list(student.state_dict())
     here, there = names.index("cnn.2.1.weight"), names.index("cnn.2.1.bias")
     names[here], names[there] = names[there], names[here]
-    refused_file(torch_bytes({name.replace("cnn", "convolution"): student.state_dict()[name] for name in names}),
-                 "not those of a network that this project knows")
+    refused_file(
+        torch_bytes({name.replace("cnn", "convolution"): student.state_dict()[name] for name in names}),
+        "not those of a network that this project knows",
+    )
 
 
-@pytest.mark.parametrize(("name", "arguments"), [
-    ("student", {}),
-    ("student", {"num_classes": 5}),
-    ("student", {"widths": (16, 32, 64, 121, 243, 243, 243, 256)}),
-    ("wide8", {}),
-    ("slim9", {}),
-    ("wide8", {"widths": (24, 48, 96, 81, 163, 163, 163, 192), "num_classes": 3}),
-    ("wide8", {"hidden": (95, 86)}),  # cut with --ranking global
-    ("cnn1mb", {}),
-    ("dw1mb_4", {}),
-    ("group1mb_3", {}),
-    ("residual6", {})])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("student", {}),
+        ("student", {"num_classes": 5}),
+        ("student", {"widths": (16, 32, 64, 121, 243, 243, 243, 256)}),
+        ("wide8", {}),
+        ("slim9", {}),
+        ("wide8", {"widths": (24, 48, 96, 81, 163, 163, 163, 192), "num_classes": 3}),
+        ("wide8", {"hidden": (95, 86)}),  # cut with --ranking global
+        ("cnn1mb", {}),
+        ("dw1mb_4", {}),
+        ("group1mb_3", {}),
+        ("residual6", {}),
+    ],
+)
 def test_networks_of_the_table_are_recognised_by_their_shapes(written, name, arguments):
     network = build(name, **arguments).eval()
-    model = load_model(written(torch_bytes({key.replace("fc", "head_"): value for key, value in network.state_dict().items()})))
+    model = load_model(
+        written(
+            torch_bytes({key.replace("fc", "head_"): value for key, value in network.state_dict().items()})
+        )
+    )
     images = torch.rand(2, 3, 64, 64)
     assert model.description.architecture == name and torch.equal(model.build()(images), network(images))
     classes = arguments.get("num_classes", 11)
-    assert model.description.class_names == tuple(FOOD11_CLASSES if classes == 11 else [f"class {label}" for label in range(classes)])
+    assert model.description.class_names == tuple(
+        FOOD11_CLASSES if classes == 11 else [f"class {label}" for label in range(classes)]
+    )
 
 
 @pytest.mark.parametrize("name", ["fer_cnn", "student"])
@@ -207,9 +263,14 @@ def test_a_network_of_grey_photos_is_fed_grey_ones_of_its_size(written, name):
 def test_tensors_of_no_network_are_refused(student, refused_file):
     state = student.state_dict()
     wrong = {**state, "cnn.3.3.weight": torch.zeros(8, 8, 3, 3)}
-    for other in (wrong, {**state, "extra": torch.zeros(3)}, dict(list(state.items())[:-1]),
-                  {"a.weight": torch.zeros(3)}, {"weight": torch.tensor(0.5)},
-                  {"conv.weight": torch.zeros(0, 3, 3, 3), "fc.weight": torch.zeros(11, 0)}):
+    for other in (
+        wrong,
+        {**state, "extra": torch.zeros(3)},
+        dict(list(state.items())[:-1]),
+        {"a.weight": torch.zeros(3)},
+        {"weight": torch.tensor(0.5)},
+        {"conv.weight": torch.zeros(0, 3, 3, 3), "fc.weight": torch.zeros(11, 0)},
+    ):
         refused_file(torch_bytes(other), "not written by this project")
         refused_file(pickle.dumps(reference_16bit(other)), "not written by this project")
 
@@ -217,29 +278,66 @@ def test_tensors_of_no_network_are_refused(student, refused_file):
 def test_a_constant_tensor_decodes_to_its_value(student, written):
     state = {**student.state_dict(), "fc.0.bias": torch.full((11,), 0.25), "cnn.4.0.bias": torch.zeros(8)}
     decoded = load_model(written(pickle.dumps(reference_8bit(state)))).state_dict
-    assert torch.equal(decoded["fc.0.bias"], state["fc.0.bias"]) and torch.equal(decoded["cnn.4.0.bias"], state["cnn.4.0.bias"])
+    assert torch.equal(decoded["fc.0.bias"], state["fc.0.bias"]) and torch.equal(
+        decoded["cnn.4.0.bias"], state["cnn.4.0.bias"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["fp32 zip", "16-bit protocol 3"])
-@pytest.mark.parametrize(("name", "value", "match"), [
-    ("fc.0.weight", math.nan, "finite"), ("cnn.1.0.bias", math.inf, "finite"), ("cnn.2.1.running_var", -1.0, "negative variances")])
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("fc.0.weight", math.nan, "finite"),
+        ("cnn.1.0.bias", math.inf, "finite"),
+        ("cnn.2.1.running_var", -1.0, "negative variances"),
+    ],
+)
 def test_values_that_no_training_makes_are_refused(student, refused_file, kind, name, value, match):
     state = dict(student.state_dict())
     state[name] = torch.full_like(state[name], value)
     refused_file(FORMATS[kind][1](state), match)
 
 
-@pytest.mark.parametrize("bounds", [
-    (math.nan, 1.0), (0.0, math.inf), (1.0, -1.0), (-1e300, 1e300), (0, 1 << 2000), ("0", "1"), (None, None), ([], {})])
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        (math.nan, 1.0),
+        (0.0, math.inf),
+        (1.0, -1.0),
+        (-1e300, 1e300),
+        (0, 1 << 2000),
+        ("0", "1"),
+        (None, None),
+        ([], {}),
+    ],
+)
 def test_bounds_that_decode_to_nothing_are_refused(student, refused_file, bounds):
     content = reference_8bit(student.state_dict())
     refused_file(pickle.dumps({**content, "fc.0.bias": (*bounds, content["fc.0.bias"][2])}))
 
 
-@pytest.mark.parametrize("value", [
-    None, "text", [], (), (1, 2),
-    np.zeros(11, np.uint8), np.zeros(11, "S1"), np.zeros(11, complex), np.zeros(11, bool), {}, b"x" * 11, np.array([None] * 11),
-    (0.0, 1.0, np.zeros(11, np.int64)), (0.0, 1.0, np.zeros(11, np.float16)), np.zeros(11, "f4,f4"), math.nan, 1 << 2000])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "text",
+        [],
+        (),
+        (1, 2),
+        np.zeros(11, np.uint8),
+        np.zeros(11, "S1"),
+        np.zeros(11, complex),
+        np.zeros(11, bool),
+        {},
+        b"x" * 11,
+        np.array([None] * 11),
+        (0.0, 1.0, np.zeros(11, np.int64)),
+        (0.0, 1.0, np.zeros(11, np.float16)),
+        np.zeros(11, "f4,f4"),
+        math.nan,
+        1 << 2000,
+    ],
+)
 def test_what_is_no_array_of_weights_is_refused(student, refused_file, value):
     for protocol in (2, 4):
         refused_file(pickle.dumps({**reference_16bit(student.state_dict()), "fc.0.bias": value}, protocol))
@@ -247,22 +345,34 @@ def test_what_is_no_array_of_weights_is_refused(student, refused_file, value):
 
 @pytest.mark.parametrize("counter", [np.float64(0.5), np.float64(math.nan), np.float64(1e300), np.zeros(1)])
 def test_a_counter_that_counts_nothing_is_refused(student, refused_file, counter):
-    refused_file(pickle.dumps({**reference_16bit(student.state_dict()), "cnn.0.1.num_batches_tracked": counter}))
+    refused_file(
+        pickle.dumps({**reference_16bit(student.state_dict()), "cnn.0.1.num_batches_tracked": counter})
+    )
 
 
 # ---------------------------------------------------------------- the published files
 
 
-@pytest.mark.parametrize("name", [
-    "fp32_zip.bin", "fp32_legacy.bin", "16bit_protocol3.pkl", "8bit_protocol3_renamed_keys.pkl", "8bit_protocol4.pkl",
-    "16bit_dict.npz"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fp32_zip.bin",
+        "fp32_legacy.bin",
+        "16bit_protocol3.pkl",
+        "8bit_protocol3_renamed_keys.pkl",
+        "8bit_protocol4.pkl",
+        "16bit_dict.npz",
+    ],
+)
 def test_a_published_file_loads(name):
     if not (PEERS / name).is_file():
         pytest.skip(f"there is no {PEERS / name}")
     model = load_model(PEERS / name)
     logits = model.build()(torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (2, 11) and logits.isfinite().all() and not torch.equal(logits[0], logits[1])
-    assert model.bits == {"f": 32, "1": 16, "8": 8}[name[0]] and (name.endswith("npz") or set(COURSE_KEYS) <= set(model.state_dict))
+    assert model.bits == {"f": 32, "1": 16, "8": 8}[name[0]] and (
+        name.endswith("npz") or set(COURSE_KEYS) <= set(model.state_dict)
+    )
 
 
 # ---------------------------------------------------------------- on the command line
@@ -270,7 +380,9 @@ def test_a_published_file_loads(name):
 
 def test_inference_predicts_with_a_peers_file(call, student, written, toy, tmp_path):
     path = written(FORMATS["8-bit protocol 3"][1](prefixed(student.state_dict())))
-    done = call("inference", toy, tmp_path / "prediction.csv", "--model", path, "--top-k", 11, tmp_path / "top.csv")
+    done = call(
+        "inference", toy, tmp_path / "prediction.csv", "--model", path, "--top-k", 11, tmp_path / "top.csv"
+    )
     assert done.returncode == 0, done.stderr
     network = load_model(path).build()
     photos = np.stack([decode_photo(photo, COURSE_PREPROCESSING) for photo in list_testing(toy).paths])
@@ -279,12 +391,15 @@ def test_inference_predicts_with_a_peers_file(call, student, written, toy, tmp_p
     found = torch.tensor([[float(row[row.index(name) + 1]) for name in FOOD11_CLASSES] for row in rows])
     assert torch.allclose(found, expected, atol=1e-4)
     assert [line.split(",")[1] for line in (tmp_path / "prediction.csv").read_text().splitlines()[1:]] == [
-        str(FOOD11_CLASSES.index(row[1])) for row in rows]
+        str(FOOD11_CLASSES.index(row[1])) for row in rows
+    ]
 
 
 def test_inference_holds_a_peers_file_to_the_limit(refused, student, written, toy, tmp_path):
     path = written(FORMATS["fp32 legacy"][1](student.state_dict()))
-    assert "at most 100 are allowed" in refused("inference", toy, tmp_path / "prediction.csv", "--model", path, "--max-bytes", 100)
+    assert "at most 100 are allowed" in refused(
+        "inference", toy, tmp_path / "prediction.csv", "--model", path, "--max-bytes", 100
+    )
 
 
 @pytest.mark.parametrize("kind", ["fp32 legacy", "16-bit protocol 2", "8-bit protocol 4", "npz"])
@@ -292,8 +407,10 @@ def test_quantize_makes_a_model_file_of_a_peers(call, student, written, tmp_path
     path = written(FORMATS[kind][1](student.state_dict()))
     assert call("quantize", path, tmp_path / "model.bin", "--bits", 32).returncode == 0
     theirs, ours = load_model(path), load_model(tmp_path / "model.bin")
-    assert all(ours.description.to_dict()[key] == theirs.description.to_dict()[key]
-               for key in ("architecture", "class_names", "preprocessing", "training"))
+    assert all(
+        ours.description.to_dict()[key] == theirs.description.to_dict()[key]
+        for key in ("architecture", "class_names", "preprocessing", "training")
+    )
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(ours.build()(images), theirs.build()(images), rtol=1e-4, atol=1e-4)
 
@@ -303,7 +420,15 @@ def test_quantize_makes_a_model_file_of_a_peers(call, student, written, tmp_path
 
 def checkpoint(path, network, preprocessing=COURSE_PREPROCESSING, name="student", **arguments):
     description = Description.of(name, arguments, FOOD11_CLASSES, preprocessing)
-    torch.save({"format": "food11-checkpoint", "version": 1, **description.to_dict(), "state_dict": network.state_dict()}, path)
+    torch.save(
+        {
+            "format": "food11-checkpoint",
+            "version": 1,
+            **description.to_dict(),
+            "state_dict": network.state_dict(),
+        },
+        path,
+    )
     return path
 
 
@@ -319,32 +444,65 @@ def full_student():
 
 
 def test_export_8_writes_the_courses_codes_bit_for_bit(call, full_student, tmp_path):
-    done = call("quantize", checkpoint(tmp_path / "best.pt", full_student), tmp_path / "model.pkl", "--export", "course8")
+    done = call(
+        "quantize",
+        checkpoint(tmp_path / "best.pt", full_student),
+        tmp_path / "model.pkl",
+        "--export",
+        "course8",
+    )
     assert done.returncode == 0 and not done.stderr and f"wrote {tmp_path / 'model.pkl'}" in done.stdout
-    raw, size = (sum(value.numel() * value.element_size() for value in full_student.state_dict().values()),
-                 (tmp_path / "model.pkl").stat().st_size)
-    assert f"student: raw {raw:,} B -> file {size:,} B in the course's 8-bit format; decoded {raw:,} B\nworst error " in done.stdout
+    raw, size = (
+        sum(value.numel() * value.element_size() for value in full_student.state_dict().values()),
+        (tmp_path / "model.pkl").stat().st_size,
+    )
+    assert (
+        f"student: raw {raw:,} B -> file {size:,} B in the course's 8-bit format; decoded {raw:,} B\nworst "
+        "error " in done.stdout
+    )
     ours = pickle.loads((tmp_path / "model.pkl").read_bytes())
     reference = reference_8bit(full_student.state_dict())
     assert list(ours) == list(reference) and set(COURSE_KEYS) <= set(ours) and len(ours) == 72
-    constant = [name for name, value in full_student.state_dict().items() if value.ndim and value.min() == value.max()]
+    constant = [
+        name for name, value in full_student.state_dict().items() if value.ndim and value.min() == value.max()
+    ]
     assert constant  # BN's gamma and beta of an untrained network: there the reference divides by zero
     for name, value in reference.items():
         if isinstance(value, tuple):
-            assert (ours[name][:2] == value[:2] and all(type(bound) is np.float64 for bound in ours[name][:2])
-                    and ours[name][2].dtype == np.uint8)
+            assert (
+                ours[name][:2] == value[:2]
+                and all(type(bound) is np.float64 for bound in ours[name][:2])
+                and ours[name][2].dtype == np.uint8
+            )
             assert np.array_equal(ours[name][2], np.zeros_like(value[2]) if name in constant else value[2])
         else:
             assert type(ours[name]) is np.float64 and ours[name] == value
 
 
 def test_export_16_writes_float16(call, full_student, tmp_path):
-    assert call("quantize", checkpoint(tmp_path / "best.pt", full_student), tmp_path / "model.pkl",
-                "--export", "course16", "--max-bytes", 600_000).returncode == 0
-    ours, reference = pickle.loads((tmp_path / "model.pkl").read_bytes()), reference_16bit(full_student.state_dict())
+    assert (
+        call(
+            "quantize",
+            checkpoint(tmp_path / "best.pt", full_student),
+            tmp_path / "model.pkl",
+            "--export",
+            "course16",
+            "--max-bytes",
+            600_000,
+        ).returncode
+        == 0
+    )
+    ours, reference = (
+        pickle.loads((tmp_path / "model.pkl").read_bytes()),
+        reference_16bit(full_student.state_dict()),
+    )
     assert list(ours) == list(reference)
-    assert all(type(ours[name]) is type(value) and ours[name].dtype == value.dtype and np.array_equal(ours[name], value)
-               for name, value in reference.items())
+    assert all(
+        type(ours[name]) is type(value)
+        and ours[name].dtype == value.dtype
+        and np.array_equal(ours[name], value)
+        for name, value in reference.items()
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -359,7 +517,9 @@ def test_an_export_read_and_exported_again_is_the_same_file(student, written, bi
     assert export(load_model(written(once)).state_dict, bits) == once
 
 
-@pytest.mark.parametrize("flags", [["--bits", 16], ["--vectors", 8], ["--size", 64], ["--data", "."], ["--record", "record.json"]])
+@pytest.mark.parametrize(
+    "flags", [["--bits", 16], ["--vectors", 8], ["--size", 64], ["--data", "."], ["--record", "record.json"]]
+)
 def test_export_and_what_it_has_no_room_for_contradict_each_other(refused, student, tmp_path, flags):
     path = checkpoint(tmp_path / "best.pt", student, widths=(8, 8, 12, 8, 16, 8, 8, 24))
     assert flags[0] in refused("quantize", path, tmp_path / "model.pkl", "--export", "course8", *flags)
@@ -377,8 +537,15 @@ def test_an_export_over_the_limit_is_not_written_and_one_of_8_bits_is(call, refu
 def test_export_says_what_the_courses_script_would_not_know(call, student, small_model, tmp_path):
     path = checkpoint(tmp_path / "best.pt", student, widths=(8, 8, 12, 8, 16, 8, 8, 24))
     done = call("quantize", path, tmp_path / "model.pkl", "--export", "course8")
-    assert done.returncode == 0 and done.stderr.count("warning") == 1 and "builds its own StudentNet" in done.stderr
-    assert "feeds 256 px crops" in call("quantize", small_model, tmp_path / "model.pkl", "--export", "course8").stderr
+    assert (
+        done.returncode == 0
+        and done.stderr.count("warning") == 1
+        and "builds its own StudentNet" in done.stderr
+    )
+    assert (
+        "feeds 256 px crops"
+        in call("quantize", small_model, tmp_path / "model.pkl", "--export", "course8").stderr
+    )
 
 
 @pytest.mark.parametrize(("kind", "value"), [("course8", math.nan), ("course16", 1e6)])
@@ -410,23 +577,41 @@ def text(value):
 
 
 def integer(value):
-    return b"\x8a" + bytes([len(raw := value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))]) + raw
+    return (
+        b"\x8a"
+        + bytes([len(raw := value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))])
+        + raw
+    )
 
 
 def hostile_pickles(target):
-    """name -> (a pickle that creates the file `target` when unpickled the usual way, the name it asks for)."""
+    """name -> (a pickle that creates the file `target` when unpickled as usual, the name it asks for)."""
     command = f"touch '{target}'"
-    system = {f"os.system in protocol {protocol}": (pickle.dumps({"fc.0.weight": Call(os.system, command)}, protocol),
-                                                    "(posix|nt).system") for protocol in (2, 3, 4, 5)}
+    system = {
+        f"os.system in protocol {protocol}": (
+            pickle.dumps({"fc.0.weight": Call(os.system, command)}, protocol),
+            "(posix|nt).system",
+        )
+        for protocol in (2, 3, 4, 5)
+    }
     return {
         **system,
         "eval": (pickle.dumps([1, Call(eval, f"open({str(target)!r}, 'w')")], 4), "builtins.eval"),
         "as a key": (pickle.dumps({("a", 1): 2, Call(eval, f"open({str(target)!r}, 'w')"): 1}, 4), None),
         "protocol 0": (f"cos\nsystem\n(V{command}\ntR.".encode(), "os.system"),
         "INST": (b"(" + text(command) + b"ios\nsystem\n.", "os.system"),
-        "a name in memory": (b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94h\x00h\x01\x93" + text(command) + b"\x85R.", "os.system"),
-        "a name in a name": (b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.__new__\x93" + b".", "numpy.ndarray.__new__"),
-        "behind a container": (b"\x80\x03}" + text("a") + f"cos\nsystem\n{''}".encode() + text(command) + b"\x85Rs.", "os.system"),
+        "a name in memory": (
+            b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94h\x00h\x01\x93" + text(command) + b"\x85R.",
+            "os.system",
+        ),
+        "a name in a name": (
+            b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.__new__\x93" + b".",
+            "numpy.ndarray.__new__",
+        ),
+        "behind a container": (
+            b"\x80\x03}" + text("a") + f"cos\nsystem\n{''}".encode() + text(command) + b"\x85Rs.",
+            "os.system",
+        ),
         "after an array": (pickle.dumps([np.zeros(3), Call(os.system, command)], 4), "(posix|nt).system"),
     }
 
@@ -438,8 +623,12 @@ def test_a_file_that_asks_for_code_is_refused_by_name_and_nothing_runs(tmp_path,
     data, name = hostile_pickles(target)[kind]
     if kind == "after an array" and "torch" in wrap:
         name = "numpy"  # a stream of torch.save holds none
-    refused_file({"bare": data, "npz": in_npz(data), "torch zip": in_torch_zip(data), "torch legacy": in_legacy(data)}[wrap],
-                 name and rf"asks for {name}\S*, which no file of weights needs")
+    refused_file(
+        {"bare": data, "npz": in_npz(data), "torch zip": in_torch_zip(data), "torch legacy": in_legacy(data)}[
+            wrap
+        ],
+        name and rf"asks for {name}\S*, which no file of weights needs",
+    )
     assert not target.exists()
     if wrap == "bare" and kind not in ("a name in a name", "as a key"):
         pickle.loads(data)  # the test's own check: unpickled the usual way it does run
@@ -457,21 +646,35 @@ def in_npz(data):
 def in_torch_zip(data, storages=None, compression=zipfile.ZIP_STORED):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in {"data.pkl": data, "version": b"3\n",
-                              **{f"data/{key}": value for key, value in (storages or {}).items()}}.items():
+        for name, content in {
+            "data.pkl": data,
+            "version": b"3\n",
+            **{f"data/{key}": value for key, value in (storages or {}).items()},
+        }.items():
             archive.writestr(f"archive/{name}", content)
     return buffer.getvalue()
 
 
 def in_legacy(data, keys=(), end=b""):
-    magic = (pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2),
-             pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, 2))
+    magic = (
+        pickle.dumps(0x1950A86A20F9469CFC6C, 2),
+        pickle.dumps(1001, 2),
+        pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, 2),
+    )
     return b"".join(magic) + data + pickle.dumps(list(keys), 2) + end
 
 
 def tensor_of(count, shape, stride, kind="Float"):
     """A torch pickle of one tensor over the storage "0"."""
-    storage = b"(" + text("storage") + f"ctorch\n{kind}Storage\n".encode() + text("0") + text("cpu") + integer(count) + b"tQ"
+    storage = (
+        b"("
+        + text("storage")
+        + f"ctorch\n{kind}Storage\n".encode()
+        + text("0")
+        + text("cpu")
+        + integer(count)
+        + b"tQ"
+    )
     shape, stride = (b"(" + b"".join(map(integer, values)) + b"t" for values in (shape, stride))
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + integer(0) + shape + stride + b"\x89}tR"
 
@@ -479,14 +682,21 @@ def tensor_of(count, shape, stride, kind="Float"):
 def array_of(shape, code="f2", data=b"\0" * 8):
     """A pickle of one array that says it has this shape, and has these bytes."""
     array = pickle.dumps({"fc.0.weight": np.zeros(4, np.float16)}, 3)
-    assert array.count(b"K\x04\x85") == 1 and array.count(b"C\x08" + bytes(8)) == 1 and array.count(b"f2") == 1
+    assert (
+        array.count(b"K\x04\x85") == 1 and array.count(b"C\x08" + bytes(8)) == 1 and array.count(b"f2") == 1
+    )
     numbers = b"(" + b"".join(pickle.dumps(length, 2)[2:-1] for length in shape) + b"t"
-    return array.replace(b"K\x04\x85", numbers).replace(b"f2", code.encode()).replace(
-        b"C\x08" + bytes(8), b"B" + struct.pack("<I", len(data)) + data)
+    return (
+        array.replace(b"K\x04\x85", numbers)
+        .replace(b"f2", code.encode())
+        .replace(b"C\x08" + bytes(8), b"B" + struct.pack("<I", len(data)) + data)
+    )
 
 
 def laughs(levels, brackets=(b"(", b"t")):
-    """The opcodes of `levels` values, of which each holds the one below twice: the last has 2 ** levels parts."""
+    """The opcodes of `levels` values, of which each holds the one below twice: the last has 2 ** levels
+    parts.
+    """
     body = brackets[0] + b"K\x01K\x02" + brackets[1] + b"q\x00"
     for _ in range(levels):
         body += brackets[0] + b"h\x00h\x00" + brackets[1] + b"q\x00"
@@ -499,59 +709,116 @@ def resource_bombs():
     header = {"format": "food11-model", "version": 2}
     bombs = {
         "nested lists": b"\x80\x02" + b"]" * 60_000 + b"a" * 59_999 + b".",
-        "nested tuples": deep + b".", "nested tuples as a key": b"\x80\x02}" + deep[2:] + key,
-        "nested dicts": b"\x80\x02" + b"}K\x01" * 50_000 + b"}" + b"s" * 50_000 + b".", "marks": b"\x80\x02" + b"(" * 10**6 + b".",
-        "a million opcodes": b"\x80\x02" + b"(" + b"N" * 10**6 + b"t.", "a million lists": b"\x80\x02(" + b"]" * 10**6 + b"t.",
-        "laughing tuples": b"\x80\x02(" + laughs(60) + b"t.", "laughing tuples as a key": b"\x80\x02}" + laughs(60) + key,
-        "laughing lists": b"\x80\x02(" + laughs(60, (b"](", b"e")) + b"t.", "a list in itself": b"\x80\x02]q\x00h\x00a.",
+        "nested tuples": deep + b".",
+        "nested tuples as a key": b"\x80\x02}" + deep[2:] + key,
+        "nested dicts": b"\x80\x02" + b"}K\x01" * 50_000 + b"}" + b"s" * 50_000 + b".",
+        "marks": b"\x80\x02" + b"(" * 10**6 + b".",
+        "a million opcodes": b"\x80\x02" + b"(" + b"N" * 10**6 + b"t.",
+        "a million lists": b"\x80\x02(" + b"]" * 10**6 + b"t.",
+        "laughing tuples": b"\x80\x02(" + laughs(60) + b"t.",
+        "laughing tuples as a key": b"\x80\x02}" + laughs(60) + key,
+        "laughing lists": b"\x80\x02(" + laughs(60, (b"](", b"e")) + b"t.",
+        "a list in itself": b"\x80\x02]q\x00h\x00a.",
         "laughing text": b"\x80\x02(" + text("x" * 10**6) + b"q\x00" + b"h\x00" * 50_000 + b"t.",
-        "laughing bytes": b"\x80\x02c_codecs\nencode\nq\x00" + text("x" * 10**6) + b"q\x01" + text("latin1")
-                          + b"q\x02(" + b"h\x00h\x01h\x02\x86R" * 300 + b"t.",
-        "a large memo": b"\x80\x02}r\xff\xff\xff\x7f.", "the largest memo": b"\x80\x02}r\xff\xff\xff\xff.",
+        "laughing bytes": b"\x80\x02c_codecs\nencode\nq\x00"
+        + text("x" * 10**6)
+        + b"q\x01"
+        + text("latin1")
+        + b"q\x02("
+        + b"h\x00h\x01h\x02\x86R" * 300
+        + b"t.",
+        "a large memo": b"\x80\x02}r\xff\xff\xff\x7f.",
+        "the largest memo": b"\x80\x02}r\xff\xff\xff\xff.",
         "unknown memo": b"\x80\x02h\x05.",
         "a long integer": b"\x80\x02\x8b\xff\xff\xff\x7f" + bytes(100),
         "a longer integer": b"\x80\x02\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6 + b".",
         "a decimal integer": b"\x80\x02L" + b"9" * 10**6 + b"L\n.",
-        "long bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x", "long text": b"\x80\x04X\xff\xff\xff\x7fx",
+        "long bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x",
+        "long text": b"\x80\x04X\xff\xff\xff\x7fx",
         "a long frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"}.",
         "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".",
         "ten gigabytes by name": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R.",
-        "a persistent id": b"\x80\x02K\x01Q.", "an extension": b"\x80\x02\x82\x01.",
-        "a state for a dict": b"\x80\x02}}" + text("items") + b"K\x01sb.", "one array, many names":
-            pickle.dumps((lambda array: {f"tensor {index}.weight": array for index in range(10_000)})(np.zeros(1 << 17, np.float16)), 4),
+        "a persistent id": b"\x80\x02K\x01Q.",
+        "an extension": b"\x80\x02\x82\x01.",
+        "a state for a dict": b"\x80\x02}}" + text("items") + b"K\x01sb.",
+        "one array, many names": pickle.dumps(
+            (lambda array: {f"tensor {index}.weight": array for index in range(10_000)})(
+                np.zeros(1 << 17, np.float16)
+            ),
+            4,
+        ),
         "an array of objects": pickle.dumps({"fc.0.weight": np.array([[1], None], dtype=object)}, 4),
         "a bomb in an npz": in_npz(pickle.dumps({"a.weight": np.zeros(1 << 24, np.float16)}, 4)),
-        "an array of 8 GB": array_of((1 << 16, 1 << 16)), "an array of 2 ** 100": array_of((1 << 50, 1 << 50)),
+        "an array of 8 GB": array_of((1 << 16, 1 << 16)),
+        "an array of 2 ** 100": array_of((1 << 50, 1 << 50)),
         "an array of less than nothing": array_of((-2, -2)),
         "an array of a thousand dimensions of 2 ** 2000": array_of(((1 << 2000),) * 3000),
         "an empty array of 2 ** 64": array_of((0, 1 << 64), data=b""),
-        "an array of 100 dimensions": array_of((1,) * 100, data=b"\0\0"), "bytes in halves": array_of((4,), data=b"\0" * 7),
-        "an array of pointers": array_of((1,), "O8"), "an array of a million records": array_of((1,), "V9"),
-        "a storage of 4 TB": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.", {"0": bytes(8)}),
-        "a storage that is absent": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s."),
-        "one value, 10 ** 13 times": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(2, (10**13,), (0,), "Half") + b"s.",
-                                                  {"0": bytes(4)}),
+        "an array of 100 dimensions": array_of((1,) * 100, data=b"\0\0"),
+        "bytes in halves": array_of((4,), data=b"\0" * 7),
+        "an array of pointers": array_of((1,), "O8"),
+        "an array of a million records": array_of((1,), "V9"),
+        "a storage of 4 TB": in_torch_zip(
+            b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.", {"0": bytes(8)}
+        ),
+        "a storage that is absent": in_torch_zip(
+            b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s."
+        ),
+        "one value, 10 ** 13 times": in_torch_zip(
+            b"\x80\x02}" + text("a.weight") + tensor_of(2, (10**13,), (0,), "Half") + b"s.", {"0": bytes(4)}
+        ),
         "one storage, many tensors": in_torch_zip(
             b"\x80\x02}("
-            + b"".join(text(f"{index}.weight") + tensor_of(1 << 18, (1 << 18,), (1,), "Half") for index in range(2000))
-            + b"u.", {"0": bytes(1 << 19)}),
-        "a legacy storage of 4 TB": in_legacy(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.",
-                                              ["0"], struct.pack("<Q", 1 << 40) + bytes(8)),
+            + b"".join(
+                text(f"{index}.weight") + tensor_of(1 << 18, (1 << 18,), (1,), "Half")
+                for index in range(2000)
+            )
+            + b"u.",
+            {"0": bytes(1 << 19)},
+        ),
+        "a legacy storage of 4 TB": in_legacy(
+            b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.",
+            ["0"],
+            struct.pack("<Q", 1 << 40) + bytes(8),
+        ),
         "a legacy string of 2 GB": in_legacy(b"\x80\x02X\xff\xff\xff\x7fabc"),
-        "ten gigabytes in a torch file": in_torch_zip(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R."),
-        "a compressed torch file": in_torch_zip(b"\x80\x02}" + text("a.weight") + tensor_of(1 << 28, (1 << 28,), (1,)) + b"s.",
-                                                {"0": bytes(1 << 26)}, zipfile.ZIP_DEFLATED),
+        "ten gigabytes in a torch file": in_torch_zip(
+            b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R."
+        ),
+        "a compressed torch file": in_torch_zip(
+            b"\x80\x02}" + text("a.weight") + tensor_of(1 << 28, (1 << 28,), (1,)) + b"s.",
+            {"0": bytes(1 << 26)},
+            zipfile.ZIP_DEFLATED,
+        ),
         "nested tuples as a key in a torch file": in_torch_zip(b"\x80\x02}" + deep[2:] + key),
         "laughing tuples as a key in a torch file": in_torch_zip(b"\x80\x02}" + laughs(60) + key),
         "a legacy file with nested tuples as a key": in_legacy(b"\x80\x02}" + deep[2:] + key),
         "laughing header": in_torch_zip(
-            pickle.dumps({**header, "architecture": "student", "arguments": {}, "class_names": [], "preprocessing": {}}, 2)[:-1]
-            + text("training") + b"(" + laughs(60, (b"](", b"e")) + b"ts."),
-        "a header with attributes": in_torch_zip(b"\x80\x02ccollections\nOrderedDict\n)R}" + text("items") + b"K\x01sb."),
+            pickle.dumps(
+                {
+                    **header,
+                    "architecture": "student",
+                    "arguments": {},
+                    "class_names": [],
+                    "preprocessing": {},
+                },
+                2,
+            )[:-1]
+            + text("training")
+            + b"("
+            + laughs(60, (b"](", b"e"))
+            + b"ts."
+        ),
+        "a header with attributes": in_torch_zip(
+            b"\x80\x02ccollections\nOrderedDict\n)R}" + text("items") + b"K\x01sb."
+        ),
         "many entries": many_entries(60_000),
-        "keys of one hash": b"\x80\x02}(" + b"".join(integer(index * ((1 << 61) - 1)) + b"N" for index in range(1, 10_000)) + b"u.",
+        "keys of one hash": b"\x80\x02}("
+        + b"".join(integer(index * ((1 << 61) - 1)) + b"N" for index in range(1, 10_000))
+        + b"u.",
         "two directories": two_directories(
-            b"\x80\x02}.", b"\x80\x02}" + text("a.weight") + tensor_of(2, (10**7,), (0,), "Half") + b"s."),
+            b"\x80\x02}.", b"\x80\x02}" + text("a.weight") + tensor_of(2, (10**7,), (0,), "Half") + b"s."
+        ),
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -560,21 +827,37 @@ def resource_bombs():
 
 
 def two_directories(shown, hidden):
-    """A torch zip stream with one pickle for who takes the zip64 record before the locator, and one for who follows the locator."""
-    entries = [(b"archive/data.pkl", shown), (b"archive/data.pkl", hidden),
-               (b"archive/version", b"3\n"), (b"archive/data/0", bytes(4))]
+    """A torch zip stream with one pickle for who takes the zip64 record before the locator, and one for who
+    follows the locator.
+    """
+    entries = [
+        (b"archive/data.pkl", shown),
+        (b"archive/data.pkl", hidden),
+        (b"archive/version", b"3\n"),
+        (b"archive/data/0", bytes(4)),
+    ]
     content, directories, located = b"", [b"", b""], None
     for index, (name, data) in enumerate(entries):
-        fields = struct.pack("<HHHHHLLLHH", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0)
-        listed = struct.pack("<4sH", b"PK\1\2", 20) + fields + struct.pack("<HHHLL", 0, 0, 0, 0, len(content)) + name
+        fields = struct.pack(
+            "<HHHHHLLLHH", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0
+        )
+        listed = (
+            struct.pack("<4sH", b"PK\1\2", 20)
+            + fields
+            + struct.pack("<HHHLL", 0, 0, 0, 0, len(content))
+            + name
+        )
         directories = [directory + listed * (index != other) for directory, other in zip(directories, (0, 1))]
         content += b"PK\3\4" + fields + name + data
     for directory in directories:  # the one with the hidden pickle first
         begin, content = len(content), content + directory
         located, previous = len(content), located
         content += struct.pack("<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 3, 3, len(directory), begin)
-    return (content + struct.pack("<4sLQL", b"PK\6\7", 0, previous, 1)
-            + struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 3, 3, len(directory), begin, 0))
+    return (
+        content
+        + struct.pack("<4sLQL", b"PK\6\7", 0, previous, 1)
+        + struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 3, 3, len(directory), begin, 0)
+    )
 
 
 def many_entries(count):
@@ -591,11 +874,11 @@ def many_entries(count):
 LOADER = '''
 import json, random, resource, signal, sys, warnings
 from pathlib import Path
-from command_line import UserError
-from model_file import load_model
+from compression.command_line import UserError
+from compression.files.loading import load_model
 
 def outcome(path):
-    """"refused" or "loaded"; whatever takes 20 s of processor time, crashes, warns or raises anything else ends this process."""
+    """"refused" or "loaded"; 20 s of processor time, a crash, a warning or another error ends the process."""
     signal.setitimer(signal.ITIMER_VIRTUAL, 20)
     try:
         load_model(path).build()
@@ -625,8 +908,9 @@ for path in files:
         for _ in range(chance.choice((1, 1, 2, 8, 64))):
             place = chance.randrange(len(data))
             if chance.random() < 0.5:  # where the structure is: at the ends
-                place = min(chance.choice((place % 400, len(data) - 1 - place % 400)) % len(data), len(data) - 1)
-            data[place] = chance.choice((data[place] ^ 1 << chance.randrange(8), chance.randrange(256), 0, 255))
+                place = chance.choice((place % 400, len(data) - 1 - place % 400)) % len(data)
+            flipped = data[place] ^ 1 << chance.randrange(8)
+            data[place] = chance.choice((flipped, chance.randrange(256), 0, 255))
         if number % 4 == 1:
             del data[chance.randrange(len(data)):]
         elif number % 4 == 2:
@@ -644,14 +928,25 @@ print(json.dumps(results))
 
 
 def load_all(folder, mutations=0):
-    """name -> (outcome, KB of memory it took, KB of the file) of loading every file of a folder in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", LOADER, folder, str(mutations)], cwd=ROOT, capture_output=True, text=True,
-                          check=False, timeout=300)
+    """name -> (outcome, KB of memory it took, KB of the file) of loading every file of a folder in a process
+    of its own.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, folder, str(mutations)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("key", "fine"), [((1 << 60) - 1, True), (-5, True), (1 << 60, False), ((1 << 61) - 1, False), (-1 << 61, False)])
+@pytest.mark.parametrize(
+    ("key", "fine"),
+    [((1 << 60) - 1, True), (-5, True), (1 << 60, False), ((1 << 61) - 1, False), (-1 << 61, False)],
+)
 def test_integers_that_could_share_a_hash_are_no_keys(key, fine):
     stream = io.BytesIO(b"\x80\x02}" + integer(key) + b"Ns.")
     if fine:
@@ -662,7 +957,9 @@ def test_integers_that_could_share_a_hash_are_no_keys(key, fine):
 
 
 def test_a_pickle_behind_a_second_directory_is_not_taken_for_the_first(written):
-    """Where zipfile and torch would read different pickles of one file, the check of the one says nothing about the other."""
+    """Where zipfile and torch would read different pickles of one file, the check of the one says nothing
+    about the other.
+    """
     path = written(two_directories(b"\x80\x02}.", b"\x80\x02}" + text("a") + b"K\x01s."))
     assert torch.load(path, weights_only=True) == {"a": 1}  # what the check does not see
     with pytest.raises(ValueError, match="zip64"):
@@ -680,7 +977,10 @@ def test_bombs_are_refused_and_take_less_than_64_mb(tmp_path):
     for name, content in resource_bombs().items():
         (folder / name).write_bytes(content)
     results = load_all(folder)
-    assert len(results) == len(resource_bombs()) and {name for name, (outcome, _, _) in results.items() if outcome != "refused"} == set()
+    assert (
+        len(results) == len(resource_bombs())
+        and {name for name, (outcome, _, _) in results.items() if outcome != "refused"} == set()
+    )
     assert {name: grown for name, (_, grown, size) in results.items() if grown > 64 * 1024 + size} == {}
 
 
@@ -688,8 +988,16 @@ def test_thousands_of_random_mutations_are_refused_or_harmless(student, small_ne
     folder = tmp_path / "files"
     folder.mkdir()
     description, network = small_network
-    kinds = ["fp32 zip", "fp32 legacy", "16-bit protocol 2", "16-bit protocol 3", "16-bit protocol 4",
-             "8-bit protocol 3", "8-bit protocol 4", "npz"]
+    kinds = [
+        "fp32 zip",
+        "fp32 legacy",
+        "16-bit protocol 2",
+        "16-bit protocol 3",
+        "16-bit protocol 4",
+        "8-bit protocol 3",
+        "8-bit protocol 4",
+        "npz",
+    ]
     for kind in kinds:
         (folder / kind).write_bytes(FORMATS[kind][1](student.state_dict()))
     (folder / "ours").write_bytes(to_bytes(encode(description, network.state_dict())))

@@ -1,4 +1,6 @@
-"""What is told before a training: photos per class, copies, contradictory labels, layouts, and the split of --validation-share."""
+"""What is told before a training: photos per class, copies, contradictory labels, layouts, and the split of
+--validation-share.
+"""
 
 import shutil
 from dataclasses import replace
@@ -8,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from command_line import UserError
+from compression.command_line import UserError
+from compression.data.inventory import check_photos, find_copies
+from compression.data.preprocessing import Preprocessing
 from dataset import PhotoSet, list_labelled, list_testing, load_photos, split_off
-from inventory import check_photos, find_copies
-from preprocessing import Preprocessing
 
 SMALL = Preprocessing(size=16)
 
@@ -19,7 +21,9 @@ SMALL = Preprocessing(size=16)
 def photo(path, seed):
     """A file of noise, different for every seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 20, 3), np.uint8)).save(path, quality=95)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 20, 3), np.uint8)).save(
+        path, quality=95
+    )
     return path
 
 
@@ -29,7 +33,10 @@ def tree(root, **classes):
         for split, count in zip(("training", "validation"), counts):
             (root / split / name).mkdir(parents=True, exist_ok=True)
             for index in range(count):
-                photo(root / split / name / f"{index}.jpg", 1000 * number + 100 * (split == "validation") + index)
+                photo(
+                    root / split / name / f"{index}.jpg",
+                    1000 * number + 100 * (split == "validation") + index,
+                )
     return root
 
 
@@ -37,7 +44,9 @@ def told(root):
     """What check_photos prints for a root."""
     lines, training = [], list_labelled(root, "training")
     validation = list_labelled(root, "validation", training.class_names)
-    load = [load_photos(listing, SMALL, cache=False, log=lambda text: None) for listing in (training, validation)]
+    load = [
+        load_photos(listing, SMALL, cache=False, log=lambda text: None) for listing in (training, validation)
+    ]
     check_photos(training, load[0], validation, load[1], lines.append)
     return "\n".join(lines)
 
@@ -73,7 +82,10 @@ def test_copies_of_training_photos_in_validation_are_counted_by_content(tmp_path
     assert "copies" not in told(root)
     shutil.copy(root / "training/soup/1.jpg", root / "validation/soup/other name.jpg")
     text = told(root)
-    assert "1 of 5 validation photos are copies" in text and "validation/soup/other name.jpg, which is training/soup/1.jpg" in text
+    assert (
+        "1 of 5 validation photos are copies" in text
+        and "validation/soup/other name.jpg, which is training/soup/1.jpg" in text
+    )
     assert "under another label" not in text
 
 
@@ -90,14 +102,20 @@ def test_photos_that_differ_in_one_pixel_are_no_copies():
     photos = PhotoSet(pixels, torch.arange(3), torch.zeros(3, dtype=torch.int64), ("a", "b"), "x")
     assert find_copies(photos, photos).tolist() == [-1, -1, 0]
     alike = replace(photos, photos=pixels[[0, 1, 1]])
-    assert find_copies(alike, alike).tolist() == [-1, -1, 1], "the first one with these pixels looked at is another photo"
-    assert find_copies(PhotoSet(pixels[1:2], torch.arange(1), torch.zeros(1), ("a", "b"), "x"), photos).tolist() == [-1, 0, -1]
+    assert find_copies(alike, alike).tolist() == [-1, -1, 1], (
+        "the first one with these pixels looked at is another photo"
+    )
+    assert find_copies(
+        PhotoSet(pixels[1:2], torch.arange(1), torch.zeros(1), ("a", "b"), "x"), photos
+    ).tolist() == [-1, 0, -1]
 
 
 def test_the_split_takes_a_share_of_every_class_the_same_way_each_time(tmp_path):
     root = tree(tmp_path, soup=(10, 0), tea=(5, 0), wine=(2, 0), milk=(1, 0))
     shutil.rmtree(root / "validation")
-    training, validation = (list_labelled(root, split, validation_share=0.2) for split in ("training", "validation"))
+    training, validation = (
+        list_labelled(root, split, validation_share=0.2) for split in ("training", "validation")
+    )
     assert [validation.labels.count(label) for label in range(4)] == [0, 2, 1, 1], "milk, soup, tea, wine"
     assert not set(training.paths) & set(validation.paths) and len(training) + len(validation) == 18
     assert split_off(list_labelled(root, "training"), 0.2)["validation"].paths == validation.paths
@@ -110,8 +128,24 @@ def test_a_share_beside_a_validation_folder_is_refused(tmp_path):
 
 def test_scripts_after_the_training_set_the_same_photos_apart(toy, call, tmp_path):
     shutil.copytree(toy / "training", tmp_path / "data/training")
-    run = ["train_student.py", tmp_path / "data", "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--epochs", 1,
-           "--batch-size", 8, "--cache", "none", "--out", tmp_path / "run"]
+    run = [
+        "train_student.py",
+        tmp_path / "data",
+        "--network",
+        "student",
+        "--set",
+        "widths=4,4,4,4,4,4,4,4",
+        "--size",
+        32,
+        "--epochs",
+        1,
+        "--batch-size",
+        8,
+        "--cache",
+        "none",
+        "--out",
+        tmp_path / "run",
+    ]
     refused = call(*run)
     assert refused.returncode == 2 and "--validation-share 0.2" in refused.stderr
     assert call(*run, "--validation-share", 0.2).returncode == 0
@@ -119,11 +153,23 @@ def test_scripts_after_the_training_set_the_same_photos_apart(toy, call, tmp_pat
     assert done.returncode == 0 and "11 photos" in done.stdout, "one of the four of each class"
 
 
-@pytest.mark.parametrize("folders, split, advice", [
-    (["train/soup", "train/tea", "val/soup"], "training", "rename train/ to training/, val/ to validation/"),
-    (["Training/soup", "Validation/soup"], "training", "rename Training/ to training/, Validation/ to validation/"),
-    (["soup", "tea"], "training", "if these are the classes, move them into"),
-    (["training/soup", "training/tea"], "validation", "--validation-share 0.2")])
+@pytest.mark.parametrize(
+    "folders, split, advice",
+    [
+        (
+            ["train/soup", "train/tea", "val/soup"],
+            "training",
+            "rename train/ to training/, val/ to validation/",
+        ),
+        (
+            ["Training/soup", "Validation/soup"],
+            "training",
+            "rename Training/ to training/, Validation/ to validation/",
+        ),
+        (["soup", "tea"], "training", "if these are the classes, move them into"),
+        (["training/soup", "training/tea"], "validation", "--validation-share 0.2"),
+    ],
+)
 def test_another_layout_is_told_how_to_become_ours(tmp_path, folders, split, advice):
     for folder in folders:
         photo(tmp_path / folder / "1.jpg", 0)
@@ -134,7 +180,9 @@ def test_another_layout_is_told_how_to_become_ours(tmp_path, folders, split, adv
 def test_all_files_that_do_not_belong_are_counted(tmp_path):
     for name in ("0_0.jpg", "a.txt", "b.csv", "c.doc", "d.pdf"):
         photo(tmp_path / "training/0_0.jpg", 0).with_name(name).touch()
-    with pytest.raises(UserError, match=r"4 files \(a.txt, b.csv, c.doc, ...\) without the ending of a photo"):
+    with pytest.raises(
+        UserError, match=r"4 files \(a.txt, b.csv, c.doc, ...\) without the ending of a photo"
+    ):
         list_labelled(tmp_path, "training")
 
 
@@ -142,7 +190,9 @@ def test_files_and_folders_in_several_class_folders_are_counted_together(tmp_pat
     root = tree(tmp_path, soup=(1, 1), tea=(1, 1))
     for name in ("soup", "tea"):
         (root / "training" / name / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"2 files \(soup/notes.txt, tea/notes.txt\) without the ending of a photo"):
+    with pytest.raises(
+        UserError, match=r"2 files \(soup/notes.txt, tea/notes.txt\) without the ending of a photo"
+    ):
         list_labelled(root, "training")
     for name in ("soup", "tea"):
         (root / "training" / name / "more").mkdir()
@@ -162,5 +212,7 @@ def test_litter_of_other_programs_is_passed_over(tmp_path):
 
 def test_photos_beside_folders_in_testing_are_not_passed_over_in_silence(tmp_path):
     photo(tmp_path / "testing/1.jpg", 0), photo(tmp_path / "testing/more/2.jpg", 1)
-    with pytest.raises(UserError, match=r"holds photos and 1 folder \(more\), whose photos would not be predicted"):
+    with pytest.raises(
+        UserError, match=r"holds photos and 1 folder \(more\), whose photos would not be predicted"
+    ):
         list_testing(tmp_path)

@@ -15,17 +15,29 @@ import numpy as np
 import pytest
 import torch
 
-from command_line import UserError
+from compression.command_line import UserError
+from compression.data.preprocessing import Preprocessing
+from compression.files.coding import pack
+from compression.files.loading import load_model
+from compression.files.model_file import (
+    Description,
+    checksum,
+    decode,
+    encode,
+    labelled,
+    store,
+    stored_tensors,
+    to_bytes,
+)
+from compression.files.storage import restore_tensor
+from compression.quantization.grids import Scheme, dequantize_minmax, quantize_minmax
 from dataset import FOOD11_CLASSES
-from coding import pack
-from model_file import Description, checksum, decode, encode, labelled, load_model, store, stored_tensors, to_bytes
 from models import ARCHITECTURES, build
-from preprocessing import Preprocessing
-from quantization import Scheme, dequantize_minmax, quantize_minmax
-from storage import restore_tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-PLAIN = Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32))  # for tensors that belong to no network
+PLAIN = Description.of(
+    "student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32)
+)  # for tensors that belong to no network
 
 
 def scheme(bits, vectors=8):
@@ -35,14 +47,19 @@ def scheme(bits, vectors=8):
 def round_trip(state, *encoding):
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     stored = store(state, scheme(*encoding))
-    coded = stored_tensors([storage for storage, _ in stored], *pack(labelled(stored, shapes.values())), shapes.values())
+    coded = stored_tensors(
+        [storage for storage, _ in stored], *pack(labelled(stored, shapes.values())), shapes.values()
+    )
     return {name: restore_tensor(*one, shape) for (name, shape), one in zip(shapes.items(), coded)}
 
 
 def same_tensors(before, after):
     return list(before) == list(after) and all(
-        before[name].dtype == after[name].dtype and before[name].shape == after[name].shape and torch.equal(before[name], after[name])
-        for name in before)
+        before[name].dtype == after[name].dtype
+        and before[name].shape == after[name].shape
+        and torch.equal(before[name], after[name])
+        for name in before
+    )
 
 
 @pytest.fixture
@@ -52,12 +69,16 @@ def content(small_model):
 
 @pytest.fixture
 def refused_file(tmp_path):
-    """refused_file(content, match=None) asserts that loading a file with this content and building its network is a UserError."""
+    """refused_file(content, match=None) asserts that loading a file with this content and building its
+    network is a UserError.
+    """
+
     def check(content, match=None):
         path = tmp_path / "hostile.bin"
         path.write_bytes(content if isinstance(content, bytes) else to_bytes(content))
         with pytest.raises(UserError, match=match):
             load_model(path).build()
+
     return check
 
 
@@ -80,7 +101,11 @@ def test_quantize_is_the_courses_formula_bit_for_bit(dtype):
         low, high, codes = quantize_minmax(values)
         wide = values.astype(np.float64)
         expected = np.round((wide - wide.min()) / (wide.max() - wide.min()) * 255).astype(np.uint8)
-        assert (low, high) == (wide.min(), wide.max()) and codes.dtype == np.uint8 and codes.shape == values.shape
+        assert (
+            (low, high) == (wide.min(), wide.max())
+            and codes.dtype == np.uint8
+            and codes.shape == values.shape
+        )
         assert np.array_equal(codes, expected) and codes.min() == 0 and codes.max() == 255
 
 
@@ -117,9 +142,16 @@ def test_quantize_refuses_empty_nan_and_infinity(values):
 @pytest.fixture
 def state():
     generator = torch.Generator().manual_seed(0)
-    return {"conv.weight": torch.randn(6, 4, 3, 3, generator=generator), "bn.weight": torch.rand(6, generator=generator),
-            "bn.num_batches_tracked": torch.tensor(2**53 + 1), "scalar": torch.tensor(0.1), "one": torch.tensor([[-0.7]]),
-            "empty": torch.empty(0, 3), "same": torch.full((3, 2), 0.3), "fc.bias": torch.randn(5, generator=generator)}
+    return {
+        "conv.weight": torch.randn(6, 4, 3, 3, generator=generator),
+        "bn.weight": torch.rand(6, generator=generator),
+        "bn.num_batches_tracked": torch.tensor(2**53 + 1),
+        "scalar": torch.tensor(0.1),
+        "one": torch.tensor([[-0.7]]),
+        "empty": torch.empty(0, 3),
+        "same": torch.full((3, 2), 0.3),
+        "fc.bias": torch.randn(5, generator=generator),
+    }
 
 
 def test_32_bits_are_exact(state):
@@ -127,7 +159,9 @@ def test_32_bits_are_exact(state):
 
 
 def test_16_bits_equal_half(state):
-    expected = {name: value.half().float() if value.is_floating_point() else value for name, value in state.items()}
+    expected = {
+        name: value.half().float() if value.is_floating_point() else value for name, value in state.items()
+    }
     assert same_tensors(expected, round_trip(state, 16))
 
 
@@ -136,16 +170,26 @@ def reference_8_bits(tensor):
         return tensor
     wide = tensor.double()
     low, high = wide.min(), wide.max()
-    return (low + torch.round((wide - low) / (high - low) * 255) / 255 * (high - low)).float() if high > low else tensor
+    return (
+        (low + torch.round((wide - low) / (high - low) * 255) / 255 * (high - low)).float()
+        if high > low
+        else tensor
+    )
 
 
 def test_8_bits_equal_the_reference(state):
-    assert same_tensors({name: reference_8_bits(value) for name, value in state.items()}, round_trip(state, 8))
+    assert same_tensors(
+        {name: reference_8_bits(value) for name, value in state.items()}, round_trip(state, 8)
+    )
 
 
 def test_16_bit_vectors_leave_matrices_at_8(state):
-    expected = {name: value.half().float() if value.ndim < 2 and value.is_floating_point() else reference_8_bits(value)
-                for name, value in state.items()}
+    expected = {
+        name: value.half().float()
+        if value.ndim < 2 and value.is_floating_point()
+        else reference_8_bits(value)
+        for name, value in state.items()
+    }
     assert same_tensors(expected, round_trip(state, 8, 16))
 
 
@@ -157,15 +201,23 @@ def test_counters_are_exact_and_stay_integers(encoding):
 
 @pytest.mark.parametrize("encoding", [(16,), (8, 16)])
 def test_a_value_that_float16_cannot_hold_keeps_its_tensor_float32(encoding):
-    state = {"variance": torch.tensor([1e20, 0.1, 65504.0]), "largest": torch.tensor([65504.0, -65504.0]), "above": torch.tensor([65505.0])}
+    state = {
+        "variance": torch.tensor([1e20, 0.1, 65504.0]),
+        "largest": torch.tensor([65504.0, -65504.0]),
+        "above": torch.tensor([65505.0]),
+    }
     assert same_tensors(state, round_trip(state, *encoding))
 
 
 def test_transposed_and_half_precision_tensors_are_stored_by_value():
     matrix = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     channels_last = matrix.view(1, 3, 2, 2).to(memory_format=torch.channels_last)
-    decoded = round_trip({"transposed": matrix.t(), "half": matrix.half(), "channels_last": channels_last}, 32)
-    assert torch.equal(decoded["transposed"], matrix.t()) and torch.equal(decoded["half"], matrix.half().float())
+    decoded = round_trip(
+        {"transposed": matrix.t(), "half": matrix.half(), "channels_last": channels_last}, 32
+    )
+    assert torch.equal(decoded["transposed"], matrix.t()) and torch.equal(
+        decoded["half"], matrix.half().float()
+    )
     assert torch.equal(decoded["channels_last"], matrix.view(1, 3, 2, 2))
 
 
@@ -185,10 +237,17 @@ def test_encode_refuses_unknown_encodings(encoding):
 def test_the_header_describes_the_network_in_plain_values(content, small_network):
     plain = json.loads(json.dumps({key: value for key, value in content.items() if key != "data"}))
     assert plain == {key: value for key, value in content.items() if key != "data"}
-    assert plain["format"] == "food11-model" and plain["version"] == 2 and plain["architecture"] == "student" and plain["bits"] == 8
+    assert (
+        plain["format"] == "food11-model"
+        and plain["version"] == 2
+        and plain["architecture"] == "student"
+        and plain["bits"] == 8
+    )
     assert plain["class_names"] == list(FOOD11_CLASSES) and plain["arguments"]["num_classes"] == 11
     assert plain["preprocessing"] == small_network[0].preprocessing.to_dict()
-    assert content["data"].dtype == torch.uint8 and len(plain["storage"].split(" ")) == len(small_network[1].state_dict())
+    assert content["data"].dtype == torch.uint8 and len(plain["storage"].split(" ")) == len(
+        small_network[1].state_dict()
+    )
 
 
 def test_the_description_survives_the_file(small_model, small_network):
@@ -223,8 +282,15 @@ def test_every_architecture_builds_from_its_file(name, tmp_path):
         pytest.importorskip("torchvision")
     network = build(name, num_classes=5, in_channels=3)
     path = tmp_path / "model.bin"
-    path.write_bytes(to_bytes(encode(Description.of(name, {"in_channels": 3}, "abcde", Preprocessing(64)),
-                                     network.state_dict(), Scheme(32))))
+    path.write_bytes(
+        to_bytes(
+            encode(
+                Description.of(name, {"in_channels": 3}, "abcde", Preprocessing(64)),
+                network.state_dict(),
+                Scheme(32),
+            )
+        )
+    )
     assert same_tensors(dict(network.state_dict()), dict(load_model(path).build().state_dict()))
 
 
@@ -232,7 +298,9 @@ def test_every_architecture_builds_from_its_file(name, tmp_path):
 
 
 def outcome(path):
-    """What loading and building gives: the (description, weights), or None for a UserError; any other exception comes out."""
+    """What loading and building gives: the (description, weights), or None for a UserError; any other
+    exception comes out.
+    """
     try:
         model = load_model(path)
         return model.description.to_dict(), dict(model.build().state_dict())
@@ -254,33 +322,44 @@ def test_a_damaged_file_is_refused_or_harmless(small_model, tmp_path, seed):
     _, weights = outcome(small_model)
     for _ in range(500):
         damaged = bytearray(whole)
-        kind, place = chance.choice(("bit", "byte", "zeros", "delete", "insert", "swap")), chance.randrange(len(whole))
+        kind, place = (
+            chance.choice(("bit", "byte", "zeros", "delete", "insert", "swap")),
+            chance.randrange(len(whole)),
+        )
         if kind == "bit":
             damaged[place] ^= 1 << chance.randrange(8)
         elif kind == "byte":
             damaged[place] = chance.randrange(256)
         elif kind == "zeros":
-            damaged[place:place + 32] = bytes(len(damaged[place:place + 32]))
+            damaged[place : place + 32] = bytes(len(damaged[place : place + 32]))
         elif kind == "delete":
-            del damaged[place:place + chance.randrange(1, 100)]
+            del damaged[place : place + chance.randrange(1, 100)]
         elif kind == "insert":
             damaged[place:place] = chance.randbytes(chance.randrange(1, 100))
         else:
             other = chance.randrange(len(whole))
-            damaged[place:place + 16], damaged[other:other + 16] = damaged[other:other + 16], damaged[place:place + 16]
+            damaged[place : place + 16], damaged[other : other + 16] = (
+                damaged[other : other + 16],
+                damaged[place : place + 16],
+            )
         path.write_bytes(damaged)
         result = outcome(path)
         assert result is None or same_tensors(result[1], weights), (seed, kind, place)
 
 
 def test_damaged_codes_under_a_right_checksum_are_refused_or_finite(small_network, tmp_path):
-    """What an attacker can do: every file is refused in one sentence or builds a network of finite weights."""
-    content, chance, path = (encode(*small_network_state(small_network), Scheme(4, "channel", "mse")), random.Random(0),
-                             tmp_path / "model.bin")
+    """What an attacker can do: a file is refused in one sentence or builds a network of finite weights."""
+    content, chance, path = (
+        encode(*small_network_state(small_network), Scheme(4, "channel", "mse")),
+        random.Random(0),
+        tmp_path / "model.bin",
+    )
     for _ in range(100):
         data = content["data"].clone()
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        path.write_bytes(to_bytes(signed({**content, "data": data[:len(data) - chance.choice((0, 0, 1))].clone()})))
+        path.write_bytes(
+            to_bytes(signed({**content, "data": data[: len(data) - chance.choice((0, 0, 1))].clone()}))
+        )
         outcome(path)
 
 
@@ -299,7 +378,9 @@ def test_damage_to_the_header_is_noticed(small_model, tmp_path):
         damaged[place] ^= 1
         path.write_bytes(damaged)
         result = outcome(path)
-        assert result is None or result[0] == description, f"bit 0 of byte {place} changed the description silently"
+        assert result is None or result[0] == description, (
+            f"bit 0 of byte {place} changed the description silently"
+        )
 
 
 def test_damage_to_any_byte_of_the_data_is_noticed(content):
@@ -329,7 +410,11 @@ def hostile_files(kind, target):
         return buffer.getvalue()
     if kind == "legacy":
         buffer = io.BytesIO()
-        torch.save({"format": "food11-model", "version": 2, "training": Hostile(target)}, buffer, _use_new_zipfile_serialization=False)
+        torch.save(
+            {"format": "food11-model", "version": 2, "training": Hostile(target)},
+            buffer,
+            _use_new_zipfile_serialization=False,
+        )
         return buffer.getvalue()
     return pickle.dumps({"weights": Hostile(target)}, protocol=2)
 
@@ -345,17 +430,37 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, refused_file, kind):
         assert target.exists()
 
 
-@pytest.mark.parametrize("foreign", [
-    b"", b"P", b"not a model at all\n" * 100, b"\x89PNG\r\n\x1a\n" + bytes(100), b"PK\x05\x06" + bytes(18), b"\x80\x02}q\x00.",
-    pickle.dumps([1, 2], 4)])
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        b"",
+        b"P",
+        b"not a model at all\n" * 100,
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+        b"PK\x05\x06" + bytes(18),
+        b"\x80\x02}q\x00.",
+        pickle.dumps([1, 2], 4),
+    ],
+)
 def test_a_file_of_another_kind_is_refused(refused_file, foreign):
     refused_file(foreign)
 
 
-@pytest.mark.parametrize("other", [
-    {}, [1, 2], None, "food11-model", torch.zeros(3), {"conv.weight": torch.zeros(2)}, {"format": "food12-model", "version": 1},
-    {"format": None},
-    {"format": ["food11-model"]}, {"format": torch.zeros(2)}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        [1, 2],
+        None,
+        "food11-model",
+        torch.zeros(3),
+        {"conv.weight": torch.zeros(2)},
+        {"format": "food12-model", "version": 1},
+        {"format": None},
+        {"format": ["food11-model"]},
+        {"format": torch.zeros(2)},
+    ],
+)
 def test_another_torch_file_is_refused(refused_file, other):
     refused_file(other, "not written by this project")
 
@@ -378,66 +483,164 @@ def test_another_version_is_refused(content, refused_file, version):
     refused_file({**content, "version": version}, "version")
 
 
-@pytest.mark.parametrize("key", ["format", "version", "architecture", "arguments", "class_names", "preprocessing", "training", "storage",
-    "layout", "coding", "data", "crc32"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "format",
+        "version",
+        "architecture",
+        "arguments",
+        "class_names",
+        "preprocessing",
+        "training",
+        "storage",
+        "layout",
+        "coding",
+        "data",
+        "crc32",
+    ],
+)
 def test_a_missing_header_field_is_refused(content, refused_file, key):
     refused_file({name: value for name, value in content.items() if name != key})
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("class_names", None), ("class_names", 11), ("class_names", ["a", "b"]), ("class_names", []), ("arguments", None), ("arguments", [1]),
-    ("arguments", {}), ("arguments", {"num_classes": torch.zeros(3)}), ("preprocessing", None), ("preprocessing", {"size": 10**9}),
-    ("preprocessing", {"size": -1}), ("preprocessing", {"size": 64.5}), ("preprocessing", {"size": True}),
-    ("preprocessing", {"size": "64"}),
-    ("preprocessing", {"resize": "stretch"}), ("preprocessing", {"resize": ["crop"]}), ("preprocessing", {"mean": [0, 0]}),
-    ("preprocessing", {"std": [1, 1, 0]}), ("preprocessing", {"mean": [float("nan")] * 3}), ("preprocessing", {"std": [float("nan")] * 3}),
-    ("preprocessing", {"std": [float("inf")] * 3}), ("preprocessing", {"mean": [10**400] * 3}), ("preprocessing", {"mean": "abc"}),
-    ("preprocessing", {"colour": "BGR"}), ("preprocessing", {1: 2}), ("training", None), ("training", 5), ("architecture", None),
-    ("architecture", "resnet1000"),
-    ("architecture", "__init__"), ("storage", None), ("storage", ""), ("storage", "m8"), ("storage", ["m8"]), ("storage", "m8 " * 10**6),
-    ("layout", None), ("layout", 0), ("coding", None), ("coding", "zip"), ("coding", ["lzma"]), ("coding", "bits"),
-    ("data", None), ("data", b"abc"), ("crc32", None), ("crc32", torch.zeros(2)), ("crc32", "0")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("class_names", None),
+        ("class_names", 11),
+        ("class_names", ["a", "b"]),
+        ("class_names", []),
+        ("arguments", None),
+        ("arguments", [1]),
+        ("arguments", {}),
+        ("arguments", {"num_classes": torch.zeros(3)}),
+        ("preprocessing", None),
+        ("preprocessing", {"size": 10**9}),
+        ("preprocessing", {"size": -1}),
+        ("preprocessing", {"size": 64.5}),
+        ("preprocessing", {"size": True}),
+        ("preprocessing", {"size": "64"}),
+        ("preprocessing", {"resize": "stretch"}),
+        ("preprocessing", {"resize": ["crop"]}),
+        ("preprocessing", {"mean": [0, 0]}),
+        ("preprocessing", {"std": [1, 1, 0]}),
+        ("preprocessing", {"mean": [float("nan")] * 3}),
+        ("preprocessing", {"std": [float("nan")] * 3}),
+        ("preprocessing", {"std": [float("inf")] * 3}),
+        ("preprocessing", {"mean": [10**400] * 3}),
+        ("preprocessing", {"mean": "abc"}),
+        ("preprocessing", {"colour": "BGR"}),
+        ("preprocessing", {1: 2}),
+        ("training", None),
+        ("training", 5),
+        ("architecture", None),
+        ("architecture", "resnet1000"),
+        ("architecture", "__init__"),
+        ("storage", None),
+        ("storage", ""),
+        ("storage", "m8"),
+        ("storage", ["m8"]),
+        ("storage", "m8 " * 10**6),
+        ("layout", None),
+        ("layout", 0),
+        ("coding", None),
+        ("coding", "zip"),
+        ("coding", ["lzma"]),
+        ("coding", "bits"),
+        ("data", None),
+        ("data", b"abc"),
+        ("crc32", None),
+        ("crc32", torch.zeros(2)),
+        ("crc32", "0"),
+    ],
+)
 def test_a_header_field_of_the_wrong_kind_is_refused(content, refused_file, key, value):
     refused_file(signed({**content, key: value}) if key != "crc32" else {**content, key: value})
 
 
-@pytest.mark.parametrize("change", [
-    {"widths": (10**9,) * 8}, {"widths": (10**30,) * 8}, {"widths": (-8,) * 8}, {"widths": (0,) * 8}, {"widths": (8.5,) * 8},
-    {"widths": "8" * 8}, {"widths": None},
-    {"widths": {}}, {"widths": ()}, {"widths": [[8]] * 8}, {"widths": (8,) * 9}, {"hidden": 10**9}, {"hidden": "x"},
-    {"swish_from": "x"}, {"in_channels": 10**9},
-    {"in_channels": 1}, {"unknown": 1}, {5: 1}, {"self": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"widths": (10**9,) * 8},
+        {"widths": (10**30,) * 8},
+        {"widths": (-8,) * 8},
+        {"widths": (0,) * 8},
+        {"widths": (8.5,) * 8},
+        {"widths": "8" * 8},
+        {"widths": None},
+        {"widths": {}},
+        {"widths": ()},
+        {"widths": [[8]] * 8},
+        {"widths": (8,) * 9},
+        {"hidden": 10**9},
+        {"hidden": "x"},
+        {"swish_from": "x"},
+        {"in_channels": 10**9},
+        {"in_channels": 1},
+        {"unknown": 1},
+        {5: 1},
+        {"self": 1},
+    ],
+)
 def test_hostile_arguments_are_refused(content, refused_file, change):
     refused_file(signed({**content, "arguments": {**content["arguments"], **change}}))
 
 
-@pytest.mark.parametrize("change", [{"architecture": "resnet1000"}, {"arguments": {"num_classes": 11, "unknown": 1}},
-    {"arguments": {"num_classes": 11, "widths": 5}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": "resnet1000"},
+        {"arguments": {"num_classes": 11, "unknown": 1}},
+        {"arguments": {"num_classes": 11, "widths": 5}},
+    ],
+)
 def test_the_refusal_of_a_description_names_the_file(content, refused_file, change):
     refused_file(signed({**content, **change}), r"hostile\.bin")
 
 
 def test_very_long_arguments_are_refused_without_much_memory(content, tmp_path):
-    """A million layers would take 50 GB and half an hour, so they are tried in a process with 16 GB and a minute of processor time."""
-    torch.save(signed({**content, "arguments": {**content["arguments"], "widths": [8] * 10**6}}), tmp_path / "long.bin")
-    program = ("import resource as r, sys; from command_line import UserError; from model_file import load_model\n"
-               "r.setrlimit(r.RLIMIT_AS, (1 << 34, 1 << 34)); r.setrlimit(r.RLIMIT_CPU, (60, 60))\n"
-               "try: load_model(sys.argv[1]).build()\n"
-               "except UserError as error: print('UserError', len(str(error)))")
-    done = subprocess.run([sys.executable, "-c", program, tmp_path / "long.bin"], cwd=ROOT, capture_output=True, text=True, check=False)
+    """A million layers would take 50 GB and half an hour, so they are tried in a process with 16 GB and a
+    minute of processor time.
+    """
+    torch.save(
+        signed({**content, "arguments": {**content["arguments"], "widths": [8] * 10**6}}),
+        tmp_path / "long.bin",
+    )
+    program = (
+        "import resource as r, sys; from compression.command_line import UserError; from "
+        "compression.files.loading import load_model\n"
+        "r.setrlimit(r.RLIMIT_AS, (1 << 34, 1 << 34)); r.setrlimit(r.RLIMIT_CPU, (60, 60))\n"
+        "try: load_model(sys.argv[1]).build()\n"
+        "except UserError as error: print('UserError', len(str(error)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "long.bin"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.startswith("UserError"), (done.returncode, done.stderr[-300:])
     assert int(done.stdout.split()[1]) < 2000  # one sentence, not a million numbers
 
 
-@pytest.mark.parametrize("storage", ["f8", "i4", "m2", "a1", "s9", "S16", "F2", "u1", "O", "f4,f4", "s4\0", "s\u0664", "-4", " "])
+@pytest.mark.parametrize(
+    "storage", ["f8", "i4", "m2", "a1", "s9", "S16", "F2", "u1", "O", "f4,f4", "s4\0", "s\u0664", "-4", " "]
+)
 def test_an_unknown_storage_of_one_tensor_is_refused(content, refused_file, storage):
     refused_file(signed({**content, "storage": content["storage"].replace("f2", storage, 1)}), "damaged")
 
 
-@pytest.mark.parametrize("change", [
-    lambda content: {"storage": content["storage"] + " f2"}, lambda content: {"storage": content["storage"].rpartition(" ")[0]},
-    lambda content: {"data": torch.cat([content["data"], torch.zeros(1, dtype=torch.uint8)])},
-    lambda content: {"data": content["data"][:-1]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: {"storage": content["storage"] + " f2"},
+        lambda content: {"storage": content["storage"].rpartition(" ")[0]},
+        lambda content: {"data": torch.cat([content["data"], torch.zeros(1, dtype=torch.uint8)])},
+        lambda content: {"data": content["data"][:-1]},
+    ],
+)
 def test_missing_and_surplus_tensors_and_bytes_are_refused(content, refused_file, change):
     refused_file(signed({**content, **change(content)}), "damaged")
 
@@ -452,7 +655,7 @@ def test_integers_in_place_of_bn_statistics_are_refused(small_network, content, 
     storage, names = content["storage"].split(" "), list(small_network[1].state_dict())
     place = next(place for place, name in enumerate(names) if name.endswith("running_var"))
     assert storage[place] == "f2"
-    refused_file(signed({**content, "storage": " ".join([*storage[:place], "i8", *storage[place + 1:]])}))
+    refused_file(signed({**content, "storage": " ".join([*storage[:place], "i8", *storage[place + 1 :]])}))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -460,11 +663,16 @@ def test_stored_values_that_are_not_finite_are_refused(small_network, refused_fi
     description, network = small_network
     shapes = [tuple(tensor.shape) for tensor in network.state_dict().values()]
     content = encode(description, network.state_dict())
-    stored = stored_tensors(content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes)
+    stored = stored_tensors(
+        content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes
+    )
     scale = stored[0][1][0] = stored[0][1][0].copy()
     scale[0] = value
     coding, data = pack(labelled(stored, shapes))
-    refused_file(signed({**content, "coding": coding, "data": torch.frombuffer(bytearray(data), dtype=torch.uint8)}), "not finite")
+    refused_file(
+        signed({**content, "coding": coding, "data": torch.frombuffer(bytearray(data), dtype=torch.uint8)}),
+        "not finite",
+    )
 
 
 def test_a_file_over_the_limit_is_refused_and_one_at_the_limit_is_not(small_model):
@@ -480,7 +688,12 @@ def test_a_file_over_the_limit_is_refused_and_one_at_the_limit_is_not(small_mode
 @pytest.fixture
 def checkpoint(small_network):
     description, network = small_network
-    return {"format": "food11-checkpoint", "version": 1, **description.to_dict(), "state_dict": dict(network.state_dict())}
+    return {
+        "format": "food11-checkpoint",
+        "version": 1,
+        **description.to_dict(),
+        "state_dict": dict(network.state_dict()),
+    }
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -495,7 +708,9 @@ def test_a_checkpoint_without_weights_is_refused(checkpoint, refused_file):
     refused_file(checkpoint)
 
 
-@pytest.mark.parametrize("weights", [None, 5, [], {}, {"cnn.0.0.weight": torch.zeros(1)}, {5: torch.zeros(1)}, torch.zeros(3)])
+@pytest.mark.parametrize(
+    "weights", [None, 5, [], {}, {"cnn.0.0.weight": torch.zeros(1)}, {5: torch.zeros(1)}, torch.zeros(3)]
+)
 def test_a_checkpoint_with_other_weights_is_refused(checkpoint, refused_file, weights):
     refused_file({**checkpoint, "state_dict": weights})
 
@@ -508,16 +723,29 @@ def test_a_checkpoint_with_a_value_in_place_of_a_tensor_is_refused(checkpoint, r
 def test_a_half_precision_checkpoint_predicts(checkpoint, tmp_path):
     """`state_dict` of a Model is float32, whatever the file held."""
     halved = copy.deepcopy(checkpoint)
-    halved["state_dict"] = {name: value.half() if value.is_floating_point() else value for name, value in halved["state_dict"].items()}
+    halved["state_dict"] = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in halved["state_dict"].items()
+    }
     torch.save(halved, tmp_path / "half.pt")
     model = load_model(tmp_path / "half.pt")
-    assert {value.dtype for value in model.state_dict.values() if value.is_floating_point()} == {torch.float32}
+    assert {value.dtype for value in model.state_dict.values() if value.is_floating_point()} == {
+        torch.float32
+    }
     assert model.build()(torch.zeros(1, 3, 32, 32)).shape == (1, 11)
 
 
 def test_a_description_holds_every_argument_of_the_network():
     """So that a file can be rebuilt even if the table's widths change one day."""
-    arguments = Description.of("residual6", {"in_channels": 3}, ("a", "b"), Preprocessing(32)).to_dict()["arguments"]
-    assert arguments["hidden"] == list(ARCHITECTURES["residual6"].arguments["hidden"]) and arguments["dropout"] == 0.1
+    arguments = Description.of("residual6", {"in_channels": 3}, ("a", "b"), Preprocessing(32)).to_dict()[
+        "arguments"
+    ]
+    assert (
+        arguments["hidden"] == list(ARCHITECTURES["residual6"].arguments["hidden"])
+        and arguments["dropout"] == 0.1
+    )
     assert Description.of("fer_cnn", {}, ("a", "b"), Preprocessing(48)).arguments["widths"] == (64, 128, 256)
-    assert Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32)).arguments["widths"] == (8,) * 8
+    assert (
+        Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32)).arguments["widths"]
+        == (8,) * 8
+    )

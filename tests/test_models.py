@@ -1,4 +1,6 @@
-"""models.py: exact parameter counts, the course's key names, errors, MACs, teachers, the planner's command line."""
+"""models.py: exact parameter counts, the course's key names, errors, MACs, teachers, the planner's command
+line.
+"""
 
 import pickle
 import re
@@ -8,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from command_line import UserError
-from model_file import load_model
+from compression.command_line import UserError
+from compression.files.loading import load_model
 from models import ARCHITECTURES, build, count_macs, count_parameters, main, plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,17 +27,47 @@ def count(name, **arguments):
 # ---------------------------------------------------------------- parameter counts
 
 
-@pytest.mark.parametrize("name, parameters", [
-    ("student", 256_779), ("deep13", 186_123), ("wide8", 198_955), ("slim9", 144_389), ("resnet18", 11_182_155),
-    ("plain_student", 2_233_995), ("cnn120k", 120_859), ("cnn1mb", 242_203), ("dw1mb_3", 161_819), ("dw1mb_4", 239_899),
-    ("group1mb_3", 163_259), ("group1mb_4", 237_043), ("fer_cnn", 4_038_279), ("fer_mobilenet", 93_139)])
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("student", 256_779),
+        ("deep13", 186_123),
+        ("wide8", 198_955),
+        ("slim9", 144_389),
+        ("resnet18", 11_182_155),
+        ("plain_student", 2_233_995),
+        ("cnn120k", 120_859),
+        ("cnn1mb", 242_203),
+        ("dw1mb_3", 161_819),
+        ("dw1mb_4", 239_899),
+        ("group1mb_3", 163_259),
+        ("group1mb_4", 237_043),
+        ("fer_cnn", 4_038_279),
+        ("fer_mobilenet", 93_139),
+    ],
+)
 def test_parameter_count_is_the_published_one(name, parameters):
     assert count(name) == parameters
 
 
-@pytest.mark.parametrize("name, size", [
-    ("student", 256), ("deep13", 192), ("wide8", 192), ("slim9", 192), ("plain_student", 256), ("cnn120k", 64), ("cnn1mb", 64),
-    ("dw1mb_3", 64), ("dw1mb_4", 64), ("group1mb_3", 64), ("group1mb_4", 64), ("fer_cnn", 48), ("fer_mobilenet", 48)])
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("student", 256),
+        ("deep13", 192),
+        ("wide8", 192),
+        ("slim9", 192),
+        ("plain_student", 256),
+        ("cnn120k", 64),
+        ("cnn1mb", 64),
+        ("dw1mb_3", 64),
+        ("dw1mb_4", 64),
+        ("group1mb_3", 64),
+        ("group1mb_4", 64),
+        ("fer_cnn", 48),
+        ("fer_mobilenet", 48),
+    ],
+)
 def test_input_size_is_the_published_one(name, size):
     assert ARCHITECTURES[name].size == size
 
@@ -43,38 +75,78 @@ def test_input_size_is_the_published_one(name, size):
 def test_mobilenet_v2_is_torchvisions_without_its_last_convolution():
     from torchvision.models.mobilenetv2 import MobileNetV2
 
-    reference = MobileNetV2(11, inverted_residual_setting=[[1, 16, 1, 2], [6, 32, 2, 2], [6, 64, 2, 2], [4, 128, 1, 1]])
+    reference = MobileNetV2(
+        11, inverted_residual_setting=[[1, 16, 1, 2], [6, 32, 2, 2], [6, 64, 2, 2], [4, 128, 1, 1]]
+    )
     reference.features, reference.classifier[1] = reference.features[:-1], nn.Linear(128, 11)
     ours = build("mobilenet_v2")
     ours.load_state_dict(dict(zip(ours.state_dict(), reference.state_dict().values(), strict=True)))
     images = torch.rand(2, 3, 64, 64)
-    assert torch.equal(ours.eval()(images), reference.eval()(images)) and ours.state_dict().keys() != reference.state_dict().keys()
+    assert (
+        torch.equal(ours.eval()(images), reference.eval()(images))
+        and ours.state_dict().keys() != reference.state_dict().keys()
+    )
 
 
-@pytest.mark.parametrize("group_width, parameters", [(1, 161_819), (2, 163_259), (4, 166_139), (8, 171_899), (0, 243_323)])
+@pytest.mark.parametrize(
+    "group_width, parameters", [(1, 161_819), (2, 163_259), (4, 166_139), (8, 171_899), (0, 243_323)]
+)
 def test_1mb_net_of_three_blocks_with_other_groups(group_width, parameters):
     assert count("dw1mb_3", group_width=group_width) == parameters
 
 
 @pytest.mark.parametrize("group_width, groups", [(1, [32, 64, 64]), (2, [16, 32, 32]), (0, [1, 1, 1])])
 def test_group_width_sets_the_groups_of_every_separable_block(group_width, groups):
-    convs = [module for module in build("dw1mb_3", group_width=group_width).modules() if isinstance(module, nn.Conv2d)]
+    convs = [
+        module
+        for module in build("dw1mb_3", group_width=group_width).modules()
+        if isinstance(module, nn.Conv2d)
+    ]
     assert [conv.groups for conv in convs] == [1, 1, 1, 1, groups[0], 1, groups[1], 1, groups[2], 1]
 
 
 def test_groups_of_the_grouped_1mb_net_with_four_blocks():
-    assert [module.groups for module in build("group1mb_4").modules()
-            if isinstance(module, nn.Conv2d) and module.groups > 1] == [4, 8, 8, 11]
+    assert [
+        module.groups
+        for module in build("group1mb_4").modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1
+    ] == [4, 8, 8, 11]
 
 
-@pytest.mark.parametrize("name, original, rate, counts", [
-    ("student", (16, 32, 64, 128, 256, 256, 256, 256), 0.95, [256_779, 236_066, 217_850, 200_354, 185_091, 171_606]),
-    ("student", (16, 32, 64, 128, 256, 256, 256, 256), 0.90, [256_779, 216_518, 183_578, 156_084, 132_858, 114_810]),
-    ("wide8", (24, 48, 96, 96, 192, 192, 192, 192), 0.95, [198_955, 186_750, 176_052, 166_041, 157_357, 148_993]),
-    ("wide8", (24, 48, 96, 96, 192, 192, 192, 192), 0.85, [198_955, 164_802, 138_988, 119_492, 105_529, 94_212, 85_495, 78_612])])
+@pytest.mark.parametrize(
+    "name, original, rate, counts",
+    [
+        (
+            "student",
+            (16, 32, 64, 128, 256, 256, 256, 256),
+            0.95,
+            [256_779, 236_066, 217_850, 200_354, 185_091, 171_606],
+        ),
+        (
+            "student",
+            (16, 32, 64, 128, 256, 256, 256, 256),
+            0.90,
+            [256_779, 216_518, 183_578, 156_084, 132_858, 114_810],
+        ),
+        (
+            "wide8",
+            (24, 48, 96, 96, 192, 192, 192, 192),
+            0.95,
+            [198_955, 186_750, 176_052, 166_041, 157_357, 148_993],
+        ),
+        (
+            "wide8",
+            (24, 48, 96, 96, 192, 192, 192, 192),
+            0.85,
+            [198_955, 164_802, 138_988, 119_492, 105_529, 94_212, 85_495, 78_612],
+        ),
+    ],
+)
 def test_pruned_widths_give_the_published_counts(name, original, rate, counts):
     for rounds, expected in enumerate(counts):
-        widths = [int(width * rate**rounds) if 3 <= index <= 6 else width for index, width in enumerate(original)]
+        widths = [
+            int(width * rate**rounds) if 3 <= index <= 6 else width for index, width in enumerate(original)
+        ]
         assert count(name, widths=widths) == expected, f"round {rounds}"
 
 
@@ -89,8 +161,13 @@ def test_student_has_the_keys_of_the_course():
     keys = list(build("student").state_dict())
     assert len(keys) == 72
     assert {key for key in keys if key.startswith("fc")} == {"fc.0.weight", "fc.0.bias"}
-    assert all(re.fullmatch(r"cnn\.[0-7]\.[013]\.(weight|bias|running_mean|running_var|num_batches_tracked)|fc\.0\.(weight|bias)", key)
-               for key in keys)
+    assert all(
+        re.fullmatch(
+            r"cnn\.[0-7]\.[013]\.(weight|bias|running_mean|running_var|num_batches_tracked)|fc\.0\.(weight|bias)",
+            key,
+        )
+        for key in keys
+    )
 
 
 @pytest.mark.skipif(not PEER_STUDENT.is_file(), reason=f"the course's model file {PEER_STUDENT} is not here")
@@ -125,32 +202,40 @@ def test_first_four_stages_of_the_student_are_closed_by_pooling_and_nothing_foll
     assert all(isinstance(stage[3], nn.Conv2d) and stage[3].kernel_size == (1, 1) for stage in stages[1:8])
 
 
-@pytest.mark.parametrize("name, arguments, blamed", [
-    ("studnet", {}, "studnet"),
-    ("student", {"width": (16, 32)}, "width"),
-    ("resnet18", {"widths": (16, 32)}, "widths")])
+@pytest.mark.parametrize(
+    "name, arguments, blamed",
+    [
+        ("studnet", {}, "studnet"),
+        ("student", {"width": (16, 32)}, "width"),
+        ("resnet18", {"widths": (16, 32)}, "widths"),
+    ],
+)
 def test_unknown_name_or_argument_is_named(name, arguments, blamed):
     with pytest.raises(UserError, match=blamed):
         build(name, **arguments)
 
 
-@pytest.mark.parametrize("name, arguments", [
-    ("student", {"widths": ()}),
-    ("student", {"widths": 16}),
-    ("student", {"widths": "wide"}),
-    ("student", {"widths": (16, -32, 64)}),
-    ("student", {"widths": (16, 0, 64)}),
-    ("student", {"widths": (16, 32.5)}),
-    ("student", {"widths": (10**12, 10**12)}),
-    ("student", {"num_classes": 0}),
-    ("student", {"in_channels": 0}),
-    ("wide8", {"hidden": -5}),
-    ("dw1mb_3", {"group_width": 3}),
-    ("dw1mb_3", {"group_width": 64}),
-    ("fer_mobilenet", {"widths": (8, 8, 8, 8, 8, 8, 8, 8, 16)}),  # more widths than strides
-    ("fer_mobilenet", {"strides": (1, 2)}),
-    *[(name, {"widths": (8, 8)}) for name in OURS],  # fewer widths than the other per-block lists
-    *[(name, {"dropout": 2.0}) for name in OURS]])
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("student", {"widths": ()}),
+        ("student", {"widths": 16}),
+        ("student", {"widths": "wide"}),
+        ("student", {"widths": (16, -32, 64)}),
+        ("student", {"widths": (16, 0, 64)}),
+        ("student", {"widths": (16, 32.5)}),
+        ("student", {"widths": (10**12, 10**12)}),
+        ("student", {"num_classes": 0}),
+        ("student", {"in_channels": 0}),
+        ("wide8", {"hidden": -5}),
+        ("dw1mb_3", {"group_width": 3}),
+        ("dw1mb_3", {"group_width": 64}),
+        ("fer_mobilenet", {"widths": (8, 8, 8, 8, 8, 8, 8, 8, 16)}),  # more widths than strides
+        ("fer_mobilenet", {"strides": (1, 2)}),
+        *[(name, {"widths": (8, 8)}) for name in OURS],  # fewer widths than the other per-block lists
+        *[(name, {"dropout": 2.0}) for name in OURS],
+    ],
+)
 def test_impossible_shape_is_a_user_error(name, arguments):
     with pytest.raises(UserError, match=next(iter(arguments))):
         build(name, **arguments)
@@ -195,13 +280,19 @@ def teacher_state():
 @pytest.mark.parametrize("dtype, prefix", [(torch.float32, ""), (torch.float16, "module.")])
 def test_teacher_file_of_every_kind_loads(teacher_state, tmp_path, legacy, dtype, prefix):
     path = tmp_path / "teacher.bin"
-    stored = {prefix + key: value.to(dtype) if value.is_floating_point() else value for key, value in teacher_state.items()}
+    stored = {
+        prefix + key: value.to(dtype) if value.is_floating_point() else value
+        for key, value in teacher_state.items()
+    }
     torch.save(stored, path, _use_new_zipfile_serialization=not legacy)
     teacher = load_model(path).build()
     assert not teacher.training
     for key, value in teacher.state_dict().items():
         assert value.dtype == teacher_state[key].dtype
-        assert torch.equal(value, teacher_state[key].to(dtype).to(value.dtype) if value.is_floating_point() else teacher_state[key])
+        assert torch.equal(
+            value,
+            teacher_state[key].to(dtype).to(value.dtype) if value.is_floating_point() else teacher_state[key],
+        )
 
 
 def test_teacher_with_other_classes_and_channels_gives_its_own_logits(tmp_path):
@@ -224,7 +315,9 @@ def test_missing_teacher_and_folder_are_refused(tmp_path):
     refuse(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"not a torch file\n", b"PK\x03\x04 but no zip", b"\x80\x04."])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 100, b"not a torch file\n", b"PK\x03\x04 but no zip", b"\x80\x04."]
+)
 def test_file_that_torch_did_not_write_is_refused(tmp_path, content):
     (tmp_path / "teacher.bin").write_bytes(content)
     refuse(tmp_path / "teacher.bin")
@@ -233,7 +326,11 @@ def test_file_that_torch_did_not_write_is_refused(tmp_path, content):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_teacher_file_cut_anywhere_is_refused(teacher_state, tmp_path, legacy):
     path = tmp_path / "teacher.bin"
-    torch.save({key: value.half() for key, value in teacher_state.items()}, path, _use_new_zipfile_serialization=not legacy)
+    torch.save(
+        {key: value.half() for key, value in teacher_state.items()},
+        path,
+        _use_new_zipfile_serialization=not legacy,
+    )
     for keep in (path.stat().st_size - 1, path.stat().st_size // 2, 1000, 10):
         with open(path, "r+b") as file:
             file.truncate(keep)
@@ -249,18 +346,42 @@ def test_teacher_with_a_value_that_is_not_finite_is_refused(teacher_state, tmp_p
 
 
 def test_teacher_that_lacks_a_layer_is_refused(teacher_state, tmp_path):
-    torch.save({key: value for key, value in teacher_state.items() if not key.startswith("layer4.1.conv2")}, tmp_path / "teacher.bin")
+    torch.save(
+        {key: value for key, value in teacher_state.items() if not key.startswith("layer4.1.conv2")},
+        tmp_path / "teacher.bin",
+    )
     refuse(tmp_path / "teacher.bin", "are not those of a network that this project knows")
 
 
-@pytest.mark.parametrize("content", [
-    [], {}, "text", torch.zeros(3), {"epoch": 3}, {"state_dict": {"fc.weight": torch.zeros(11, 512)}},
-    {1: torch.zeros(3)},
-    {"fc.weight": torch.tensor(1.0), "conv1.weight": torch.zeros(64, 3, 7, 7)},
-    {"fc.weight": torch.zeros(11, 512), "conv1.weight": torch.tensor(1.0)},
-    {"fc.weight": torch.zeros(0, 512), "conv1.weight": torch.zeros(64, 3, 7, 7)},
-    {"fc.weight": torch.zeros(11, 512), "conv1.weight": torch.zeros(64, 0, 7, 7)}],
-    ids=["list", "empty dict", "text", "tensor", "number", "nested", "integer key", "0-d fc", "0-d conv", "0 classes", "0 channels"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {},
+        "text",
+        torch.zeros(3),
+        {"epoch": 3},
+        {"state_dict": {"fc.weight": torch.zeros(11, 512)}},
+        {1: torch.zeros(3)},
+        {"fc.weight": torch.tensor(1.0), "conv1.weight": torch.zeros(64, 3, 7, 7)},
+        {"fc.weight": torch.zeros(11, 512), "conv1.weight": torch.tensor(1.0)},
+        {"fc.weight": torch.zeros(0, 512), "conv1.weight": torch.zeros(64, 3, 7, 7)},
+        {"fc.weight": torch.zeros(11, 512), "conv1.weight": torch.zeros(64, 0, 7, 7)},
+    ],
+    ids=[
+        "list",
+        "empty dict",
+        "text",
+        "tensor",
+        "number",
+        "nested",
+        "integer key",
+        "0-d fc",
+        "0-d conv",
+        "0 classes",
+        "0 channels",
+    ],
+)
 def test_torch_file_that_holds_no_teacher_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "teacher.bin")
     refuse(tmp_path / "teacher.bin")
@@ -302,20 +423,25 @@ def test_plan_of_the_student_fits_the_homework_at_8_bits_only():
     row = plan("student")
     assert row["parameters"] == 256_779
     assert row["bytes"][4] < row["bytes"][6] < row["bytes"][8] <= 300_000 < row["bytes"][16]
-    assert row["bytes"][16] >= 2 * (256_779 - 2 * sum((16, *(16, 32, 64, 128, 256, 256, 256))))  # without gamma and beta
+    assert row["bytes"][16] >= 2 * (
+        256_779 - 2 * sum((16, *(16, 32, 64, 128, 256, 256, 256)))
+    )  # without gamma and beta
     assert row["bytes"][4] < 0.6 * row["bytes"][8]
 
 
 def test_a_planned_file_is_never_far_from_the_file_itself():
+    from compression.data.preprocessing import Preprocessing
+    from compression.files.model_file import Description, encode, sizes, to_bytes
+    from compression.quantization.grids import Scheme
     from dataset import FOOD11_CLASSES
-    from model_file import Description, encode, sizes, to_bytes
-    from preprocessing import Preprocessing
-    from quantization import Scheme
 
     network = build("student", folded=True)
     for bits, planned in plan("student")["bytes"].items():
-        content = encode(Description.of("student", {"folded": True}, FOOD11_CLASSES, Preprocessing(256)), network.state_dict(),
-                         Scheme(bits, "channel", "mse"))
+        content = encode(
+            Description.of("student", {"folded": True}, FOOD11_CLASSES, Preprocessing(256)),
+            network.state_dict(),
+            Scheme(bits, "channel", "mse"),
+        )
         assert abs(planned - (len(to_bytes(content)) + sizes(content).packed - sizes(content).coded)) < 500
 
 
@@ -335,25 +461,50 @@ def test_command_line_error_is_one_line_and_status_2(run_script):
 
 
 def test_set_changes_the_network_shown(capsys):
-    assert main(["--only", "student", "--set", "widths=16,32,64", "--set", "num_classes=5", "--max-bytes", "1000000"]) == 0
+    assert (
+        main(
+            [
+                "--only",
+                "student",
+                "--set",
+                "widths=16,32,64",
+                "--set",
+                "num_classes=5",
+                "--max-bytes",
+                "1000000",
+            ]
+        )
+        == 0
+    )
     row = capsys.readouterr().out.splitlines()[1]
     assert f"{count('student', widths=(16, 32, 64), num_classes=5):,}" in row.split()
     assert row.count("*") == 4
 
 
-@pytest.mark.parametrize("options", [
-    ["--set", "widths=16,32"], ["--only", "studnet"], ["--only", "student", "--set", "widths"],
-    ["--only", "student", "--set", "widths=wide"], ["--only", "student", "--set", "=3"],
-    ["--only", "student", "--set", "widths=__import__('os')"], ["--only", "student", "--set", "num_classes=0"],
-    ["--only", "student", "--set", "hidden=x=3"], ["--only", "student", "--set", "ranks={[1]:2}"],
-    ["--only", "residual6", "--set", "pools=1,1,1,1,1,1"], ["--only", "mobilenet_v2", "--set", "strides=0,2,2,1"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--set", "widths=16,32"],
+        ["--only", "studnet"],
+        ["--only", "student", "--set", "widths"],
+        ["--only", "student", "--set", "widths=wide"],
+        ["--only", "student", "--set", "=3"],
+        ["--only", "student", "--set", "widths=__import__('os')"],
+        ["--only", "student", "--set", "num_classes=0"],
+        ["--only", "student", "--set", "hidden=x=3"],
+        ["--only", "student", "--set", "ranks={[1]:2}"],
+        ["--only", "residual6", "--set", "pools=1,1,1,1,1,1"],
+        ["--only", "mobilenet_v2", "--set", "strides=0,2,2,1"],
+    ],
+)
 def test_wrong_set_or_name_is_a_user_error(refused, options):
     assert "error: " in refused("models.py", *options)
 
 
 def test_a_list_of_one_number_is_written_as_the_message_says(refused, capsys):
     assert "widths=16,32,64, and a single number with a comma after it: 16,\n" in refused(
-        "models.py", "--only", "student", "--set", "widths=16")
+        "models.py", "--only", "student", "--set", "widths=16"
+    )
     for widths in ("16,32,64", "16,"):
         assert main(["--only", "student", "--set", f"widths={widths}"]) == 0
 

@@ -1,4 +1,6 @@
-"""ONNX teachers: a classifier drawn by hand against its closed form, what its metadata tells, and files that are no teacher."""
+"""ONNX teachers: a classifier drawn by hand against its closed form, what its metadata tells, and files that
+are no teacher.
+"""
 
 import json
 
@@ -6,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from command_line import UserError
-from distillation import SeenBy, read_teacher
-from onnx_teacher import is_onnx, read_onnx
-from preprocessing import Preprocessing
+from compression.command_line import UserError
+from compression.data.preprocessing import Preprocessing
+from compression.files.onnx import is_onnx, read_onnx
+from compression.training.distillation import SeenBy, read_teacher
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx2torch")
@@ -21,15 +23,29 @@ WEIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 4]], np.float32)
 
 
 def save(path, metadata=None, shape=("N", 3, "H", "W"), weight=WEIGHT, outputs=("logits",)):
-    """An ONNX file: global average pooling, then logits = weight @ mean colour; the metadata's values are JSON unless they are text."""
-    nodes = [helper.make_node("GlobalAveragePool", ["images"], ["pooled"]), helper.make_node("Flatten", ["pooled"], ["flat"]),
-             *(helper.make_node("Gemm", ["flat", "weight"], [name], transB=1) for name in outputs)]
+    """An ONNX file: global average pooling, then logits = weight @ mean colour; the metadata's values are
+    JSON unless they are text.
+    """
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        *(helper.make_node("Gemm", ["flat", "weight"], [name], transB=1) for name in outputs),
+    ]
     graph = helper.make_graph(
-        nodes, "colours", [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        nodes,
+        "colours",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("N", len(weight))) for name in outputs],
-        [numpy_helper.from_array(weight, "weight")])
+        [numpy_helper.from_array(weight, "weight")],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()})
+    helper.set_model_props(
+        model,
+        {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in (metadata or {}).items()
+        },
+    )
     onnx.save(model, path)
     return path
 
@@ -44,12 +60,16 @@ def test_logits_are_those_of_the_graph(tmp_path):
 def test_the_metadata_tells_names_size_and_normalisation(tmp_path):
     told = {"class_names": list(COLOURS), "size": 20, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1]}
     teacher = read_teacher(save(tmp_path / "t.onnx", told), COLOURS, CPU)
-    assert teacher.preprocessing == Preprocessing(20, mean=(0.5,) * 3, std=(0.25, 0.5, 1)) and teacher.says_size
+    assert (
+        teacher.preprocessing == Preprocessing(20, mean=(0.5,) * 3, std=(0.25, 0.5, 1)) and teacher.says_size
+    )
     student = Preprocessing(32)
     photos = torch.full((1, 32, 32, 3), 128, dtype=torch.uint8)
     pixel = 128 / 255
     expected = [4 * (pixel - 0.5) / std for std in (0.25, 0.5, 1)]
-    assert SeenBy(teacher, student)(student.normalise(photos))[0].tolist() == pytest.approx(expected, abs=1e-4)
+    assert SeenBy(teacher, student)(student.normalise(photos))[0].tolist() == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 def test_options_override_the_metadata_and_what_nobody_tells_is_assumed(tmp_path):
@@ -65,10 +85,22 @@ def test_a_fixed_input_shape_tells_the_size(tmp_path):
         read_onnx(save(tmp_path / "t.onnx", {"size": 32}, shape=("N", 3, 48, 48)))
 
 
-@pytest.mark.parametrize("metadata, message", [
-    ({"class_names": "red, green, blue"}, "class_names"), ({"class_names": [1, 2, 3]}, "class_names"), ({"size": "[96]"}, "size"),
-    ({"mean": "half"}, "mean"), ({"std": "0.5"}, "std"), ({"mean": "[" * 10_000}, "mean"), ({"size": "true"}, "size"),
-    ({"size": 7}, "input size of 7"), ({"mean": [0, 0, 0]}, "not the other of mean and std"), ({"mean": [0, 0, 0], "std": [0, 0, 0]}, "std above 0"), ({"class_names": ["a", "b"]}, "names 2 classes")])
+@pytest.mark.parametrize(
+    "metadata, message",
+    [
+        ({"class_names": "red, green, blue"}, "class_names"),
+        ({"class_names": [1, 2, 3]}, "class_names"),
+        ({"size": "[96]"}, "size"),
+        ({"mean": "half"}, "mean"),
+        ({"std": "0.5"}, "std"),
+        ({"mean": "[" * 10_000}, "mean"),
+        ({"size": "true"}, "size"),
+        ({"size": 7}, "input size of 7"),
+        ({"mean": [0, 0, 0]}, "not the other of mean and std"),
+        ({"mean": [0, 0, 0], "std": [0, 0, 0]}, "std above 0"),
+        ({"class_names": ["a", "b"]}, "names 2 classes"),
+    ],
+)
 def test_metadata_that_means_nothing_is_refused(tmp_path, metadata, message):
     with pytest.raises(UserError, match=message):
         read_teacher(save(tmp_path / "t.onnx", metadata), COLOURS, CPU)
@@ -91,7 +123,9 @@ def test_graphs_that_are_no_classifier_of_photos_are_refused(tmp_path):
 
 def test_weights_in_other_files_are_not_followed(tmp_path):
     model = onnx.load(save(tmp_path / "t.onnx"))
-    onnx.save(model, tmp_path / "t.onnx", save_as_external_data=True, location="elsewhere.bin", size_threshold=0)
+    onnx.save(
+        model, tmp_path / "t.onnx", save_as_external_data=True, location="elsewhere.bin", size_threshold=0
+    )
     with pytest.raises(UserError, match="lie in other files"):
         read_onnx(tmp_path / "t.onnx")
 
@@ -111,8 +145,28 @@ def test_train_kd_distils_from_an_onnx_file(toy, call, tmp_path):
 
     weight = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
     save(tmp_path / "t.onnx", {"class_names": list(FOOD11_CLASSES), "size": 32}, weight=weight)
-    command = ["train_kd.py", toy, "--teacher", tmp_path / "t.onnx", "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4",
-               "--size", 32, "--epochs", 1, "--views", 1, "--cache", "none", "--precision", "fp32", "--out", tmp_path / "run"]
+    command = [
+        "train_kd.py",
+        toy,
+        "--teacher",
+        tmp_path / "t.onnx",
+        "--network",
+        "student",
+        "--set",
+        "widths=4,4,4,4,4,4,4,4",
+        "--size",
+        32,
+        "--epochs",
+        1,
+        "--views",
+        1,
+        "--cache",
+        "none",
+        "--precision",
+        "fp32",
+        "--out",
+        tmp_path / "run",
+    ]
     done = call(*command, "--dry-run")
     assert done.returncode == 0 and "t.onnx: validation accuracy" in done.stdout, done.stderr
     (tmp_path / "bad.onnx").write_bytes(b"nothing")

@@ -1,4 +1,6 @@
-"""Numbers from outside: logits that are not finite, normalisations that no file tells, and wrapped or renamed state_dicts."""
+"""Numbers from outside: logits that are not finite, normalisations that no file tells, and wrapped or renamed
+state_dicts.
+"""
 
 import argparse
 import json
@@ -7,15 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from command_line import UserError
+from compression.command_line import UserError
+from compression.data.plausibility import (
+    check_logits,
+    choose_normalisation,
+    first_layer_not_finite,
+    normalised,
+    settle_normalisation,
+)
+from compression.data.preprocessing import Preprocessing
+from compression.files.foreign import COURSE_PREPROCESSING, bare_state_dict, without_prefixes
+from compression.files.loading import load_model
+from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description
+from compression.training.distillation import check_teachers, read_teachers
+from compression.training.run_folder import write_checkpoint
 from dataset import FOOD11_CLASSES, list_labelled, load_photos
-from distillation import check_teachers, read_teachers
-from foreign_files import COURSE_PREPROCESSING, bare_state_dict, without_prefixes
-from model_file import CHECKPOINT_FORMAT, VERSION, Description, load_model
 from models import build
-from plausibility import check_logits, choose_normalisation, first_layer_not_finite, normalised, settle_normalisation
-from preprocessing import Preprocessing
-from training_run import write_checkpoint
 
 CPU = torch.device("cpu")
 STUDENT = {"widths": (4,) * 8, "in_channels": 3}
@@ -34,7 +43,9 @@ def test_the_first_layer_that_is_not_finite_is_named():
     network[2].weight.data[0, 0] = float("inf")
     images = torch.ones(1, 2)
     network[0].weight.data.fill_(1.0)
-    assert first_layer_not_finite(network, images) == "2" and first_layer_not_finite(network[:2], images) is None
+    assert (
+        first_layer_not_finite(network, images) == "2" and first_layer_not_finite(network[:2], images) is None
+    )
     with pytest.raises(UserError, match="the model gives logits that are not finite, from its layer 2 on"):
         check_logits(network(images), network, images)
     check_logits(torch.zeros(1, 2), network, images)
@@ -52,19 +63,45 @@ def overflowing(tmp_path):
 
 
 def test_no_script_turns_such_logits_into_classes(overflowing, toy, refused, tmp_path):
-    for command in (("inference.py", toy, tmp_path / "out.csv", "--model", overflowing),
-                    ("inference.py", toy, tmp_path / "out.csv", "--model", overflowing, "--tta"),
-                    ("evaluate.py", overflowing, toy, "--cache", "none", "--record", tmp_path / "out.json"),
-                    ("quantize.py", overflowing, tmp_path / "out.bin", "--bits", 32, "--data", toy, "--cache", "none")):
+    for command in (
+        ("inference.py", toy, tmp_path / "out.csv", "--model", overflowing),
+        ("inference.py", toy, tmp_path / "out.csv", "--model", overflowing, "--tta"),
+        ("evaluate.py", overflowing, toy, "--cache", "none", "--record", tmp_path / "out.json"),
+        ("quantize.py", overflowing, tmp_path / "out.bin", "--bits", 32, "--data", toy, "--cache", "none"),
+    ):
         sentence = refused(*command)
         assert "not finite, from its layer fc.0 on" in sentence
     assert not list(tmp_path.glob("out.*"))
 
 
 def test_a_pruning_and_a_teacher_with_such_logits_are_refused(overflowing, toy, call, tmp_path):
-    pruning = call("prune.py", overflowing, toy, "--rate", 0.5, "--mode", "none", "--cache", "none", "--out", tmp_path / "pruned")
-    teacher = call("train_kd.py", toy, "--teacher", overflowing, "--network", "student", "--size", 32, "--cache", "none",
-                   "--out", tmp_path / "kd")
+    pruning = call(
+        "prune.py",
+        overflowing,
+        toy,
+        "--rate",
+        0.5,
+        "--mode",
+        "none",
+        "--cache",
+        "none",
+        "--out",
+        tmp_path / "pruned",
+    )
+    teacher = call(
+        "train_kd.py",
+        toy,
+        "--teacher",
+        overflowing,
+        "--network",
+        "student",
+        "--size",
+        32,
+        "--cache",
+        "none",
+        "--out",
+        tmp_path / "kd",
+    )
     for done in (pruning, teacher):
         assert done.returncode == 2 and "not finite" in done.stderr, done.stderr
 
@@ -72,10 +109,16 @@ def test_a_pruning_and_a_teacher_with_such_logits_are_refused(overflowing, toy, 
 def test_own_checkpoints_with_negative_variances_are_refused(toy, refused, tmp_path):
     weights = state()
     weights["cnn.1.1.running_var"][0] = -1
-    write_checkpoint(tmp_path / "bad.pt", Description.of("student", STUDENT, FOOD11_CLASSES, Preprocessing(32)), weights)
-    assert "cnn.1.1.running_var" in refused("inference.py", toy, tmp_path / "out.csv", "--model", tmp_path / "bad.pt")
+    write_checkpoint(
+        tmp_path / "bad.pt", Description.of("student", STUDENT, FOOD11_CLASSES, Preprocessing(32)), weights
+    )
+    assert "cnn.1.1.running_var" in refused(
+        "inference.py", toy, tmp_path / "out.csv", "--model", tmp_path / "bad.pt"
+    )
     torch.save(weights, tmp_path / "bare.pt")
-    assert "has negative variances" in refused("inference.py", toy, tmp_path / "out.csv", "--model", tmp_path / "bare.pt")
+    assert "has negative variances" in refused(
+        "inference.py", toy, tmp_path / "out.csv", "--model", tmp_path / "bare.pt"
+    )
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -86,16 +129,23 @@ def test_the_normalisation_that_is_better_on_validation_photos_is_taken_and_told
     bare = COURSE_PREPROCESSING
     for better in ("unit", "imagenet"):
         wanted = normalised(bare, better)
-        found, name = choose_normalisation(bare, "auto", "the model m", "--normalisation", lambda one, w=wanted: 0.9 if one == w else 0.1)
+        found, name = choose_normalisation(
+            bare, "auto", "the model m", "--normalisation", lambda one, w=wanted: 0.9 if one == w else 0.1
+        )
         told = capsys.readouterr().err
-        assert (found, name) == (wanted, better) and "0.9000" in told and "0.1000" in told and f"{better} is taken" in told
+        assert (
+            (found, name) == (wanted, better)
+            and "0.9000" in told
+            and "0.1000" in told
+            and f"{better} is taken" in told
+        )
     asked = []
-    found, name = choose_normalisation(bare, "unit", "the model m", "--normalisation", lambda one: asked.append(one))
+    found, name = choose_normalisation(
+        bare, "unit", "the model m", "--normalisation", lambda one: asked.append(one)
+    )
     assert name == "unit" and not asked, "an explicit option is not questioned"
     assert choose_normalisation(bare, "auto", "the model m", "--normalisation")[1] == "unit"
     assert "values in [0, 1] are assumed" in capsys.readouterr().err
-
-
 
 
 def test_a_bare_teacher_gets_the_normalisation_it_was_trained_with(toy, small_network, tmp_path, monkeypatch):
@@ -103,13 +153,19 @@ def test_a_bare_teacher_gets_the_normalisation_it_was_trained_with(toy, small_ne
     torch.save(small_network[1].state_dict(), tmp_path / "teacher.bin")
     preprocessing = Preprocessing(32)
     validation = load_photos(list_labelled(toy, "validation"), preprocessing, cache=False)
-    options = argparse.Namespace(teacher=[tmp_path / "teacher.bin"], teacher_size=32, teacher_normalisation="auto", dry_run=False)
-    monkeypatch.setattr("distillation.check_teacher", lambda *arguments, **more: 0.5)
+    options = argparse.Namespace(
+        teacher=[tmp_path / "teacher.bin"], teacher_size=32, teacher_normalisation="auto", dry_run=False
+    )
+    monkeypatch.setattr("compression.training.distillation.check_teacher", lambda *arguments, **more: 0.5)
     for name in ("imagenet", "unit"):
-        teacher, = read_teachers(options, validation.class_names, 3, CPU)
+        (teacher,) = read_teachers(options, validation.class_names, 3, CPU)
         with torch.no_grad():
-            answers = {one: teacher.network(normalised(teacher.preprocessing, one).normalise(validation.photos)).argmax(1)
-                       for one in ("unit", "imagenet")}
+            answers = {
+                one: teacher.network(
+                    normalised(teacher.preprocessing, one).normalise(validation.photos)
+                ).argmax(1)
+                for one in ("unit", "imagenet")
+            }
         assert not torch.equal(answers["unit"], answers["imagenet"])
         own, labels = normalised(teacher.preprocessing, name), answers[name]
         relabelled = type(validation)(validation.photos, validation.rows, labels, validation.class_names, "x")
@@ -118,8 +174,11 @@ def test_a_bare_teacher_gets_the_normalisation_it_was_trained_with(toy, small_ne
 
 
 def test_a_file_that_says_its_normalisation_cannot_be_given_another(small_model, toy, refused, tmp_path):
-    for command in (("inference.py", toy, tmp_path / "out.csv", "--model", small_model), ("evaluate.py", small_model, toy),
-                    ("quantize.py", small_model, tmp_path / "out.bin")):
+    for command in (
+        ("inference.py", toy, tmp_path / "out.csv", "--model", small_model),
+        ("evaluate.py", small_model, toy),
+        ("quantize.py", small_model, tmp_path / "out.bin"),
+    ):
         assert "says how photos are normalised" in refused(*command, "--normalisation", "imagenet")
 
 
@@ -128,36 +187,67 @@ def test_what_is_chosen_travels_with_the_file_and_what_is_assumed_does_not(toy, 
     told = call("quantize.py", tmp_path / "bare.pt", tmp_path / "assumed.bin", "--bits", 8)
     assert told.returncode == 0 and "values in [0, 1] are assumed" in told.stderr
     assert load_model(tmp_path / "assumed.bin").description.assumes_normalisation
-    chosen = call("quantize.py", tmp_path / "bare.pt", tmp_path / "chosen.bin", "--bits", 8, "--normalisation", "imagenet")
+    chosen = call(
+        "quantize.py",
+        tmp_path / "bare.pt",
+        tmp_path / "chosen.bin",
+        "--bits",
+        8,
+        "--normalisation",
+        "imagenet",
+    )
     description = load_model(tmp_path / "chosen.bin").description
     assert chosen.returncode == 0 and "assumed" not in chosen.stderr
-    assert description.preprocessing == normalised(COURSE_PREPROCESSING, "imagenet") and not description.assumes_normalisation
-    assert settle_normalisation(load_model(tmp_path / "chosen.bin"), "auto").description.preprocessing == description.preprocessing
+    assert (
+        description.preprocessing == normalised(COURSE_PREPROCESSING, "imagenet")
+        and not description.assumes_normalisation
+    )
+    assert (
+        settle_normalisation(load_model(tmp_path / "chosen.bin"), "auto").description.preprocessing
+        == description.preprocessing
+    )
 
 
 def test_normalisations_that_mean_nothing_are_refused(toy, small_model, refused, capsys):
-    assert "goes with --teacher" in refused("evaluate.py", small_model, toy, "--teacher-normalisation", "unit")
-    assert "says how photos are normalised" in refused("evaluate.py", small_model, toy, "--teacher", small_model,
-                                                       "--teacher-normalisation", "unit")
+    assert "goes with --teacher" in refused(
+        "evaluate.py", small_model, toy, "--teacher-normalisation", "unit"
+    )
+    assert "says how photos are normalised" in refused(
+        "evaluate.py", small_model, toy, "--teacher", small_model, "--teacher-normalisation", "unit"
+    )
     with pytest.raises(UserError, match="grey photos"):
-        choose_normalisation(Preprocessing(48, mean=(0,), std=(1,)), "imagenet", "the model m", "--normalisation")
+        choose_normalisation(
+            Preprocessing(48, mean=(0,), std=(1,)), "imagenet", "the model m", "--normalisation"
+        )
 
 
 def test_wrappers_in_plain_pickles_are_taken_off_too(tmp_path):
     import pickle
 
     plain = state()
-    (tmp_path / "theirs.pkl").write_bytes(pickle.dumps({"state_dict": {name: value.numpy() for name, value in plain.items()}}, protocol=3))
+    (tmp_path / "theirs.pkl").write_bytes(
+        pickle.dumps({"state_dict": {name: value.numpy() for name, value in plain.items()}}, protocol=3)
+    )
     assert load_model(tmp_path / "theirs.pkl").state_dict.keys() == plain.keys()
 
 
 # ---------------------------------------------------------------- wrapped and renamed state_dicts
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "net.", "module._orig_mod.", "model.net."])
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"state_dict": x, "epoch": 3}, lambda x: {"model": x, "optimizer": {"lr": 0.1}},
-                                  lambda x: {"model_state_dict": x}, lambda x: {"state_dict": {"model": x}}],
-                         ids=["bare", "state_dict", "model", "model_state_dict", "nested"])
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "model.", "net.", "module._orig_mod.", "model.net."]
+)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: x,
+        lambda x: {"state_dict": x, "epoch": 3},
+        lambda x: {"model": x, "optimizer": {"lr": 0.1}},
+        lambda x: {"model_state_dict": x},
+        lambda x: {"state_dict": {"model": x}},
+    ],
+    ids=["bare", "state_dict", "model", "model_state_dict", "nested"],
+)
 def test_state_dicts_are_found_in_every_wrapper_under_every_prefix(tmp_path, prefix, wrap):
     plain = state()
     torch.save(wrap({prefix + name: value for name, value in plain.items()}), tmp_path / "theirs.pt")
@@ -169,7 +259,11 @@ def test_a_prefix_that_only_some_names_have_is_part_of_the_names():
     assert without_prefixes({"model.a": 1, "b": 2}) == {"model.a": 1, "b": 2} and without_prefixes({}) == {}
     loop = {}
     loop["model"] = loop
-    assert bare_state_dict(loop) is None and bare_state_dict([1]) is None and bare_state_dict({"state_dict": 3}) is None
+    assert (
+        bare_state_dict(loop) is None
+        and bare_state_dict([1]) is None
+        and bare_state_dict({"state_dict": 3}) is None
+    )
 
 
 def test_a_pickled_model_or_namespace_is_refused_with_what_to_save(toy, refused, tmp_path):
@@ -177,24 +271,57 @@ def test_a_pickled_model_or_namespace_is_refused_with_what_to_save(toy, refused,
     torch.save({"state_dict": state(), "args": argparse.Namespace(lr=0.1)}, tmp_path / "namespace.pt")
     for name in ("model", "namespace"):
         path = tmp_path / f"{name}.pt"
-        for command in (("inference.py", toy, tmp_path / "out.csv", "--max-bytes", 10**9, "--model", path),
-                        ("train_kd.py", toy, "--teacher", path, "--out", tmp_path / "kd"), ("quantize.py", path, tmp_path / "out.bin")):
+        for command in (
+            ("inference.py", toy, tmp_path / "out.csv", "--max-bytes", 10**9, "--model", path),
+            ("train_kd.py", toy, "--teacher", path, "--out", tmp_path / "kd"),
+            ("quantize.py", path, tmp_path / "out.bin"),
+        ):
             assert "nothing was run: if you made the file, save model.state_dict() alone" in refused(*command)
     torch.save(state(), tmp_path / "alone.pt")
     assert load_model(tmp_path / "alone.pt")
 
 
 def test_teachers_are_read_before_photos_are_decoded(toy, small_model, refused, tmp_path, monkeypatch):
-    monkeypatch.setattr("options.load_photos", None)
+    monkeypatch.setattr("compression.options.load_photos", None)
     monkeypatch.setattr("evaluate.load_photos", None)
     (tmp_path / "bad.bin").write_bytes(b"no teacher")
     torch.save({"format": CHECKPOINT_FORMAT, "version": VERSION}, tmp_path / "empty.pt")
     torch.save(state(), tmp_path / "bare.pt")  # whose normalisation would be chosen on photos
     bare = tmp_path / "bare.pt"
     for teacher in (tmp_path / "bad.bin", tmp_path / "empty.pt"):
-        for command in (("train_kd.py", toy, "--out", tmp_path / "kd"), ("prune.py", bare, toy, "--rate", 0.5, "--out", tmp_path / "p"),
-                        ("quantize.py", bare, tmp_path / "o.bin", "--bits", 4, "--qat-epochs", 1, "--data", toy, "--out", tmp_path / "q"),
-                        ("evaluate.py", bare, toy), ("prune.py", small_model, toy, "--rate", 0.5, "--out", tmp_path / "p"),
-                        ("quantize.py", small_model, tmp_path / "o.bin", "--bits", 4, "--qat-epochs", 1, "--data", toy, "--out", tmp_path / "q"),
-                        ("evaluate.py", small_model, toy)):
-            assert teacher.name in refused(*command, "--teacher", teacher), json.dumps(list(map(str, command)))
+        for command in (
+            ("train_kd.py", toy, "--out", tmp_path / "kd"),
+            ("prune.py", bare, toy, "--rate", 0.5, "--out", tmp_path / "p"),
+            (
+                "quantize.py",
+                bare,
+                tmp_path / "o.bin",
+                "--bits",
+                4,
+                "--qat-epochs",
+                1,
+                "--data",
+                toy,
+                "--out",
+                tmp_path / "q",
+            ),
+            ("evaluate.py", bare, toy),
+            ("prune.py", small_model, toy, "--rate", 0.5, "--out", tmp_path / "p"),
+            (
+                "quantize.py",
+                small_model,
+                tmp_path / "o.bin",
+                "--bits",
+                4,
+                "--qat-epochs",
+                1,
+                "--data",
+                toy,
+                "--out",
+                tmp_path / "q",
+            ),
+            ("evaluate.py", small_model, toy),
+        ):
+            assert teacher.name in refused(*command, "--teacher", teacher), json.dumps(
+                list(map(str, command))
+            )

@@ -1,4 +1,4 @@
-"""preprocessing.py: every kind of photo as upright RGB, the three resize rules, damaged files, normalisation."""
+"""preprocessing.py: every kind of photo as upright RGB, the resize rules, damaged files, normalisation."""
 
 import io
 import struct
@@ -12,16 +12,26 @@ import torch
 from PIL import Image, ImageFile, features
 from torchvision.transforms import v2
 
-from command_line import UserError
+from compression.command_line import UserError
+from compression.data.preprocessing import (
+    DecodeReport,
+    Preprocessing,
+    decode_photo,
+    decode_stream,
+    resize_image,
+)
 from dataset import list_testing, reads_heic
-from preprocessing import DecodeReport, Preprocessing, decode_photo, decode_stream, resize_image
-from toy_food11 import draw_picture
+from experiments.toy_food11 import draw_picture
 
 SQUASH16 = Preprocessing(size=16, resize="squash")  # leaves a 16x16 photo as it is
 
 
 def noise(width, height, channels=3, dtype=np.uint8, seed=0):
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width, channels), dtype).squeeze()
+    return (
+        np.random.default_rng(seed)
+        .integers(0, np.iinfo(dtype).max + 1, (height, width, channels), dtype)
+        .squeeze()
+    )
 
 
 def saved(folder, image, name="photo.png", **options):
@@ -82,8 +92,15 @@ def test_transparent_colour_of_an_rgb_photo_becomes_white(tmp_path):
     assert (decoded[:, :8] == 255).all() and (decoded[:, 8:] == (0, 0, 255)).all()
 
 
-@pytest.mark.parametrize("mode, colour, alpha", [("LA", (100, 100, 100), 128), ("RGBA", (200, 100, 0), 64), ("RGBA", (1, 2, 3), 0),
-                                                 ("RGBA", (1, 2, 3), 255)])
+@pytest.mark.parametrize(
+    "mode, colour, alpha",
+    [
+        ("LA", (100, 100, 100), 128),
+        ("RGBA", (200, 100, 0), 64),
+        ("RGBA", (1, 2, 3), 0),
+        ("RGBA", (1, 2, 3), 255),
+    ],
+)
 def test_transparency_is_composited_on_white(tmp_path, mode, colour, alpha):
     stored = (colour[0], alpha) if mode == "LA" else (*colour, alpha)
     decoded = decode_photo(saved(tmp_path, Image.new(mode, (16, 16), stored)), SQUASH16)
@@ -91,9 +108,14 @@ def test_transparency_is_composited_on_white(tmp_path, mode, colour, alpha):
     assert np.abs(decoded - expected).max() <= 1
 
 
-@pytest.mark.parametrize("ink, colour", [((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 255, 0), (255, 255, 0)), ((0, 0, 0, 255), (0, 0, 0))])
+@pytest.mark.parametrize(
+    "ink, colour",
+    [((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 255, 0), (255, 255, 0)), ((0, 0, 0, 255), (0, 0, 0))],
+)
 def test_cmyk_jpeg(tmp_path, ink, colour):
-    decoded = decode_photo(saved(tmp_path, Image.new("CMYK", (16, 16), ink), "photo.jpg", quality=100), SQUASH16)
+    decoded = decode_photo(
+        saved(tmp_path, Image.new("CMYK", (16, 16), ink), "photo.jpg", quality=100), SQUASH16
+    )
     assert np.abs(decoded - np.array(colour)).max() <= 4
 
 
@@ -107,7 +129,8 @@ STORED = {  # TIFF 6.0, tag 274: what the stored rows and columns of an upright 
     5: lambda upright: upright.transpose(1, 0, 2),
     6: lambda upright: upright[:, ::-1].transpose(1, 0, 2),
     7: lambda upright: upright[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda upright: upright[::-1].transpose(1, 0, 2)}
+    8: lambda upright: upright[::-1].transpose(1, 0, 2),
+}
 
 
 def orientation(value):
@@ -135,13 +158,23 @@ def test_a_tag_of_the_wrong_type_does_not_keep_a_photo_from_being_turned(tmp_pat
     assert np.array_equal(decode_photo(saved(tmp_path, stored, exif=exif), SQUASH16), expected)
 
 
-@pytest.mark.parametrize("exif", [
-    b"Exif\0\0no TIFF header", b"Exif\0\0", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\xff\xff\xff\xff",
-    b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",  # orientation 99
-    b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0up!\0\0\0\0\0"])  # orientation "up!"
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0no TIFF header",
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\xff\xff\xff\xff",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",  # orientation 99
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0up!\0\0\0\0\0",
+    ],
+)  # orientation "up!"
 def test_damaged_exif_does_not_lose_the_photo(tmp_path, exif):
-    path, report = saved(tmp_path, Image.new("RGB", (16, 16), (9, 90, 200)), "photo.jpg", exif=exif, quality=100), DecodeReport()
-    (rows, photos), = decode_stream([path], [SQUASH16], report)
+    path, report = (
+        saved(tmp_path, Image.new("RGB", (16, 16), (9, 90, 200)), "photo.jpg", exif=exif, quality=100),
+        DecodeReport(),
+    )
+    ((rows, photos),) = decode_stream([path], [SQUASH16], report)
     assert rows == [0] and not report.unreadable
     assert np.abs(photos[0] - np.array((9.0, 90, 200))).max() <= 4
 
@@ -162,18 +195,25 @@ def test_crop_is_the_centre_of_the_photo_scaled_to_its_shorter_side(tmp_path, wi
     scaled = image.resize((width // 2, height // 2), Image.BICUBIC)
     left, top = (scaled.width - 16) // 2, (scaled.height - 16) // 2
     expected = np.asarray(scaled.crop((left, top, left + 16, top + 16)))
-    assert np.abs(decoded.astype(int) - expected).max() <= 1  # Pillow may take rows or columns first, and rounds between
+    assert (
+        np.abs(decoded.astype(int) - expected).max() <= 1
+    )  # Pillow may take rows or columns first, and rounds between
 
 
 def test_crop_enlarges_a_small_photo(tmp_path):
     image = Image.fromarray(noise(9, 9))
-    assert np.array_equal(decode_photo(saved(tmp_path, image), Preprocessing(size=20)), np.asarray(image.resize((20, 20), Image.BICUBIC)))
+    assert np.array_equal(
+        decode_photo(saved(tmp_path, image), Preprocessing(size=20)),
+        np.asarray(image.resize((20, 20), Image.BICUBIC)),
+    )
 
 
 @pytest.mark.parametrize("width, height", [(1, 1), (1, 500), (700, 2), (17, 16)])
 @pytest.mark.parametrize("resize", ["crop", "squash", "course"])
 def test_photo_of_any_shape_has_the_size_asked_for(tmp_path, width, height, resize):
-    decoded = decode_photo(saved(tmp_path, Image.new("RGB", (width, height), "white")), Preprocessing(size=16, resize=resize))
+    decoded = decode_photo(
+        saved(tmp_path, Image.new("RGB", (width, height), "white")), Preprocessing(size=16, resize=resize)
+    )
     assert decoded.shape == (16, 16, 3)
     assert decoded.max() == 255
 
@@ -188,8 +228,10 @@ def test_squash_keeps_what_crop_cuts_off(tmp_path):
     assert decode_photo(path, Preprocessing(size=16)).max() == 0
 
 
-@pytest.mark.parametrize("width, height", [
-    (64, 64), (80, 70), (81, 71), (83, 64), (50, 40), (51, 41), (63, 65), (64, 33), (20, 99), (101, 19)])
+@pytest.mark.parametrize(
+    "width, height",
+    [(64, 64), (80, 70), (81, 71), (83, 64), (50, 40), (51, 41), (63, 65), (64, 33), (20, 99), (101, 19)],
+)
 @pytest.mark.parametrize("size", [64, 33])
 def test_course_is_the_centre_crop_of_torchvision(tmp_path, width, height, size):
     image = Image.fromarray(noise(width, height))
@@ -224,10 +266,10 @@ def test_truncated_jpeg_is_reported_and_its_top_is_intact(tmp_path):
     path = saved(tmp_path, draw_picture(9, np.random.default_rng(0), (128, 128)), "photo.jpg", quality=95)
     preprocessing, report = Preprocessing(size=128), DecodeReport()
     whole = decode_photo(path, preprocessing)
-    path.write_bytes(path.read_bytes()[:path.stat().st_size * 6 // 10])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     with pytest.raises(OSError):
         decode_photo(path, preprocessing)
-    (rows, photos), = decode_stream([path], [preprocessing], report)
+    ((rows, photos),) = decode_stream([path], [preprocessing], report)
     assert rows == [0] and list(report.truncated) == [0] and not report.unreadable
     assert np.array_equal(photos[0, :48], whole[:48])
     assert not np.array_equal(photos[0, 112:], whole[112:])
@@ -244,7 +286,9 @@ def test_report_says_why_a_photo_is_damaged(tmp_path):
     assert isinstance(report.truncated[0], str) and "truncated" in report.truncated[0]
 
 
-@pytest.mark.parametrize("content", [b"", b"no photo", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no photo", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a\xff\xff\xff\xff"]
+)
 def test_undecodable_file_is_reported_and_not_delivered(tmp_path, content):
     (tmp_path / "photo.jpg").write_bytes(content)
     report = DecodeReport()
@@ -260,17 +304,23 @@ def test_the_report_names_at_most_five_files_with_their_reasons(tmp_path):
     list(decode_stream(paths, [SQUASH16], report))
     text = report.name(SimpleNamespace(folder=tmp_path.parent, paths=paths), report.unreadable)
     folder, file = tmp_path.name, Path(text.rpartition(" ")[2])
-    assert text.startswith(f"{folder}/0.jpg (cannot identify image file), {folder}/1.jpg (") and f"{folder}/4.jpg (cannot" in text
+    assert (
+        text.startswith(f"{folder}/0.jpg (cannot identify image file), {folder}/1.jpg (")
+        and f"{folder}/4.jpg (cannot" in text
+    )
     assert "and 2 more, all listed in" in text and len(file.read_text().splitlines()) == 7
     file.unlink()
     assert report.name(SimpleNamespace(folder=tmp_path, paths=paths), {0: "why"}) == "0.jpg (why)"
 
 
 def test_a_jpeg_beyond_pillows_limit_is_read_at_reduced_scale_and_others_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("preprocessing.MAX_PIXELS", 200 * 200)
-    paths = [saved(tmp_path, Image.new("RGB", (400, 300), (200, 0, 0)), name) for name in ("large.jpg", "large.png")]
+    monkeypatch.setattr("compression.data.preprocessing.MAX_PIXELS", 200 * 200)
+    paths = [
+        saved(tmp_path, Image.new("RGB", (400, 300), (200, 0, 0)), name)
+        for name in ("large.jpg", "large.png")
+    ]
     report = DecodeReport()
-    (rows, photos), = decode_stream(paths, [SQUASH16], report)
+    ((rows, photos),) = decode_stream(paths, [SQUASH16], report)
     assert rows == [0] and abs(int(photos[0, 8, 8, 0]) - 200) < 5
     assert "megapixels" in report.unreadable[1] and "make it smaller" in report.unreadable[1]
 
@@ -282,62 +332,127 @@ def test_pillow_neither_warns_nor_refuses_a_photo_of_90_megapixels(tmp_path, rec
 
 def test_momentary_failures_are_errors_and_not_remembered_as_bad_photos(tmp_path, monkeypatch):
     path = saved(tmp_path, Image.new("RGB", (16, 16)), "photo.webp", lossless=True)
-    monkeypatch.setattr("preprocessing.decode_inputs", lambda *arguments: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(
+        "compression.data.preprocessing.decode_inputs",
+        lambda *arguments: (_ for _ in ()).throw(MemoryError()),
+    )
     with pytest.raises(UserError, match="not enough memory"):
         list(decode_stream([path], [SQUASH16], DecodeReport()))
     monkeypatch.undo()
     path.write_bytes(b"RIFF\0\0\0\0WEBP what a missing decoder would not know either")
-    monkeypatch.setattr("preprocessing.features.check", lambda name: False)
+    monkeypatch.setattr("compression.data.preprocessing.features.check", lambda name: False)
     with pytest.raises(UserError, match="without its webp decoder; pip install --upgrade pillow"):
         list(decode_stream([path], [SQUASH16], DecodeReport()))
     path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")  # under whatever name
     with pytest.raises(UserError, match="without its HEIC decoder; pip install pillow-heif, or convert"):
         list(decode_stream([path], [SQUASH16], DecodeReport()))
-    monkeypatch.setattr("preprocessing.decode_inputs", lambda *arguments: (_ for _ in ()).throw(OSError("codec: out of memory")))
+    monkeypatch.setattr(
+        "compression.data.preprocessing.decode_inputs",
+        lambda *arguments: (_ for _ in ()).throw(OSError("codec: out of memory")),
+    )
     with pytest.raises(UserError, match="not enough memory"):
         list(decode_stream([path], [SQUASH16], DecodeReport()))
 
 
 def test_an_offset_that_no_file_has_is_the_files_own_fault(tmp_path, monkeypatch):
     path = saved(tmp_path, Image.new("RGB", (16, 16)))
-    monkeypatch.setattr("preprocessing.decode_inputs", lambda *arguments: (_ for _ in ()).throw(OSError(22, "Invalid argument")))
+    monkeypatch.setattr(
+        "compression.data.preprocessing.decode_inputs",
+        lambda *arguments: (_ for _ in ()).throw(OSError(22, "Invalid argument")),
+    )
     report = DecodeReport()
     assert list(decode_stream([path], [SQUASH16], report)) == [] and list(report.unreadable) == [0]
 
 
 def test_a_jpeg_whose_whole_would_not_fit_into_memory_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("preprocessing.MAX_PIXELS", 30 * 1000)
-    path, report = saved(tmp_path, Image.new("RGB", (400, 300)), "large.jpg", progressive=True), DecodeReport()
+    monkeypatch.setattr("compression.data.preprocessing.MAX_PIXELS", 30 * 1000)
+    path, report = (
+        saved(tmp_path, Image.new("RGB", (400, 300)), "large.jpg", progressive=True),
+        DecodeReport(),
+    )
     assert list(decode_stream([path], [SQUASH16], report)) == [] and "megapixels" in report.unreadable[0]
 
 
-@pytest.mark.parametrize("highest, expected", [
-    (255, 255), (1023, 255), (4095, 255), (16383, 255), (65535, 255), (3000, 3000 / 4095 * 255), (30000, 30000 / 257)])
+@pytest.mark.parametrize(
+    "highest, expected",
+    [
+        (255, 255),
+        (1023, 255),
+        (4095, 255),
+        (16383, 255),
+        (65535, 255),
+        (3000, 3000 / 4095 * 255),
+        (30000, 30000 / 257),
+    ],
+)
 def test_grey_of_8_to_14_bits_in_16_is_not_black(tmp_path, highest, expected):
     pixels = np.full((16, 16), highest, np.uint16)
-    assert abs(int(decode_photo(saved(tmp_path, Image.fromarray(pixels), "photo.tif"), SQUASH16)[0, 0, 0]) - expected) <= 1
+    assert (
+        abs(
+            int(decode_photo(saved(tmp_path, Image.fromarray(pixels), "photo.tif"), SQUASH16)[0, 0, 0])
+            - expected
+        )
+        <= 1
+    )
 
 
-@pytest.mark.parametrize("highest, expected", [(1023, 255), (4095, 255), (16383, 255), (65535, 255), (40000, 40000 / 257)])
+@pytest.mark.parametrize(
+    "highest, expected", [(1023, 255), (4095, 255), (16383, 255), (65535, 255), (40000, 40000 / 257)]
+)
 def test_rgb_of_10_to_14_bits_in_16_is_not_black(tmp_path, highest, expected):
-    """Pillow writes no PNG of 48 bits, so it is written by hand: every pixel red of one value, green and blue of half of it."""
+    """Pillow writes no PNG of 48 bits, so it is written by hand: every pixel red of one value, green and blue
+    of half of it.
+    """
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     row = b"\0" + np.array([highest, highest // 2, highest // 2] * 16, ">u2").tobytes()
-    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0))
-                                         + chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND", b""))
+    (tmp_path / "photo.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(row * 16))
+        + chunk(b"IEND", b"")
+    )
     red, green, _ = decode_photo(tmp_path / "photo.png", SQUASH16)[3, 5].tolist()
     assert abs(red - expected) <= 1 and abs(green - expected / 2) < 50  # of 10 bits Pillow keeps two
 
 
-@pytest.mark.parametrize("value, expected", [(0.5, 127), (1.0, 255), (1.02, 255), (4.0, 255), (200.0, 200), (1000.0, 255), (float("nan"), 0), (float("inf"), 0)])
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (0.5, 127),
+        (1.0, 255),
+        (1.02, 255),
+        (4.0, 255),
+        (200.0, 200),
+        (1000.0, 255),
+        (float("nan"), 0),
+        (float("inf"), 0),
+    ],
+)
 def test_float_tiffs_are_read_in_either_range(tmp_path, value, expected):
     pixels = np.full((16, 16), value, np.float32)
-    assert abs(int(decode_photo(saved(tmp_path, Image.fromarray(pixels), "photo.tif"), SQUASH16)[0, 0, 0]) - expected) <= 1
+    assert (
+        abs(
+            int(decode_photo(saved(tmp_path, Image.fromarray(pixels), "photo.tif"), SQUASH16)[0, 0, 0])
+            - expected
+        )
+        <= 1
+    )
 
 
-@pytest.mark.parametrize("name, kind", [("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.mpo", "MPO"), ("a.ppm", "PPM"), ("a.avif", "AVIF"), ("a.jp2", "JPEG2000")])
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("a.jfif", "JPEG"),
+        ("a.jpe", "JPEG"),
+        ("a.mpo", "MPO"),
+        ("a.ppm", "PPM"),
+        ("a.avif", "AVIF"),
+        ("a.jp2", "JPEG2000"),
+    ],
+)
 def test_photos_of_rarer_kinds_are_listed_and_read(tmp_path, name, kind):
     needed = {"AVIF": "avif", "JPEG2000": "jpg_2000"}.get(kind)
     if needed and (kind == "AVIF" and needed not in features.modules or not features.check(needed)):
@@ -351,12 +466,18 @@ def test_photos_of_rarer_kinds_are_listed_and_read(tmp_path, name, kind):
 def test_heic_is_told_how_to_be_read(tmp_path):
     (tmp_path / "1.HEIC").touch()
     if not reads_heic():
-        with pytest.raises(UserError, match=r"1 HEIC photo \(1.HEIC\), which Pillow cannot read; convert to JPEG, or pip install pillow-heif"):
+        with pytest.raises(
+            UserError,
+            match=(
+                r"1 HEIC photo \(1.HEIC\), which Pillow cannot read; convert to JPEG, or pip install "
+                r"pillow-heif"
+            ),
+        ):
             list_testing(tmp_path)
 
 
 def test_what_the_system_refuses_to_read_is_no_bad_photo_but_an_error(tmp_path):
-    """Left out, or remembered by the cache as undecodable, it would be missing long after the cause was gone."""
+    """Left out, or cached as undecodable, it would be missing long after the cause was gone."""
     (tmp_path / "folder.jpg").mkdir()
     for name in ("folder.jpg", "missing.jpg"):
         with pytest.raises(UserError, match=f"{name} cannot be read"):
@@ -387,12 +508,33 @@ def test_stream_without_photos_is_empty():
 # ---------------------------------------------------------------- the description and the normalisation
 
 
-@pytest.mark.parametrize("arguments", [
-    {"size": 15}, {"size": 4097}, {"size": 0}, {"size": -64}, {"size": 64.0}, {"size": "64"}, {"size": True}, {"size": None},
-    {"resize": "stretch"}, {"resize": None}, {"resize": ""}, {"detail": 15}, {"detail": 64.0}, {"detail": True},
-    {"detail": 64, "resize": "course"},
-    {"std": (0.2, 0, 0.2)}, {"std": (0.2, -1, 0.2)}, {"std": (0.2, 0.2)}, {"std": (0.2, float("nan"), 0.2)},
-    {"mean": (0.5,) * 4}, {"mean": (0.5, float("nan"), 0.5)}, {"mean": (0.5, float("inf"), 0.5)}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"size": 15},
+        {"size": 4097},
+        {"size": 0},
+        {"size": -64},
+        {"size": 64.0},
+        {"size": "64"},
+        {"size": True},
+        {"size": None},
+        {"resize": "stretch"},
+        {"resize": None},
+        {"resize": ""},
+        {"detail": 15},
+        {"detail": 64.0},
+        {"detail": True},
+        {"detail": 64, "resize": "course"},
+        {"std": (0.2, 0, 0.2)},
+        {"std": (0.2, -1, 0.2)},
+        {"std": (0.2, 0.2)},
+        {"std": (0.2, float("nan"), 0.2)},
+        {"mean": (0.5,) * 4},
+        {"mean": (0.5, float("nan"), 0.5)},
+        {"mean": (0.5, float("inf"), 0.5)},
+    ],
+)
 def test_unusable_preprocessing_is_a_user_error(arguments):
     with pytest.raises(UserError):
         Preprocessing(**arguments)
@@ -406,14 +548,20 @@ def test_preprocessing_survives_the_round_trip_through_plain_values():
 
 
 def test_detail_is_what_a_photo_saved_at_that_size_would_show(tmp_path):
-    """For every rule the input is that of the photo first reduced to `detail`, whatever its shape; small photos stay as they are."""
+    """For every rule the input is that of the photo first reduced to `detail`, whatever its shape; small
+    photos stay as they are.
+    """
     for width, height in ((300, 200), (90, 180), (64, 64), (40, 50)):
         photo = Image.fromarray(noise(width, height))
         scale = min(1, 64 / min(width, height))
-        small = photo.resize((round(width * scale), round(height * scale)), Image.LANCZOS) if scale < 1 else photo
+        small = (
+            photo.resize((round(width * scale), round(height * scale)), Image.LANCZOS) if scale < 1 else photo
+        )
         for resize in ("crop", "squash"):
             seen = decode_photo(saved(tmp_path, photo), Preprocessing(96, resize, detail=64))
-            assert np.array_equal(seen, decode_photo(saved(tmp_path, small, "small.png"), Preprocessing(96, resize)))
+            assert np.array_equal(
+                seen, decode_photo(saved(tmp_path, small, "small.png"), Preprocessing(96, resize))
+            )
 
 
 def test_a_large_jpeg_is_decoded_near_its_detail(tmp_path):

@@ -1,4 +1,6 @@
-"""Pruning: published counts, masked = compacted, coupling, criteria, the optimiser after a cut, and prune.py end to end."""
+"""Pruning: published counts, masked = compacted, coupling, criteria, the optimiser after a cut, and prune.py
+end to end.
+"""
 
 import copy
 import json
@@ -11,29 +13,33 @@ import pytest
 import torch
 from torch import nn
 
-import distillation
 import models
-import pruning
-import shapes
-from command_line import UserError
+from compression.command_line import UserError
+from compression.data.preprocessing import Preprocessing
+from compression.files.loading import load_model
+from compression.files.model_file import Description
+from compression.pruning import channels as pruning
+from compression.pruning import shapes
+from compression.pruning.channels import Coupling, choose, compact, scores
+from compression.training import distillation
+from compression.training.losses import Batch, CrossEntropy
+from compression.training.run_folder import Run, Settings, build_optimizer, write_checkpoint
 from dataset import FOOD11_CLASSES
-from losses import Batch, CrossEntropy
-from model_file import Description, load_model
 from models import ARCHITECTURES, Architecture, build, count_parameters, full_arguments
-from preprocessing import Preprocessing
-from pruning import Coupling, choose, compact, scores
-from training_run import Run, Settings, build_optimizer, write_checkpoint
 
 CPU = torch.device("cpu")
 COUNTS = [
     ("student", 0.95, [236_066, 217_850, 200_354, 185_091, 171_606]),
     ("student", 0.90, [216_518, 183_578, 156_084, 132_858, 114_810]),
     ("wide8", 0.95, [186_750, 176_052, 166_041, 157_357, 148_993]),
-    ("wide8", 0.85, [164_802, 138_988, 119_492, 105_529, 94_212, 85_495, 78_612])]
+    ("wide8", 0.85, [164_802, 138_988, 119_492, 105_529, 94_212, 85_495, 78_612]),
+]
 
 
 def random_network(name, **arguments):
-    """A network in float64 and eval mode whose BNs are random, and whose layers keep the scale of what they read."""
+    """A network in float64 and eval mode whose BNs are random, and whose layers keep the scale of what they
+    read.
+    """
     torch.manual_seed(0)
     network = build(name, **arguments).double().eval().requires_grad_(False)
     for module in network.modules():
@@ -61,7 +67,9 @@ def cut(name, network, fraction, arguments=None, **options):
 
 
 def masked(network, coupling, kept):
-    """The network with gamma = 0 in all removed channels, and beta = 0 too where the plan says that constants are dropped."""
+    """The network with gamma = 0 in all removed channels, and beta = 0 too where the plan says that constants
+    are dropped.
+    """
     network = copy.deepcopy(network)
     for channels, indices in kept.items():
         removed = torch.ones(channels.count, dtype=torch.bool)
@@ -82,17 +90,36 @@ def test_the_published_counts_round_by_round_from_the_pruned_network(name, rate,
     for index, expected in enumerate(counts, 1):
         coupling = Coupling(network)
         originals = originals or [channels.count for channels in coupling.sets]
-        arguments, network = compact(name, arguments, network, coupling,
-                                     choose(coupling, network, rate**index, originals, scope={3, 4, 5, 6}))
+        arguments, network = compact(
+            name,
+            arguments,
+            network,
+            coupling,
+            choose(coupling, network, rate**index, originals, scope={3, 4, 5, 6}),
+        )
         assert count_parameters(network) == expected, f"round {index}"
 
 
 @pytest.mark.parametrize("name, rate, counts", COUNTS[1::2])
 def test_the_plan_shows_the_published_counts(call, tmp_path, name, rate, counts):
-    shown = call("prune.py", checkpoint(tmp_path, name), "--rate", rate, "--rounds", len(counts), "--scope", "stages 3-6",
-                 "--dry-run", "--out", tmp_path / "out")
+    shown = call(
+        "prune.py",
+        checkpoint(tmp_path, name),
+        "--rate",
+        rate,
+        "--rounds",
+        len(counts),
+        "--scope",
+        "stages 3-6",
+        "--dry-run",
+        "--out",
+        tmp_path / "out",
+    )
     assert shown.returncode == 0, shown.stderr
-    assert all(re.search(rf"^ +{index} .* {count:,} ", shown.stdout, re.MULTILINE) for index, count in enumerate(counts, 1))
+    assert all(
+        re.search(rf"^ +{index} .* {count:,} ", shown.stdout, re.MULTILINE)
+        for index, count in enumerate(counts, 1)
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -108,13 +135,23 @@ def test_the_masked_network_is_the_compacted_one(name):
         assert kept and count_parameters(small) < count_parameters(network)
         logits = small(images)
         assert (masked(network, coupling, kept)(images) - logits).abs().max() <= 1e-9
-        assert (network(images) - logits).abs().max() > 1e-2 and (logits[0] - logits[1]).abs().max() > 1e-4  # else it would prove nothing
+        assert (network(images) - logits).abs().max() > 1e-2 and (
+            logits[0] - logits[1]
+        ).abs().max() > 1e-4  # else it would prove nothing
         network = small
 
 
-@pytest.mark.parametrize("name, lost", [
-    ("student", []), ("fer_mobilenet", []), ("residual6", ["stem.0"]), ("plain_student", [f"cnn.{index}.0" for index in range(7)]),
-    ("dw1mb_3", ["cnn.0.0", "cnn.1.0", "cnn.2.0"]), ("fer_cnn", [f"cnn.{index}" for index in (0, 3, 8, 11, 16)])])
+@pytest.mark.parametrize(
+    "name, lost",
+    [
+        ("student", []),
+        ("fer_mobilenet", []),
+        ("residual6", ["stem.0"]),
+        ("plain_student", [f"cnn.{index}.0" for index in range(7)]),
+        ("dw1mb_3", ["cnn.0.0", "cnn.1.0", "cnn.2.0"]),
+        ("fer_cnn", [f"cnn.{index}" for index in (0, 3, 8, 11, 16)]),
+    ],
+)
 def test_constants_are_absorbed_where_that_is_exact_and_elsewhere_the_plan_says_so(name, lost):
     network, images = random_network(name), images_for(name)
     coupling, kept, _, small = cut(name, network, 0.6)
@@ -137,37 +174,57 @@ def test_a_pruned_network_is_built_from_its_arguments_and_loads_strictly():
 def test_a_block_whose_widths_agree_by_accident_does_not_become_residual():
     shape = {"stem": (8, 16), "widths": (12, 12), "hidden": (20, 20), "pools": (0, 0), "head": 24}
     network = random_network("residual6", **shape)
-    coupling, kept, arguments, small = cut("residual6", network, 0.75, full_arguments("residual6", **shape), scope={1})
+    coupling, kept, arguments, small = cut(
+        "residual6", network, 0.75, full_arguments("residual6", **shape), scope={1}
+    )
     assert arguments["stem"] == [8, 12] and arguments["residual"] == [0, 1]
     images = images_for("residual6")
     assert (masked(network, coupling, kept)(images) - small(images)).abs().max() <= 1e-5
-    assert "residual" in str(pytest.raises(UserError, build, "residual6", **{**shape, "residual": (1, 1)}).value)
+    assert "residual" in str(
+        pytest.raises(UserError, build, "residual6", **{**shape, "residual": (1, 1)}).value
+    )
 
 
 class Squeezed(nn.Module):
-    """Conv, BN, activation, squeeze-excite, conv; then functional activations, a product of two and concatenation."""
+    """Conv, BN, activation, squeeze-excite, conv; then functional activations, a product of two and
+    concatenation.
+    """
 
     def __init__(self, width=8, squeezed=6, other=5, num_classes=11, in_channels=3):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width)
-        self.squeeze, self.squeeze_norm, self.excite = (nn.Conv2d(width, squeezed, 1, bias=False), nn.BatchNorm2d(squeezed),
-                                                        nn.Conv2d(squeezed, width, 1))
+        self.squeeze, self.squeeze_norm, self.excite = (
+            nn.Conv2d(width, squeezed, 1, bias=False),
+            nn.BatchNorm2d(squeezed),
+            nn.Conv2d(squeezed, width, 1),
+        )
         self.behind, self.behind_norm = nn.Conv2d(width, other, 1), nn.BatchNorm2d(other)
         self.joined = nn.Conv2d(2 * other, 4, 1)
         self.fc = nn.Linear(4, num_classes)
 
     def forward(self, images):
         features = torch.relu(self.norm(self.conv(images)))
-        gate = torch.sigmoid(self.excite(nn.functional.hardswish(self.squeeze_norm(self.squeeze(
-            nn.functional.adaptive_avg_pool2d(features, 1))))))
+        gate = torch.sigmoid(
+            self.excite(
+                nn.functional.hardswish(
+                    self.squeeze_norm(self.squeeze(nn.functional.adaptive_avg_pool2d(features, 1)))
+                )
+            )
+        )
         features = self.behind_norm(self.behind(features * gate))
         return self.fc(self.joined(torch.cat([features, features], 1)).mean((2, 3)))
 
 
 def test_squeeze_excite_is_followed_and_what_cannot_be_followed_stays(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "squeezed", Architecture(Squeezed, 32, "test"))
-    monkeypatch.setitem(shapes._WIDTHS, "Squeezed", lambda network, arguments: {
-        "width": len(network.conv.weight), "squeezed": len(network.squeeze.weight)})
+    monkeypatch.setitem(
+        shapes._WIDTHS,
+        "Squeezed",
+        lambda network, arguments: {
+            "width": len(network.conv.weight),
+            "squeezed": len(network.squeeze.weight),
+        },
+    )
     network = random_network("squeezed")
     coupling, kept, arguments, small = cut("squeezed", network, 0.5)
     features, squeezed, behind, *_ = coupling.sets
@@ -184,7 +241,8 @@ def test_residual_additions_share_one_mask():
     streams = [channels for channels in coupling.sets if len(channels.norms) > 1]
     assert [set(channels.norms) for channels in streams][0] == {"bn1", "layer1.0.bn2", "layer1.1.bn2"}
     assert [set(channels.norms) for channels in streams][1:] == [
-        {f"layer{i}.0.bn2", f"layer{i}.0.downsample.1", f"layer{i}.1.bn2"} for i in (2, 3, 4)]
+        {f"layer{i}.0.bn2", f"layer{i}.0.downsample.1", f"layer{i}.1.bn2"} for i in (2, 3, 4)
+    ]
 
 
 def test_groups_are_removed_whole():
@@ -207,7 +265,10 @@ def test_the_kept_channels_have_the_largest_gammas(criterion):
         gammas = value(network.get_submodule(channels.norms[0]).weight)
         removed = torch.ones(channels.count, dtype=torch.bool).index_fill(0, indices, False)
         assert gammas[indices].min() > gammas[removed].max()
-        assert torch.equal(small.get_submodule(channels.norms[0]).weight, network.get_submodule(channels.norms[0]).weight[indices])
+        assert torch.equal(
+            small.get_submodule(channels.norms[0]).weight,
+            network.get_submodule(channels.norms[0]).weight[indices],
+        )
 
 
 def test_a_set_with_several_norms_is_ranked_by_their_mean():
@@ -223,8 +284,12 @@ def test_global_ranking_has_one_threshold_and_the_share_holds_over_all_layers():
     found = scores(coupling, network, "abs-gamma")
     assert sum(map(len, kept.values())) == int(sum(channels.count for channels in kept) * 0.4)
     stays = torch.cat([found[channels][indices] for channels, indices in kept.items()])
-    goes = torch.cat([values[torch.ones(len(values), dtype=torch.bool).index_fill(0, kept[channels], False)]
-                      for channels, values in found.items()])
+    goes = torch.cat(
+        [
+            values[torch.ones(len(values), dtype=torch.bool).index_fill(0, kept[channels], False)]
+            for channels, values in found.items()
+        ]
+    )
     assert stays.min() > goes.max()
 
 
@@ -241,9 +306,14 @@ def test_no_layer_falls_below_the_floor(ranking, floor):
 def test_chance_is_seeded():
     network = random_network("student")
     first, second, other = (
-        [indices.tolist() for indices in cut("student", network, 0.5, criterion="random",
-                                             generator=torch.Generator().manual_seed(seed))[1].values()]
-        for seed in (0, 0, 1))
+        [
+            indices.tolist()
+            for indices in cut(
+                "student", network, 0.5, criterion="random", generator=torch.Generator().manual_seed(seed)
+            )[1].values()
+        ]
+        for seed in (0, 0, 1)
+    )
     assert first == second != other
 
 
@@ -254,7 +324,9 @@ def step_after_cut(run):
     """The names of the network's parameters that one optimiser step left as they were."""
     before = {name: parameter.clone() for name, parameter in run.network.named_parameters()}
     run.train_step(Batch(torch.randn(8, 3, 32, 32), torch.arange(8) % 11, torch.arange(8), None))
-    return [name for name, parameter in run.network.named_parameters() if torch.equal(parameter, before[name])]
+    return [
+        name for name, parameter in run.network.named_parameters() if torch.equal(parameter, before[name])
+    ]
 
 
 def held(run):
@@ -279,7 +351,14 @@ def test_the_slimming_penalty_pulls_every_gamma_towards_zero_by_lambda():
     description = Description.of("student", {"widths": (4,) * 8}, FOOD11_CLASSES, Preprocessing(32))
     gradients = []
     for penalty in (0.0, 0.25):
-        run = Run(copy.deepcopy(network), description, Settings(gamma_l1=penalty, clip=1e9, ema=0), 4, CPU, CrossEntropy())
+        run = Run(
+            copy.deepcopy(network),
+            description,
+            Settings(gamma_l1=penalty, clip=1e9, ema=0),
+            4,
+            CPU,
+            CrossEntropy(),
+        )
         torch.manual_seed(1)
         run.train_step(Batch(torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8), None))
         gradients.append({name: parameter.grad for name, parameter in run.network.named_parameters()})
@@ -294,15 +373,35 @@ def test_the_slimming_penalty_pulls_every_gamma_towards_zero_by_lambda():
 
 
 SMALL = {"in_channels": 3, "widths": [8, 8, 8, 12, 12, 12, 12, 8], "hidden": 16}
-SHORT = ("--epochs", 2, "--batch-size", 16, "--cache", "none", "--precision", "fp32", "--device", "cpu", "--ema", 0.5)
+SHORT = (
+    "--epochs",
+    2,
+    "--batch-size",
+    16,
+    "--cache",
+    "none",
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+    "--ema",
+    0.5,
+)
 
 
 def checkpoint(folder, name="student", arguments=None, size=32, network=None, training=None):
     """A checkpoint file of a network with random BNs."""
-    description = Description.of(name, {"in_channels": 3, **(arguments or {})}, FOOD11_CLASSES, Preprocessing(size),
-                                 training or {"script": "test"})
+    description = Description.of(
+        name,
+        {"in_channels": 3, **(arguments or {})},
+        FOOD11_CLASSES,
+        Preprocessing(size),
+        training or {"script": "test"},
+    )
     path = folder / f"{name}.pt"
-    write_checkpoint(path, description, (network or random_network(name, **description.arguments).float()).state_dict())
+    write_checkpoint(
+        path, description, (network or random_network(name, **description.arguments).float()).state_dict()
+    )
     return path
 
 
@@ -316,61 +415,165 @@ def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_pre
     done = call("prune.py", path, toy, "--rate", 0.7, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT)
     assert done.returncode == 0, done.stderr
     record = json.loads((out / "record.json").read_text())
-    assert [row["arguments"]["widths"] for row in record["rounds"]] == [[8, 8, 8, 8, 8, 8, 8, 8], [8, 8, 8, 5, 5, 5, 5, 8]]
-    assert {"command", "commit", "seed", "versions", "plan"} <= record.keys() and record["pruning"]["criterion"] == "abs-gamma"
+    assert [row["arguments"]["widths"] for row in record["rounds"]] == [
+        [8, 8, 8, 8, 8, 8, 8, 8],
+        [8, 8, 8, 5, 5, 5, 5, 8],
+    ]
+    assert {"command", "commit", "seed", "versions", "plan"} <= record.keys() and record["pruning"][
+        "criterion"
+    ] == "abs-gamma"
     for index, row in enumerate(record["rounds"], 1):
         model = load_model(out / f"round{index}" / "best.pt")
         assert count_parameters(model.build()) == row["parameters"] == record["plan"][index]["parameters"]
         assert row["bytes"] == record["plan"][index]["bytes"] and row["macs"] == record["plan"][index]["macs"]
         trained = json.loads((out / f"round{index}" / "record.json").read_text())
-        assert (trained["best"]["validation_accuracy"] == row["after_training"] and trained["history"] == row["history"]
-                and len(row["history"]) == 2)
+        assert (
+            trained["best"]["validation_accuracy"] == row["after_training"]
+            and trained["history"] == row["history"]
+            and len(row["history"]) == 2
+        )
     assert record["rounds"][1]["before_cut"] == record["rounds"][0]["after_training"]
     assert model.description.training["before"] == {"script": "test"}
 
-    quantized = call("quantize.py", out / "round2" / "best.pt", tmp_path / "model.bin", "--bits", 8, "--device", "cpu")
+    quantized = call(
+        "quantize.py", out / "round2" / "best.pt", tmp_path / "model.bin", "--bits", 8, "--device", "cpu"
+    )
     assert quantized.returncode == 0, quantized.stderr
     assert (tmp_path / "model.bin").stat().st_size <= row["bytes"]
-    predicted = call("inference.py", toy / "testing", tmp_path / "prediction.csv", "--model", tmp_path / "model.bin", "--device", "cpu")
+    predicted = call(
+        "inference.py",
+        toy / "testing",
+        tmp_path / "prediction.csv",
+        "--model",
+        tmp_path / "model.bin",
+        "--device",
+        "cpu",
+    )
     assert predicted.returncode == 0, predicted.stderr
     assert len((tmp_path / "prediction.csv").read_text().splitlines()) == 16
 
     again = call("prune.py", path, toy, "--rate", 0.7, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT)
     assert again.returncode == 2 and "already holds a run" in again.stderr
-    other = call("prune.py", path, toy, "--rate", 0.6, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT, "--resume")
+    other = call(
+        "prune.py",
+        path,
+        toy,
+        "--rate",
+        0.6,
+        "--rounds",
+        2,
+        "--scope",
+        "3-6",
+        "--out",
+        out,
+        *SHORT,
+        "--resume",
+    )
     assert other.returncode == 2 and "kept" in other.stderr
-    assert call("prune.py", path, toy, "--rate", 0.7, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT, "--resume").returncode == 0
+    assert (
+        call(
+            "prune.py",
+            path,
+            toy,
+            "--rate",
+            0.7,
+            "--rounds",
+            2,
+            "--scope",
+            "3-6",
+            "--out",
+            out,
+            *SHORT,
+            "--resume",
+        ).returncode
+        == 0
+    )
 
 
-@pytest.mark.parametrize("size, flags, views", [
-    (None, (), 24), (28, (), 24), (20, (), 20), (20, ("--view-size", 22), 22), (20, ("--augment", "none"), 20)])
-def test_views_of_before_are_taken_over_where_they_are_no_larger_than_the_new_size(call, toy, tmp_path, size, flags, views):
+@pytest.mark.parametrize(
+    "size, flags, views",
+    [
+        (None, (), 24),
+        (28, (), 24),
+        (20, (), 20),
+        (20, ("--view-size", 22), 22),
+        (20, ("--augment", "none"), 20),
+    ],
+)
+def test_views_of_before_are_taken_over_where_they_are_no_larger_than_the_new_size(
+    call, toy, tmp_path, size, flags, views
+):
     path = checkpoint(tmp_path, arguments=SMALL, training={"view_size": 24})
     more = ["--size", size] if size else []
-    done = call("prune.py", path, toy, "--rate", 0.5, "--mode", "none", "--out", tmp_path / "out", *more, *flags, *SHORT)
+    done = call(
+        "prune.py",
+        path,
+        toy,
+        "--rate",
+        0.5,
+        "--mode",
+        "none",
+        "--out",
+        tmp_path / "out",
+        *more,
+        *flags,
+        *SHORT,
+    )
     assert done.returncode == 0, done.stderr
     description = load_model(tmp_path / "out/round1/best.pt").description
     assert (description.preprocessing.size, description.training["view_size"]) == (size or 32, views)
 
 
-def test_the_reference_mistake_changes_statistics_only_and_is_refused_in_fp16(call, refused, toy, tmp_path, monkeypatch):
+def test_the_reference_mistake_changes_statistics_only_and_is_refused_in_fp16(
+    call, refused, toy, tmp_path, monkeypatch
+):
     monkeypatch.syspath_prepend(Path(pruning.__file__).parent / "benchmarks")
-    command = ("reference_mistake.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate", 0.5, *SHORT)
+    command = (
+        "experiments/benchmarks/reference_mistake.py",
+        checkpoint(tmp_path, arguments=SMALL),
+        toy,
+        "--rate",
+        0.5,
+        *SHORT,
+    )
     with monkeypatch.context() as patch:
-        patch.setattr("reference_mistake.pick_precision", lambda name, device: "fp16")  # as on a GPU
-        assert "cannot be repeated in fp16" in refused(*command, "--out", tmp_path / "fp16") and not (tmp_path / "fp16").exists()
+        patch.setattr(
+            "experiments.benchmarks.reference_mistake.pick_precision", lambda name, device: "fp16"
+        )  # as on a GPU
+        assert (
+            "cannot be repeated in fp16" in refused(*command, "--out", tmp_path / "fp16")
+            and not (tmp_path / "fp16").exists()
+        )
     assert call(*command, "--out", tmp_path / "trained").returncode == 0
     assert call("prune.py", *command[1:], "--mode", "none", "--out", tmp_path / "cut").returncode == 0
     trained, cut = (load_model(tmp_path / name / "round1/best.pt").state_dict for name in ("trained", "cut"))
     assert {name.rpartition(".")[2] for name in cut if not torch.equal(cut[name], trained[name])} == {
-        "running_mean", "running_var", "num_batches_tracked"}
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
 
 
 @pytest.mark.parametrize("mode", ["finetune", "lowrank"])
-def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one(call, toy, tmp_path, monkeypatch, mode):
+def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one(
+    call, toy, tmp_path, monkeypatch, mode
+):
     path = checkpoint(tmp_path, arguments=SMALL)
-    command = ("prune.py", path, toy, "--rank-ratio" if mode == "lowrank" else "--rate", 0.6, "--rounds", 2, "--mode", mode,
-               *SHORT, "--seed", 3, "--out")
+    command = (
+        "prune.py",
+        path,
+        toy,
+        "--rank-ratio" if mode == "lowrank" else "--rate",
+        0.6,
+        "--rounds",
+        2,
+        "--mode",
+        mode,
+        *SHORT,
+        "--seed",
+        3,
+        "--out",
+    )
     assert call(*command, tmp_path / "whole").returncode == 0
     steps, train_step = iter(range(1, 100)), Run.train_step
 
@@ -386,34 +589,68 @@ def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one
     torch.rand(3)
     assert call(*command, tmp_path / "parts", "--resume").returncode == 0
     for index in (1, 2):
-        assert same_weights(tmp_path / "whole" / f"round{index}" / "best.pt", tmp_path / "parts" / f"round{index}" / "best.pt")
-    rows = [[{**row, "seconds": 0, "history": [{**epoch, "seconds": 0} for epoch in row["history"]]}
-             for row in json.loads((tmp_path / out / "record.json").read_text())["rounds"]]
-            for out in ("whole", "parts")]
+        assert same_weights(
+            tmp_path / "whole" / f"round{index}" / "best.pt", tmp_path / "parts" / f"round{index}" / "best.pt"
+        )
+    rows = [
+        [
+            {**row, "seconds": 0, "history": [{**epoch, "seconds": 0} for epoch in row["history"]]}
+            for row in json.loads((tmp_path / out / "record.json").read_text())["rounds"]
+        ]
+        for out in ("whole", "parts")
+    ]
     assert rows[0] == rows[1]
 
 
 def test_mode_none_writes_the_cut_and_training_starts_from_it(call, toy, tmp_path):
     path = checkpoint(tmp_path, arguments=SMALL)
-    assert call("prune.py", path, toy, "--rate", 0.6, "--mode", "none", "--out", tmp_path / "none", *SHORT).returncode == 0
+    assert (
+        call(
+            "prune.py", path, toy, "--rate", 0.6, "--mode", "none", "--out", tmp_path / "none", *SHORT
+        ).returncode
+        == 0
+    )
     model = load_model(path)
     _, _, arguments, small = cut("student", model.build(), 0.6, model.description.arguments)
     written = load_model(tmp_path / "none" / "round1" / "best.pt")
     assert written.description.arguments["widths"] == arguments["widths"]
     assert all(torch.equal(value, written.state_dict[name]) for name, value in small.state_dict().items())
     assert sorted(path.name for path in (tmp_path / "none" / "round1").iterdir()) == ["best.pt"]
-    assert call("prune.py", path, toy, "--rate", 0.6, "--lr", 1e-9, "--out", tmp_path / "slow", *SHORT).returncode == 0
+    assert (
+        call(
+            "prune.py", path, toy, "--rate", 0.6, "--lr", 1e-9, "--out", tmp_path / "slow", *SHORT
+        ).returncode
+        == 0
+    )
     slow = load_model(tmp_path / "slow" / "round1" / "best.pt").state_dict
     assert all(torch.allclose(value, slow[name], atol=1e-6) for name, value in small.named_parameters())
 
 
-@pytest.mark.parametrize("name, arguments, size, rate", [("student", SMALL, 32, 0.1), ("group1mb_4", {"hidden": 0}, 64, 0.3)])
-def test_rounds_go_on_where_a_depthwise_layer_has_one_channel_or_group_left(call, toy, tmp_path, name, arguments, size, rate):
-    done = call("prune.py", checkpoint(tmp_path, name, arguments, size), toy, "--rate", rate, "--rounds", 3, "--mode", "none",
-                "--out", tmp_path / "out", *SHORT)
+@pytest.mark.parametrize(
+    "name, arguments, size, rate", [("student", SMALL, 32, 0.1), ("group1mb_4", {"hidden": 0}, 64, 0.3)]
+)
+def test_rounds_go_on_where_a_depthwise_layer_has_one_channel_or_group_left(
+    call, toy, tmp_path, name, arguments, size, rate
+):
+    done = call(
+        "prune.py",
+        checkpoint(tmp_path, name, arguments, size),
+        toy,
+        "--rate",
+        rate,
+        "--rounds",
+        3,
+        "--mode",
+        "none",
+        "--out",
+        tmp_path / "out",
+        *SHORT,
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert [row["parameters"] for row in record["rounds"]] == [row["parameters"] for row in record["plan"][1:]]
+    assert [row["parameters"] for row in record["rounds"]] == [
+        row["parameters"] for row in record["plan"][1:]
+    ]
     last = record["rounds"][-1]["arguments"]
     assert last["widths"][:7] == [1] * 7 if name == "student" else last["separable"][:3] == [8] * 3
 
@@ -423,31 +660,61 @@ def test_retraining_forgets_the_weights_and_starts_from_the_seed(call, toy, tmp_
         network = random_network("student", **SMALL).float()
         network.fc[0].weight.mul_(1 + seed)  # other weights, the same gammas
         path = checkpoint(tmp_path, arguments=SMALL, network=network)
-        assert call("prune.py", path, toy, "--rate", 0.6, "--mode", "retrain", "--out", tmp_path / name, *SHORT).returncode == 0
+        assert (
+            call(
+                "prune.py", path, toy, "--rate", 0.6, "--mode", "retrain", "--out", tmp_path / name, *SHORT
+            ).returncode
+            == 0
+        )
     assert same_weights(tmp_path / "a/round1/best.pt", tmp_path / "b/round1/best.pt")
 
 
 def test_a_teacher_that_guesses_is_refused(call, toy, tmp_path):
     path, teacher = checkpoint(tmp_path, arguments=SMALL), tmp_path / "teacher.pt"
-    assert "label-smoothing" in call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--label-smoothing", 0.1).stderr
+    assert (
+        "label-smoothing"
+        in call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--label-smoothing", 0.1).stderr
+    )
     content = torch.load(path, weights_only=True)
     content["state_dict"]["fc.0.weight"].zero_()  # one class for every photo, whatever the photos
     torch.save(content, teacher)
     done = call("prune.py", path, toy, "--rate", 0.5, "--teacher", teacher, "--out", tmp_path / "out", *SHORT)
-    assert done.returncode == 2 and "the teacher" in done.stderr and "always naming the commonest class" in done.stderr
+    assert (
+        done.returncode == 2
+        and "the teacher" in done.stderr
+        and "always naming the commonest class" in done.stderr
+    )
 
 
-def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_same_size(call, toy, tmp_path, monkeypatch):
+def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_same_size(
+    call, toy, tmp_path, monkeypatch
+):
     path, teacher = checkpoint(tmp_path, arguments=SMALL), tmp_path / "teacher.bin"
     network = random_network("resnet18").float()
     torch.save(network.state_dict(), teacher)
     monkeypatch.setattr(distillation, "check_teacher", lambda *arguments, **options: 0.5)
-    command = ("prune.py", path, toy, "--rate", 0.5, "--teacher", teacher, "--alpha", 1, "--out", tmp_path / "out", *SHORT,
-               "--teacher-size")
+    command = (
+        "prune.py",
+        path,
+        toy,
+        "--rate",
+        0.5,
+        "--teacher",
+        teacher,
+        "--alpha",
+        1,
+        "--out",
+        tmp_path / "out",
+        *SHORT,
+        "--teacher-size",
+    )
     done = call(*command, 48)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert record["pruning"]["teachers"] == [{"sha256": record["teachers"][0]["sha256"], "size": 48}] and record["pruning"]["alpha"] == 1
+    assert (
+        record["pruning"]["teachers"] == [{"sha256": record["teachers"][0]["sha256"], "size": 48}]
+        and record["pruning"]["alpha"] == 1
+    )
     assert call(*command, 48, "--resume").returncode == 0
     other = call(*command, 64, "--resume")
     assert other.returncode == 2 and "teachers" in other.stderr
@@ -455,7 +722,9 @@ def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_s
 
 @pytest.mark.parametrize("flags", [("--alpha", 0.5), ("--temperature", 2), ("--teacher-size", 64)])
 def test_options_about_a_teacher_need_one(refused, toy, tmp_path, flags):
-    assert f"{flags[0]} goes with --teacher" in refused("prune.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate", 0.5, *flags)
+    assert f"{flags[0]} goes with --teacher" in refused(
+        "prune.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate", 0.5, *flags
+    )
 
 
 @pytest.mark.parametrize("flag, target", [("--target-params", 1500), ("--target-bytes", 4700)])
@@ -467,7 +736,9 @@ def test_a_target_is_just_met_in_the_last_round(call, tmp_path, flag, target):
     def plan(stdout):
         """[(share kept, parameters or bytes)] of the rounds."""
         rows = [line.split() for line in stdout.splitlines() if re.match(r" +[012] +[01]\.\d{4} ", line)]
-        return [(float(row[1]), int(row[2 if flag == "--target-params" else 3].replace(",", ""))) for row in rows]
+        return [
+            (float(row[1]), int(row[2 if flag == "--target-params" else 3].replace(",", ""))) for row in rows
+        ]
 
     kept, sizes = zip(*plan(shown.stdout))
     assert sizes[0] > sizes[1] >= sizes[2] and sizes[2] <= target  # torch.save pads to 64 bytes
@@ -477,8 +748,19 @@ def test_a_target_is_just_met_in_the_last_round(call, tmp_path, flag, target):
 
 
 def test_the_penalty_is_an_option_and_an_older_run_without_it_can_be_resumed(call, toy, tmp_path):
-    command = ("train_student.py", toy, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32,
-               "--out", tmp_path / "run", *SHORT)
+    command = (
+        "train_student.py",
+        toy,
+        "--network",
+        "student",
+        "--set",
+        "widths=4,4,4,4,4,4,4,4",
+        "--size",
+        32,
+        "--out",
+        tmp_path / "run",
+        *SHORT,
+    )
     assert call(*command, "--gamma-l1", 0.01).returncode == 0
     assert json.loads((tmp_path / "run" / "record.json").read_text())["settings"]["gamma_l1"] == 0.01
     refused = call(*command, "--resume")
@@ -492,61 +774,105 @@ def test_the_penalty_is_an_option_and_an_older_run_without_it_can_be_resumed(cal
 def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypatch):
     class Plain(nn.Sequential):
         def __init__(self, num_classes=11, in_channels=3):
-            super().__init__(nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+            super().__init__(
+                nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+            )
 
     monkeypatch.setitem(models.ARCHITECTURES, "plain", Architecture(Plain, 32, "test"))
     assert "no BN" in refused("prune.py", checkpoint(tmp_path, "plain"), "--rate", 0.5, "--dry-run")
 
 
-@pytest.mark.parametrize("options, blamed", [
-    (("--rate", 0), "above 0"),
-    (("--rate", 1.5), "at most 1"),
-    (("--rate", "nan"), "range"),
-    ((), "required"),
-    (("--rate", 0.5, "--target-params", 5), "not allowed"),
-    (("--target-params", 100), "floor"),
-    (("--target-bytes", 1000), "floor"),
-    (("--target-params", 10**6), "met already"),
-    (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"),
-    (("--rate", 0.5, "--scope", "7"), "nothing to prune"),
-    (("--rate", 0.5, "--scope", "x"), "list of stages"),
-    (("--rate", 0.5, "--mode", "lowrank"), "--rank-ratio"),
-    (("--rank-ratio", 0.5), "--rank-ratio"),
-    (("--rank-ratio", 0.5, "--mode", "lowrank", "--floor", 2), "--floor"),
-    (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher"),
-    (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "no target")])
+@pytest.mark.parametrize(
+    "options, blamed",
+    [
+        (("--rate", 0), "above 0"),
+        (("--rate", 1.5), "at most 1"),
+        (("--rate", "nan"), "range"),
+        ((), "required"),
+        (("--rate", 0.5, "--target-params", 5), "not allowed"),
+        (("--target-params", 100), "floor"),
+        (("--target-bytes", 1000), "floor"),
+        (("--target-params", 10**6), "met already"),
+        (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"),
+        (("--rate", 0.5, "--scope", "7"), "nothing to prune"),
+        (("--rate", 0.5, "--scope", "x"), "list of stages"),
+        (("--rate", 0.5, "--mode", "lowrank"), "--rank-ratio"),
+        (("--rank-ratio", 0.5), "--rank-ratio"),
+        (("--rank-ratio", 0.5, "--mode", "lowrank", "--floor", 2), "--floor"),
+        (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher"),
+        (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "no target"),
+    ],
+)
 def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
-    assert blamed in refused("prune.py", checkpoint(tmp_path, arguments=SMALL), *options, "--dry-run", "--out", tmp_path / "out")
+    assert blamed in refused(
+        "prune.py", checkpoint(tmp_path, arguments=SMALL), *options, "--dry-run", "--out", tmp_path / "out"
+    )
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("wrong, advice, right", [
-    (("--rate", 0.5, "--mode", "lowrank"), "use the one that fits --mode", ("--rank-ratio", 0.3, "--mode", "lowrank")),
-    (("--rank-ratio", 0.5), "use the one that fits --mode", ("--rate", 0.5)),
-    (("--rank-ratio", 0.3, "--mode", "lowrank", "--floor", 2), "leave them out", ("--rank-ratio", 0.3, "--mode", "lowrank")),
-    (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "use --rounds 1", ("--target-params", 1500, "--ranking", "global")),
-    (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "or --ranking layer", ("--target-params", 1500, "--rounds", 2)),
-    (("--rate", 0.5, "--scope", "3-99"), "stages 0-10", ("--rate", 0.5, "--scope", "3-10")),
-    (("--rate", 0.5, "--scope", 7), "--scope all --dry-run shows", ("--rate", 0.5, "--scope", "all"))])
+@pytest.mark.parametrize(
+    "wrong, advice, right",
+    [
+        (
+            ("--rate", 0.5, "--mode", "lowrank"),
+            "use the one that fits --mode",
+            ("--rank-ratio", 0.3, "--mode", "lowrank"),
+        ),
+        (("--rank-ratio", 0.5), "use the one that fits --mode", ("--rate", 0.5)),
+        (
+            ("--rank-ratio", 0.3, "--mode", "lowrank", "--floor", 2),
+            "leave them out",
+            ("--rank-ratio", 0.3, "--mode", "lowrank"),
+        ),
+        (
+            ("--target-params", 1500, "--ranking", "global", "--rounds", 2),
+            "use --rounds 1",
+            ("--target-params", 1500, "--ranking", "global"),
+        ),
+        (
+            ("--target-params", 1500, "--ranking", "global", "--rounds", 2),
+            "or --ranking layer",
+            ("--target-params", 1500, "--rounds", 2),
+        ),
+        (("--rate", 0.5, "--scope", "3-99"), "stages 0-10", ("--rate", 0.5, "--scope", "3-10")),
+        (("--rate", 0.5, "--scope", 7), "--scope all --dry-run shows", ("--rate", 0.5, "--scope", "all")),
+    ],
+)
 def test_the_advice_of_a_refusal_works(call, refused, tmp_path, wrong, advice, right):
     path = checkpoint(tmp_path, arguments=SMALL)
     assert advice in refused("prune.py", path, *wrong, "--dry-run")
     assert call("prune.py", path, *right, "--dry-run").returncode == 0
 
 
-@pytest.mark.parametrize("more, ways", [
-    ((), "raise it\n"), (("--floor", 2), "raise it or lower --floor\n"), (("--scope", "3-6"), "raise it or widen --scope\n")])
+@pytest.mark.parametrize(
+    "more, ways",
+    [
+        ((), "raise it\n"),
+        (("--floor", 2), "raise it or lower --floor\n"),
+        (("--scope", "3-6"), "raise it or widen --scope\n"),
+    ],
+)
 def test_a_target_below_what_can_be_left_names_what_can(call, refused, tmp_path, more, ways):
     path = checkpoint(tmp_path, arguments=SMALL)
     sentence = refused("prune.py", path, "--target-params", 100, *more, "--dry-run")
     least = int(re.search(r"less than the ([\d,]+) parameters", sentence)[1].replace(",", ""))
-    assert sentence.endswith(ways) and call("prune.py", path, "--target-params", least, *more, "--dry-run").returncode == 0
+    assert (
+        sentence.endswith(ways)
+        and call("prune.py", path, "--target-params", least, *more, "--dry-run").returncode == 0
+    )
 
 
 def test_a_folded_network_is_refused_with_a_way_that_works(call, refused, tmp_path):
     assert call("quantize.py", checkpoint(tmp_path, arguments=SMALL), tmp_path / "model.bin").returncode == 0
-    assert "or --mode lowrank with --rank-ratio" in refused("prune.py", tmp_path / "model.bin", "--rate", 0.5, "--dry-run")
-    assert call("prune.py", tmp_path / "model.bin", "--mode", "lowrank", "--rank-ratio", 0.3, "--dry-run").returncode == 0
+    assert "or --mode lowrank with --rank-ratio" in refused(
+        "prune.py", tmp_path / "model.bin", "--rate", 0.5, "--dry-run"
+    )
+    assert (
+        call(
+            "prune.py", tmp_path / "model.bin", "--mode", "lowrank", "--rank-ratio", 0.3, "--dry-run"
+        ).returncode
+        == 0
+    )
 
 
 def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_path):
@@ -554,20 +880,26 @@ def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_pa
     assert "the data directory" in refused("prune.py", path, "--rate", 0.5)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "record.json").write_text("{}")
-    assert "damaged" in refused("prune.py", path, toy, "--rate", 0.5, "--out", tmp_path / "out", "--resume", *SHORT)
+    assert "damaged" in refused(
+        "prune.py", path, toy, "--rate", 0.5, "--out", tmp_path / "out", "--resume", *SHORT
+    )
 
 
 def test_a_training_run_and_a_pruning_do_not_overwrite_each_other(refused, call, toy, tmp_path):
     path = checkpoint(tmp_path, arguments=SMALL)
-    prune, train = (("prune.py", path, toy, "--rate", 0.6, "--mode", "none", *SHORT),
-                    ("train_student.py", toy, "--network", "student", "--size", 32, *SHORT))
+    prune, train = (
+        ("prune.py", path, toy, "--rate", 0.6, "--mode", "none", *SHORT),
+        ("train_student.py", toy, "--network", "student", "--size", 32, *SHORT),
+    )
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.pt").write_bytes(path.read_bytes())
     assert "training run" in refused(*prune, "--out", tmp_path / "run")
     assert call(*prune, "--out", tmp_path / "out").returncode == 0
     record = (tmp_path / "out" / "record.json").read_bytes()
     assert "no last.pt" in call(*train, "--out", tmp_path / "out", "--resume").stderr
-    assert (tmp_path / "out" / "record.json").read_bytes() == record and not (tmp_path / "out" / "best.pt").exists()
+    assert (tmp_path / "out" / "record.json").read_bytes() == record and not (
+        tmp_path / "out" / "best.pt"
+    ).exists()
 
 
 def test_the_help_tells_what_a_dry_run_of_pruning_is(call):
@@ -578,4 +910,6 @@ def test_the_help_tells_what_a_dry_run_of_pruning_is(call):
 def test_the_real_command_line(run_script, tmp_path):
     shown = run_script("prune.py", checkpoint(tmp_path, "residual6"), "--rate", 0.5, "--dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert "constants dropped: zero padding of stem.3" in shown.stdout and "stays: the classes" in shown.stdout
+    assert (
+        "constants dropped: zero padding of stem.3" in shown.stdout and "stays: the classes" in shown.stdout
+    )

@@ -10,11 +10,12 @@ import numpy
 import pytest
 import torch
 
+from compression.data.preprocessing import Preprocessing, decode_photo
+from compression.files.loading import load_model
+from compression.files.model_file import Description
+from compression.quantization.folding import fold
 from dataset import FOOD11_CLASSES, list_labelled
-from folding import fold
-from model_file import Description, load_model
 from models import build
-from preprocessing import Preprocessing, decode_photo
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,9 @@ def checkpoint(small_network, tmp_path_factory):
 
 def save(path, description, network, **weights):
     state = {**network.state_dict(), **weights}
-    torch.save({"format": "food11-checkpoint", "version": 1, **description.to_dict(), "state_dict": state}, path)
+    torch.save(
+        {"format": "food11-checkpoint", "version": 1, **description.to_dict(), "state_dict": state}, path
+    )
     return path
 
 
@@ -36,7 +39,9 @@ def numbers(text):
 def test_the_courses_student_fits_the_courses_limit(run_script, tmp_path):
     network = build("student", num_classes=11)
     description = Description.of("student", {}, FOOD11_CLASSES, Preprocessing(256))
-    done = run_script("quantize.py", save(tmp_path / "best.pt", description, network), "model.bin", cwd=tmp_path)
+    done = run_script(
+        "quantize.py", save(tmp_path / "best.pt", description, network), "model.bin", cwd=tmp_path
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr
     size = (tmp_path / "model.bin").stat().st_size
     assert size <= 300_000
@@ -44,35 +49,54 @@ def test_the_courses_student_fits_the_courses_limit(run_script, tmp_path):
     assert f"raw {raw:,} B -> packed " in done.stdout and f"-> file {size:,} B" in done.stdout
     model = load_model(tmp_path / "model.bin", max_bytes=300_000)
     assert model.bits == 8 and model.description.arguments["folded"]
-    assert sum(parameter.numel() for parameter in model.build().parameters()) == 256_779 - 2 * 1024  # without gamma and beta
+    assert (
+        sum(parameter.numel() for parameter in model.build().parameters()) == 256_779 - 2 * 1024
+    )  # without gamma and beta
 
 
 def folded_weights(path):
     return fold(load_model(path).build()).state_dict()
 
 
-@pytest.mark.parametrize(("flags", "bits"), [
-    ([], 16),
-    (["--bits", "8", "--vectors", "8"], 8),
-    (["--bits", "16"], 16),
-    (["--bits", "32"], 32),
-    (["--bits", "4"], 4),
-    (["--bits", "3", "--granularity", "tensor", "--scale", "minmax", "--override", "fc.0=2"], 3)])
+@pytest.mark.parametrize(
+    ("flags", "bits"),
+    [
+        ([], 16),
+        (["--bits", "8", "--vectors", "8"], 8),
+        (["--bits", "16"], 16),
+        (["--bits", "32"], 32),
+        (["--bits", "4"], 4),
+        (["--bits", "3", "--granularity", "tensor", "--scale", "minmax", "--override", "fc.0=2"], 3),
+    ],
+)
 def test_the_printed_sizes_and_error_are_the_files(call, checkpoint, tmp_path, flags, bits):
     output = tmp_path / "new folder" / "model.bin"
     done = call("quantize", checkpoint, output, *flags)
     assert done.returncode == 0 and not done.stderr
     before, after = folded_weights(checkpoint), load_model(output)
     raw, packed, coded, entropy, size, decoded = numbers(
-        next(line for line in done.stdout.splitlines() if line.startswith("student:")).split("student:")[1])
+        next(line for line in done.stdout.splitlines() if line.startswith("student:")).split("student:")[1]
+    )
     assert size == output.stat().st_size and coded == len(torch.load(output, weights_only=True)["data"])
-    assert entropy <= packed and coded <= packed < raw and decoded == 4 * sum(tensor.numel() for tensor in before.values())
-    error = max((before[name].double() - after.state_dict[name].double()).abs().max().item() for name in before)
-    assert after.bits == bits and f"worst error {error:.3g} in " in done.stdout and f"wrote {output}" in done.stdout
+    assert (
+        entropy <= packed
+        and coded <= packed < raw
+        and decoded == 4 * sum(tensor.numel() for tensor in before.values())
+    )
+    error = max(
+        (before[name].double() - after.state_dict[name].double()).abs().max().item() for name in before
+    )
+    assert (
+        after.bits == bits
+        and f"worst error {error:.3g} in " in done.stdout
+        and f"wrote {output}" in done.stdout
+    )
     assert [file.name for file in output.parent.iterdir()] == ["model.bin"]
 
 
-@pytest.mark.parametrize("flags", [["--bits", 16], ["--bits", 8, "--granularity", "tensor", "--scale", "minmax"]])
+@pytest.mark.parametrize(
+    "flags", [["--bits", 16], ["--bits", 8, "--granularity", "tensor", "--scale", "minmax"]]
+)
 def test_quantizing_twice_changes_nothing_more(call, checkpoint, tmp_path, flags):
     call("quantize", checkpoint, tmp_path / "once.bin", *flags)
     call("quantize", tmp_path / "once.bin", tmp_path / "twice.bin", *flags)
@@ -95,14 +119,29 @@ def test_too_large_writes_nothing_and_its_advice_fits(refused, call, checkpoint,
 def test_without_bits_the_most_that_fit_are_found_and_shown(call, checkpoint, tmp_path):
     sizes = {}
     for bits in (16, 8, 6):
-        call("quantize", checkpoint, tmp_path / "size.bin", "--bits", bits, *(["--scale", "mse"] if bits <= 8 else []))
+        call(
+            "quantize",
+            checkpoint,
+            tmp_path / "size.bin",
+            "--bits",
+            bits,
+            *(["--scale", "mse"] if bits <= 8 else []),
+        )
         sizes[bits] = (tmp_path / "size.bin").stat().st_size
     assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
     for bits, size in sizes.items():
         done = call("quantize", checkpoint, tmp_path / "model.bin", "--scale", "mse", "--max-bytes", size)
-        assert done.returncode == 0 and load_model(tmp_path / "model.bin").bits >= bits and (tmp_path / "model.bin").stat().st_size <= size
-        rows = [line.split() for line in done.stdout.splitlines() if re.match(r" +\d+  (float|channel)", line)]
-        assert [int(row[0]) for row in rows][:1] == [16] and [row for row in rows if any(cell.endswith("*") for cell in row)] == rows[-1:]
+        assert (
+            done.returncode == 0
+            and load_model(tmp_path / "model.bin").bits >= bits
+            and (tmp_path / "model.bin").stat().st_size <= size
+        )
+        rows = [
+            line.split() for line in done.stdout.splitlines() if re.match(r" +\d+  (float|channel)", line)
+        ]
+        assert [int(row[0]) for row in rows][:1] == [16] and [
+            row for row in rows if any(cell.endswith("*") for cell in row)
+        ] == rows[-1:]
 
 
 def test_advice_to_take_floats_names_no_scale(refused, call, checkpoint, tmp_path):
@@ -116,46 +155,83 @@ def test_advice_to_take_floats_names_no_scale(refused, call, checkpoint, tmp_pat
 @pytest.mark.parametrize("flags", [["--granularity", "tensor"], ["--scale", "minmax"], ["--scale", "mse"]])
 def test_floats_have_no_grid_unless_a_layer_is_overridden(refused, call, checkpoint, tmp_path, bits, flags):
     assert f"{' '.join(flags)} is about grids of 2 to 8 bits, and --bits {bits} stores floats" in refused(
-        "quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags)
+        "quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags
+    )
     refused("quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags, "--override", "fc.0=16")
     assert not list(tmp_path.iterdir())
-    assert call("quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags, "--override", "fc.0=4").returncode == 0
+    assert (
+        call(
+            "quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags, "--override", "fc.0=4"
+        ).returncode
+        == 0
+    )
 
 
 def test_too_large_in_8_bits_says_by_how_much_to_shrink_and_keeps_the_old_file(refused, checkpoint, tmp_path):
     output = tmp_path / "model.bin"
     output.write_text("precious")
-    sentence = refused("quantize", checkpoint, output, "--max-bytes", 3000, "--record", tmp_path / "record.json")
+    sentence = refused(
+        "quantize", checkpoint, output, "--max-bytes", 3000, "--record", tmp_path / "record.json"
+    )
     assert "nothing was written" in sentence and re.search(r"about [1-9]\d? % of the parameters", sentence)
     assert output.read_text() == "precious" and list(tmp_path.iterdir()) == [output]
 
 
 @pytest.mark.parametrize("bits", [32, 16, 8])
 def test_nan_in_a_checkpoint_names_the_tensor(refused, small_network, tmp_path, bits):
-    path = save(tmp_path / "best.pt", *small_network, **{"cnn.0.1.running_var": torch.full((8,), float("nan"))})
+    path = save(
+        tmp_path / "best.pt", *small_network, **{"cnn.0.1.running_var": torch.full((8,), float("nan"))}
+    )
     assert "cnn.0.1.running_var" in refused("quantize", path, tmp_path / "model.bin", "--bits", bits)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_data_prints_both_accuracies_and_record_says_where_they_come_from(run_script, checkpoint, toy, tmp_path):
-    done = run_script("quantize.py", checkpoint, "model.bin", "--data", toy, "--cache", "none", "--device", "cpu",
-                      "--record", "notes/record.json", cwd=tmp_path)
+def test_data_prints_both_accuracies_and_record_says_where_they_come_from(
+    run_script, checkpoint, toy, tmp_path
+):
+    done = run_script(
+        "quantize.py",
+        checkpoint,
+        "model.bin",
+        "--data",
+        toy,
+        "--cache",
+        "none",
+        "--device",
+        "cpu",
+        "--record",
+        "notes/record.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     listing = list_labelled(toy, "validation")
-    expected = [validation_accuracy(load_model(path), listing) for path in (checkpoint, tmp_path / "model.bin")]
+    expected = [
+        validation_accuracy(load_model(path), listing) for path in (checkpoint, tmp_path / "model.bin")
+    ]
     assert f"validation accuracy {expected[0]:.4f} -> {expected[1]:.4f} on 22 photos" in done.stdout
 
     record = json.loads((tmp_path / "notes/record.json").read_text(), parse_constant=pytest.fail)
-    assert [record["validation_accuracy_before"], record["validation_accuracy_after"]] == pytest.approx(expected)
-    assert record["file_bytes"] == (tmp_path / "model.bin").stat().st_size and record["validation_photos"] == 22
+    assert [record["validation_accuracy_before"], record["validation_accuracy_after"]] == pytest.approx(
+        expected
+    )
+    assert (
+        record["file_bytes"] == (tmp_path / "model.bin").stat().st_size and record["validation_photos"] == 22
+    )
     command = shlex.split(record["command"])
     assert command[:3] == ["quantize.py", str(checkpoint), "model.bin"] and "--data" in command
     assert record["commit"] and record["device"] and record["date"]
-    assert record["versions"]["torch"] == torch.__version__ and record["versions"]["numpy"] == numpy.__version__
+    assert (
+        record["versions"]["torch"] == torch.__version__ and record["versions"]["numpy"] == numpy.__version__
+    )
     files = sorted((toy / "validation").iterdir(), key=lambda path: tuple(map(int, path.stem.split("_"))))
     digest = hashlib.sha256("".join(f"{path.name} {path.stat().st_size}\n" for path in files).encode())
     assert record["data"] == {"validation": digest.hexdigest()[:16]}
-    assert record["model"]["architecture"] == "student" and record["bits"] == 16 and record["vectors"] == 16 and record["overrides"] == {}
+    assert (
+        record["model"]["architecture"] == "student"
+        and record["bits"] == 16
+        and record["vectors"] == 16
+        and record["overrides"] == {}
+    )
 
 
 def validation_accuracy(model, listing):
@@ -175,7 +251,10 @@ def test_without_a_record_none_is_written(call, checkpoint, tmp_path):
 
 def test_a_missing_checkpoint_is_refused_by_the_real_program(run_script, tmp_path):
     done = run_script("quantize.py", "absent.pt", "model.bin", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr == "quantize.py: error: there is no model file at absent.pt; check the path\n"
+    assert (
+        done.returncode == 2
+        and done.stderr == "quantize.py: error: there is no model file at absent.pt; check the path\n"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -183,21 +262,40 @@ def test_an_output_that_cannot_be_written_is_refused(refused, checkpoint, tmp_pa
     (tmp_path / "file").write_text("x")
     for output in (tmp_path, tmp_path / "file" / "model.bin"):
         assert str(output) in refused("quantize", checkpoint, output)
-    assert "file" in refused("quantize", checkpoint, tmp_path / "model.bin", "--record", tmp_path / "file" / "record.json")
+    assert "file" in refused(
+        "quantize", checkpoint, tmp_path / "model.bin", "--record", tmp_path / "file" / "record.json"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("flags", [
-    ["--bits", "1"], ["--bits", "9"], ["--bits", "many"], ["--granularity", "row"], ["--scale", "max"],
-    ["--override", "fc.0"], ["--override", "fc.0=many"], ["--override", "=4"],
-    ["--override", "fc.0=8", "--override", "fc.0.weight=2"],
-    ["--vectors", "32"], ["--max-bytes", "0"], ["--max-bytes", "3e5"], ["--unknown"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--bits", "1"],
+        ["--bits", "9"],
+        ["--bits", "many"],
+        ["--granularity", "row"],
+        ["--scale", "max"],
+        ["--override", "fc.0"],
+        ["--override", "fc.0=many"],
+        ["--override", "=4"],
+        ["--override", "fc.0=8", "--override", "fc.0.weight=2"],
+        ["--vectors", "32"],
+        ["--max-bytes", "0"],
+        ["--max-bytes", "3e5"],
+        ["--unknown"],
+    ],
+)
 def test_wrong_flags_are_refused(refused, checkpoint, tmp_path, flags):
-    assert flags[0] in refused("quantize", checkpoint, tmp_path / "model.bin", *flags) and not list(tmp_path.iterdir())
+    assert flags[0] in refused("quantize", checkpoint, tmp_path / "model.bin", *flags) and not list(
+        tmp_path.iterdir()
+    )
 
 
 @pytest.mark.parametrize("flags", [["--data", "absent"], ["--data", "empty"], ["--device", "gpu"]])
-def test_a_wrong_way_to_measure_is_told_before_anything_is_written(refused, checkpoint, toy, tmp_path, monkeypatch, flags):
+def test_a_wrong_way_to_measure_is_told_before_anything_is_written(
+    refused, checkpoint, toy, tmp_path, monkeypatch, flags
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty" / "validation").mkdir(parents=True)
     data = [] if "--data" in flags else ["--data", toy]
@@ -206,7 +304,15 @@ def test_a_wrong_way_to_measure_is_told_before_anything_is_written(refused, chec
 
 
 def test_a_wrong_device_for_the_record_is_told_before_anything_is_written(refused, checkpoint, tmp_path):
-    refused("quantize", checkpoint, tmp_path / "model.bin", "--device", "gpu", "--record", tmp_path / "record.json")
+    refused(
+        "quantize",
+        checkpoint,
+        tmp_path / "model.bin",
+        "--device",
+        "gpu",
+        "--record",
+        tmp_path / "record.json",
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -226,9 +332,28 @@ def deep(tmp_path_factory):
 
 def test_an_input_size_that_the_network_cannot_take_is_refused(refused, call, deep, toy, tmp_path):
     output = tmp_path / "model.bin"
-    told = [refused("quantize.py", deep, output, "--size", 16),
-            refused("quantize.py", deep, output, "--bits", 4, "--qat-epochs", 1, "--data", toy, "--view-size", 16, "--out", tmp_path / "x"),
-            *(refused("prune.py", deep, toy, "--rate", 0.5, "--dry-run", flag, 16) for flag in ("--size", "--view-size"))]
+    told = [
+        refused("quantize.py", deep, output, "--size", 16),
+        refused(
+            "quantize.py",
+            deep,
+            output,
+            "--bits",
+            4,
+            "--qat-epochs",
+            1,
+            "--data",
+            toy,
+            "--view-size",
+            16,
+            "--out",
+            tmp_path / "x",
+        ),
+        *(
+            refused("prune.py", deep, toy, "--rate", 0.5, "--dry-run", flag, 16)
+            for flag in ("--size", "--view-size")
+        ),
+    ]
     assert ["cannot take photos of 16 px" in sentence for sentence in told] == [True] * 4, told
     assert not list(tmp_path.iterdir())
     assert call("quantize.py", deep, output).returncode == 0
@@ -253,20 +378,36 @@ def test_weights_that_do_not_fit_their_description_are_refused(refused, small_ne
 
 
 def test_a_checkpoint_without_weights_is_refused(refused, small_network, tmp_path):
-    torch.save({"format": "food11-checkpoint", "version": 1, **small_network[0].to_dict(), "state_dict": {}}, tmp_path / "best.pt")
+    torch.save(
+        {"format": "food11-checkpoint", "version": 1, **small_network[0].to_dict(), "state_dict": {}},
+        tmp_path / "best.pt",
+    )
     refused("quantize", tmp_path / "best.pt", tmp_path / "model.bin")
 
 
 def test_validation_photos_must_have_the_models_classes(refused, checkpoint, toy, tmp_path):
     shutil.copytree(toy / "validation", tmp_path / "data" / "validation")
     shutil.copy(next((toy / "validation").iterdir()), tmp_path / "data" / "validation" / "11_0.jpg")
-    assert "a class number that is not 0 to 10" in refused("quantize", checkpoint, tmp_path / "model.bin", "--data", tmp_path / "data", "--cache", "none")
+    assert "a class number that is not 0 to 10" in refused(
+        "quantize", checkpoint, tmp_path / "model.bin", "--data", tmp_path / "data", "--cache", "none"
+    )
     assert not (tmp_path / "model.bin").exists()
 
 
 def test_another_input_size_is_stored_and_used(small_model, toy, call, tmp_path):
-    result = call("quantize.py", small_model, tmp_path / "out.bin", "--size", 48, "--data", toy, "--cache", "none",
-                  "--record", tmp_path / "record.json")
+    result = call(
+        "quantize.py",
+        small_model,
+        tmp_path / "out.bin",
+        "--size",
+        48,
+        "--data",
+        toy,
+        "--cache",
+        "none",
+        "--record",
+        tmp_path / "record.json",
+    )
     assert result.returncode == 0, result.stderr
     before, after = load_model(small_model), load_model(tmp_path / "out.bin")
     assert after.description.preprocessing.size == 48

@@ -17,16 +17,24 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from augmentation import AUGMENTATIONS
-from command_line import UserError, parser
+from compression.command_line import UserError, parser
+from compression.data.augmentation import AUGMENTATIONS
+from compression.data.preprocessing import Preprocessing, photos_at_once
+from compression.files.loading import load_model
+from compression.files.model_file import Description
+from compression.options import add_training, read_settings
+from compression.training.loop import Evaluation, evaluate, fit, pick_precision
+from compression.training.losses import Batch, CrossEntropy, mix
+from compression.training.run_folder import (
+    Run,
+    Settings,
+    average_weights,
+    build_optimizer,
+    parameter_groups,
+    warmup_cosine,
+)
 from dataset import PhotoSet
-from losses import Batch, CrossEntropy, mix
-from model_file import Description, load_model
 from models import build
-from options import add_training, read_settings
-from preprocessing import Preprocessing, photos_at_once
-from training import Evaluation, evaluate, fit, pick_precision
-from training_run import Run, Settings, average_weights, build_optimizer, parameter_groups, warmup_cosine
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -38,8 +46,10 @@ def photo_set(count, seed):
     """Photos whose class is their brightness: two classes that any network can learn."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 2
-    photos = (torch.randint(0, 100, (count, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
-              + labels.view(-1, 1, 1, 1).to(torch.uint8) * 100)
+    photos = (
+        torch.randint(0, 100, (count, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
+        + labels.view(-1, 1, 1, 1).to(torch.uint8) * 100
+    )
     return PhotoSet(photos, torch.arange(count), labels, ("dark", "bright"), f"fingerprint {seed}")
 
 
@@ -50,7 +60,16 @@ def start(out, settings, device=CPU, **options):
     """fit() on the small photos with a network initialised from the settings' seed."""
     torch.manual_seed(settings.seed)
     description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
-    return fit(build("residual6", **description.arguments), description, TRAINING, VALIDATION, settings, out, device, **options)
+    return fit(
+        build("residual6", **description.arguments),
+        description,
+        TRAINING,
+        VALIDATION,
+        settings,
+        out,
+        device,
+        **options,
+    )
 
 
 def small(**changes):
@@ -61,11 +80,18 @@ def first_run(settings, device=CPU, steps=5, **options):
     """The Run of a small network in train mode that has not made a step yet; steps: of an epoch."""
     torch.manual_seed(settings.seed)
     description = Description.of("residual6", NARROW, ("dark", "bright"), Preprocessing(size=SIZE))
-    return Run(build("residual6", **description.arguments).train(), description, settings, steps, device, **options)
+    return Run(
+        build("residual6", **description.arguments).train(), description, settings, steps, device, **options
+    )
 
 
 def some_batch(device=CPU):
-    return Batch(torch.randn(4, 3, SIZE, SIZE).to(device), torch.tensor([0, 1, 0, 1], device=device), torch.arange(4), None)
+    return Batch(
+        torch.randn(4, 3, SIZE, SIZE).to(device),
+        torch.tensor([0, 1, 0, 1], device=device),
+        torch.arange(4),
+        None,
+    )
 
 
 def same_tensors(before, after):
@@ -93,23 +119,36 @@ class KillAfter(CrossEntropy):
         return super().__call__(logits, batch)
 
 
-@pytest.mark.parametrize("settings", [
-    small(),
-    small(optimizer="sgd", ema=0, augment="none"),
-    small(precision="bf16", augment="strong"),
-    small(mixup=0.5),
-    small(views=2),
-    small(view_size=24, augment="blurred"),
-    small(schedule="constant", augment="course")],
-    ids=["adamw-ema", "sgd", "bf16", "mixup", "fixed views", "small views", "constant"])
-@pytest.mark.parametrize("stop", [
-    "kill in the middle", "kill before the first checkpoint", "SIGTERM in the middle", "SIGINT in the first step"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        small(),
+        small(optimizer="sgd", ema=0, augment="none"),
+        small(precision="bf16", augment="strong"),
+        small(mixup=0.5),
+        small(views=2),
+        small(view_size=24, augment="blurred"),
+        small(schedule="constant", augment="course"),
+    ],
+    ids=["adamw-ema", "sgd", "bf16", "mixup", "fixed views", "small views", "constant"],
+)
+@pytest.mark.parametrize(
+    "stop",
+    [
+        "kill in the middle",
+        "kill before the first checkpoint",
+        "SIGTERM in the middle",
+        "SIGINT in the first step",
+    ],
+)
 def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp_path, settings, stop):
     whole = start(tmp_path / "whole", settings)
-    loss, error = {"kill in the middle": (KillAfter(7), RuntimeError),
-                   "kill before the first checkpoint": (KillAfter(2), RuntimeError),
-                   "SIGTERM in the middle": (KillAfter(6, signal.SIGTERM), SystemExit),
-                   "SIGINT in the first step": (KillAfter(1, signal.SIGINT), SystemExit)}[stop]
+    loss, error = {
+        "kill in the middle": (KillAfter(7), RuntimeError),
+        "kill before the first checkpoint": (KillAfter(2), RuntimeError),
+        "SIGTERM in the middle": (KillAfter(6, signal.SIGTERM), SystemExit),
+        "SIGINT in the first step": (KillAfter(1, signal.SIGINT), SystemExit),
+    }[stop]
     with pytest.raises(error) as stopped:
         start(tmp_path / "parts", settings, loss_function=loss)
     if error is SystemExit:
@@ -120,7 +159,9 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp
     first, second = run_state(tmp_path / "whole"), run_state(tmp_path / "parts")
     assert same_tensors(first["run"]["network"], second["run"]["network"])
     assert same_tensors(first["state_dict"], second["state_dict"])
-    assert same_tensors(load_model(tmp_path / "whole/best.pt").state_dict, load_model(tmp_path / "parts/best.pt").state_dict)
+    assert same_tensors(
+        load_model(tmp_path / "whole/best.pt").state_dict, load_model(tmp_path / "parts/best.pt").state_dict
+    )
     without_time = [[{**row, "seconds": 0} for row in record["history"]] for record in (whole, parts)]
     assert without_time[0] == without_time[1]
 
@@ -131,12 +172,16 @@ def test_stopping_twice_still_ends_with_the_same_weights(tmp_path):
         with pytest.raises(SystemExit):
             start(tmp_path / "parts", small(), loss_function=KillAfter(calls, signal.SIGTERM), resume=True)
     start(tmp_path / "parts", small(), resume=True)
-    assert same_tensors(run_state(tmp_path / "whole")["state_dict"], run_state(tmp_path / "parts")["state_dict"])
+    assert same_tensors(
+        run_state(tmp_path / "whole")["state_dict"], run_state(tmp_path / "parts")["state_dict"]
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_device_and_precision_trains_and_resumes(tmp_path, device, precision):
-    """On the CPU bitwise; on a GPU, whose sums vary, from bitwise the state that was saved. Checkpoints open where there is no GPU."""
+    """On the CPU bitwise; on a GPU, whose sums vary, from bitwise the state that was saved. Checkpoints open
+    where there is no GPU.
+    """
     if precision == "fp16" and device.type == "cpu":
         pytest.skip("fp16 needs a GPU")
     settings = small(precision=precision, augment="blurred", mixup=0.3, epochs=2)
@@ -147,12 +192,16 @@ def test_every_device_and_precision_trains_and_resumes(tmp_path, device, precisi
     again = first_run(settings, device, steps=len(TRAINING) // settings.batch_size)
     again.load_state_dict(saved)
     for part in ("network", "ema"):
-        assert same_tensors(saved[part], {name: tensor.cpu() for name, tensor in again.state_dict()[part].items()})
+        assert same_tensors(
+            saved[part], {name: tensor.cpu() for name, tensor in again.state_dict()[part].items()}
+        )
     parts = start(tmp_path / "parts", settings, device, resume=True)
     states = [run_state(tmp_path / name)["state_dict"] for name in ("whole", "parts")]
     assert {tensor.device for tensor in states[0].values()} == {CPU}
     assert device != CPU or same_tensors(*states)
-    assert [[math.isfinite(row["train_loss"]) for row in record["history"]] for record in (whole, parts)] == [[True] * 2] * 2
+    assert [[math.isfinite(row["train_loss"]) for row in record["history"]] for record in (whole, parts)] == [
+        [True] * 2
+    ] * 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -185,11 +234,15 @@ def test_a_signal_in_the_last_evaluation_leaves_a_complete_run_and_starts_nothin
             signal.raise_signal(signal.SIGTERM)
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr("training.evaluate", interrupted)
+    monkeypatch.setattr("compression.training.loop.evaluate", interrupted)
     with pytest.raises(SystemExit) as stopped:
         start(tmp_path, small(epochs=2))
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert len(json.loads((tmp_path / "record.json").read_text())["history"]) == run_state(tmp_path)["run"]["epoch"] == 2
+    assert (
+        len(json.loads((tmp_path / "record.json").read_text())["history"])
+        == run_state(tmp_path)["run"]["epoch"]
+        == 2
+    )
 
 
 def test_the_seed_decides_the_outcome(tmp_path):
@@ -200,7 +253,9 @@ def test_the_seed_decides_the_outcome(tmp_path):
 
 
 class OneWeight(nn.Module):
-    """logits = (-w, w) * (brightness - 0.39): right for every photo of `photo_set` where w > 0, and for none where w < 0."""
+    """logits = (-w, w) * (brightness - 0.39): right for every photo of `photo_set` where w > 0, and for none
+    where w < 0.
+    """
 
     def __init__(self, weight):
         super().__init__()
@@ -218,14 +273,25 @@ ABOVE_039 = Preprocessing(SIZE, mean=(0.39,) * 3, std=(1,) * 3)
 def test_training_learns(tmp_path, optimizer):
     """The loss of every photo falls as the one weight rises, so every step of every batch must raise it.
 
-    |brightness - 0.39| is nearly 0.2 for all photos, so gradients lie between 0.19 and 0.24 while w goes from -1 to 0. A step of
-    Adam is then 0.07 to 0.13: w is below 0 after an epoch (4 steps) and above it after six. So it is with Nesterov momentum,
-    which moves w by at most 0.3 in 4 steps and by at least 3 in 24.
+    |brightness - 0.39| is nearly 0.2 for all photos, so gradients lie between 0.19 and 0.24 while w goes from
+    -1 to 0. A step of Adam is then 0.07 to 0.13: w is below 0 after an epoch (4 steps) and above it after
+    six. So it is with Nesterov momentum, which moves w by at most 0.3 in 4 steps and by at least 3 in 24.
     """
     description = Description.of("residual6", NARROW, TRAINING.class_names, ABOVE_039)
-    settings = small(optimizer=optimizer, lr=0.1, schedule="constant", epochs=6, batch_size=9, augment="none", label_smoothing=0.0, ema=0)
+    settings = small(
+        optimizer=optimizer,
+        lr=0.1,
+        schedule="constant",
+        epochs=6,
+        batch_size=9,
+        augment="none",
+        label_smoothing=0.0,
+        ema=0,
+    )
     record = fit(OneWeight(-1.0), description, TRAINING, VALIDATION, settings, tmp_path, CPU)
-    losses, accuracies = ([row[name] for row in record["history"]] for name in ("train_loss", "validation_accuracy"))
+    losses, accuracies = (
+        [row[name] for row in record["history"]] for name in ("train_loss", "validation_accuracy")
+    )
     assert losses == sorted(set(losses), reverse=True) and len(losses) == 6
     assert accuracies[0] == 0 and accuracies[-1] == 1 == record["best"]["validation_accuracy"]
 
@@ -247,7 +313,7 @@ def test_best_is_the_earliest_epoch_with_the_highest_validation_accuracy(tmp_pat
         evaluated.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return Evaluation(1.0, accuracies[len(evaluated) - 1], 0.0)
 
-    monkeypatch.setattr("training.evaluate", measured)
+    monkeypatch.setattr("compression.training.loop.evaluate", measured)
     record = start(tmp_path, small(epochs=4))
     assert record["best"] == record["history"][1] and record["best"]["epoch"] == 2
     assert same_tensors(load_model(tmp_path / "best.pt").state_dict, evaluated[1])
@@ -261,13 +327,20 @@ def test_evaluation_draws_no_random_number_and_leaves_the_mode(tmp_path):
 
 
 def test_evaluation_counts_every_photo_once_whatever_the_batch_size(device):
-    """A quarter of the labels are wrong; cross-entropy of two classes is log(1 + exp(wrong logit - right logit))."""
+    """A quarter of the labels are wrong; cross-entropy of two classes is log(1 + exp(wrong logit - right
+    logit)).
+    """
     labels = torch.where(torch.arange(20) % 4 == 0, 1 - VALIDATION.labels, VALIDATION.labels)
-    photos, brightness = replace(VALIDATION, labels=labels), VALIDATION.photos.double().mean((1, 2, 3)) / 255 - 0.39
+    photos, brightness = (
+        replace(VALIDATION, labels=labels),
+        VALIDATION.photos.double().mean((1, 2, 3)) / 255 - 0.39,
+    )
     right = ((brightness > 0) == (labels == 1)).double()
     expected = torch.log1p(torch.exp(-2 * 3.0 * brightness * (2 * labels - 1))).mean().item()
     for size in (1, 7, 20, 64):
-        loss, accuracy, balanced = evaluate(OneWeight(3.0).to(device), photos, ABOVE_039, device, batch_size=size)
+        loss, accuracy, balanced = evaluate(
+            OneWeight(3.0).to(device), photos, ABOVE_039, device, batch_size=size
+        )
         assert balanced == pytest.approx((right[labels == 0].mean() + right[labels == 1].mean()).item() / 2)
         assert loss == pytest.approx(expected, rel=1e-3) and accuracy == 0.75
 
@@ -279,7 +352,13 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         def __call__(self, logits, batch):
             return logits.sum() * (math.nan if next(self.calls) == 6 else 1e-6)
 
-    with pytest.raises(UserError, match=r"no longer finite in epoch 2, step 3; start again with a lower --lr \(now 0.01\), and with a new --out"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"no longer finite in epoch 2, step 3; start again with a lower --lr \(now 0.01\), and with a "
+            r"new --out"
+        ),
+    ):
         start(tmp_path, small(), loss_function=Broken())
     state = run_state(tmp_path)
     assert state["run"]["epoch"] == 1
@@ -294,8 +373,9 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path):
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("change, name", [
-    ({"lr": 0.02}, "lr"), ({"seed": 3}, "seed"), ({"augment": "light"}, "augment")])
+@pytest.mark.parametrize(
+    "change, name", [({"lr": 0.02}, "lr"), ({"seed": 3}, "seed"), ({"augment": "light"}, "augment")]
+)
 def test_resuming_with_other_settings_names_the_setting(tmp_path, change, name):
     start(tmp_path, small(epochs=1))
     with pytest.raises(UserError, match=f" {name} = "):
@@ -332,9 +412,15 @@ def test_a_dry_run_writes_nothing(tmp_path):
 def test_a_single_photo_cannot_be_trained_on(tmp_path):
     one = photo_set(1, 0)
     with pytest.raises(UserError, match="two photos"):
-        fit(build("residual6", **NARROW, num_classes=2),
+        fit(
+            build("residual6", **NARROW, num_classes=2),
             Description.of("residual6", NARROW, one.class_names, Preprocessing(size=SIZE)),
-            one, VALIDATION, small(), tmp_path, CPU)
+            one,
+            VALIDATION,
+            small(),
+            tmp_path,
+            CPU,
+        )
 
 
 def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
@@ -347,35 +433,62 @@ def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
 def test_training_follows_the_schedule(tmp_path):
     settings, steps = small(warmup=0.25), 36 // 8
     rates = [row["lr"] for row in start(tmp_path, settings)["history"]]
-    assert rates == pytest.approx([settings.lr * warmup_cosine(steps * epoch, 3, 3 * steps) for epoch in (1, 2, 3)])
-    assert first_run(settings).optimizer.param_groups[0]["lr"] == pytest.approx(settings.lr / 4)  # 4 = 0.25 of 15 steps, rounded
+    assert rates == pytest.approx(
+        [settings.lr * warmup_cosine(steps * epoch, 3, 3 * steps) for epoch in (1, 2, 3)]
+    )
+    assert first_run(settings).optimizer.param_groups[0]["lr"] == pytest.approx(
+        settings.lr / 4
+    )  # 4 = 0.25 of 15 steps, rounded
 
 
 def test_label_smoothing_is_its_formula():
-    """(1 - s) * -log p(label) + s * the mean of -log p over all classes (Szegedy et al. 2016), and a run takes s from its settings."""
-    logits, labels = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0, 1, 0])
+    """(1 - s) * -log p(label) + s * the mean of -log p over all classes (Szegedy et al. 2016), and a run
+    takes s from its settings.
+    """
+    logits, labels = (
+        torch.randn(6, 2, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 1, 0, 1, 0]),
+    )
     surprise = -logits.log_softmax(1)
     batch = Batch(None, labels, None, None)
-    for share, loss in ((0.0, CrossEntropy()), (0.1, CrossEntropy(0.1)), (0.3, first_run(small(label_smoothing=0.3)).loss_function)):
+    for share, loss in (
+        (0.0, CrossEntropy()),
+        (0.1, CrossEntropy(0.1)),
+        (0.3, first_run(small(label_smoothing=0.3)).loss_function),
+    ):
         expected = (1 - share) * surprise[torch.arange(6), labels].mean() + share * surprise.mean()
         assert loss(logits, batch).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_sgd_steps_with_nesterov_momentum():
-    """Under a gradient of 1 the velocity is 1, then 1.9; a step is lr * (gradient + 0.9 * velocity) (Sutskever et al. 2013)."""
+    """Under a gradient of 1 the velocity is 1, then 1.9; a step is lr * (gradient + 0.9 * velocity)
+    (Sutskever et al. 2013).
+    """
     layer = nn.Linear(1, 1, bias=False)
-    optimizer, path = build_optimizer(layer, Settings(optimizer="sgd", lr=0.1, weight_decay=0.0)), [layer.weight.item()]
+    optimizer, path = (
+        build_optimizer(layer, Settings(optimizer="sgd", lr=0.1, weight_decay=0.0)),
+        [layer.weight.item()],
+    )
     for _ in range(2):
         layer.weight.grad = torch.ones(1, 1)
         optimizer.step()
         path.append(layer.weight.item())
-    assert path[0] - path[1] == pytest.approx(0.1 * 1.9, abs=1e-6) and path[1] - path[2] == pytest.approx(0.1 * 2.71, abs=1e-6)
+    assert path[0] - path[1] == pytest.approx(0.1 * 1.9, abs=1e-6) and path[1] - path[2] == pytest.approx(
+        0.1 * 2.71, abs=1e-6
+    )
 
 
-@pytest.mark.parametrize("flags, expected", [
-    ([], ("adamw", 2e-3, 0.05, 0.1)),
-    (["--optimizer", "sgd"], ("sgd", 0.1, 5e-4, 0.1)),
-    (["--optimizer", "sgd", "--lr", "0.3", "--weight-decay", "0", "--label-smoothing", "0.25"], ("sgd", 0.3, 0.0, 0.25))])
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ([], ("adamw", 2e-3, 0.05, 0.1)),
+        (["--optimizer", "sgd"], ("sgd", 0.1, 5e-4, 0.1)),
+        (
+            ["--optimizer", "sgd", "--lr", "0.3", "--weight-decay", "0", "--label-smoothing", "0.25"],
+            ("sgd", 0.3, 0.0, 0.25),
+        ),
+    ],
+)
 def test_the_options_become_settings(flags, expected):
     options = parser("")
     add_training(options, out="run", epochs=3)
@@ -398,9 +511,15 @@ class Watching(CrossEntropy):
 def test_every_epoch_sees_every_photo_once_in_another_order(tmp_path):
     loss = Watching()
     start(tmp_path, small(batch_size=9, epochs=2), loss_function=loss)
-    first, second = (torch.cat([batch.positions for batch in loss.batches[part]]) for part in (slice(4), slice(4, None)))
+    first, second = (
+        torch.cat([batch.positions for batch in loss.batches[part]]) for part in (slice(4), slice(4, None))
+    )
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(36))
-    assert first.tolist() != sorted(first) and second.tolist() != sorted(second) and first.tolist() != second.tolist()
+    assert (
+        first.tolist() != sorted(first)
+        and second.tolist() != sorted(second)
+        and first.tolist() != second.tolist()
+    )
     assert all(torch.equal(batch.labels, TRAINING.labels[batch.positions]) for batch in loss.batches)
 
 
@@ -412,7 +531,9 @@ def test_mixup_reaches_the_loss(tmp_path):
     assert shares.min() < 0.1 < 0.2 < shares.min(1).values.max() <= 0.4
 
 
-@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize(
+    "precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
 def test_the_network_computes_in_the_precision_of_the_settings(device, precision, dtype):
     if precision == "fp16" and device.type == "cpu":
         pytest.skip("fp16 needs a GPU")
@@ -434,7 +555,9 @@ def test_a_large_gradient_is_clipped_and_a_small_one_is_left():
     for Scaled.scale in (1e-3, 1e3):
         run = first_run(small(clip=0.1), loss_function=Scaled())
         run.train_step(some_batch())
-        norms.append(torch.stack([parameter.grad.norm() for parameter in run.network.parameters()]).norm().item())
+        norms.append(
+            torch.stack([parameter.grad.norm() for parameter in run.network.parameters()]).norm().item()
+        )
     assert 0 < norms[0] < 0.09 and norms[1] == pytest.approx(0.1, rel=1e-3)
 
 
@@ -449,9 +572,11 @@ class SaysBright(nn.Module):
         return self.logits.expand(len(images), 2)
 
 
-@pytest.mark.parametrize("labels", [
-    torch.tensor([1, -1, 0, -1]),
-    torch.tensor([[0.1, 0.9], [0.0, 0.3], [0.8, 0.2], [0.0, 0.0]])], ids=["labels", "mixed labels"])
+@pytest.mark.parametrize(
+    "labels",
+    [torch.tensor([1, -1, 0, -1]), torch.tensor([[0.1, 0.9], [0.0, 0.3], [0.8, 0.2], [0.0, 0.0]])],
+    ids=["labels", "mixed labels"],
+)
 def test_training_accuracy_counts_the_labelled_photos_alone(tmp_path, labels):
     description = Description.of("residual6", NARROW, ("dark", "bright"), Preprocessing(size=SIZE))
 
@@ -474,10 +599,14 @@ def test_an_older_checkpoint_that_does_not_count_labelled_photos_is_resumed(tmp_
     assert older["run"].pop("labelled") == 16
     torch.save(older, tmp_path / "parts/last.pt")
     parts = start(tmp_path / "parts", small(epochs=2), resume=True)
-    assert [row["train_accuracy"] for row in parts["history"]] == [row["train_accuracy"] for row in whole["history"]]
+    assert [row["train_accuracy"] for row in parts["history"]] == [
+        row["train_accuracy"] for row in whole["history"]
+    ]
 
 
-def test_an_older_run_whose_classes_are_spelled_otherwise_is_resumed_and_one_of_another_order_is_not(tmp_path):
+def test_an_older_run_whose_classes_are_spelled_otherwise_is_resumed_and_one_of_another_order_is_not(
+    tmp_path,
+):
     whole = start(tmp_path / "whole", small(epochs=2))
     with pytest.raises(SystemExit):
         start(tmp_path / "parts", small(epochs=2), loss_function=KillAfter(6, signal.SIGTERM))
@@ -488,14 +617,20 @@ def test_an_older_run_whose_classes_are_spelled_otherwise_is_resumed_and_one_of_
         start(tmp_path / "parts", small(epochs=2), resume=True)
     torch.save({**older, "class_names": [f" {name}" for name in names]}, tmp_path / "parts/last.pt")
     parts = start(tmp_path / "parts", small(epochs=2), resume=True)
-    assert [row["train_accuracy"] for row in parts["history"]] == [row["train_accuracy"] for row in whole["history"]]
+    assert [row["train_accuracy"] for row in parts["history"]] == [
+        row["train_accuracy"] for row in whole["history"]
+    ]
 
 
 def test_a_constant_schedule_stays_at_the_learning_rate(tmp_path):
     network = build("residual6", **NARROW, num_classes=2)
     description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
-    record = fit(network, description, TRAINING, VALIDATION, small(schedule="constant"), tmp_path / "run", CPU)
-    assert {row["lr"] for row in record["history"]} == {small().lr} and record["settings"]["schedule"] == "constant"
+    record = fit(
+        network, description, TRAINING, VALIDATION, small(schedule="constant"), tmp_path / "run", CPU
+    )
+    assert {row["lr"] for row in record["history"]} == {small().lr} and record["settings"][
+        "schedule"
+    ] == "constant"
     with pytest.raises(UserError, match="schedule = constant"):
         fit(network, description, TRAINING, VALIDATION, small(), tmp_path / "run", CPU, resume=True)
 
@@ -550,7 +685,13 @@ def test_the_averaged_weights_are_bitwise_those_of_torch():
 def test_a_run_of_very_many_epochs_is_resumed(tmp_path):
     """Beyer et al. 2022 distil for 10,000; its log is in the checkpoint."""
     run = first_run(small())
-    row = {"train_loss": 0.123456789, "train_accuracy": 0.5, "validation_loss": 1e-9, "validation_accuracy": 0.5, "seconds": 1.5}
+    row = {
+        "train_loss": 0.123456789,
+        "train_accuracy": 0.5,
+        "validation_loss": 1e-9,
+        "validation_accuracy": 0.5,
+        "seconds": 1.5,
+    }
     run.history = [{"epoch": epoch, **row} for epoch in range(1, 20_001)]
     run.save(tmp_path / "last.pt", complete=True)
     again = first_run(small())
@@ -580,7 +721,9 @@ def test_precision_is_that_of_the_gpu_that_is_named(monkeypatch, name, precision
         current.pop()
 
     monkeypatch.setattr(torch.cuda, "device", as_current)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: (current or [0])[-1] == 0)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: (current or [0])[-1] == 0
+    )
     assert pick_precision("auto", torch.device(name)) == precision
 
 
@@ -593,8 +736,25 @@ def test_precision_fp16_is_refused_on_the_cpu():
 
 
 def arguments(data, out, *more):
-    return ["train_student.py", data, "--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", SIZE,
-            "--epochs", 2, "--batch-size", 11, "--cache", "none", "--out", out, *more]
+    return [
+        "train_student.py",
+        data,
+        "--network",
+        "student",
+        "--set",
+        "widths=4,4,4,4,4,4,4,4",
+        "--size",
+        SIZE,
+        "--epochs",
+        2,
+        "--batch-size",
+        11,
+        "--cache",
+        "none",
+        "--out",
+        out,
+        *more,
+    ]
 
 
 def test_command_line_trains_and_its_checkpoint_describes_itself(toy, run_script, tmp_path):
@@ -610,19 +770,31 @@ def test_command_line_trains_and_its_checkpoint_describes_itself(toy, run_script
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_command_line_stopped_by_a_signal_saves_and_resumes(toy, call, tmp_path, number):
     command = [str(part) for part in arguments(toy, tmp_path / "run", "--epochs", 400)]
-    process = subprocess.Popen([sys.executable, ROOT / command[0], *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / command[0], *command[1:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not (tmp_path / "run/log.csv").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
     output, errors = process.communicate()
-    assert process.returncode == 128 + number and "continue with --resume" in output and "Traceback" not in errors
+    assert (
+        process.returncode == 128 + number
+        and "continue with --resume" in output
+        and "Traceback" not in errors
+    )
     assert run_state(tmp_path / "run")["run"]["epoch"] >= 1
-    assert "already holds a run" in call(*arguments(toy, tmp_path / "run", "--epochs", 400)).stderr  # without --resume
+    assert (
+        "already holds a run" in call(*arguments(toy, tmp_path / "run", "--epochs", 400)).stderr
+    )  # without --resume
 
 
 def test_command_line_trains_on_a_folder_per_class(call, tmp_path):
-    from toy_food11 import draw_picture
     import numpy as np
+
+    from experiments.toy_food11 import draw_picture
 
     random = np.random.default_rng(0)
     for split, count in (("training", 8), ("validation", 4)):
@@ -635,30 +807,40 @@ def test_command_line_trains_on_a_folder_per_class(call, tmp_path):
     assert load_model(tmp_path / "run/best.pt").description.class_names == ("round things", "方")
 
 
-DEEP = ["--network", "residual6", "--set", "hidden=4,4,4,4,4,4,4,4", "--set"]  # halves photos twice, and wherever it pools
+DEEP = [
+    "--network",
+    "residual6",
+    "--set",
+    "hidden=4,4,4,4,4,4,4,4",
+    "--set",
+]  # halves photos twice, and wherever it pools
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (["--epochs", "0"], "out of range"),
-    (["--lr", "nan"], "out of range"),
-    (["--size", "8"], "out of range"),
-    (["--network", "vgg"], "invalid choice"),
-    (["--set", "widths"], "is not ARG=VALUE"),
-    (["--set", "depth=3"], "has no argument"),
-    (["--set", "widths=0,4"], "cannot be built"),
-    (DEEP + ["pools=1,1,1,1,0,0,0,0"], "cannot take photos of 32 px"),
-    (DEEP + ["pools=1,1,1,0,0,0,0,0", "--view-size", "16"], "cannot take photos of 16 px"),
-    (["--device", "cuda:99"], "--device"),
-    (["--device", "tpu"], "not a device"),
-    (["--label-smoothing", "2"], "out of range"),
-    (["--epoch", "3"], "unrecognized")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (["--epochs", "0"], "out of range"),
+        (["--lr", "nan"], "out of range"),
+        (["--size", "8"], "out of range"),
+        (["--network", "vgg"], "invalid choice"),
+        (["--set", "widths"], "is not ARG=VALUE"),
+        (["--set", "depth=3"], "has no argument"),
+        (["--set", "widths=0,4"], "cannot be built"),
+        (DEEP + ["pools=1,1,1,1,0,0,0,0"], "cannot take photos of 32 px"),
+        (DEEP + ["pools=1,1,1,0,0,0,0,0", "--view-size", "16"], "cannot take photos of 16 px"),
+        (["--device", "cuda:99"], "--device"),
+        (["--device", "tpu"], "not a device"),
+        (["--label-smoothing", "2"], "out of range"),
+        (["--epoch", "3"], "unrecognized"),
+    ],
+)
 def test_wrong_arguments_are_one_sentence_and_status_2(toy, refused, tmp_path, wrong, message):
     assert message in refused(*arguments(toy, tmp_path / "run", *wrong))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_in_use_is_told_before_photos_are_decoded(toy, refused, tmp_path, monkeypatch):
-    monkeypatch.setattr("options.load_photos", None)
+    monkeypatch.setattr("compression.options.load_photos", None)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/best.pt").touch()
     assert "already holds a run (best.pt)" in refused(*arguments(toy, tmp_path / "run"))
@@ -678,15 +860,16 @@ def test_an_output_that_cannot_be_written_is_told_before_training(toy, call, tmp
 
 KILLED = """
 import os, signal, sys
-import files, train_student
-from command_line import run
-from training_run import Run
+import train_student
+from compression.files import atomic as files
+from compression.command_line import run
+from compression.training.run_folder import Run
 
 moment, sys.argv = sys.argv[1], sys.argv[2:]
 replace, train_step, calls = os.replace, Run.train_step, iter(range(100))
 
 def replaced(source, target):
-    if moment == "checkpoint" and str(target).endswith("last.pt") and next(calls) == 1:  # the second one is written, and not in its place
+    if moment == "checkpoint" and str(target).endswith("last.pt") and next(calls) == 1:  # the second one
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 
@@ -701,17 +884,29 @@ run(train_student.main)
 
 
 def test_a_killed_process_resumes_to_bitwise_the_same_weights(toy, run_script, tmp_path):
-    """kill -9 in the middle of an epoch, then before a checkpoint is in its place; the uninterrupted run is another process too."""
-    whole, parts = (arguments(toy, tmp_path / name, "--epochs", 5, "--set", "widths=8,8,8,8,8,8,8,8") for name in ("whole", "parts"))
+    """kill -9 in the middle of an epoch, then before a checkpoint is in its place; the uninterrupted run is
+    another process too.
+    """
+    whole, parts = (
+        arguments(toy, tmp_path / name, "--epochs", 5, "--set", "widths=8,8,8,8,8,8,8,8")
+        for name in ("whole", "parts")
+    )
     for moment, more in (("step", []), ("checkpoint", ["--resume"])):
-        killed = subprocess.run([sys.executable, "-c", KILLED, moment, *map(str, parts), *more], cwd=ROOT, capture_output=True, check=False)
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED, moment, *map(str, parts), *more],
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+        )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     for command in (whole, [*parts, "--resume"]):
         result = run_script(*command)
         assert result.returncode == 0, result.stderr
     states = [run_state(tmp_path / name)["run"] for name in ("whole", "parts")]
     assert states[0]["epoch"] == states[1]["epoch"] == 5
-    assert same_tensors(states[0]["network"], states[1]["network"]) and same_tensors(states[0]["ema"], states[1]["ema"])
+    assert same_tensors(states[0]["network"], states[1]["network"]) and same_tensors(
+        states[0]["ema"], states[1]["ema"]
+    )
     record = json.loads((tmp_path / "parts/record.json").read_text())
     assert len(record["resumed"]) == 2
 
@@ -743,6 +938,16 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 def test_resuming_with_changed_photos_is_refused(tmp_path):
     start(tmp_path, small(epochs=1))
     description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
-    with pytest.raises(UserError, match="data.validation = fingerprint 2 and this command means fingerprint 3"):
-        fit(build("residual6", **description.arguments), description, TRAINING, photo_set(20, 3), small(epochs=1),
-            tmp_path, CPU, resume=True)
+    with pytest.raises(
+        UserError, match="data.validation = fingerprint 2 and this command means fingerprint 3"
+    ):
+        fit(
+            build("residual6", **description.arguments),
+            description,
+            TRAINING,
+            photo_set(20, 3),
+            small(epochs=1),
+            tmp_path,
+            CPU,
+            resume=True,
+        )

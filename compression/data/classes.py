@@ -1,0 +1,151 @@
+"""Class names: which names mean the same class, and where a model's classes are among those of its data.
+
+    from compression.data.classes import match
+    match(["Soup", "Noodles-Pasta"], "the photos", ["Noodles/Pasta", "Soup"], "the model", "rename them")   #
+    (1, 0)
+
+A label is a position, and two files may have the same classes in another order: everywhere that data meets a
+model, or a teacher its student, positions come from here.
+"""
+
+import difflib
+import sys
+import unicodedata
+
+from compression.command_line import UserError
+
+FOOD11_CLASSES = (
+    "Bread",
+    "Dairy product",
+    "Dessert",
+    "Egg",
+    "Fried food",
+    "Meat",
+    "Noodles/Pasta",
+    "Rice",
+    "Seafood",
+    "Soup",
+    "Vegetable/Fruit",
+)
+
+
+def whole_number(text):
+    """A non-negative whole number in plain digits, at most 255 as in a file's name, or None."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 255 else None
+
+
+def canonical(name):
+    """What equal names have in common: Unicode NFC, no spaces around, `-` and `_` as `/`, numbers without
+    leading zeros.
+    """
+    name = unicodedata.normalize("NFC", name).strip().replace("-", "/").replace("_", "/")
+    number = whole_number(name)
+    return name if number is None else str(number)
+
+
+_FOOD11 = tuple(map(canonical, FOOD11_CLASSES))
+
+
+def unnamed(count):
+    """The names of classes that have none: "class 0", "class 1", ..."""
+    return tuple(f"class {label}" for label in range(count))
+
+
+def is_food11(names):
+    """Whether these are the names of all Food-11's classes, in any order."""
+    return sorted(map(canonical, names)) == sorted(_FOOD11)
+
+
+def class_numbers(names):
+    """The number that each name stands for: "3" and "class 3" are 3, and so is "Egg" where all classes are
+    Food-11's.
+
+    None where the names stand for no numbers, or not for 0 to n-1.
+    """
+    keys = list(map(canonical, names))
+    for known in (_FOOD11, tuple(map(str, range(len(keys)))), unnamed(len(keys))):
+        if sorted(keys) == sorted(known):
+            return tuple(map(known.index, keys))
+    return None
+
+
+def in_class_order(names, whose):
+    """Names of folders in the order of their labels: by number where they stand for numbers, whole numbers by
+    value, else as text.
+
+    Raises UserError for two names of one class; whose: what has these classes, for that sentence.
+    """
+    found = {}
+    for name in names:
+        if found.setdefault(canonical(name), name) != name:
+            raise UserError(
+                f"{_shown(found[canonical(name)])} and {_shown(name)} are one class of {whose}; put their "
+                "photos into one of them"
+            )
+    numbers = class_numbers(names) or [whole_number(name.strip()) for name in names]
+    return sorted(names) if None in numbers else [name for _, name in sorted(zip(numbers, names))]
+
+
+def match(names, whose, others, whose_others, advice, log=None):
+    """The position in `others` of each of `names`, as a tuple; `names` need not be all of them.
+
+    Names are compared as `canonical` has them. Where one side has numbers ("3", "class 3") or Food-11's names
+    and the other side the other, classes are matched by number, and classes without names by their position:
+    either is an assumption, for which `log` gets one sentence (default: a line on stderr).
+    whose, whose_others, advice: for the sentences. Raises UserError for a class that `others` lack, and for
+    two names of one class.
+    """
+    log = log or (lambda text: print(text, file=sys.stderr))
+    positions = {canonical(name): position for position, name in enumerate(others)}
+    positions |= {name: position for position, name in enumerate(others)}
+    by_number = {}
+    for position, number in enumerate(class_numbers(others) or ()):
+        by_number[str(number)] = position
+        if len(others) == len(_FOOD11):
+            by_number[_FOOD11[number]] = position
+    found = [positions.get(name, positions.get(canonical(name))) for name in names]
+    assumed = [
+        name for name, position in zip(names, found) if position is None and canonical(name) in by_number
+    ]
+    found = [
+        by_number.get(canonical(name)) if position is None else position
+        for name, position in zip(names, found)
+    ]
+    if None in found and len(names) == len(others) and unnamed(len(names)) in (tuple(names), tuple(others)):
+        log(
+            f"note: the {len(names)} classes of {whose} and of {whose_others} are taken to be in the same "
+            "order, "
+            f"{_listed(names)}, because one of them has no names"
+        )
+        return tuple(range(len(names)))
+    for name, position in zip(names, found):
+        if position is None:
+            raise UserError(
+                f"class {_shown(name, others)} of {whose} ({_listed(names)}) is none of the classes of "
+                f"{whose_others} "
+                f"({_listed(others)}); {advice}"
+            )
+        if found.index(position) != names.index(name):
+            raise UserError(
+                f"classes {_shown(names[found.index(position)])} and {_shown(name)} of {whose} "
+                f"are one class of {whose_others}; {advice}"
+            )
+    if assumed:
+        food = is_food11(others) or canonical(assumed[0]) in _FOOD11
+        log(
+            f"note: {whose} and {whose_others} are matched by class number"
+            + f", as in Food-11: 3 is {FOOD11_CLASSES[3]}" * food
+        )
+    return tuple(found)
+
+
+def _listed(names):
+    return ", ".join(names[:12]) + ", ..." * (len(names) > 12)
+
+
+def _shown(name, others=()):
+    """A name, and the one of `others` that it nearly is; both with escapes where they may look the same."""
+    near = difflib.get_close_matches(name, others, 1)
+    if (name + "".join(near)).isascii():
+        return name + "".join(f" (close to {other})" for other in near)
+    return f"{name} = {ascii(name)}" + "".join(f" (close to {other} = {ascii(other)})" for other in near)

@@ -1,0 +1,155 @@
+"""Whether numbers from outside can be right: logits that are not finite, and files that do not say how photos
+are normalised.
+"""
+
+import sys
+from dataclasses import replace
+
+import torch
+
+from compression.command_line import UserError
+from compression.data.classes import FOOD11_CLASSES
+from compression.data.preprocessing import Preprocessing
+
+NORMALISATIONS = {
+    "unit": ((0.0,) * 3, (1.0,) * 3),  # mean and std; "unit": values in [0, 1], as the course's
+    "imagenet": (Preprocessing.mean, Preprocessing.std),
+}
+SAMPLE = 1000  # validation photos by which a normalisation is chosen
+CHOICES = ("auto", *NORMALISATIONS)
+
+
+def add_normalisation(group, flag="--normalisation", whose="the model"):
+    """The option that says how photos are normalised for a file that does not; returns the group."""
+    group.add_argument(
+        flag,
+        choices=CHOICES,
+        default="auto",
+        help=f"of the photos for {whose}, where its file does not say: values in [0, 1], or with ImageNet's "
+        "mean and "
+        "standard deviation; auto: whichever is better on validation photos",
+    )
+    return group
+
+
+def check_logits(logits, network, images, whose="the model"):
+    """Raise UserError unless all logits (N, classes) that `network` made of `images` are finite; names the
+    layer where it begins.
+    """
+    if torch.isfinite(logits).all():
+        return
+    layer = first_layer_not_finite(network, images)
+    where = f", from its layer {layer} on" if layer else ""
+    raise UserError(
+        f"{whose} gives logits that are not finite{where}, so they mean no class; use an undamaged file, or "
+        "train it again "
+        "with a lower --lr"
+    )
+
+
+@torch.no_grad()
+def first_layer_not_finite(network, images):
+    """Name of the first layer whose output for `images` is not finite; None if there is none."""
+    found = []
+
+    def watch(name):
+        def note(module, inputs, output):
+            if not found and isinstance(output, torch.Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return note
+
+    hooks = [
+        module.register_forward_hook(watch(name))
+        for name, module in network.named_modules()
+        if not any(module.children())
+    ]
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
+
+
+def normalised(preprocessing, name):
+    """A Preprocessing with one of the NORMALISATIONS; grey photos have values in [0, 1] in any case."""
+    if preprocessing.channels == 1:
+        return preprocessing
+    mean, std = NORMALISATIONS[name]
+    return replace(preprocessing, mean=mean, std=std)
+
+
+def choose_normalisation(preprocessing, choice, whose, flag, accuracy_of=None):
+    """(Preprocessing, name of its normalisation) for a file that does not say it, by the option `flag` with
+    the value `choice`.
+
+    accuracy_of(preprocessing): validation accuracy, by which "auto" chooses; None where there are no labels,
+    and values in [0, 1] are assumed, which is printed.
+    """
+    if preprocessing.channels == 1 and choice == "imagenet":
+        raise UserError(
+            f"{whose} takes grey photos, for which ImageNet has no normalisation; leave {flag} imagenet out"
+        )
+    if choice != "auto" or preprocessing.channels == 1:
+        name = "unit" if choice == "auto" else choice
+    elif accuracy_of is None:
+        name = "unit"
+        print(
+            f"note: {whose} does not say how photos are normalised; values in [0, 1] are assumed, {flag} "
+            "imagenet changes that",
+            file=sys.stderr,
+        )
+    else:
+        accuracies = {name: accuracy_of(normalised(preprocessing, name)) for name in NORMALISATIONS}
+        name = max(accuracies, key=accuracies.get)
+        told = ", ".join(f"{one} {accuracy:.4f}" for one, accuracy in accuracies.items())
+        print(
+            f"note: {whose} does not say how photos are normalised; by the accuracy on validation photos "
+            f"({told}) {name} is taken, "
+            f"{flag} changes that",
+            file=sys.stderr,
+        )
+    return normalised(preprocessing, name), name
+
+
+def settle_normalisation(model, choice, accuracy_of=None):
+    """The Model with the normalisation that `--normalisation` asks for; itself where its file says one.
+
+    accuracy_of(model): validation accuracy. Raises UserError for a choice that contradicts the file.
+    """
+    description, whose = model.description, f"the model {model.path}"
+    if not description.assumes_normalisation:
+        if choice != "auto":
+            raise UserError(
+                f"{whose} says how photos are normalised, so --normalisation {choice} cannot change it; "
+                "leave it out"
+            )
+        return model
+
+    if description.class_names == FOOD11_CLASSES:
+        print(
+            f"note: {whose} does not name its {len(FOOD11_CLASSES)} classes; they are taken to be "
+            "Food-11's, in this order",
+            file=sys.stderr,
+        )
+
+    def with_preprocessing(preprocessing):
+        return replace(
+            model,
+            description=replace(
+                description, preprocessing=preprocessing, training=dict(description.training)
+            ),
+        )
+
+    preprocessing, name = choose_normalisation(
+        description.preprocessing,
+        choice,
+        whose,
+        "--normalisation",
+        accuracy_of and (lambda one: accuracy_of(with_preprocessing(one))),
+    )
+    settled = with_preprocessing(preprocessing)
+    if choice != "auto" or accuracy_of:  # else the next script that has labels may choose
+        settled.description.training["normalisation"] = name
+    return settled

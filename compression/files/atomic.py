@@ -1,0 +1,162 @@
+"""Reading and writing files so that nothing is half-written and nothing from a file is ever executed."""
+
+import contextlib
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+from compression.command_line import UserError
+from compression.files.torch_stream import check_torch_stream
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """A temporary path beside `path` that replaces `path` when the block ends well, and vanishes otherwise.
+
+    The folder of `path` is created. Raises UserError where the place cannot be written.
+    """
+    path = Path(os.path.realpath(path))  # through a symbolic link its target is written, not the link
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, and a file is to be written there; name a file")
+        if path.exists() and not path.is_file():
+            raise UserError(
+                f"{path} is a device or pipe, which cannot be replaced by a file; name an ordinary file"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; choose another place for the output"
+        ) from None
+    try:
+        yield Path(temporary)
+        os.chmod(temporary, 0o666 & ~umask())  # mkstemp makes it private
+        with open(temporary, "r+b") as written:  # Windows cannot flush what is only open for reading
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; nothing was changed there"
+        ) from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def umask():
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path, text):
+    """Write `text` to `path` atomically, as UTF-8 with LF line ends."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            text, encoding="utf-8", errors="surrogateescape", newline="\n"
+        )  # file names need not be UTF-8
+
+
+def write_bytes(path, data):
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Raise UserError if another process holds this folder; hold it within the block, or until the process
+    dies.
+
+    Where the system has no flock (Windows) or the file system none (some network mounts) nothing is checked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(Path(folder) / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is working in {folder}; wait for it or choose another --out"
+            ) from None
+        except OSError:
+            pass
+        yield
+
+
+def check_output(path, keep_folder=True):
+    """Raise UserError now if `path` could not be written later; creates its folder, and removes what it
+    created unless `keep_folder`.
+    """
+    missing = (
+        []
+        if keep_folder
+        else [folder for folder in Path(os.path.realpath(path)).parents if not folder.exists()]
+    )
+    try:
+        with contextlib.suppress(_Unused), atomic_path(path):
+            raise _Unused
+    finally:
+        for folder in missing:  # the innermost first
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def check_distinct(*paths):
+    """Raise UserError if two of these files (None: not asked for) are the same one, so that none overwrites
+    another.
+    """
+    real = [os.path.realpath(path) for path in paths if path is not None]
+    for path in real:
+        if real.count(path) > 1:
+            raise UserError(
+                f"{path} is named twice, and one file would overwrite the other; name different files"
+            )
+
+
+class _Unused(Exception):
+    pass
+
+
+def read_torch(path, what):
+    """What `torch.save` wrote to `path` (legacy or zip stream), read with `weights_only=True`.
+
+    what: how an error message calls the file. Raises UserError for a missing, damaged, foreign or hostile
+    file.
+    """
+    import torch
+
+    try:
+        if not Path(path).is_file():
+            raise UserError(f"there is no {what} at {path}; check the path")
+        open(path, "rb").close()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}); check the path and its permissions"
+        ) from None
+    try:
+        check_torch_stream(path)
+        with warnings.catch_warnings():  # of foreign pickles: the error below says what matters
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except MemoryError:
+        raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
+    except Exception as error:  # torch.load raises a dozen types for bytes that are not its own
+        reason = (
+            str(error).strip().splitlines()[0].split(". ")[0][:150]
+            if str(error).strip()
+            else type(error).__name__
+        )
+        raise UserError(
+            f"{path} is damaged or no {what} ({reason}); use a file that torch.save wrote without pickled "
+            "code"
+        ) from None

@@ -1,0 +1,362 @@
+"""`model.bin`: one small file that `torch.load(weights_only=True)` opens and that describes itself.
+
+The file is a dict of plain values and one uint8 tensor:
+
+    format, version      "food11-model", 2
+    architecture         name in models.py, and `arguments`, what `build` needs to rebuild the network
+    class_names          label i is class_names[i]
+    preprocessing        size in pixels, resize rule, mean and std of the normalisation
+    training             where the weights come from (free-form plain values)
+    bits                 2 to 8, 16 or 32: what was asked of the encoder for most weights
+    storage              how each tensor of the network's state_dict is stored, in its order, with blanks
+    between (see `storage.py`) layout               CRC-32 of names and shapes of these tensors, so that
+    another network's are noticed coding, data         all arrays in one blob, and how it was packed (see
+    `coding.py`) crc32                checksum of all of the above (see `checksum`)
+"""
+
+import io
+import json
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from compression.command_line import UserError
+from compression.data.preprocessing import Preprocessing
+from compression.files import coding
+from compression.files.storage import layout_of, restore_tensor, storage_of, store_tensor
+from compression.networks.registry import build, check_size, full_arguments
+from compression.quantization.grids import Scheme
+
+MODEL_FORMAT, MODEL_VERSION = "food11-model", 2
+CHECKPOINT_FORMAT, VERSION = "food11-checkpoint", 1
+FOREIGN = "a file of another program"
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is needed to use a network's weights: how to build it, feed it and name its answers."""
+
+    architecture: str
+    arguments: dict
+    class_names: tuple
+    preprocessing: Preprocessing
+    training: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, architecture, arguments, class_names, preprocessing, training=None):
+        """A description with all of the network's arguments, of which `num_classes` follows from the class
+        names.
+        """
+        arguments = full_arguments(architecture, **{**arguments, "num_classes": len(class_names)})
+        return cls(architecture, arguments, tuple(class_names), preprocessing, training or {})
+
+    def to_dict(self):
+        """Plain values only, as they are stored in files."""
+        plain = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        return {**plain, "preprocessing": self.preprocessing.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values, path):
+        """The inverse of `to_dict`; raises UserError naming `path` if something is missing or of the wrong
+        kind.
+        """
+        try:
+            fields = ("architecture", "arguments", "class_names", "preprocessing", "training")
+            values = json.loads(json.dumps({key: values[key] for key in fields}))
+            description = cls(
+                values["architecture"],
+                dict(values["arguments"]),
+                tuple(values["class_names"]),
+                Preprocessing(**values["preprocessing"]),
+                dict(values["training"]),
+            )
+            if not all(
+                isinstance(name, str) for name in (description.architecture, *description.class_names)
+            ):
+                raise TypeError("names must be text")
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ) as error:  # json: TypeError for what is not a plain value
+            reason = f"{type(error).__name__}: {str(error)[:150]}"
+            raise UserError(
+                f"{path} does not describe its network ({reason}); create the file again"
+            ) from None
+        if description.arguments.get("num_classes") != len(description.class_names):
+            raise UserError(
+                f"{path} names {len(description.class_names)} classes, which is not what its network has; "
+                "create the file again"
+            )
+        return description
+
+    @property
+    def foreign(self):
+        """Whether another program wrote the weights, so that class names and preprocessing are assumed."""
+        return self.training.get("from") == FOREIGN
+
+    @property
+    def assumes_normalisation(self):
+        """Whether the normalisation is assumed, and nobody has chosen it yet."""
+        return self.foreign and "normalisation" not in self.training
+
+    @property
+    def validation_share(self):
+        """The share of the training photos that was set apart for validation; 0 where there were validation
+        photos.
+        """
+        share = self.training.get("validation_share")
+        return share if type(share) is float and 0 < share < 1 else 0.0
+
+    def skeleton(self, path="the model"):
+        """The network on the meta device, without memory for weights; UserError if it cannot be built."""
+        try:
+            with torch.device("meta"):
+                return build(self.architecture, **self.arguments)
+        except UserError as error:
+            raise UserError(f"{path} describes no network that can be built: {error}") from None
+
+    def build(self, state_dict, path="the model"):
+        """The network in eval mode with these weights; UserError if they do not fit the architecture."""
+        network = self.skeleton(path)
+        self.check_channels(network)
+        kinds = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+        try:
+            network.load_state_dict(state_dict, assign=True)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split("\n\t")[1:2]).strip()[:150]
+            raise UserError(
+                f"the weights in {path} do not fit {self.architecture} ({detail}); create the file again"
+            ) from None
+        for name, tensor in network.state_dict().items():
+            if tensor.dtype != kinds[name] or not torch.isfinite(tensor).all():
+                raise UserError(
+                    f"tensor {name} in {path} is not {kinds[name]} or not finite; create the file again"
+                )
+            if name.endswith("running_var") and (tensor < 0).any():
+                raise UserError(f"tensor {name} in {path} has negative variances; use an undamaged file")
+        try:
+            check_size(network, self.preprocessing.size)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        return network.eval().requires_grad_(False)
+
+    def check_data_channels(self, channels, path):
+        """UserError if photos have another number of channels than this network was trained on."""
+        if channels != self.preprocessing.channels:
+            raise UserError(
+                f"{path} takes photos of {self.preprocessing.channels} channel(s) and these have {channels}; "
+                "use a file that was trained on photos like them"
+            )
+
+    def check_channels(self, network):
+        """UserError if the network does not take the channels that the preprocessing makes."""
+        channels = next(
+            module.in_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d)
+        )
+        if channels != self.preprocessing.channels:
+            photos = "RGB" if self.preprocessing.channels == 3 else "grey"
+            raise UserError(
+                f"{self.architecture} with {channels} input channel(s) cannot read {photos} photos; "
+                f"build it with in_channels={self.preprocessing.channels}"
+            )
+
+
+# ---------------------------------------------------------------- all tensors
+
+
+def store(state_dict, scheme, scales=None):
+    """Every tensor as a list of (storage, arrays), in the order of the state_dict; see `encode`."""
+    bits, scales = scheme.bits_of(state_dict), scales or {}
+    if scales.keys() - bits.keys():
+        raise UserError(
+            f"a scale was given for {min(scales.keys() - bits.keys())}, which is no tensor of weights"
+        )
+    return [
+        store_tensor(
+            name,
+            tensor,
+            *(scales[name][0], scheme, scales[name][1]) if name in scales else (bits.get(name), scheme),
+        )
+        for name, tensor in state_dict.items()
+    ]
+
+
+def stored_tensors(storage, chosen_coding, data, shapes):
+    """[(storage, arrays)] of a blob as `store` gave it, where storage lists how each tensor was stored and
+    shapes their shapes.
+
+    Raises ValueError unless the blob holds exactly these.
+    """
+    if len(storage) != len(shapes):
+        raise ValueError("the storage of another number of tensors")
+    layouts = [layout_of(one, shape) for one, shape in zip(storage, shapes)]
+    arrays = iter(coding.unpack(chosen_coding, data, [entry for layout in layouts for entry in layout]))
+    return [(one, [next(arrays) for _ in layout]) for one, layout in zip(storage, layouts)]
+
+
+def shapes_of(network):
+    """{tensor name: shape} of a network's state_dict."""
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def layout_checksum(shapes):
+    """CRC-32 of names and shapes, in their order."""
+    return zlib.crc32(json.dumps([[name, list(shape)] for name, shape in shapes.items()]).encode())
+
+
+def predicted_data_bytes(description, scheme):
+    """Bytes of all tensors packed to the bit, from the shapes alone; the entropy coding behind it takes off
+    what it can.
+    """
+    tensors = description.skeleton().state_dict()
+    bits = scheme.bits_of(tensors)
+    entries = [
+        entry
+        for name, tensor in tensors.items()
+        for entry in layout_of(storage_of(tensor, bits.get(name), scheme), tuple(tensor.shape))
+    ]
+    return sum(
+        coding.packed_size(kind, sum(count for one, count in entries if one == kind)) for kind in coding.KINDS
+    )
+
+
+def predicted_file_bytes(description, scheme):
+    """Bytes of a model file that is packed to the bit but not entropy-coded, from the shapes alone."""
+    shapes = shapes_of(description.skeleton())
+    content = {
+        "format": MODEL_FORMAT,
+        "version": MODEL_VERSION,
+        **description.to_dict(),
+        "bits": scheme.bits,
+        "storage": "f2 " * len(shapes),
+        "layout": layout_checksum(shapes),
+        "coding": "bits",
+        "data": torch.zeros(1, dtype=torch.uint8),
+        "crc32": 1 << 31,
+    }
+    return len(to_bytes(content)) + predicted_data_bytes(description, scheme)
+
+
+# ---------------------------------------------------------------- the file
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of all tensors: packed to the bit, as coded in the file, and by the entropy of the codes."""
+
+    packed: int
+    coded: int
+    entropy: int
+
+
+def encode(description, state_dict, scheme=None, scales=None):
+    """The content of a model file for a `state_dict` and a quantization.Scheme (None: the default one).
+
+    scales: {tensor name: (bits, scales)} for weights that are on a symmetric grid already, which is then kept
+    exactly. A tensor that float16 cannot hold stays float32. Raises UserError for NaN or infinity, for
+    weights that do not fit the description and for weights off the grid given for them, naming the tensor.
+    """
+    scheme, shapes = scheme or Scheme(), shapes_of(description.skeleton())
+    if {name: tuple(tensor.shape) for name, tensor in state_dict.items()} != shapes:
+        raise UserError(
+            f"the weights do not fit {description.architecture}; use a checkpoint of a training script"
+        )
+    stored = store({name: state_dict[name] for name in shapes}, scheme, scales)
+    chosen, data = coding.pack(labelled(stored, shapes.values()))
+    if not data:
+        raise UserError(
+            f"there are no weights to encode for {description.architecture}; use a checkpoint of a training "
+            "script"
+        )
+    content = {
+        "format": MODEL_FORMAT,
+        "version": MODEL_VERSION,
+        **description.to_dict(),
+        "bits": scheme.bits,
+        "storage": " ".join(storage for storage, _ in stored),
+        "layout": layout_checksum(shapes),
+        "coding": chosen,
+        "data": torch.frombuffer(bytearray(data), dtype=torch.uint8),
+    }
+    return {**content, "crc32": checksum(content)}
+
+
+def labelled(stored, shapes):
+    """[(kind, array)] for `coding` of all the arrays of [(storage, arrays)]."""
+    return [
+        (kind, array)
+        for (storage, arrays), shape in zip(stored, shapes)
+        for (kind, _), array in zip(layout_of(storage, shape), arrays)
+    ]
+
+
+def sizes(content):
+    """The Sizes of what `encode` made."""
+    shapes = shapes_of(Description.from_dict(content, "the model").skeleton()).values()
+    arrays = labelled(
+        stored_tensors(
+            content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes
+        ),
+        shapes,
+    )
+    packed = sum(coding.packed_size(kind, len(stream)) for kind, stream in coding.streams(arrays).items())
+    return Sizes(packed, len(content["data"]), round(coding.theoretical_size(arrays)))
+
+
+def checksum(content):
+    """CRC-32 over everything in a model file but the checksum itself."""
+    plain = {key: value for key, value in content.items() if key not in ("data", "crc32")}
+    return zlib.crc32(content["data"].numpy(), zlib.crc32(json.dumps(plain, sort_keys=True).encode()))
+
+
+def to_bytes(content):
+    """The bytes of the file that holds `content`."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def decode(content, path="the model"):
+    """The float32 `state_dict` in the content of a model file; UserError naming `path` if it is damaged."""
+    damaged = UserError(f"{path} is damaged: its checksum or layout is wrong; copy it or create it again")
+    try:
+        data = content["data"]
+        if data.dtype != torch.uint8 or data.ndim != 1 or not data.is_contiguous():
+            raise damaged  # not contiguous: a stride of 0 can claim any length
+        if checksum(content) != content["crc32"]:
+            raise damaged
+        description = Description.from_dict(content, path)
+        shapes = shapes_of(description.skeleton(path))
+        if content["layout"] != layout_checksum(shapes):
+            raise UserError(
+                f"the weights in {path} do not fit {description.architecture} as this program builds it; "
+                "use the version of this project that wrote it"
+            )
+        stored = stored_tensors(
+            content["storage"].split(" "), content["coding"], data.numpy().tobytes(), shapes.values()
+        )
+        return {name: restore_tensor(*one, shape) for (name, shape), one in zip(shapes.items(), stored)}
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError):
+        raise damaged from None
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model file or checkpoint holds: the description, the float `state_dict`, and the bits it was
+    stored with.
+    """
+
+    description: Description
+    state_dict: dict
+    bits: int
+    path: Path
+
+    def build(self):
+        """The network in eval mode."""
+        return self.description.build(self.state_dict, self.path)

@@ -1,0 +1,140 @@
+"""Networks in ONNX files, from any framework, as teachers.
+
+    network, told = read_onnx("teacher.onnx")       # a torch module in eval mode, and what the metadata tells
+
+`onnx2torch` turns the graph into torch modules, which brings bf16 and GPUs; nothing in the file is executed
+as code. The metadata may hold `class_names`, `size` (input pixels), `mean` and `std` (of the normalisation,
+for values in [0, 1]), each as JSON.
+"""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+
+from compression.command_line import UserError
+
+MAX_BYTES = 1 << 30
+
+
+def is_onnx(path):
+    """Whether a file is named as an ONNX model."""
+    return Path(path).suffix.lower() == ".onnx"
+
+
+def read_onnx(path):
+    """(network in eval mode, dict) of an ONNX classifier with one input (N, C, H, W) and one output (N,
+    classes).
+
+    The dict has `class_names`, `size`, `mean`, `std` as far as the file tells them (a fixed input shape tells
+    the size), and `channels`. Raises UserError if a package is missing or the file is no such classifier.
+    """
+    try:
+        import onnx
+        import onnx2torch
+    except ImportError as error:
+        raise UserError(
+            f"an ONNX teacher needs two more packages ({error}); pip install onnx onnx2torch"
+        ) from None
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path} has more than {MAX_BYTES:,} bytes; use a smaller teacher")
+        model = onnx.load(path, load_external_data=False)
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+            raise UserError(
+                f"the weights of {path} lie in other files; save the model as a single .onnx file"
+            )
+        onnx.checker.check_model(model)
+        channels, size = _input_shape(model.graph)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = onnx2torch.convert(model).eval()
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}); check the path and its permissions"
+        ) from None
+    except (
+        Exception
+    ) as error:  # protobuf, onnx and the converter raise a dozen types for a file that is not theirs
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        raise UserError(
+            f"{path} is damaged or no ONNX classifier that onnx2torch can read ({reason}); export it again, "
+            "with one input (N, 3, H, W) and opset 17"
+        ) from None
+    told = _metadata(path, {entry.key: entry.value for entry in model.metadata_props})
+    if ("mean" in told) != ("std" in told):
+        raise UserError(
+            f"{path} has {'mean' if 'mean' in told else 'std'} in its metadata but not the other of mean "
+            "and std; "
+            "export it again with both"
+        )
+    if size and told.get("size", size) != size:
+        raise UserError(
+            f"{path} says size {told['size']} but takes photos of {size} px only; export it again with one "
+            "of them"
+        )
+    return network, {**told, "channels": channels, **({"size": size} if size else {})}
+
+
+def _input_shape(graph):
+    """(channels, fixed size in pixels or None) of the graph's only input that is no weight."""
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise ValueError(f"{len(inputs)} inputs and {len(graph.output)} outputs in place of one each")
+    dimensions = inputs[0].type.tensor_type.shape.dim
+    if len(dimensions) != 4 or dimensions[1].dim_value not in (1, 3):
+        raise ValueError("the input is not (N, 3, H, W) or (N, 1, H, W)")
+    height, width = (dimension.dim_value for dimension in dimensions[2:])
+    if height != width:
+        raise ValueError("the input is not square")
+    return dimensions[1].dim_value, height or None
+
+
+def _metadata(path, texts):
+    """The values of `class_names`, `size`, `mean` and `std` that the metadata has, checked."""
+    told = {}
+    for key, kind in (("class_names", str), ("size", int), ("mean", (int, float)), ("std", (int, float))):
+        if key in texts:
+            try:
+                value = json.loads(texts[key])
+            except (ValueError, RecursionError):
+                value = None
+            values = value if isinstance(value, list) and key != "size" else [value]
+            if (key != "size") != isinstance(value, list) or not all(
+                isinstance(one, kind) and type(one) is not bool for one in values
+            ):
+                raise UserError(
+                    f"{path} has metadata {key} = {texts[key][:60]!r}, which is not JSON for it; export it "
+                    "again, "
+                    'e.g. with size = "96", mean = "[0, 0, 0]"'
+                )
+            told[key] = value
+    return told
+
+
+def count_outputs(network, channels, size, path):
+    """Classes of a converted network, from two empty photos of `size` pixels; UserError if it cannot take
+    them.
+    """
+    warnings.filterwarnings("ignore", module=r"onnx2torch\.")  # of the converter about torch's future
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)
+    try:
+        with torch.inference_mode():
+            logits = network(torch.zeros(2, channels, size, size))
+    except Exception as error:  # whatever the converted graph meets
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        raise UserError(
+            f"the teacher {path} cannot take two photos of {size} px ({reason}); "
+            "give another --teacher-size, or export it with a dynamic batch"
+        ) from None
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
+        raise UserError(
+            f"the teacher {path} does not answer with logits (N, classes); export it as a classifier"
+        )
+    return logits.shape[1]

@@ -1,0 +1,170 @@
+"""Low-rank layers: a linear layer or convolution as two thinner ones, by truncated SVD of its weight.
+
+A weight of O outputs, seen as a matrix (O, I * kh * kw), is the product of (O, r) and (r, I * kh * kw). So a
+linear layer becomes two, and a convolution becomes one of the same kernel to r channels with a pointwise one
+behind it (Zhang et al. 2015, "Accelerating very deep convolutional networks", without their data). Depthwise
+and grouped convolutions stay as they are. A network that `models.build` makes with `ranks` has its layers in
+this form.
+"""
+
+from collections import Counter
+
+import torch
+from torch import nn
+
+from compression.command_line import UserError
+
+
+def factorisable(network):
+    """Layers that two factors can replace, by name; those that are factors already are left out."""
+    factors = {
+        f"{name}.{index}"
+        for name, module in network.named_modules()
+        if isinstance(module, Factors)
+        for index in (0, 1)
+    }
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if name not in factors
+        and (isinstance(module, nn.Linear) or (type(module) is nn.Conv2d and module.groups == 1))
+    }
+
+
+def full_rank(layer):
+    """The rank at which the two factors of a layer can be exact."""
+    return min(len(layer.weight), layer.weight[0].numel())
+
+
+def factorised_parameters(layer, rank):
+    """Trainable parameters of the two factors of a layer."""
+    return rank * (len(layer.weight) + layer.weight[0].numel()) + (
+        0 if layer.bias is None else len(layer.bias)
+    )
+
+
+class Factors(nn.Sequential):
+    """The two factors of a layer: the first without a bias, the second with the layer's own, if any."""
+
+    def __init__(self, layer, rank):
+        like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        if isinstance(layer, nn.Linear):
+            super().__init__(
+                nn.Linear(layer.in_features, rank, bias=False, **like),
+                nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like),
+            )
+        else:
+            super().__init__(
+                nn.Conv2d(
+                    layer.in_channels,
+                    rank,
+                    layer.kernel_size,
+                    layer.stride,
+                    layer.padding,
+                    layer.dilation,
+                    bias=False,
+                    padding_mode=layer.padding_mode,
+                    **like,
+                ),
+                nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None, **like),
+            )
+
+    @torch.no_grad()
+    def approximate(self, weight, bias):
+        """Take the best factors of a layer's weight (Eckart & Young 1936), each with the root of the singular
+        values.
+
+        Beyond full rank the factors are filled with zeros.
+        """
+        left, values, right = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
+        rank = min(len(self[0].weight), len(values))
+        root = values[:rank].sqrt()
+        for factor, matrix in ((self[0], root[:, None] * right[:rank]), (self[1], left[:, :rank] * root)):
+            rows, columns = matrix.shape
+            factor.weight.zero_().flatten(1)[:rows, :columns] = matrix.to(factor.weight)
+        if bias is not None:
+            self[1].bias.copy_(bias)
+
+    def product(self):
+        """The weight of the one layer that does the same, in the shape of that layer's."""
+        product = self[1].weight.flatten(1).double() @ self[0].weight.flatten(1).double()
+        return product.to(self[0].weight).reshape(len(product), *self[0].weight.shape[1:])
+
+
+def factorise(network, ranks, svd=False):
+    """Replace layers by their two factors in place, and return the network.
+
+    ranks: layer name -> rank. svd: take the factors from the layers' weights (else they are initialised).
+    Raises UserError for a layer that is not there or cannot be factorised, and for a rank that is no whole
+    number above 0.
+    """
+    if not isinstance(ranks, dict) or len(ranks) > 300:
+        raise UserError("ranks must give at most 300 layers their rank, e.g. {'fc.0': 8}; change ranks")
+    possible = factorisable(network)
+    for name, rank in ranks.items():
+        if name not in possible:
+            raise UserError(
+                f"ranks names {str(name)[:50]!r}, which is no linear layer or ungrouped convolution "
+                f"of the network; it has {', '.join(possible)}"[:400]
+            )
+        if type(rank) is not int or not 1 <= rank <= 100_000:
+            raise UserError(
+                f"ranks gives {name} the rank {str(rank)[:50]}; it must be a whole number from 1 to 100,000"
+            )
+    for name, rank in ranks.items():
+        factors = Factors(possible[name], rank)
+        if svd:
+            factors.approximate(possible[name].weight, possible[name].bias)
+        network.set_submodule(name, factors.train(network.training))
+    return network
+
+
+@torch.no_grad()
+def merge(network):
+    """The `state_dict` of the network whose layers are whole again: every pair of factors multiplied."""
+    state = network.state_dict()
+    for name, module in network.named_modules():
+        if isinstance(module, Factors):
+            state = {
+                key.replace(f"{name}.1.", f"{name}.") if key.startswith(f"{name}.1.") else key: value
+                for key, value in state.items()
+                if key != f"{name}.0.weight"
+            }
+            state[f"{name}.weight"] = module.product()
+    return state
+
+
+def choose_ranks(network, fraction, order=None):
+    """The rank of every layer that two factors make smaller: name -> rank, at least 1.
+
+    int(full rank * fraction), or with `order` (see `directions`) as many of the layer's as are among this
+    fraction of the first ones.
+    """
+    layers = factorisable(network)
+    if order is None:
+        ranks = {name: int(full_rank(layer) * fraction) for name, layer in layers.items()}
+    else:
+        ranks = Counter(order[: int(len(order) * fraction)])
+    ranks = {name: max(1, ranks[name]) for name in layers}
+    return {
+        name: rank
+        for name, rank in ranks.items()
+        if factorised_parameters(layers[name], rank) < sum(one.numel() for one in layers[name].parameters())
+    }
+
+
+def directions(network):
+    """Layer names, one for each of their singular directions, from the one that is worth most to the one that
+    is worth least.
+
+    A direction's worth is its share of the sum of the layer's squared singular values, by the parameters that
+    it costs. So the sum of the layers' relative errors falls fastest with the parameters, and small layers,
+    such as the first and the last, stay whole longest.
+    """
+    found = []
+    for name, layer in factorisable(network).items():
+        energies = torch.linalg.svdvals(layer.weight.detach().flatten(1).double()).square()
+        shares = energies / energies.sum().clamp(min=1e-300)
+        cost = len(layer.weight) + layer.weight[0].numel()  # numbers that one rank adds
+        found += [(worth, name) for worth in (shares / cost).tolist()]
+    return [name for _, name in sorted(found, reverse=True)]

@@ -1,0 +1,103 @@
+"""Ordinary 3x3 convolutions, and the networks of the "1 MB" question."""
+
+from torch import nn
+
+from compression.networks.layers import Architecture, Classifier, norm_act, sequential
+
+
+class PlainNet(Classifier):
+    """The course's stages with ordinary 3x3 convolutions: what StudentNet would be uncompressed.
+
+    widths: output channels of the stages (Conv -> BN -> ReLU6, the first four closed by max pooling).
+    hidden: width of the classifier's hidden layer.
+    Input (N, in_channels, H, W) with H, W >= 16; output logits (N, num_classes).
+    """
+
+    def __init__(self, widths, hidden, num_classes=11, in_channels=3):
+        super().__init__()
+        stages = []
+        for stage, (before, after) in enumerate(zip([in_channels, *widths], widths)):
+            stages.append(
+                sequential(
+                    nn.Conv2d(before, after, 3, 1, 1),
+                    *norm_act(after, nn.ReLU6()),
+                    nn.MaxPool2d(2) if stage < 4 else None,
+                )
+            )
+        self.cnn = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1))
+        self.fc = nn.Sequential(nn.Linear(widths[-1], hidden), nn.ReLU6(), nn.Linear(hidden, num_classes))
+
+
+class SmallCNN(Classifier):
+    """The 64-pixel networks of the "1 MB" question: ordinary convolutions, then separable blocks.
+
+    convs: output channels of the ordinary Conv 3x3 -> BN -> ReLU layers.
+    separable: output channels of the Conv 3x3 grouped -> BN -> ReLU -> Conv 1x1 blocks that follow.
+    pool_after: indices, counted over both lists, of the layers closed by 2x2 max pooling.
+    group_width: input channels per group in the separable blocks (1 = depthwise; 0 = a single group).
+    hidden: width of the "1 MB head" with its two dropouts; 0 = one linear layer.
+    The classifier sees 4x4 positions; at 64 px that is the feature map itself, at other sizes it is
+    averaged to 4x4. Input (N, in_channels, H, W) with H, W >= 16; output logits (N, num_classes).
+    """
+
+    def __init__(
+        self,
+        convs,
+        separable=(),
+        pool_after=(1, 3, 5, 6),
+        group_width=1,
+        hidden=128,
+        num_classes=11,
+        in_channels=3,
+    ):
+        super().__init__()
+        layers, before = [], in_channels
+        for index, after in enumerate([*convs, *separable]):
+            if index < len(convs):
+                layer = [nn.Conv2d(before, after, 3, 1, 1), *norm_act(after, nn.ReLU())]
+            else:
+                groups = before // group_width if group_width else 1
+                layer = [
+                    nn.Conv2d(before, before, 3, 1, 1, groups=groups),
+                    *norm_act(before, nn.ReLU()),
+                    nn.Conv2d(before, after, 1),
+                ]
+            layers.append(sequential(*layer, nn.MaxPool2d(2) if index in pool_after else None))
+            before = after
+        self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4))
+        if hidden:
+            self.fc = nn.Sequential(
+                nn.Dropout(0.5),
+                nn.Linear(16 * before, hidden),
+                nn.ReLU(),
+                nn.Dropout(0.5),
+                nn.Linear(hidden, num_classes),
+            )
+        else:
+            self.fc = nn.Sequential(nn.Linear(16 * before, num_classes))
+
+
+_CONVS = (16, 16, 32, 32)
+ARCHITECTURES = {
+    "plain_student": Architecture(
+        PlainNet, 256, "student report", {"widths": (16, 32, 64, 128, 256, 256, 256, 256), "hidden": 256}
+    ),
+    "cnn120k": Architecture(SmallCNN, 64, "student report", {"convs": (*_CONVS, 64, 64, 64), "hidden": 0}),
+    "cnn1mb": Architecture(SmallCNN, 64, "student report", {"convs": (*_CONVS, 64, 64, 64)}),
+    "dw1mb_3": Architecture(SmallCNN, 64, "student report", {"convs": _CONVS, "separable": (64, 64, 64)}),
+    "dw1mb_4": Architecture(
+        SmallCNN,
+        64,
+        "student report",
+        {"convs": _CONVS, "separable": (64, 64, 96, 96), "pool_after": (1, 3, 5, 7)},
+    ),
+    "group1mb_3": Architecture(
+        SmallCNN, 64, "student report", {"convs": _CONVS, "separable": (64, 64, 64), "group_width": 2}
+    ),
+    "group1mb_4": Architecture(
+        SmallCNN,
+        64,
+        "student report",
+        {"convs": _CONVS, "separable": (64, 64, 88, 88), "group_width": 8, "pool_after": (1, 3, 5, 7)},
+    ),
+}

@@ -1,0 +1,96 @@
+"""`residual6`, our own network: inverted residuals."""
+
+from torch import nn
+
+from compression.command_line import UserError
+from compression.networks.layers import Architecture, norm_act
+
+
+class InvertedResidual(nn.Module):
+    """[Pool 2x2 ->] expand 1x1 -> depthwise 3x3 -> project 1x1, BN after each, residual if asked for.
+
+    Sandler et al. 2018, "MobileNetV2", with one change: where the resolution halves, average pooling
+    comes first in place of a strided depthwise convolution, so that the expanded channels never exist
+    at the higher resolution. `hidden` is the number of expanded channels.
+    """
+
+    def __init__(self, before, hidden, after, pool, residual):
+        super().__init__()
+        if residual and (pool or before != after):
+            raise UserError(
+                f"a residual block cannot pool or go from {before} to {after} channels; change residual, "
+                "pools or widths"
+            )
+        self.residual = residual
+        self.pool = nn.AvgPool2d(2) if pool else nn.Identity()
+        self.expand = nn.Sequential(
+            nn.Conv2d(before, hidden, 1, bias=False), *norm_act(hidden, nn.Hardswish())
+        )
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(hidden, hidden, 3, 1, 1, groups=hidden, bias=False), *norm_act(hidden, nn.Hardswish())
+        )
+        self.project = nn.Sequential(nn.Conv2d(hidden, after, 1, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, features):
+        projected = self.project(self.depthwise(self.expand(self.pool(features))))
+        return features + projected if self.residual else projected
+
+
+class ResidualNet(nn.Module):
+    """Our own network for the 300,000-byte budget: inverted residuals behind a strided stem.
+
+    What the course's StudentNet lacks, by the students' own reports and ours: BN wherever channels are
+    mixed and an activation after all but a block's last 1x1, residual connections, and an early stride:
+    StudentNet spends its first stage at full resolution.
+
+    stem: channels of the 3x3 stride-2 convolutions. widths, hidden, pools: output channels, expanded
+    channels and whether the resolution halves, for every block. residual: whether a block adds its input
+    to its output (None: wherever the shape allows; explicit in a pruned network, whose widths may
+    agree by accident). head: channels before the global average pooling.
+    Input (N, in_channels, H, W) with H, W >= 16; output logits (N, num_classes).
+    """
+
+    def __init__(
+        self, stem, widths, hidden, pools, head, residual=None, dropout=0.1, num_classes=11, in_channels=3
+    ):
+        super().__init__()
+        if not len(widths) == len(hidden) == len(pools) == len(pools if residual is None else residual):
+            raise UserError(
+                f"widths, hidden, pools and residual must be equally long, not {len(widths)}, "
+                f"{len(hidden)}, {len(pools)} and "
+                f"{'none' if residual is None else len(residual)}"
+            )
+        layers, before = [], in_channels
+        for width in stem:
+            layers += [nn.Conv2d(before, width, 3, 2, 1, bias=False), *norm_act(width, nn.Hardswish())]
+            before = width
+        self.stem = nn.Sequential(*layers)
+        blocks = []
+        for index, (width, expanded, pool) in enumerate(zip(widths, hidden, pools)):
+            adds = not pool and before == width if residual is None else bool(residual[index])
+            blocks.append(InvertedResidual(before, expanded, width, pool, adds))
+            before = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(
+            nn.Conv2d(before, head, 1, bias=False), *norm_act(head, nn.Hardswish()), nn.AdaptiveAvgPool2d(1)
+        )
+        self.fc = nn.Sequential(nn.Dropout(dropout), nn.Linear(head, num_classes))
+
+    def forward(self, images):
+        return self.fc(self.head(self.blocks(self.stem(images))).flatten(1))
+
+
+ARCHITECTURES = {
+    "residual6": Architecture(
+        ResidualNet,
+        128,
+        "ours",
+        {
+            "stem": (16, 32),
+            "widths": (64, 64, 64, 104, 104, 104),
+            "hidden": (96, 160, 160, 256, 304, 304),
+            "pools": (1, 0, 0, 1, 0, 0),
+            "head": 256,
+        },
+    )
+}

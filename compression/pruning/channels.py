@@ -1,0 +1,490 @@
+"""Which channels of a network belong together, which of them matter least, and the network without them.
+
+    coupling = Coupling(network)                       # coupling.sets: channels that can only go together
+    kept = choose(coupling, network, 0.9, originals)   # {set: indices of the channels that stay}
+    arguments, smaller = compact("student", arguments, network, coupling, kept)
+
+The coupling is read off the traced graph (torch.fx): what a convolution or linear layer puts out stays one
+set through normalisation, activations, pooling and depthwise convolutions, until another layer mixes it;
+additions and products make one set of two. A grouped convolution ties the channels of a group together: they
+go as a unit.
+
+A removed channel is one whose BN has gamma = 0: it still says the constant act(beta). Where every layer that
+reads the set takes a constant exactly (no zero padding, no squeeze-excite factor before it) it goes into the
+next bias, or into the running mean of the BN behind a layer without one. Elsewhere beta is 0 too: the
+constant is dropped.
+"""
+
+import copy
+import math
+import operator
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from compression.command_line import UserError
+from compression.networks.registry import build
+from compression.pruning.shapes import widths
+
+NORMS, LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d), (nn.Conv2d, nn.Linear)
+POOLS = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.Flatten,
+    nn.Identity,
+)  # a constant passes unchanged
+ACTIVATIONS = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+    nn.Tanh,
+)
+ELEMENTWISE = {
+    operator.add,
+    operator.iadd,
+    operator.sub,
+    operator.mul,
+    operator.imul,
+    operator.truediv,
+    torch.add,
+    torch.mul,
+    torch.relu,
+    torch.sigmoid,
+    torch.tanh,
+    F.relu,
+    F.relu6,
+    F.silu,
+    F.hardswish,
+    F.hardsigmoid,
+    F.gelu,
+    F.leaky_relu,
+    "add",
+    "mul",
+    "relu",
+    "sigmoid",
+    "tanh",
+}
+PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul"}
+RESHAPES = {torch.flatten, F.dropout, F.adaptive_avg_pool2d, "flatten", "contiguous"}
+CRITERIA = ("abs-gamma", "signed-gamma", "random")
+
+
+@dataclass(eq=False)
+class Channels:
+    """Channels that can only be removed from all these layers together, `unit` neighbours at a time.
+
+    stays: why none can be removed; dropped: why the constant of a removed one is lost (else it is absorbed
+    exactly).
+    """
+
+    count: int | None
+    unit: int = 1
+    producers: list = field(default_factory=list)  # names of the layers that put them out,
+    through: list = field(default_factory=list)  # of the depthwise and grouped convolutions that they pass,
+    norms: list = field(default_factory=list)  # of the BNs that they pass,
+    consumers: list = field(default_factory=list)  # and of the layers that read them
+    stays: str = ""
+    dropped: str = ""
+
+    @property
+    def name(self):
+        """The first layer that puts them out."""
+        return self.producers[0]
+
+
+class Coupling:
+    """The channel sets of a network in the order of its layers, and what a removed channel leaves behind."""
+
+    def __init__(self, network):
+        self.modules = dict(network.named_modules())
+        try:
+            self.nodes = list(fx.Tracer().trace(network).nodes)
+        except (fx.proxy.TraceError, TypeError) as error:
+            raise UserError(
+                f"the network cannot be traced ({str(error)[:100]}); "
+                "its forward must not depend on the values it sees"
+            ) from None
+        self.of = {}  # node -> the channels of its output
+        used = set()
+        for node in self.nodes:
+            inputs = [self.of[one] for one in node.all_input_nodes]
+            if node.op == "call_module":
+                self.of[node] = self._module(node, inputs[0])
+                if node.target in used and any(self.modules[node.target].parameters()):
+                    self.of[node].stays = inputs[0].stays = f"{node.target} is used twice"
+                used.add(node.target)
+            elif (
+                node.op in ("call_function", "call_method")
+                and inputs
+                and node.target in ELEMENTWISE | RESHAPES
+            ):
+                self.of[node] = self._join(inputs)
+            else:
+                unknown = (
+                    "the image"
+                    if node.op == "placeholder"
+                    else "the classes"
+                    if node.op == "output"
+                    else f"goes through {node.name}, which cannot be followed"
+                )
+                for channels in inputs:
+                    channels.stays = unknown
+                self.of[node] = Channels(None, stays=unknown)
+        self.sets = [channels for channels in dict.fromkeys(self.of.values()) if channels.producers]
+        for channels in self.sets:
+            for names in (channels.producers, channels.through, channels.norms, channels.consumers):
+                names.sort(key=list(self.modules).index)
+        self._decide()
+
+    def carried_to(self, network):
+        """The same coupling for what a cut has left of the network: the graph of one channel or group does
+        not tell any more that its convolution was depthwise.
+        """
+        carried = copy.copy(self)
+        carried.modules = dict(network.named_modules())
+        now = {
+            channels: replace(channels, count=len(carried.modules[channels.name].weight))
+            for channels in self.sets
+        }
+        carried.sets, carried.of = (
+            list(now.values()),
+            {node: now.get(channels, channels) for node, channels in self.of.items()},
+        )
+        return carried
+
+    def _module(self, node, before):
+        """The channels behind a module that reads the channels `before`."""
+        module, name = self.modules[node.target], node.target
+        if isinstance(module, LAYERS) and getattr(module, "groups", 1) == 1:
+            before.consumers.append(name)
+            return Channels(len(module.weight), producers=[name])
+        if isinstance(module, nn.Conv2d) and module.in_channels == module.out_channels == before.count:
+            before.through.append(name)
+            before.unit = math.lcm(before.unit, module.in_channels // module.groups)
+            return before
+        if isinstance(module, NORMS) and module.affine and module.num_features == before.count:
+            before.norms.append(name)
+            return before
+        if isinstance(module, POOLS + ACTIVATIONS):
+            return before
+        before.stays = f"goes through {name} ({type(module).__name__}), which cannot be followed"
+        return Channels(None, stays=before.stays)
+
+    def _join(self, sets):
+        """One set of several that an elementwise operation combines."""
+        first = sets[0]
+        for other in sets[1:]:
+            if other is not first:
+                if other.count != first.count:
+                    first.stays = other.stays = "is combined with another number of channels"
+                for part in ("producers", "through", "norms", "consumers"):
+                    getattr(first, part).extend(getattr(other, part))
+                first.unit, first.stays = math.lcm(first.unit, other.unit), first.stays or other.stays
+                self.of = {
+                    node: first if channels is other else channels for node, channels in self.of.items()
+                }
+        return first
+
+    def _decide(self):
+        """Find out which sets can be removed from, and whether their constants can be absorbed, with beta = 1
+        as a probe.
+        """
+        for channels in self.sets:
+            if not channels.norms:
+                channels.stays = channels.stays or "no BN ranks them"
+        for attempt in ("dropped", "stays"):
+            values = self.constants(self._betas(torch.ones_like))
+            for node, channels in self.readers():
+                problem = self._problem(node, values[node.all_input_nodes[0]])
+                if problem and not channels.stays:
+                    setattr(channels, attempt, getattr(channels, attempt) or problem)
+
+    def _betas(self, of_bias):
+        """BN name -> what is left of its beta in a removed channel: of_bias(beta), or zeros where constants
+        are dropped.
+        """
+        dropped = {name for channels in self.sets if channels.dropped for name in channels.norms}
+        return {
+            name: torch.zeros_like(module.bias) if name in dropped else of_bias(module.bias.detach())
+            for name, module in self.modules.items()
+            if isinstance(module, NORMS) and module.affine
+        }
+
+    def readers(self):
+        """(node, channels that it reads) of every layer that mixes channels."""
+        return [
+            (node, self.of[node.all_input_nodes[0]])
+            for node in self.nodes
+            if node.op == "call_module" and node.target in self.of[node].producers
+        ]
+
+    def _problem(self, node, constant):
+        """Why a layer does not take a constant exactly; "" if it does."""
+        if constant is None:
+            return f"not constant where {node.target} reads it"
+        if not constant.any():
+            return ""
+        if _padded(self.modules[node.target]):
+            return f"zero padding of {node.target}"
+        return "" if self._bias(node) else f"no bias behind {node.target}"
+
+    def _bias(self, node):
+        """The nodes from a layer to the one whose bias or running mean can take what is added to its output;
+        None without one.
+        """
+        module, users = self.modules[node.target], list(node.users)
+        if isinstance(module, NORMS) or module.bias is not None:
+            return [node]
+        if len(users) != 1 or users[0].op != "call_module":
+            return None
+        behind = self.modules[users[0].target]
+        follows = isinstance(behind, NORMS) or (
+            isinstance(behind, LAYERS) and getattr(behind, "groups", 1) == 1 and not _padded(behind)
+        )
+        rest = self._bias(users[0]) if follows else None
+        return rest and [node, *rest]
+
+    def constants(self, betas):
+        """What every node says in a channel whose BNs have gamma = 0: node -> one value per channel, None
+        where it varies.
+
+        betas: BN name -> its beta, one value per channel.
+        """
+        values = {}
+        for node in self.nodes:
+            inputs = [values[one] for one in node.all_input_nodes]
+            if node.op == "call_module":
+                values[node] = self._constant(self.modules[node.target], node.target, inputs[0], betas)
+            elif node.target in RESHAPES and inputs:
+                values[node] = inputs[0]
+            elif node.target in PRODUCTS and any(value is not None and not value.any() for value in inputs):
+                values[node] = next(value for value in inputs if value is not None and not value.any())
+            elif (
+                self.of[node].stays
+                or not inputs
+                or any(value is None for value in inputs)
+                or len({len(value) for value in inputs}) > 1
+            ):
+                values[node] = None
+            else:
+                args = fx.map_arg(node.args, lambda one: values[one].clone())  # some work in place
+                if node.op == "call_method":
+                    values[node] = getattr(args[0], node.target)(*args[1:], **node.kwargs)
+                else:
+                    values[node] = node.target(*args, **node.kwargs)
+        return values
+
+    @staticmethod
+    def _constant(module, name, value, betas):
+        """`constants` for one module, given its input's constant."""
+        if isinstance(module, NORMS):
+            return betas.get(name)
+        if value is None or isinstance(module, nn.Linear):
+            return None
+        if isinstance(
+            module, nn.Conv2d
+        ):  # a depthwise or grouped one keeps a constant if no zeros come in at the border
+            if module.groups == 1 or (value.any() and (_padded(module) or module.groups != len(value))):
+                return None
+            constant = value if not value.any() else value * module.weight.detach().flatten(1).sum(1)
+            return constant if module.bias is None else constant + module.bias.detach()
+        if isinstance(module, nn.AvgPool2d) and module.padding and module.count_include_pad and value.any():
+            return None
+        return module(value.clone()) if isinstance(module, ACTIVATIONS) else value
+
+    @torch.no_grad()
+    def absorb(self, removed):
+        """Add to the network's own biases and running means what the removed channels said: {set: their
+        indices}.
+        """
+        values = self.constants(self._betas(torch.clone))
+        for node, channels in self.readers():
+            constant = values[node.all_input_nodes[0]]
+            if channels in removed and constant[removed[channels]].any():
+                path = self._bias(node)
+                gone = torch.zeros_like(constant).index_copy(
+                    0, removed[channels], constant[removed[channels]]
+                )
+                for step in path[:-1]:
+                    gone = _matrix(self.modules[step.target], len(gone)) @ gone
+                target = self.modules[path[-1].target]
+                if isinstance(target, NORMS):
+                    target.running_mean -= gone
+                else:
+                    target.bias += _matrix(target, len(gone)) @ gone
+
+
+def _padded(module):
+    return isinstance(module, nn.Conv2d) and (
+        module.padding if isinstance(module.padding, str) else any(module.padding)
+    )
+
+
+def _matrix(layer, channels):
+    """(outputs, channels): what a layer makes of an input that is constant in every channel."""
+    return layer.weight.reshape(len(layer.weight), channels, -1).sum(2)
+
+
+def read_scope(text, count):
+    """Indices that a scope such as "3-6" or "0,3-6" names among `count` stages; None for "all"."""
+    if text == "all":
+        return None
+    stages = set()
+    for part in text.removeprefix("stages").strip().split(","):
+        first, dash, last = part.partition("-")
+        if not (first.strip().isdecimal() and (last.strip().isdecimal() or not dash)):
+            raise UserError(
+                f"--scope {text} is neither 'all' nor a list of stages; write e.g. --scope 3-6 or --scope "
+                "0,3-6"
+            )
+        stages |= set(range(int(first), int(last or first) + 1)[:10_000])
+    if not stages or max(stages) >= count:
+        raise UserError(
+            f"--scope {text} names stages that the network does not have; "
+            f"it has the stages 0-{count - 1}, which --scope all --dry-run lists"
+        )
+    return stages
+
+
+def scores(coupling, network, criterion, generator=None):
+    """How much every unit of every set matters: {set: values}, the larger the more; for a set with several
+    BNs, their mean.
+
+    criterion: "abs-gamma", |gamma| of the BN (Liu et al. 2017); "signed-gamma", gamma itself, the course's;
+    "random", from the generator.
+    """
+    modules, found = dict(network.named_modules()), {}
+    for channels in coupling.sets:
+        if not channels.stays:
+            gammas = torch.stack([modules[name].weight.detach().double() for name in channels.norms])
+            values = gammas.abs() if criterion == "abs-gamma" else gammas
+            values = (
+                torch.rand(channels.count, generator=generator) if criterion == "random" else values.mean(0)
+            )
+            found[channels] = values.reshape(-1, channels.unit).mean(1)
+    return found
+
+
+def choose(
+    coupling,
+    network,
+    fraction,
+    originals,
+    scope=None,
+    criterion="abs-gamma",
+    ranking="layer",
+    floor=1,
+    generator=None,
+):
+    """The channels that stay: {set: ascending indices}, for every set in scope that can be removed from.
+
+    fraction: of the original channels, whose numbers `originals` gives set by set. scope: indices of sets
+    (None: all). ranking: "layer" keeps int(original * fraction) in every set, "global" int(sum of them *
+    fraction) over all sets by one threshold; at least `floor` stay in every set (or all, where there are
+    fewer), in whole units.
+    """
+    ranked = {
+        channels: values
+        for channels, values in scores(coupling, network, criterion, generator).items()
+        if scope is None or coupling.sets.index(channels) in scope
+    }
+    sizes = {channels: originals[coupling.sets.index(channels)] for channels in ranked}
+    least = {
+        channels: min(math.ceil(max(1, floor) / channels.unit), len(values))
+        for channels, values in ranked.items()
+    }
+    order = {
+        channels: values.sort(descending=True, stable=True).indices.tolist()
+        for channels, values in ranked.items()
+    }
+    if ranking == "layer":
+        wanted = {channels: int(sizes[channels] * fraction) // channels.unit for channels in ranked}
+        units = {
+            channels: min(len(order[channels]), max(least[channels], wanted[channels])) for channels in ranked
+        }
+    else:
+        units, budget = (
+            dict(least),
+            int(sum(sizes.values()) * fraction) - sum(least[channels] * channels.unit for channels in ranked),
+        )
+        further = [
+            (ranked[channels][index].item(), channels)
+            for channels in ranked
+            for index in order[channels][least[channels] :]
+        ]
+        for _, channels in sorted(further, key=lambda entry: -entry[0]):
+            if channels.unit <= budget:
+                units[channels], budget = units[channels] + 1, budget - channels.unit
+    kept = {channels: sorted(order[channels][: units[channels]]) for channels in ranked}
+    return {
+        channels: torch.tensor(
+            [index * channels.unit + offset for index in kept[channels] for offset in range(channels.unit)]
+        )
+        for channels in ranked
+    }
+
+
+def compact(architecture, arguments, network, coupling, kept):
+    """(arguments, network in eval mode) with only the channels `kept`, {set: ascending indices}; the network
+    given stays as it is.
+
+    On the meta device only the arguments mean something. Raises UserError if the arguments cannot express the
+    shape.
+    """
+    small = copy.deepcopy(network).eval().requires_grad_(False)
+    modules = dict(small.named_modules())
+    if not next(small.parameters()).is_meta:
+        of_the_copy = copy.copy(coupling)
+        of_the_copy.modules = modules
+        mask = {
+            channels: torch.ones(channels.count, dtype=torch.bool).index_fill(0, indices, False)
+            for channels, indices in kept.items()
+        }
+        of_the_copy.absorb({channels: removed.nonzero().flatten() for channels, removed in mask.items()})
+
+    def cut(name, tensor, dimension, indices):
+        old = getattr(modules[name], tensor)
+        if old is not None:
+            new = old.index_select(dimension, indices.to(old.device))
+            setattr(
+                modules[name],
+                tensor,
+                nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new,
+            )
+
+    for channels, indices in kept.items():
+        for name in (*channels.producers, *channels.through, *channels.norms):
+            for tensor in ("weight", "bias"):
+                cut(name, tensor, 0, indices)
+        for name in channels.norms:
+            cut(name, "running_mean", 0, indices)
+            cut(name, "running_var", 0, indices)
+        for name in channels.consumers:
+            repeat = (
+                modules[name].weight.shape[1] // channels.count
+            )  # behind a flattening, a channel is several inputs
+            cut(name, "weight", 1, (indices[:, None] * repeat + torch.arange(repeat)).flatten())
+    arguments = {**arguments, **widths(architecture, small, arguments)}
+    with torch.device("meta"):
+        result = build(architecture, **arguments)
+    try:
+        result.load_state_dict(small.state_dict(), assign=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split("\n\t")[1:2]).strip()[:120]
+        raise UserError(
+            f"{architecture} has no arguments for this shape ({detail}); leave the layer out with --scope"
+        ) from None
+    return arguments, result.eval().requires_grad_(False)

@@ -1,0 +1,206 @@
+"""The grids that weights are rounded to, and which tensor gets how many bits.
+
+Three kinds of grid, each for a whole tensor or for every output channel (axis 0) on its own:
+
+    the course's  8 bits between minimum and maximum of the tensor (`quantize_minmax`)
+    affine        low + code * step with unsigned codes; covers every value (`affine_grid`)
+    symmetric     code * scale with signed codes; the scale of the least squared error, so rare large
+                  values are clipped (`mse_scale`)
+
+Parameters of the last two are float16 values, known before the codes are computed, so that encoder, decoder
+and a training that simulates them agree bit for bit.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from compression.command_line import UserError
+
+SMALLEST, LARGEST = 2.0**-24, 65504.0  # of float16
+CANDIDATES = 80  # clipping ratios that `mse_scale` tries
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How tensors are stored.
+
+    bits: 32 or 16 (floats), or 2 to 8 (codes). granularity: one grid per "tensor" or per "channel".
+    scale: "minmax" or "mse". vectors: with codes, the bits of tensors with fewer than two dimensions, 16 or
+    8. overrides: layer or tensor name -> bits. Raises UserError for a value that has no meaning.
+    """
+
+    bits: int = 8
+    granularity: str = "tensor"
+    scale: str = "minmax"
+    vectors: int = 16
+    overrides: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for bits in (self.bits, *self.overrides.values()):
+            if bits not in (32, 16, *range(2, 9)):
+                raise UserError(f"there is no encoding with {bits} bits; use 32, 16 or 2 to 8")
+        if (
+            self.granularity not in ("tensor", "channel")
+            or self.scale not in ("minmax", "mse")
+            or self.vectors not in (16, 8)
+        ):
+            raise UserError(
+                f"there is no encoding with granularity={self.granularity}, scale={self.scale}, "
+                f"vectors={self.vectors}; "
+                "use tensor or channel, minmax or mse, and 16 or 8 for vectors"
+            )
+
+    def bits_of(self, state_dict):
+        """Tensor name -> bits for all tensors of floats (their names and shapes suffice); UserError for an
+        override of none of them.
+
+        Below 6 bits, unless overridden, the first and the last matrix (the stem and the classifier) keep 8,
+        and depthwise convolutions get 2 more than the rest: in a trained `residual6` at 4 bits they are 2 %
+        of the bytes and worth 2.7 points.
+        """
+        floats = {name: tensor for name, tensor in state_dict.items() if tensor.is_floating_point()}
+        matrices = [name for name, tensor in floats.items() if tensor.ndim >= 2]
+        bits = {name: self.bits if self.bits > 8 or name in matrices else self.vectors for name in floats}
+        if self.bits < 6 and matrices:
+            bits |= {
+                name: self.bits + 2
+                for name in matrices
+                if floats[name].ndim == 4 and floats[name].shape[1] == 1
+            }
+            bits[matrices[0]] = bits[matrices[-1]] = 8
+        for layer, wanted in self.overrides.items():
+            name = layer if layer in floats else f"{layer}.weight"
+            if name not in floats:
+                first = matrices[0].removesuffix(".weight") if matrices else "missing"
+                raise UserError(
+                    f"there is no layer {layer} to store in {wanted} bits; name one of the network's "
+                    f"layers, e.g. {first}"
+                )
+            bits[name] = wanted
+        return bits
+
+
+def check_values(values):
+    """ValueError for an empty array or NaN/inf."""
+    if not values.size or not np.isfinite(values).all():
+        raise ValueError("only finite, non-empty tensors can be quantized")
+
+
+# ---------------------------------------------------------------- the course's grid
+
+
+def quantize_minmax(values):
+    """The course's 8-bit scheme: q = round((w - min) / (max - min) * 255), in float64; a constant tensor gets
+    code 0.
+
+    Returns (min, max, uint8 codes of the same shape). Raises ValueError for an empty array or NaN/inf.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    check_values(values)
+    low, high = values.min(), values.max()
+    if low == high:
+        return low, high, np.zeros(values.shape, np.uint8)
+    return low, high, np.round((values - low) / (high - low) * 255).astype(np.uint8)
+
+
+def dequantize_minmax(low, high, codes):
+    """The inverse: min + q / 255 * (max - min) as float32; off by at most half a step, (max - min) / 510."""
+    return (low + codes.astype(np.float64) / 255 * (high - low)).astype(np.float32)
+
+
+# ---------------------------------------------------------------- affine grids
+
+
+def affine_grid(values, bits, granularity):
+    """(low, step) as float16 arrays, one entry or one per channel: low + step * (2 ** bits - 1) reaches every
+    value.
+
+    low is rounded down and step up. Raises ValueError for an empty array, NaN/inf or values beyond float16.
+    """
+    values = np.asarray(values, np.float64)
+    check_values(values)
+    if np.abs(values).max() > LARGEST / 2:
+        raise ValueError("the values are too large for a float16 grid")
+    groups = values.reshape(group_count(values.shape, granularity), -1)
+    low, high, levels = groups.min(1), groups.max(1), 2**bits - 1
+    rounded = low.astype(np.float16)
+    rounded = np.where(rounded.astype(np.float64) > low, np.nextafter(rounded, np.float16(-np.inf)), rounded)
+    exact = (high - rounded.astype(np.float64)) / levels
+    step = exact.astype(np.float16)
+    return rounded, np.where(step.astype(np.float64) < exact, np.nextafter(step, np.float16(np.inf)), step)
+
+
+def quantize_affine(values, low, step, bits):
+    """Codes 0 .. 2 ** bits - 1 (uint8): round((w - low) / step) in float64; 0 where step is 0."""
+    values = np.asarray(values, np.float64)
+    groups = values.reshape(len(low), -1)
+    low, step = (column.astype(np.float64)[:, None] for column in (low, step))
+    codes = np.divide(groups - low, step, out=np.zeros_like(groups), where=step > 0)
+    return np.clip(np.round(codes), 0, 2**bits - 1).astype(np.uint8).reshape(values.shape)
+
+
+def dequantize_affine(codes, low, step):
+    """low + code * step, computed in float64, as float32; off by at most half a step (and float32's
+    rounding).
+    """
+    low, step = (column.astype(np.float64)[:, None] for column in (low, step))
+    return (low + codes.reshape(len(low), -1) * step).astype(np.float32).reshape(codes.shape)
+
+
+# ---------------------------------------------------------------- symmetric grids
+
+
+def group_count(shape, granularity):
+    """Number of grids of a tensor of this shape."""
+    return shape[0] if granularity == "channel" and len(shape) else 1
+
+
+def code_range(bits):
+    """(lowest, highest) signed code."""
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+@torch.no_grad()
+def mse_scale(weight, bits, granularity):
+    """The scales of least squared error, float32 values that float16 holds exactly: shape (1,) or
+    (out_channels,).
+
+    Tried are CANDIDATES fractions of the scale that clips nothing. Raises ValueError for an empty tensor or
+    NaN/inf.
+    """
+    if not weight.numel() or not torch.isfinite(weight).all():
+        raise ValueError("only finite, non-empty tensors can be quantized")
+    groups = weight.detach().float().reshape(group_count(weight.shape, granularity), -1)
+    low, high = code_range(bits)
+    whole = torch.maximum(groups.amax(1) / high, groups.amin(1) / low)
+    best, least = torch.ones_like(whole), torch.full_like(whole, math.inf)
+    for ratio in torch.linspace(1, 1 / CANDIDATES, CANDIDATES).tolist():
+        scale = (whole * ratio).clamp(SMALLEST, LARGEST).half().float()
+        codes = torch.round(groups / scale[:, None]).clamp_(low, high)
+        error = codes.mul_(scale[:, None]).sub_(groups).square_().sum(1)
+        better = error < least
+        best, least = torch.where(better, scale, best), torch.where(better, error, least)
+    return best
+
+
+def quantize_symmetric(weight, scale, bits):
+    """Signed codes (int8, the weight's shape): w / scale rounded half to even and clamped to `code_range`; 0
+    / 0 gives 0.
+    """
+    low, high = code_range(bits)
+    ratio = (weight.float() / _along_channels(scale, weight)).nan_to_num(0.0, math.inf, -math.inf)
+    return torch.round(ratio).clamp(low, high).to(torch.int8)
+
+
+def dequantize_symmetric(codes, scale):
+    """codes * scale as float32, one multiplication; exact, since 8-bit codes and float16 scales need 19 bits
+    of 24.
+    """
+    return codes.float() * _along_channels(scale, codes)
+
+
+def _along_channels(scale, tensor):
+    return scale.reshape(-1, *[1] * (tensor.ndim - 1)) if tensor.ndim else scale.reshape(())

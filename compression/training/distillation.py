@@ -1,0 +1,461 @@
+"""Teachers: reading and checking them, the options of distillation, and the loss that asks them."""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compression.command_line import UserError, number
+from compression.data.augmentation import AUGMENTATIONS
+from compression.data.classes import match, unnamed
+from compression.data.plausibility import SAMPLE, add_normalisation, choose_normalisation
+from compression.data.preprocessing import Preprocessing
+from compression.data.transfer import constant, send
+from compression.files.atomic import atomic_path
+from compression.files.loading import load_model
+from compression.files.onnx import count_outputs, is_onnx, read_onnx
+from compression.training.loop import evaluate
+from compression.training.losses import balanced_weights, distillation_loss, soft_targets
+from compression.training.run_folder import AUTOCAST
+from dataset import default_cache
+
+UNKNOWN_SIZE = 128  # input pixels of a teacher whose file does not tell them
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network in eval mode, the preprocessing it is used with, and the size in pixels of the random views
+    it was trained on, if another.
+    """
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    path: Path
+    view_size: int | None = None
+    transductive: bool = False  # whether it was trained on the photos to be predicted
+    says_size: bool = True  # whether its input size is the one its file tells
+    order: tuple | None = None  # place of each of the student's classes among the teacher's; None = the same
+    says_normalisation: bool = True  # whether its file tells the normalisation
+
+    def logits(self, images, seen_by, size=None):
+        """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own
+        normalisation and `size` (by default its input size), in the order of the student's classes.
+        """
+
+        def constants(preprocessing):
+            return (
+                constant(values, images.device).view(-1, 1, 1)
+                for values in (preprocessing.mean, preprocessing.std)
+            )
+
+        (mean, std), (own_mean, own_std) = constants(seen_by), constants(self.preprocessing)
+        pixels = images * std + mean
+        size = size or self.preprocessing.size
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(
+                pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+            )
+        logits = self.network(((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last))
+        return (
+            logits
+            if self.order is None
+            else logits.index_select(1, constant(self.order, logits.device).long())
+        )
+
+
+def read_teacher(
+    path, class_names, device, channels=3, size=None, unknown_size=UNKNOWN_SIZE, whose="the photos"
+):
+    """The teacher in a file for photos of so many channels; its logits are put in the order of `class_names`,
+    by name.
+
+    whose: what has these classes; size: input pixels in place of what the file tells; unknown_size: those
+    where neither tells, as for another program's state_dict. Raises UserError if the file is no teacher,
+    knows other classes, or was trained on grey photos for RGB ones or the other way round.
+    """
+    origin = {}
+    if is_onnx(path):
+        network, told = read_onnx(path)
+        taken, names = told["channels"], told.get("class_names")
+        preprocessing = Preprocessing(
+            size=size or told.get("size", unknown_size),  # values in [0, 1] unless the file tells
+            mean=told.get("mean", (0.0,) * taken),
+            std=told.get("std", (1.0,) * taken),
+        )
+        says_size, says_mean = size is None and "size" in told, "mean" in told and "std" in told
+        classes = count_outputs(network, taken, preprocessing.size, path)
+        if names and len(names) != classes:
+            raise UserError(
+                f"the teacher {path} names {len(names)} classes and answers with {classes} logits; export "
+                "it again"
+            )
+    else:
+        model = load_model(path, what="teacher file")
+        network, description = model.build(), model.description
+        origin, taken, classes = (
+            description.training,
+            description.preprocessing.channels,
+            len(description.class_names),
+        )
+        says_size, says_mean = size is None and not description.foreign, not description.assumes_normalisation
+        # views are scaled to the teacher's size, whatever rule its photos were resized by
+        preprocessing = replace(
+            description.preprocessing,
+            resize="crop",
+            size=size or (unknown_size if description.foreign else description.preprocessing.size),
+        )
+        names = None if description.foreign else description.class_names
+    advice = "use a teacher of the same classes"
+    if classes != len(class_names):
+        theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
+        raise UserError(
+            f"the teacher {path} has {classes} classes ({theirs}) and {len(class_names)} are those of "
+            f"{whose} "
+            f"({', '.join(class_names[:3])}, ...); {advice}"
+        )
+    order = match(class_names, whose, names or unnamed(classes), f"the teacher {path}", advice)
+    if taken != channels:
+        raise UserError(
+            f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; "
+            "use a teacher that was trained on photos like them"
+        )
+    network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    view_size = None if size else origin.get("view_size")
+    usable = type(view_size) is int and 16 <= view_size <= 4096
+    return Teacher(
+        network,
+        preprocessing,
+        Path(path),
+        view_size if usable else None,
+        bool(origin.get("transductive")),
+        says_size,
+        None if order == tuple(range(classes)) else order,
+        says_mean,
+    )
+
+
+class SeenBy(nn.Module):
+    """A teacher as a network for the student's input, so that it can be evaluated like one."""
+
+    def __init__(self, teacher, preprocessing):
+        super().__init__()
+        self.teacher, self.preprocessing = teacher, preprocessing
+
+    def forward(self, images):
+        return self.teacher.logits(images, self.preprocessing)
+
+
+def check_teacher(teacher, validation, preprocessing, device, batches=None):
+    """The teacher's validation accuracy on the student's input; UserError if it is no better than chance."""
+    accuracy = evaluate(
+        SeenBy(teacher, preprocessing),
+        validation,
+        preprocessing,
+        device,
+        batches=batches,
+        whose=f"the teacher {teacher.path}",
+    )[1]
+    guessing = validation.labels.bincount().max().item() / len(validation)
+    if accuracy <= guessing and batches is None:
+        raise UserError(
+            f"the teacher {teacher.path} is right for {accuracy:.1%} of the validation photos, "
+            f"and always naming the commonest class for {guessing:.1%}; "
+            "check its input size and normalisation, or use another teacher"
+        )
+    return accuracy
+
+
+class Distillation:
+    """The distillation loss as `fit` calls it: asks the teachers about the batch's views.
+
+    views: with so many fixed views per photo, the teachers' probabilities are computed once and cached: a
+    float32 tensor (photos, classes) on the CPU for each view, NaN where they are not known yet. files: these
+    tensors, where they are mapped to files (see `build_distillation`) and need no place in a checkpoint.
+    class_weights: (classes,) of the labels, or None.
+    """
+
+    def __init__(
+        self,
+        teachers,
+        preprocessing,
+        alpha,
+        temperature,
+        precision,
+        photos=0,
+        classes=0,
+        views=0,
+        files=None,
+        class_weights=None,
+    ):
+        self.teachers, self.preprocessing, self.alpha, self.temperature = (
+            teachers,
+            preprocessing,
+            alpha,
+            temperature,
+        )
+        self.autocast, self.in_files = AUTOCAST[precision], files is not None
+        self.class_weights = class_weights
+        self.cached_targets = files or [torch.full((photos, classes), torch.nan) for _ in range(views)]
+
+    @torch.no_grad()
+    def teacher_probabilities(self, images):
+        """Mean probabilities (N, C) of the teachers at the temperature."""
+        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+            logits = [
+                teacher.logits(images, self.preprocessing, teacher.view_size) for teacher in self.teachers
+            ]
+        return soft_targets(logits, self.temperature)
+
+    def targets(self, batch):
+        """The teachers' probabilities for a batch, from memory where it holds them."""
+        device = batch.images.device
+        if not self.cached_targets:
+            return self.teacher_probabilities(batch.images)
+        known = self.cached_targets[batch.view][batch.positions]
+        unknown = known.isnan().any(1).nonzero().squeeze(1)
+        if len(unknown):
+            known[unknown] = self.teacher_probabilities(batch.images[send(unknown, device)]).cpu()
+            self.cached_targets[batch.view][batch.positions] = known
+        return send(known, device)
+
+    def __call__(self, logits, batch):
+        probabilities = self.targets(batch) if self.alpha else None
+        weights = {} if self.class_weights is None else {"class_weights": self.class_weights.to(logits)}
+        return distillation_loss(logits, probabilities, batch.labels, self.alpha, self.temperature, **weights)
+
+    def state_dict(self):
+        in_checkpoint = self.cached_targets and not self.in_files
+        return {
+            "said": torch.stack(self.cached_targets) if in_checkpoint else None
+        }  # the key that older checkpoints have
+
+    def load_state_dict(self, state):
+        if state["said"] is not None:
+            self.cached_targets, self.in_files = list(state["said"]), False
+
+
+def build_distillation(options, teachers, records, preprocessing, settings, training, cache):
+    """The `Distillation` that the options describe; teachers, records: from `check_teachers`; training: a
+    PhotoSet.
+
+    With `--views`, teacher outputs go into the photo cache (False: into memory), where any later run finds
+    them that shows the same teachers the same views: another student, or quantization-aware training after
+    distillation.
+    """
+    shape, files = (len(training), len(training.class_names)), None
+    if settings.views and cache is not False and not options.dry_run:
+        rule = [
+            training.fingerprint,
+            preprocessing.to_dict(),
+            repr(AUGMENTATIONS[settings.augment]),
+            settings.view_size,
+            settings.seed,
+            settings.precision,
+            options.temperature,
+            [
+                (
+                    record["sha256"],
+                    teacher.preprocessing.to_dict(),
+                    teacher.view_size,
+                    *([teacher.order] if teacher.order else []),
+                )
+                for record, teacher in zip(records, teachers)
+            ],
+        ]
+        name = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]
+        try:
+            folder = Path(cache) if cache else default_cache()
+            files = [
+                _mapped_targets(folder / f"teacher-{name}-{view}.npy", shape)
+                for view in range(settings.views)
+            ]
+        except (OSError, UserError) as error:
+            print(
+                f"warning: teacher outputs cannot be cached in a file ({error}); they are kept in memory",
+                file=sys.stderr,
+            )
+    return Distillation(
+        teachers,
+        preprocessing,
+        options.alpha,
+        options.temperature,
+        settings.precision,
+        *shape,
+        settings.views,
+        files,
+        balanced_weights(training.labels, shape[1]) if settings.class_weights == "balanced" else None,
+    )
+
+
+def _mapped_targets(path, shape):
+    """A float32 tensor mapped to a .npy file, created with NaNs where there is none of this shape."""
+    try:
+        mapped = np.load(path, mmap_mode="r+", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        mapped = None
+    if mapped is None or mapped.shape != shape or mapped.dtype != np.float32:
+        with (
+            atomic_path(path) as temporary,
+            open(temporary, "wb") as file,
+        ):  # written whole: a full disk is an error now, not later
+            np.save(file, np.full(shape, np.nan, np.float32))
+        mapped = np.load(path, mmap_mode="r+", allow_pickle=False)
+    return torch.from_numpy(mapped)
+
+
+def add_distillation(parser, required):
+    """`--teacher` and what goes with it, in every script that can distil; returns the group for what is the
+    script's own.
+    """
+    group = parser.add_argument_group("distillation")
+    group.add_argument(
+        "--teacher",
+        type=Path,
+        action="append",
+        default=[],
+        required=required,
+        metavar="FILE",
+        help="checkpoint, model file, ResNet-18 state_dict or .onnx file; repeat to average several",
+    )
+    group.add_argument(
+        "--teacher-size",
+        type=number(int, 16, 4096),
+        metavar="PIXELS",
+        help=f"input size of the teacher (default: what its file tells, else {UNKNOWN_SIZE})",
+    )
+    add_normalisation(group, "--teacher-normalisation", "a teacher")
+    group.add_argument(
+        "--alpha",
+        type=number(float, 0, 1),
+        default=0.8,
+        help="weight of the teacher: 1 = soft labels only, 0 = hard labels only",
+    )
+    group.add_argument(
+        "--temperature",
+        type=number(float, 0, 1000, open_low=True),
+        default=4.0,
+        help="softens both distributions",
+    )
+    return group
+
+
+def add_fixed_views(group):
+    """`--views`, in every script that can distil; returns the group."""
+    group.add_argument(
+        "--views",
+        type=number(int, 0, 1000),
+        default=0,
+        metavar="K",
+        help=(
+            "K fixed views per photo, whose teacher outputs are computed once and cached; 0 = new views "
+            "every epoch"
+        ),
+    )
+    return group
+
+
+def check_fixed_views(options):
+    """UserError where fixed views contradict another option."""
+    if options.views and options.mixup:
+        raise UserError(
+            "--views caches teacher outputs of fixed views and --mixup makes new views every time; leave "
+            "one of them out"
+        )
+    if options.views and options.augment == "none":
+        raise UserError("--views needs random views; leave it out or choose another --augment than none")
+
+
+def check_distillation(parser, options):
+    """UserError for an option about teachers where there is none."""
+    for name in ("teacher_size", "teacher_normalisation", "alpha", "temperature"):
+        if not options.teacher and getattr(options, name) != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} goes with --teacher, which is not given; add it or leave {flag} out")
+
+
+def read_teachers(options, class_names, channels, device):
+    """The teachers that the options name; read before photos are decoded, which can take minutes."""
+    teachers = [
+        read_teacher(path, class_names, device, channels, options.teacher_size) for path in options.teacher
+    ]
+    check_normalisations(teachers, options.teacher_normalisation)
+    return teachers
+
+
+def check_normalisations(teachers, choice):
+    """UserError for a normalisation that is asked for where every teacher's file says its own."""
+    if teachers and choice != "auto" and all(teacher.says_normalisation for teacher in teachers):
+        raise UserError(
+            f"the teacher {teachers[0].path} says how photos are normalised, so --teacher-normalisation "
+            "cannot change it; "
+            "leave it out"
+        )
+
+
+def settle_teacher(teacher, choice, validation, preprocessing, device):
+    """The Teacher with the normalisation that is asked for or better on validation photos, where its file
+    does not say one.
+    """
+    if teacher.says_normalisation:
+        return teacher
+    whose, sample = f"the teacher {teacher.path}", validation.sample(SAMPLE)
+
+    def accuracy_of(one):
+        return evaluate(
+            SeenBy(replace(teacher, preprocessing=one), preprocessing),
+            sample,
+            preprocessing,
+            device,
+            whose=whose,
+        )[1]
+
+    settled, _ = choose_normalisation(
+        teacher.preprocessing, choice, whose, "--teacher-normalisation", accuracy_of
+    )
+    return replace(teacher, preprocessing=settled)
+
+
+def check_teachers(teachers, options, validation, preprocessing, device):
+    """(teachers, records of them): with the normalisation of those that do not say it, and checked on the
+    student's input.
+    """
+    found, records = [], []
+    for teacher in teachers:
+        teacher = settle_teacher(teacher, options.teacher_normalisation, validation, preprocessing, device)
+        found.append(teacher)
+        accuracy = check_teacher(
+            teacher, validation, preprocessing, device, batches=2 if options.dry_run else None
+        )
+        print(
+            f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views "
+            f"seen at {teacher.preprocessing.size} px" + (", of two batches only" if options.dry_run else "")
+        )
+        records.append(
+            {
+                "file": teacher.path.name,
+                "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
+                "size": teacher.preprocessing.size,
+                "validation_accuracy": accuracy,
+                **({"transductive": True} if teacher.transductive else {}),
+            }
+        )
+    return found, records
+
+
+def origin_of_distillation(options, teachers, records):
+    """What a model file says of its distillation, and `--resume` compares; teachers, records: from
+    `check_teachers`.
+    """
+    sizes = {teacher.preprocessing.size for teacher in teachers if not teacher.says_size}
+    return {
+        "alpha": options.alpha,
+        "temperature": options.temperature,
+        "teachers": [record["sha256"] for record in records],
+        **({"teacher_size": max(sizes)} if sizes else {}),
+    }

@@ -1,0 +1,175 @@
+"""Training from the weights of a file (`--init`): the network it describes, BN put back where it was folded,
+a new head for new classes.
+"""
+
+import hashlib
+import sys
+
+import torch
+from torch import nn
+
+from compression.command_line import UserError
+from compression.data.classes import match
+from compression.files.loading import load_model
+from compression.networks.registry import build
+from compression.quantization.folding import NORMS, foldable_pairs
+
+CALIBRATION = 256  # photos that BN's statistics are measured on where a file has none
+
+
+def read_init(options):
+    """The Model behind `--init`, or None; fills in --network, --size, --resize and --detail where they were
+    not given.
+
+    Raises UserError for a file that cannot be read, and for --network or --set beside it.
+    """
+    if not options.init:
+        options.network = options.network or "residual6"
+        options.size, options.resize = options.size or 128, options.resize or "crop"
+        return None
+    model = load_model(options.init)
+    model.build()  # weights that do not fit their architecture are refused now
+    description = model.description
+    if options.set or options.network not in (None, description.architecture):
+        given = "--set" if options.set else f"--network {options.network}"
+        raise UserError(
+            f"{given} cannot be combined with --init {options.init}, which holds a "
+            f"{description.architecture} of its own shape; "
+            "leave it out"
+        )
+    own = description.preprocessing
+    options.network, options.size, options.resize = (
+        description.architecture,
+        options.size or own.size,
+        options.resize or own.resize,
+    )
+    options.detail = options.detail or own.detail
+    return model
+
+
+def arguments_of(model):
+    """The arguments of a Model's network without BN folding, and without the classes, which follow from the
+    photos.
+    """
+    return {
+        key: value
+        for key, value in model.description.arguments.items()
+        if key not in ("num_classes", "folded")
+    }
+
+
+def origin_of_init(options, model):
+    """What a model file says of `--init`."""
+    if model is None:
+        return {}
+    before = model.description.training
+    return {
+        "init": hashlib.sha256(options.init.read_bytes()).hexdigest()[:16],
+        "before": before,
+        **({"transductive": True} if before.get("transductive") else {}),
+    }
+
+
+@torch.no_grad()
+def take_weights(network, model, training, preprocessing):
+    """Copy the weights of a Model into a network of its architecture for the classes of the PhotoSet
+    `training`.
+
+    The rows of the last layer follow the class names; where these are others, that layer stays as it was
+    initialised. BN that was folded comes back without a change of what the network computes in eval mode.
+    Prints what was taken.
+    """
+    weights, taken = dict(model.state_dict), len(model.state_dict)
+    head = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    names, theirs = training.class_names, model.description.class_names
+    try:
+        order = (
+            match(names, "the photos", theirs, f"the file {model.path}", "")
+            if len(names) == len(theirs)
+            else None
+        )
+    except UserError:
+        order = None
+    for tensor in (f"{head}.weight", f"{head}.bias"):
+        if order:
+            weights[tensor] = weights[tensor][list(order)]
+        else:
+            weights[tensor] = network.state_dict()[tensor]
+            taken -= 1
+    was_folded = bool(model.description.arguments.get("folded"))
+    if was_folded:
+        with torch.device("meta"):
+            pairs = foldable_pairs(
+                build(model.description.architecture, **{**model.description.arguments, "folded": False})
+            )
+        weights = unfolded(weights, network, pairs)
+    network.load_state_dict(weights)
+    if was_folded:
+        calibrate(
+            network,
+            preprocessing.normalise(
+                training.sample(CALIBRATION).batch(
+                    torch.arange(min(CALIBRATION, len(training))), torch.device("cpu")
+                )[0]
+            ),
+        )
+    new = (
+        ""
+        if order
+        else (
+            f"; the head for {len(theirs)} classes ({', '.join(theirs[:3])}, ...) is replaced by a new one "
+            f"for {len(names)}"
+        )
+    )
+    print(f"{taken} tensors taken from {model.path}{new}", file=sys.stderr)
+
+
+def unfolded(weights, network, pairs):
+    """The `state_dict` of `network` that computes what folded weights do: BN behind each of the pairs only
+    adds the bias.
+
+    pairs: from `foldable_pairs`. gamma = sqrt(1 + eps) undoes the division by sqrt(running_var + eps) =
+    sqrt(1 + eps).
+    """
+    weights = dict(weights)
+    for layer, behind in pairs:
+        norm, own = network.get_submodule(behind), network.get_submodule(layer)
+        bias = weights.pop(f"{layer}.bias")
+        if own.bias is not None:
+            weights[f"{layer}.bias"] = torch.zeros_like(bias)
+        weights |= {
+            f"{behind}.weight": torch.full_like(bias, (1 + norm.eps) ** 0.5),
+            f"{behind}.bias": bias,
+            f"{behind}.running_mean": torch.zeros_like(bias),
+            f"{behind}.running_var": torch.ones_like(bias),
+            f"{behind}.num_batches_tracked": torch.tensor(0),
+        }
+    return weights
+
+
+@torch.no_grad()
+def calibrate(network, images):
+    """Set every BN's statistics to those of its input for `images`, and gamma and beta so that eval mode
+    computes the same as before.
+
+    Training then normalises by about the statistics that the weights were made for.
+    """
+    network.eval()
+
+    def measure(norm, inputs):
+        values = inputs[0].transpose(0, 1).flatten(1).double()
+        mean, variance = values.mean(1), values.var(1, unbiased=False)
+        gain = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+        norm.bias += ((mean - norm.running_mean.double()) * gain).to(norm.bias.dtype)
+        norm.weight.copy_(gain * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+    hooks = [
+        module.register_forward_pre_hook(measure) for module in network.modules() if isinstance(module, NORMS)
+    ]
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()

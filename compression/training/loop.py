@@ -1,0 +1,338 @@
+"""The training loop that all training scripts share.
+
+A script builds a network and its `Description`, loads the photos and calls `fit`; the loss is the only
+thing that differs between them. In the run's folder `fit` keeps
+
+    last.pt       after every epoch and on Ctrl-C or SIGTERM: everything that `--resume` needs
+    best.pt       weights of the best epoch by validation accuracy (of their EMA when there is one)
+    log.csv       a line per epoch
+    record.json   at the end: settings, results, and where they come from
+
+On a CPU a resumed run ends with bitwise the weights of an uninterrupted one. All random numbers come
+from the seed: initialisation and dropout from torch's global generator, the order of the photos and
+their views from generators seeded anew for every epoch.
+"""
+
+import csv
+import io
+import json
+import math
+import shlex
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from compression.command_line import UserError
+from compression.data.augmentation import AUGMENTATIONS
+from compression.data.plausibility import check_logits
+from compression.data.preprocessing import photos_at_once
+from compression.files.atomic import check_output, locked, write_text
+from compression.files.records import provenance, write_record
+from compression.networks.registry import count_parameters
+from compression.training.losses import Batch, CrossEntropy, balanced_weights, mix
+from compression.training.run_folder import Run, plain_state
+
+
+def pick_precision(name, device):
+    """'auto' is bf16 where the hardware computes in it, fp16 on older GPUs, fp32 elsewhere.
+
+    fp32 is what torch makes of it: on recent GPUs cuDNN's convolutions compute in TF32 by default.
+    """
+    if name != "auto":
+        if name == "fp16" and device.type == "cpu":
+            raise UserError("--precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
+        return name
+    if device.type == "cuda":
+        with torch.cuda.device(device):  # which is what it asks
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    # private functions of torch, which another version may lack: bool() is False
+    computes_tiles = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    computes_vectors = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    return "bf16" if computes_tiles or computes_vectors else "fp32"  # emulated bf16 is slower than fp32
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` measures."""
+
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
+
+
+@torch.no_grad()
+def evaluate(network, photos, preprocessing, device, batch_size=None, batches=None, whose=None):
+    """(mean cross-entropy, accuracy, balanced accuracy) on a PhotoSet, in eval mode and fp32, without drawing
+    a random number.
+
+    Balanced accuracy is the mean over the classes that have photos of the share of each that is right.
+
+    batches: stop after so many, of `photos_at_once` unless batch_size says otherwise. The network's mode is
+    left as it was. whose: what the network is, for the UserError that logits that are not finite raise;
+    without it the loss tells.
+    """
+    was_training = network.training
+    network.eval()
+    loss, classes, seen = torch.zeros((), device=device), len(photos.class_names), 0
+    counts, right = torch.zeros(2, classes, device=device)
+    for positions in list(torch.arange(len(photos)).split(batch_size or photos_at_once(preprocessing.size)))[
+        :batches
+    ]:
+        images, labels = photos.batch(positions, device)
+        inputs = preprocessing.normalise(images)
+        logits = network(inputs).float()
+        if whose:
+            check_logits(logits, network, inputs, whose)
+        loss = loss + F.cross_entropy(logits, labels, reduction="sum")
+        counts += torch.bincount(labels, minlength=classes)
+        right += torch.zeros(classes, device=device).scatter_add(
+            0, labels, (logits.argmax(1) == labels).float()
+        )
+        seen += len(labels)
+    network.train(was_training)
+    return Evaluation(
+        loss.item() / seen, right.sum().item() / seen, (right / counts)[counts > 0].mean().item()
+    )
+
+
+class StopRequest:
+    """Within the block, the first Ctrl-C or SIGTERM only sets `signal`; a second one acts as usual."""
+
+    def __enter__(self):
+        self.signal, self.previous = None, {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.previous[number] = signal.signal(number, self._note)
+            except ValueError:  # not in the main thread: the caller handles signals
+                break
+        return self
+
+    def _note(self, number, frame):
+        self.signal = number
+        self._restore()
+
+    def _restore(self):
+        while self.previous:
+            signal.signal(*self.previous.popitem())
+
+    def __exit__(self, *exception):
+        self._restore()
+
+
+def check_run_folder(out, resume, keep_folder=False):
+    """Raise UserError if no run can be started in the folder `out`, or none be continued there with `resume`.
+
+    It is created on trial, and stays only with `keep_folder`.
+    """
+    held = next((name for name in ("last.pt", "best.pt", "record.json") if (out / name).exists()), None)
+    if held and not resume:
+        way_on = "add --resume to continue it or " if held == "last.pt" else ""
+        raise UserError(f"{out} already holds a run ({held}); {way_on}choose another --out")
+    check_output(out / "last.pt", keep_folder)
+    if (out / "record.json").exists() and not (out / "last.pt").exists():
+        raise UserError(
+            f"{out} holds record.json and no last.pt that could be continued, "
+            "and a new training would overwrite what is there; choose another --out"
+        )
+
+
+def _finished_record(path):
+    """The record of a run that is over; UserError if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{path} is damaged; remove it, and --resume writes it again") from None
+
+
+def fit(
+    network,
+    description,
+    training,
+    validation,
+    settings,
+    out,
+    device,
+    loss_function=None,
+    resume=False,
+    dry_run=False,
+    details=None,
+    export=plain_state,
+):
+    """Train `network` and return the record that is written to `out`/record.json.
+
+    training, validation: PhotoSets. loss_function(logits, Batch) -> scalar, with state_dict and
+    load_state_dict; CrossEntropy with the settings' label smoothing by default.
+    resume: continue from `out`/last.pt where there is one. dry_run: two batches of everything, no files.
+    details: further plain values for the record. export: see `Run`. Raises UserError for a folder in use or a
+    loss that is not finite; SystemExit with 128 + signal after Ctrl-C or SIGTERM, even if the run is complete
+    by then.
+    """
+    torch.backends.cudnn.benchmark = (
+        True  # few input shapes: views, photos, and their last batch; cuDNN chooses once for each
+    )
+    batch_size = min(settings.batch_size, len(training))
+    if batch_size < 2:
+        raise UserError(
+            f"{len(training)} training photo(s) in batches of {settings.batch_size} cannot be trained on: "
+            "BN needs two photos in a batch; add photos"
+            + (" or raise --batch-size" if settings.batch_size < 2 else "")
+        )
+    data = {"training": training.fingerprint, "validation": validation.fingerprint}
+    if loss_function is None and settings.class_weights == "balanced":
+        loss_function = CrossEntropy(
+            settings.label_smoothing, balanced_weights(training.labels.cpu(), len(training.class_names))
+        )
+    run = Run(
+        network, description, settings, len(training) // batch_size, device, loss_function, data, export
+    )
+    training, validation = training.to(device), validation.to(device)
+    if dry_run:
+        with StopRequest() as stop:
+            row = train_epoch(run, training, validation, stop, steps=2)
+        if stop.signal:
+            raise SystemExit(128 + stop.signal)
+        print(
+            f"dry run of two steps is fine: loss {row['train_loss']:.3f}, {count_parameters(network):,} "
+            "parameters; no run was written"
+        )
+        return {"dry_run": True, **row}
+
+    out = Path(out)
+    last, finished = out / "last.pt", out / "record.json"
+    check_run_folder(out, resume, keep_folder=True)
+    with locked(out), StopRequest() as stop:
+        if last.exists():
+            run.resume(last)
+        if run.epoch == settings.epochs and finished.exists():
+            print(f"the run in {out} is finished already")
+            return _finished_record(finished)
+        run.starts.append(provenance(device, settings.seed, data))
+        while run.epoch < settings.epochs:
+            started = time.perf_counter()
+            row = train_epoch(run, training, validation, stop)
+            if row is None:
+                run.save(last, complete=True)
+                print(f"stopped in epoch {run.epoch + 1} after {run.step} steps; continue with --resume")
+                raise SystemExit(128 + stop.signal)
+            run.end_epoch(row)
+            if run.best() is row:
+                run.save(out / "best.pt", complete=False)
+            write_text(out / "log.csv", _log(run.history))
+            run.save(last, complete=True)
+            seen = "" if row["train_accuracy"] is None else f"train {row['train_accuracy']:.4f}  "
+            print(
+                f"epoch {row['epoch']:3}/{settings.epochs}  loss {row['train_loss']:.3f}  {seen}"
+                f"validation {row['validation_accuracy']:.4f}  balanced "
+                f"{row['validation_balanced_accuracy']:.4f}  "
+                f"best {run.best()[run.measure]:.4f}  {time.perf_counter() - started:.1f} s",
+                flush=True,
+            )
+        record = {
+            **run.starts[0],
+            "resumed": [
+                {key: start[key] for key in ("commit", "date", "device")} for start in run.starts[1:]
+            ],
+            "settings": asdict(settings),
+            "model": description.to_dict(),
+            "parameters": count_parameters(network),
+            "photos": {"training": len(training), "validation": len(validation)},
+            **(details or {}),
+            "best": run.best(),
+            "seconds": round(run.seconds, 1),
+            "history": run.history,
+        }
+        write_record(finished, record)
+        print(
+            f"best {run.measure.replace('_', ' ')} {run.best()[run.measure]:.4f} in epoch "
+            f"{run.best()['epoch']}" + (f"; next: {quantize_command(out)}" if export is plain_state else "")
+        )
+        if (
+            stop.signal
+        ):  # it came after the last step: the run is complete, and what would follow it must not start
+            raise SystemExit(128 + stop.signal)
+    return record
+
+
+def train_epoch(run, training, validation, stop, steps=None):
+    """Train `run` for the rest of its epoch and evaluate it: the epoch's row of the log, or None if a stop
+    was requested.
+
+    steps: so many steps and batches of the evaluation only.
+    """
+    settings, preprocessing, device = run.settings, run.description.preprocessing, run.device
+    augmentation = AUGMENTATIONS[settings.augment]
+    started, batch_size = time.perf_counter(), min(settings.batch_size, len(training))
+    seed = 1_000_003 * settings.seed
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed + run.epoch))
+    if run.step == 0:
+        run.views.manual_seed(seed + 500_000 + run.epoch)
+    view = run.epoch % settings.views if settings.views and augmentation else None
+    fixed = (
+        augmentation.draw(len(training), torch.Generator().manual_seed(seed + 900_000 + view))
+        if view is not None
+        else None
+    )
+
+    run.network.train()
+    batches = order[: run.steps_per_epoch * batch_size].split(batch_size)[run.step : steps]
+    for positions in tqdm(
+        batches, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="step", disable=None, leave=False
+    ):
+        images, labels = training.batch(positions, device)
+        if fixed:
+            images = augmentation.apply(
+                images, preprocessing, [values[positions] for values in fixed], settings.view_size
+            )
+        else:
+            images = (
+                augmentation(images, preprocessing, run.views, settings.view_size)
+                if augmentation
+                else preprocessing.normalise(images)
+            )
+        if settings.mixup:
+            images, labels = mix(images, labels, len(run.description.class_names), settings.mixup, run.views)
+        run.train_step(Batch(images, labels, positions, view))
+        if device.type == "cpu" or run.step % 50 == 0 or stop.signal:  # asking a GPU makes it wait
+            run.check_finite()
+        if stop.signal:
+            run.seconds += time.perf_counter() - started
+            return None
+    run.check_finite()
+    loss, accuracy, balanced = evaluate(run.evaluated, validation, preprocessing, device, batches=steps)
+    if not math.isfinite(loss):
+        run.loss_sum += math.nan
+        run.check_finite()
+    run.seconds += time.perf_counter() - started
+    return {
+        "epoch": run.epoch + 1,
+        "lr": run.schedule.get_last_lr()[0],
+        "train_loss": run.loss_sum.item() / run.step,
+        "train_accuracy": run.correct.item() / run.labelled.item() if run.labelled else None,
+        "validation_loss": loss,
+        "validation_accuracy": accuracy,
+        "validation_balanced_accuracy": balanced,
+        "seconds": round(run.seconds, 1),
+    }
+
+
+def quantize_command(folder):
+    """The command line that makes a model file of the best.pt in a run's folder, in that folder, whatever its
+    name.
+    """
+    return shlex.join(["python", "quantize.py", str(folder / "best.pt"), str(folder / "model.bin")])
+
+
+def _log(history):
+    """The history as CSV text."""
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, history[-1], lineterminator="\n"
+    )  # an older run's first rows may have fewer columns
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()

@@ -1,0 +1,108 @@
+"""What training minimises: cross-entropy, distillation, and the mixing of photos that both understand."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from compression.command_line import UserError
+from compression.data.transfer import send
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss sees besides the logits.
+
+    images: normalised views (N, C, H, W). labels: int64 (N,), -1 = unlabelled, or after mixup class
+    probabilities (N, C), zero for the unlabelled part. positions: of the photos in the training set (N,).
+    view: index of the fixed view, or None.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    view: int | None
+
+
+def balanced_weights(labels, num_classes):
+    """Weights of the classes, float32 (num_classes,): n / (num_classes * photos of the class), as
+    scikit-learn's "balanced".
+
+    labels: int64 (n,), -1 = unlabelled, which counts nowhere. Over the labelled photos the weights have mean
+    1.
+    """
+    counts = torch.bincount(labels[labels >= 0], minlength=num_classes).float()
+    return counts.sum() / (num_classes * counts.clamp(min=1))
+
+
+class CrossEntropy:
+    """The loss of training from scratch. A loss is called with (logits, Batch) and may have a state to be
+    saved.
+
+    class_weights: float32 (classes,), or None for equal ones.
+    """
+
+    def __init__(self, label_smoothing=0.0, class_weights=None):
+        self.label_smoothing, self.class_weights = label_smoothing, class_weights
+
+    def __call__(self, logits, batch):
+        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        return F.cross_entropy(logits, batch.labels, weight=weights, label_smoothing=self.label_smoothing)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def mix(images, labels, num_classes, max_share, generator):
+    """Mixup after Zhang et al. 2018, with a uniform share in place of Beta(alpha, alpha).
+
+    Every view gets a share, uniform in [0, max_share], of another one of the batch. Returns (images, class
+    probabilities (N, num_classes)); the share of an unlabelled photo (-1) is zero.
+    """
+    share = max_share * torch.rand(len(images), generator=generator)
+    partners = torch.randperm(len(images), generator=generator)
+    share, partners = (send(values, images.device) for values in (share, partners))
+    probabilities = F.one_hot(labels.clamp(min=0), num_classes).float() * (labels >= 0).unsqueeze(1)
+    images = torch.lerp(images, images[partners], share.view(-1, 1, 1, 1)).contiguous(
+        memory_format=torch.channels_last
+    )
+    return images, torch.lerp(probabilities, probabilities[partners], share.unsqueeze(1))
+
+
+def distillation_loss(student_logits, teacher_probabilities, labels, alpha, temperature, class_weights=None):
+    """alpha * T^2 * KL(teacher || student at T) + (1 - alpha) * cross-entropy (Hinton et al. 2015), a scalar.
+
+    student_logits: (N, C). teacher_probabilities: (N, C), the teacher's softmax at the same temperature T.
+    labels: int64 (N,) with -1 for unlabelled photos, or probabilities (N, C). The divergence is summed over
+    the classes and averaged over the batch; so is the cross-entropy, in which unlabelled photos count zero.
+    class_weights: (C,) of the cross-entropy, or None. T^2 keeps the gradient's scale independent of T. Raises
+    UserError for alpha outside [0, 1] or T <= 0.
+    """
+    if not 0 <= alpha <= 1 or not temperature > 0:
+        raise UserError(
+            f"alpha = {alpha} and temperature = {temperature} make no distillation loss; "
+            "use alpha in [0, 1] and a temperature above 0"
+        )
+    loss = student_logits.new_zeros(())
+    if alpha > 0:
+        log_student = F.log_softmax(student_logits / temperature, dim=1)
+        loss = loss + alpha * temperature**2 * F.kl_div(
+            log_student, teacher_probabilities, reduction="batchmean"
+        )
+    if alpha < 1:
+        if labels.ndim == 1:
+            hard = F.cross_entropy(
+                student_logits, labels, class_weights, ignore_index=-1, reduction="sum"
+            ) / len(labels)
+        else:
+            hard = F.cross_entropy(student_logits, labels, class_weights)
+        loss = loss + (1 - alpha) * hard
+    return loss
+
+
+def soft_targets(all_logits, temperature):
+    """Mean of the teachers' softmax(logits / T): list of (N, C) -> (N, C)."""
+    return torch.stack([(logits.float() / temperature).softmax(1) for logits in all_logits]).mean(0)

@@ -1,0 +1,94 @@
+"""Decoupled distillation (Zhao et al. 2022) for comparison: train_kd.py with another loss in place of the
+divergence.
+
+    python -m experiments.benchmarks.decoupled_distillation food-11 --teacher model.bin --network student
+    --beta 2
+
+KL(teacher || student) is the sum of what both say about the label's class against all others (TCKD) and of
+what they say about the others among themselves (NCKD), the latter weighted by the teacher's doubt 1 -
+p(label). Decoupled, that weight is the constant --beta. Options and output are train_kd.py's otherwise.
+"""
+
+from dataclasses import replace
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+
+import train_kd
+from compression.command_line import UserError, number, run
+from compression.training import distillation, loop
+
+
+def decoupled_divergence(student_logits, teacher_probabilities, labels, temperature, beta):
+    """TCKD + beta * NCKD, averaged over the batch: (N, C) logits, the teacher's (N, C) softmax at the
+    temperature, int64 labels (N,).
+
+    beta = None takes the teacher's doubt, photo by photo, which gives KL(teacher || student).
+    """
+    student = F.softmax(student_logits / temperature, dim=1)
+    label = F.one_hot(labels, student.shape[1]).bool()
+    doubt = 1 - teacher_probabilities[label]
+
+    def divergence(teacher, student):
+        return (torch.special.xlogy(teacher, teacher) - teacher * student.clamp(min=1e-12).log()).sum(1)
+
+    def against_others(probabilities):
+        return torch.stack([probabilities[label], 1 - probabilities[label]], 1)
+
+    def among_others(probabilities):
+        others = probabilities.masked_fill(label, 0)
+        return others / others.sum(1, keepdim=True).clamp(min=1e-12)
+
+    target = divergence(against_others(teacher_probabilities), against_others(student))
+    others = divergence(among_others(teacher_probabilities), among_others(student))
+    return (target + (doubt if beta is None else beta) * others).mean()
+
+
+def main(argv=None):
+    options = {}
+
+    def add_distillation(parser, required):
+        group = distillation.add_distillation(parser, required)
+        group.add_argument(
+            "--beta",
+            type=number(float, 0),
+            default=2.0,
+            help="weight of what both say about the other classes",
+        )
+        return group
+
+    def check_teachers(teachers, parsed, *rest):
+        options["beta"] = parsed.beta
+        return distillation.check_teachers(teachers, parsed, *rest)
+
+    def fit(network, description, *rest, **more):
+        description = replace(description, training={**description.training, "loss": "decoupled", **options})
+        return loop.fit(network, description, *rest, **more)
+
+    def loss(student_logits, teacher_probabilities, labels, alpha, temperature):
+        if labels.ndim != 1 or (labels < 0).any():
+            raise UserError("the decoupled loss needs one label a photo; leave --mixup and --unlabeled out")
+        soft = 0
+        if alpha:
+            apart = decoupled_divergence(
+                student_logits, teacher_probabilities, labels, temperature, options["beta"]
+            )
+            soft = temperature**2 * apart
+        return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
+
+    with (
+        mock.patch.object(distillation, "distillation_loss", loss),
+        mock.patch.multiple(
+            train_kd,
+            __doc__=__doc__,
+            add_distillation=add_distillation,
+            check_teachers=check_teachers,
+            fit=fit,
+        ),
+    ):
+        return train_kd.main(argv)
+
+
+if __name__ == "__main__":
+    run(main)

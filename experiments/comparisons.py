@@ -1,0 +1,326 @@
+"""What is compared: every experiment's question and the command line of each of its variants; experiments.py
+runs them.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question and its variants: name -> command line of a script.
+
+    In a command {data}, {seed}, {out} and {model}, this project's model.bin, are filled in; the command must
+    leave its record in {out}/record.json. {other} is the folder of an earlier variant with the same seed,
+    {other@0} with seed 0, {experiment/other} of another experiment, which has to be run before.
+    """
+
+    question: str
+    variants: dict
+    seeds: tuple = (0, 1, 2)
+    subset: bool = (
+        False  # whether its runs read a part of the photos only, which has a fingerprint of its own
+    )
+
+
+RUN = "--seed {seed} --out {out} --resume"
+RECORD = "--data {data} --record {out}/record.json"
+NARROW = "--network residual6 --set hidden=96,160,160,256,256,256"
+SMALL = "{data} --size 64 --augment light"  # light: the schedules are short
+# what many runs can be afforded of without a GPU
+SHORT = "{data} --size 56 --view-size 48 --augment light --lr 0.002"
+
+BASE = "{base}/best.pt {data}"
+TUNED = "--rounds ROUNDS --augment light --lr 0.001"
+CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
+    "none": f"prune.py {BASE} --mode none --rounds ROUNDS",
+    "mistake1": f"experiments/benchmarks/reference_mistake.py {BASE} --mode finetune --epochs 1 {TUNED}",
+    "finetune1": f"prune.py {BASE} --mode finetune --epochs 1 {TUNED}",
+    "finetune5": f"prune.py {BASE} --mode finetune --epochs 5 {TUNED}",
+    "finetune20": f"prune.py {BASE} --mode finetune --epochs 20 {TUNED}",
+    "retrain5": f"prune.py {BASE} --mode retrain --epochs 5 --rounds ROUNDS --augment light",
+}
+QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quarter of its parameters
+QUARTERED = "prune.py {big}/best.pt {data} --target-params 68363"  # the same quarter
+QAT = "--qat-epochs 2 --augment light --seed {seed} --out {out}/run --resume"
+STRONG = f"train_kd.py {SHORT} --teacher {{model}} --epochs 6 --network student"
+FIXED = (
+    "train_kd.py {data} --size 56 --augment none --lr 0.002 --teacher {model} --epochs 6 --network student"
+)
+RECIPE = "train_kd.py {data} --size 56 --teacher {model} --epochs 10 --network student"
+AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
+REDUCED = "{data} --reduce 64 --record {out}/record.json"
+OWN = "--size 96 --view-size 72 --detail 64 --epochs 10 --batch-size 32"
+SHIPPED = (
+    "--set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,576,576,576 --set pools=1,0,0,1,0,0,0 "
+    "--set head=384"
+)  # the network of model.bin
+# our network by thousands of parameters: expanded channels, width of the head, bits at which it fits 300,000
+# bytes
+WIDER = {
+    251: ((64, 96, 96, 160, 192, 192, 192), 160, 8),
+    392: ((80, 144, 144, 248, 312, 312, 312), 256, 6),
+    543: ((96, 192, 192, 320, 448, 448, 448), 320, 4),
+    737: ((128, 248, 248, 432, 624, 624, 624), 384, 3),
+}
+MOBILE_WIDTHS = (
+    (4, 12, 24, 44, 88, 88, 88, 88),
+    (8, 16, 32, 64, 128, 128, 128, 128),
+    (12, 24, 44, 92, 180, 180, 180, 180),
+    (16, 32, 64, 128, 256, 256, 256, 256),
+    (24, 44, 92, 180, 360, 360, 360, 360),
+)
+PLAIN_WIDTHS = (
+    (4, 4, 8, 16, 32, 32, 32, 32),
+    (4, 8, 16, 32, 64, 64, 64, 64),
+    (6, 12, 22, 46, 90, 90, 90, 90),
+    (8, 16, 32, 64, 128, 128, 128, 128),
+    (16, 32, 64, 128, 256, 256, 256, 256),
+)
+
+
+def comma(values):
+    """As `--set` takes a list."""
+    return ",".join(map(str, values))
+
+
+def rounding(network, trained):
+    """Commands that store a trained network at 8 to 2 bits, without and with two epochs of training through
+    the rounding.
+    """
+    store = f"quantize.py {{{trained}}}/best.pt {{out}}/model.bin --max-bytes 1000000 {RECORD}"
+    rounded = {
+        f"{network}_{bits}_{granularity}": f"{store} --bits {bits} --granularity {granularity}"
+        for bits in (8, 6, 5, 4, 3, 2)
+        for granularity in ("tensor", "channel")
+    }
+    return {**rounded, **{f"{name}_qat": f"{command} {QAT}" for name, command in rounded.items()}}
+
+
+def wider():
+    """Commands that train our network in every size of WIDER and store it at the bits that fit."""
+    variants = {}
+    for size, (hidden, head, bits) in WIDER.items():
+        variants[f"float_{size}"] = (
+            f"train_student.py {SHORT} --epochs 8 --network residual6 --set widths=64,64,64,128,128,128,128 "
+            f"--set pools=1,0,0,1,0,0,0 --set hidden={comma(hidden)} --set head={head} {RUN}"
+        )
+        variants[f"stored_{size}"] = (
+            f"quantize.py {{float_{size}}}/best.pt {{out}}/model.bin --bits {bits} {QAT} {RECORD}"
+        )
+    return variants
+
+
+EXPERIMENTS = {
+    "scratch": Experiment(
+        "from scratch, equal epochs: the course's student against our network, also in no more bytes than "
+        "the student's",
+        {
+            "student": f"train_student.py {{data}} --size 96 --epochs 12 --network student {RUN}",
+            "residual6_narrow": f"train_student.py {{data}} --size 96 --epochs 12 {NARROW} {RUN}",
+            "residual6": f"train_student.py {{data}} --size 96 --epochs 12 --network residual6 {RUN}",
+        },
+    ),
+    "pruning": Experiment(
+        "the course's student cut five times: training in between or none, anew or on, and the reference "
+        "code's mistake",
+        {
+            "base": f"train_student.py {SMALL} --epochs 15 --network student {RUN}",
+            **{
+                f"{name}_{rate}": f"{cut.replace('ROUNDS', '5')} --rate {rate} --scope 3-6 {RUN}"
+                for rate in (0.95, 0.9)
+                for name, cut in CUTS.items()
+            },
+            **{
+                f"once_{rate}": f"prune.py {BASE} --mode retrain --epochs 15 --rounds 1 --augment light "
+                f"--rate {rate**5:.6f} --scope 3-6 {RUN}"
+                for rate in (0.95, 0.9)
+            },
+        },
+    ),
+    "pruning_wide8": Experiment(
+        "wide8 of a student report cut at two rates, fine-tuned or not",
+        {
+            "base": f"train_student.py {SHORT} --epochs 8 --network wide8 {RUN}",
+            **{
+                f"{name}_{rate}": f"{CUTS[name].replace('ROUNDS', rounds)} --rate {rate} --scope 3-6 {RUN}"
+                for rate, rounds in ((0.95, "5"), (0.85, "7"))
+                for name in ("none", "mistake1", "finetune1")
+            },
+        },
+    ),
+    "lowrank": Experiment(
+        "at equal parameters: the student of `pruning` in low-rank factors or with fewer channels, "
+        "fine-tuned alike",
+        {
+            f"{name}_{parameters}": f"prune.py {{pruning/base}}/best.pt {{data}} --mode {mode} "
+            f"--target-params {parameters} --epochs 5 --augment light --lr 0.001 {RUN}"
+            for parameters in (171606, 114810)
+            for name, mode in (
+                ("factors", "lowrank"),
+                ("factors_global", "lowrank --ranking global"),
+                ("channels", "finetune"),
+            )
+        },
+    ),
+    "compress": Experiment(
+        "one network brought to a quarter of its bytes by quantization, pruning, low rank and distillation, "
+        "and the small network trained directly",
+        {
+            "big": f"train_student.py {SHORT} --epochs 8 --network student {RUN}",
+            "quantized": f"quantize.py {{big}}/best.pt {{out}}/model.bin --bits 8 {RECORD}",
+            "big_long": f"train_student.py {SHORT} --epochs 16 --network student {RUN}",
+            "quantized_long": f"quantize.py {{big_long}}/best.pt {{out}}/model.bin --bits 8 {RECORD}",
+            "pruned": f"{QUARTERED} --mode finetune --epochs 8 --augment light {RUN}",
+            "factorised": f"{QUARTERED} --mode lowrank --epochs 8 --augment light {RUN}",
+            "factorised_global": (
+                f"{QUARTERED} --mode lowrank --ranking global --epochs 8 --augment light {RUN}"
+            ),
+            "distilled": (
+                f"train_kd.py {SHORT} --teacher {{big}}/best.pt --epochs 8 --network student --set "
+                f"{QUARTER} {RUN}"
+            ),
+            "direct": f"train_student.py {SHORT} --epochs 16 --network student --set {QUARTER} {RUN}",
+        },
+    ),
+    "bits": Experiment(
+        "bytes against accuracy from 8 to 2 bits per weight, without and with QAT; "
+        "the student is that of `pruning`",
+        {
+            **rounding("student", "pruning/base"),
+            "residual6": f"train_student.py {SMALL} --epochs 15 --network residual6 {RUN}",
+            **rounding("residual6", "residual6"),
+        },
+    ),
+    "equal_bytes": Experiment(
+        "at 300,000 bytes: few weights of many bits or many weights of few, same training, two epochs of QAT",
+        wider(),
+    ),
+    "own_classes": Experiment(
+        "180 photos of three own classes: from the weights of model.bin, or from scratch",
+        {
+            "scratch": f"experiments/benchmarks/own_classes.py {{data}} {OWN} {SHIPPED} {RUN}",
+            "init": f"experiments/benchmarks/own_classes.py {{data}} {OWN} --init {{model}} {RUN}",
+        },
+        subset=True,
+    ),
+    "teachers": Experiment(
+        "ResNet-18 trained from scratch, how it stands 16 and 8 bits, and how many of its answers stay",
+        {
+            "resnet18": f"train_student.py {SHORT} --epochs 10 --network resnet18 {RUN}",
+            **{
+                f"resnet18_{bits}": f"quantize.py {{resnet18}}/best.pt {{out}}/model.bin --bits {bits} "
+                f"--max-bytes 30000000 {RECORD}"
+                for bits in (16, 8)
+            },
+            **{
+                f"resnet18_{bits}_agreement": f"evaluate.py {{resnet18_{bits}}}/model.bin {{data}} "
+                f"--teacher {{resnet18}}/best.pt "
+                "--record {out}/record.json"
+                for bits in (16, 8)
+            },
+        },
+    ),
+    "distillation": Experiment(
+        "three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one "
+        "(model.bin)",
+        {
+            f"{network}_{name}": f"{script} --epochs 6 --network {network} {RUN}"
+            for network in ("student", "residual6", "slim9")
+            for name, script in (
+                ("scratch", f"train_student.py {SHORT}"),
+                ("weak", f"train_kd.py {SHORT} --teacher {{teachers/resnet18@0}}/best.pt"),
+                ("strong", f"train_kd.py {SHORT} --teacher {{model}}"),
+            )
+        },
+    ),
+    "alpha_temperature": Experiment(
+        "weight of the teacher's answers and temperature, against alpha 0.8 and temperature 4, "
+        "which is student_strong of `distillation`",
+        {
+            **{f"alpha_{alpha}": f"{STRONG} --alpha {alpha} {RUN}" for alpha in (0, 0.2, 0.5, 1)},
+            **{f"temperature_{value}": f"{STRONG} --temperature {value} {RUN}" for value in (1, 2, 8, 20)},
+            "course": f"{STRONG} --alpha 0.5 --temperature 20 {RUN}",
+        },
+    ),
+    "recipes": Experiment(
+        "the course's recipe of distillation against our defaults: same student, teacher, photos and epochs",
+        {
+            "ours": f"{RECIPE} --augment light {RUN}",
+            "course": f"{RECIPE} --augment course --alpha 0.5 --temperature 20 --lr 0.001 --weight-decay "
+            "0.01 "
+            f"--schedule constant --batch-size 32 --ema 0 {RUN}",
+        },
+    ),
+    "choices": Experiment(
+        "one thing changed in student_strong of `distillation`: "
+        "another learning rate, no averaged weights, fixed views, another loss",
+        {
+            "lr": f"{STRONG.replace('0.002', '0.005')} {RUN}",
+            "no_ema": f"{STRONG} --ema 0 {RUN}",
+            "fixed_views": f"{STRONG} --views 2 {RUN}",
+            "dkd": (
+                f"{STRONG.replace('train_kd.py', 'experiments/benchmarks/decoupled_distillation.py')} "
+                f"--beta 2 {RUN}"
+            ),
+        },
+    ),
+    "testing": Experiment(
+        "soft labels on the unlabelled testing photos: what is learned and what is memorised; "
+        "never for a model that is handed in",
+        {
+            "labelled_measured": f"evaluate.py {{distillation/student_strong}}/best.pt {AGREEMENT}",
+            "unlabelled": f"{STRONG} --unlabeled {{data}}/testing {RUN}",
+            "labelled_fixed": f"{FIXED} {RUN}",
+            "unlabelled_fixed": f"{FIXED} --unlabeled {{data}}/testing {RUN}",
+            **{
+                f"{name}_measured": f"evaluate.py {{{name}}}/best.pt {AGREEMENT}"
+                for name in ("unlabelled", "labelled_fixed", "unlabelled_fixed")
+            },
+        },
+    ),
+    "resolution": Experiment(
+        "photos of every resolution: some of the views blurred, or none",
+        {
+            "standard": (
+                f"train_student.py {{data}} --size 96 --view-size 72 --augment standard --epochs 8 {RUN}"
+            ),
+            "standard_measured": f"evaluate.py {{standard}}/best.pt {REDUCED}",
+            "blurred": (
+                f"train_student.py {{data}} --size 96 --view-size 72 --augment blurred --epochs 8 {RUN}"
+            ),
+            "blurred_measured": f"evaluate.py {{blurred}}/best.pt {REDUCED}",
+        },
+    ),
+    "one_megabyte": Experiment(
+        "about 1 MB at 32 bits: ordinary, depthwise and grouped convolutions, and the same blocks with one "
+        "group",
+        {
+            name: f"train_student.py {SMALL} --epochs 6 --network {network} {RUN}"
+            for name, network in (
+                ("cnn1mb", "cnn1mb"),
+                ("one_group", "group1mb_3 --set group_width=0"),
+                ("dw1mb_3", "dw1mb_3"),
+                ("dw1mb_4", "dw1mb_4"),
+                ("group1mb_3_2", "group1mb_3"),
+                ("group1mb_3_4", "group1mb_3 --set group_width=4"),
+                ("group1mb_3_8", "group1mb_3 --set group_width=8"),
+                ("group1mb_4_8", "group1mb_4"),
+            )
+        },
+    ),
+    "families": Experiment(
+        "parameters against accuracy: depthwise-separable and ordinary convolutions, five widths each",
+        {
+            **{
+                f"mobile_{widths[-1]}": f"train_student.py {SHORT} --epochs 6 --network student "
+                f"--set widths={comma(widths)} {RUN}"
+                for widths in MOBILE_WIDTHS
+            },
+            **{
+                f"plain_{widths[-1]}": f"train_student.py {SHORT} --epochs 6 --network plain_student "
+                f"--set widths={comma(widths)} --set hidden={widths[-1]} {RUN}"
+                for widths in PLAIN_WIDTHS
+            },
+        },
+    ),
+}

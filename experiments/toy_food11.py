@@ -1,0 +1,139 @@
+"""Draw a toy Food-11: eleven classes of coloured shapes and textures in the real layout, no food involved.
+
+    python -m experiments.toy_food11 toy_food11
+    python -m experiments.toy_food11 toy_food11 --score prediction.csv      # accuracy of a prediction of its
+    testing/
+
+For `make demo` and for the tests: it shows that the pipeline works, and says nothing about real photos.
+The same seed draws the same pictures.
+"""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from compression.command_line import UserError, number, parser, run
+
+CLASSES = 11
+TESTING_LABELS = "testing_labels.csv"  # beside the folders, as only a toy can have them
+
+
+def _texture(kind, height, width, random):
+    """Grey texture in [0, 1], (height, width): what distinguishes classes 6 to 10."""
+    y, x = np.mgrid[0:height, 0:width] / min(height, width)
+    frequency, phase = random.uniform(5, 8), random.uniform(0, 2 * math.pi)
+    if kind == 0:
+        return 0.5 + 0.5 * np.sin(2 * math.pi * frequency * x + phase)  # upright stripes
+    if kind == 1:
+        return 0.5 + 0.5 * np.sin(2 * math.pi * frequency * y + phase)  # level stripes
+    if kind == 2:
+        return (np.floor(frequency * x + phase) + np.floor(frequency * y)) % 2  # checks
+    if kind == 3:
+        return 0.5 + 0.5 * np.sin(2 * math.pi * frequency * np.hypot(x - 0.5, y - 0.5) + phase)  # rings
+    return random.random((height, width))  # noise
+
+
+def draw_picture(label, random, size=None):
+    """One RGB picture of class `label` (0-10) as a PIL image; `size`: (width, height), random by default."""
+    width, height = size or (int(random.integers(48, 120)), int(random.integers(48, 120)))
+    background, ink = random.integers(0, 110, 3), random.integers(146, 256, 3)
+    if label >= 6:
+        grain = _texture(label - 6, height, width, random)[..., None]
+        pixels = background + grain * (ink - background)
+    else:
+        image = Image.new("RGB", (width, height), tuple(map(int, background)))
+        draw, colour = ImageDraw.Draw(image), tuple(map(int, ink))
+        radius = min(width, height) * random.uniform(0.25, 0.4)
+        x, y = width / 2 + random.uniform(-0.1, 0.1) * width, height / 2 + random.uniform(-0.1, 0.1) * height
+        box = (x - radius, y - radius, x + radius, y + radius)
+        if label == 0:
+            draw.ellipse(box, fill=colour)
+        elif label == 1:
+            draw.rectangle(box, fill=colour)
+        elif label == 2:
+            draw.regular_polygon((x, y, radius), 3, rotation=int(random.integers(0, 120)), fill=colour)
+        elif label == 3:
+            draw.ellipse(box, outline=colour, width=max(2, int(radius / 3)))
+        elif label == 4:
+            draw.line((x - radius, y, x + radius, y), fill=colour, width=max(3, int(radius / 2)))
+            draw.line((x, y - radius, x, y + radius), fill=colour, width=max(3, int(radius / 2)))
+        else:
+            for step_x in range(-1, 2):
+                for step_y in range(-1, 2):
+                    at_x, at_y, dot = x + step_x * radius * 0.8, y + step_y * radius * 0.8, radius * 0.22
+                    draw.ellipse((at_x - dot, at_y - dot, at_x + dot, at_y + dot), fill=colour)
+        pixels = np.asarray(image, dtype=np.float64)
+    noisy = pixels + random.normal(0, 12, pixels.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def draw_data(root, training=1100, validation=220, testing=110, seed=0):
+    """Draw the three folders below `root` in Food-11's layout, and the testing labels beside them."""
+    random = np.random.default_rng(seed)
+    for split, count in (("training", training), ("validation", validation), ("testing", testing)):
+        folder = Path(root) / split
+        folder.mkdir(parents=True)
+        labels = random.permutation(np.arange(count) % CLASSES)
+        for index, label in enumerate(labels):
+            name = f"{index:04d}.jpg" if split == "testing" else f"{label}_{index}.jpg"
+            draw_picture(int(label), random).save(folder / name, quality=90)
+        if split == "testing":
+            rows = "".join(f"{index},{label}\n" for index, label in enumerate(labels))
+            (Path(root) / TESTING_LABELS).write_text("Id,label\n" + rows, newline="\n")
+
+
+def score(root, prediction):
+    """(accuracy of a prediction CSV on the toy's testing photos, their number)."""
+    try:
+        truth, predicted = (
+            dict(csv.reader(open(path, newline=""))) for path in (Path(root) / TESTING_LABELS, prediction)
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot score {prediction} with {root}: {error}; draw the toy data and predict it first"
+        ) from None
+    ids = [identity for identity in truth if identity != "Id"]
+    return sum(predicted.get(identity) == truth[identity] for identity in ids) / len(ids), len(ids)
+
+
+def main(argv=None):
+    options = parser(__doc__)
+    options.add_argument("out", type=Path, help="folder to create (with --score: that was created)")
+    options.add_argument(
+        "--score",
+        type=Path,
+        metavar="CSV",
+        help="draw nothing; print the accuracy of this prediction of testing/",
+    )
+    options.add_argument("--training", type=number(int, CLASSES), default=1100, help="photos in training/")
+    options.add_argument("--validation", type=number(int, CLASSES), default=220, help="photos in validation/")
+    options.add_argument("--testing", type=number(int, 1), default=110, help="photos in testing/")
+    options.add_argument("--seed", type=number(int, 0), default=0, help="of everything drawn")
+    options = options.parse_args(argv)
+    if options.score:
+        accuracy, count = score(options.out, options.score)
+        print(
+            f"{accuracy:.1%} of {count} toy testing pictures are right (chance: {1 / CLASSES:.1%}); the "
+            f"prediction is {options.score}"
+        )
+        return 0
+    if options.out.exists():
+        raise UserError(f"{options.out} already exists; remove it or choose another folder")
+    try:
+        draw_data(options.out, options.training, options.validation, options.testing, options.seed)
+    except OSError as error:
+        raise UserError(
+            f"cannot draw into {options.out}: {error.strerror or error}; choose another folder"
+        ) from None
+    print(
+        f"drew {options.training} training, {options.validation} validation and {options.testing} testing "
+        f"pictures in {options.out}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
