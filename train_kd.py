@@ -1,12 +1,13 @@
-"""Train a student on what a teacher says about every view of a photo, as well as on the labels.
+"""Distil a student: train it on a teacher's outputs for every view of a photo, as well as on the labels.
 
     python train_kd.py food-11 --teacher teacher_resnet18.bin --out runs/kd
-    python train_kd.py food-11 --teacher runs/teacher/best.pt --alpha 1 --temperature 2 --epochs 300 --mixup
-    0.5 python train_kd.py food-11 --teacher a.bin --teacher runs/b/best.pt --network student
+    python train_kd.py food-11 --teacher teacher.onnx --recipe alpha=0.9 temperature=2 views=8 --epochs 300
+    python train_kd.py food-11 --teacher a.bin --teacher runs/b/best.pt --network student
+    python train_kd.py food-11 --teacher a.bin --init runs/kd/best.pt --qat-bits 3 --out runs/rounded
 
 The loss is alpha * T^2 * KL(teacher || student at temperature T) + (1 - alpha) * cross-entropy. A teacher is
-a ResNet-18 state_dict as the course provides it, or any checkpoint or model file of this project (so a
-student can assist: train one from the teacher, then a smaller one from it); several are averaged. It sees
+a ResNet-18 state_dict as the course provides it, an ONNX file, or any checkpoint or model file of this project
+(so a student can assist: train one from the teacher, then a smaller one from it); several are averaged. It sees
 the very view that the student sees. Out come the same files as from train_student.py.
 """
 
@@ -15,25 +16,21 @@ import hashlib
 import sys
 from pathlib import Path
 
-import torch
-
 from compression.command_line import UserError, parser, pick_device, run
 from compression.data.faces import FaceListing
-from compression.files.model_file import Description
-from compression.options import add_training, cache_folder, class_names_of, load, network_arguments, share_of
+from compression.options import add_training, cache_folder, class_names_of, load
+from compression.stages.training import prepare, train
 from compression.training.distillation import (
-    add_distillation,
-    add_fixed_views,
+    Teaching,
+    add_teachers,
     build_distillation,
-    check_fixed_views,
     check_teachers,
+    check_teaching,
     origin_of_distillation,
     read_teachers,
 )
-from compression.training.initialisation import origin_of_init, read_init, take_weights
-from compression.training.loop import check_run_folder, fit
+from compression.training.recipe import read_recipe
 from dataset import join, list_labelled, list_testing_beside, list_unlabelled, load_photos, photo_channels
-from models import build
 
 
 def count_shared(first, second):
@@ -127,64 +124,39 @@ def add_extra(training, extra, transductive, preprocessing, cache):
 
 def main(argv=None):
     options = parser(__doc__)
-    group = add_fixed_views(add_distillation(options, required=True))
+    group = options.add_argument_group("distillation")
+    add_teachers(group, required=True)
     group.add_argument(
         "--unlabeled",
         type=Path,
         metavar="DIR",
         help="folder (or CSV of faces) of further photos without labels, any names, for the teacher to label",
     )
-    # no label smoothing: the teacher's answers are soft already
-    add_training(options, out="runs/kd", epochs=120, lr=5e-3, label_smoothing=False)
-    options = options.parse_args(argv)
-    check_fixed_views(options)
+    # no label smoothing: the teacher's outputs are soft already
+    add_training(options, "train_kd.py", "runs/kd", Teaching, without=("label_smoothing",))
+    options = read_recipe(options, argv)
+    check_teaching(options)
 
-    init = read_init(options)
-    arguments = network_arguments(options, init)
-    if not options.dry_run:
-        check_run_folder(options.out, options.resume)
-    teachers = read_teachers(
-        options, class_names_of(options), photo_channels(options.data), pick_device(options.device)
-    )
+    init, arguments = prepare(options)
+    device, channels = pick_device(options.device), photo_channels(options.data)
+    teachers = read_teachers(options, class_names_of(options), channels, device)
     extra, transductive = list_extra(options)
     device, settings, preprocessing, training, validation = load(options, init)
     teachers, records = check_teachers(teachers, options, validation, preprocessing, device)
     training, unlabelled = add_extra(training, extra, transductive, preprocessing, cache_folder(options))
-    origin = {
-        "script": "train_kd.py",
-        "epochs": settings.epochs,
-        "seed": settings.seed,
-        "data": training.fingerprint,
-        "view_size": settings.view_size or options.size,
-        **share_of(options),
-        **origin_of_init(options, init),
-        **origin_of_distillation(options, teachers, records),
-        **unlabelled,
-        **({"transductive": True} if any(teacher.transductive for teacher in teachers) else {}),
-    }
-    description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
-    torch.manual_seed(
-        settings.seed
-    )  # again: building a teacher may have drawn random numbers, by the kind of its file
-    network = build(options.network, **description.arguments)
-    if init:
-        take_weights(network, init, training, preprocessing)
-    loss = build_distillation(
-        options, teachers, records, preprocessing, settings, training, cache_folder(options)
+    origin = {**origin_of_distillation(options, teachers, records), **unlabelled}
+    if any(teacher.transductive for teacher in teachers):
+        origin["transductive"] = True
+
+    def loss_of():
+        cache = cache_folder(options)
+        return build_distillation(options, teachers, records, preprocessing, settings, training, cache)
+
+    loaded, details = (
+        (device, settings, preprocessing, training, validation),
+        {"teachers": records, **unlabelled},
     )
-    fit(
-        network,
-        description,
-        training,
-        validation,
-        settings,
-        options.out,
-        device,
-        loss,
-        resume=options.resume,
-        dry_run=options.dry_run,
-        details={"teachers": records, **unlabelled},
-    )
+    train(options, init, arguments, loaded, origin, loss_of, details)
     return 0
 
 

@@ -33,7 +33,7 @@ def run(main):
             raise
         print(
             f"{sys.argv[0].rsplit('/', 1)[-1]}: error: out of GPU memory; "
-            "use a smaller --batch-size or --size, or --device cpu",
+            "use smaller batches or a smaller --size, or --device cpu",
             file=sys.stderr,
         )
         sys.exit(2)

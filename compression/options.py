@@ -1,21 +1,39 @@
-"""The command-line options that all training scripts share, and what follows from them."""
+"""The command-line options that the training scripts share, and what follows from them."""
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 from compression.command_line import UserError, number, pick_device
-from compression.data.augmentation import AUGMENTATIONS
 from compression.data.inventory import check_photos
 from compression.data.plausibility import SAMPLE
 from compression.data.preprocessing import GREY, RESIZE_RULES, Preprocessing
 from compression.networks.registry import ARCHITECTURES, build, check_size, parse_arguments
 from compression.training.initialisation import arguments_of
 from compression.training.loop import evaluate, pick_precision
-from compression.training.run_folder import Settings
+from compression.training.qat import parse_bits
+from compression.training.recipe import PIXELS, Settings, add_recipe, defaults_of, one_of, setting
 from dataset import list_labelled, load_photos, photo_channels
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a network sees of a photo, beside the size: keys of a recipe."""
+
+    resize: str = setting(
+        None,
+        one_of(*RESIZE_RULES),
+        "crop: shorter side to --size and centre crop; squash: both sides to --size; course: the course's "
+        "centre crop without resizing (default: crop, or that of --init)",
+    )
+    detail: int = setting(
+        None,
+        PIXELS,
+        "first reduce photos whose shorter side is longer to this many pixels, here and wherever the model "
+        "is used: for training photos that are all small",
+    )
 
 
 def add_cache(group):
@@ -32,8 +50,11 @@ def cache_folder(options):
     return False if options.cache == "none" else options.cache
 
 
-def add_network(parser):
-    """Which network to train from scratch."""
+def add_training(parser, script, out, *groups, without=()):
+    """Network, data, recipe and run of a training script, whose folder is `out` by default.
+
+    groups, without: see `recipe.add_recipe`.
+    """
     group = parser.add_argument_group("network")
     group.add_argument(
         "--network",
@@ -42,48 +63,19 @@ def add_network(parser):
         help="what to train; `python models.py` lists sizes (default: residual6, or the network of --init)",
     )
     group.add_argument(
-        "--init",
-        type=Path,
-        metavar="FILE",
-        help=(
-            "start from the weights of a checkpoint or model file; a head for other classes is replaced by "
-            "a new one"
-        ),
-    )
-    group.add_argument(
         "--set",
         metavar="ARG=VALUE",
         action="append",
         default=[],
         help="an argument of the network, e.g. widths=16,32,64",
     )
-
-
-def add_views(group):
-    """How the training photos are varied."""
     group.add_argument(
-        "--augment", choices=AUGMENTATIONS, default=Settings().augment, help="strength of the random views"
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="start from the weights of a checkpoint or model file; a head for other classes is replaced by "
+        "a new one",
     )
-    group.add_argument(
-        "--view-size",
-        type=number(int, 16, 4096),
-        default=Settings().view_size,
-        metavar="PIXELS",
-        help="train on views of this size and evaluate at --size; "
-        "0 = the same, or what a trained network was trained on. Random crops enlarge what they show, "
-        "so about three quarters of --size fit it, and cost half (Touvron et al. 2019)",
-    )
-    group.add_argument(
-        "--mixup",
-        type=number(float, 0, 0.5),
-        default=Settings().mixup,
-        metavar="SHARE",
-        help="mix up to this share of another photo into each view",
-    )
-
-
-def add_data(parser):
-    """The photos and what a network sees of them."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "data",
@@ -91,15 +83,7 @@ def add_data(parser):
         help="root that holds training/ and validation/, or train.csv of 48x48 grey faces, of which "
         "every 10th row of a class is validation unless validation.csv lies beside it",
     )
-    group.add_argument(
-        "--size", type=number(int, 16, 4096), help="input size in pixels (default: 128, or that of --init)"
-    )
-    group.add_argument(
-        "--resize",
-        choices=RESIZE_RULES,
-        help="shorter side to size and centre crop, both sides to size, "
-        "or the course's centre crop without resizing (default: crop, or that of --init)",
-    )
+    group.add_argument("--size", type=PIXELS, help="input size in pixels (default: 128, or that of --init)")
     group.add_argument(
         "--validation-share",
         type=number(float, 0, 0.9),
@@ -107,108 +91,38 @@ def add_data(parser):
         metavar="SHARE",
         help="where there is no validation/: this share of every class's training photos is for validation",
     )
-    group.add_argument(
-        "--detail",
-        type=number(int, 16, 4096),
-        metavar="PIXELS",
-        help="first reduce photos whose shorter side is longer to this many pixels, here and wherever the "
-        "model is "
-        "used: for training photos that are all small",
-    )
-    add_views(group)
     add_cache(group)
+    group = parser.add_argument_group("training")
+    add_length(group, script)
+    group.add_argument(
+        "--qat-bits",
+        type=parse_bits,
+        metavar="BITS[,LAYER=BITS...]",
+        help="quantization-aware training: weights are rounded to 2 to 8 bits in every step, best after "
+        "--init; the checkpoint keeps the scales, and quantize.py stores it",
+    )
+    add_recipe(group, script, Input, *groups, without=without)
+    add_run(parser, out)
 
 
-def add_optimisation(parser, epochs, lr=Settings.lr, label_smoothing=True):
-    """The optimiser and its schedule; `epochs` and `lr`, AdamW's peak learning rate, are the script's
-    defaults.
-
-    label_smoothing: False leaves the option out, for a script that smooths no labels.
-    """
-    default = Settings()
-    group = parser.add_argument_group("optimisation")
-    group.add_argument("--epochs", type=number(int, 1), default=epochs, help="length of the schedule")
+def add_length(group, script):
+    """`--epochs`."""
+    default = defaults_of(script).get("epochs", Settings.epochs)
     group.add_argument(
-        "--batch-size", type=number(int, 2), default=default.batch_size, help="photos per step"
+        "--epochs",
+        type=number(int, 1),
+        help=f"length of the schedule (default: {default}; 15 with --qat-bits)",
     )
-    group.add_argument(
-        "--optimizer", choices=("adamw", "sgd"), default=default.optimizer, help="sgd: Nesterov momentum 0.9"
-    )
-    group.add_argument(
-        "--lr",
-        type=number(float, 0, open_low=True),
-        help=f"peak learning rate (default: {lr:g} for adamw, 0.1 for sgd)",
-    )
-    group.add_argument(
-        "--schedule",
-        choices=("cosine", "constant"),
-        default=default.schedule,
-        help="cosine: half a cosine down to 0, after a warm-up",
-    )
-    group.add_argument(
-        "--weight-decay",
-        type=number(float, 0),
-        help="not applied to BN and biases (default: 0.05 for adamw, 0.0005 for sgd)",
-    )
-    if label_smoothing:
-        group.add_argument(
-            "--label-smoothing",
-            type=number(float, 0, 0.99),
-            default=default.label_smoothing,
-            help="probability spread over all classes",
-        )
-    else:
-        parser.set_defaults(label_smoothing=0.0)
-    group.add_argument(
-        "--gamma-l1",
-        type=number(float, 0),
-        default=default.gamma_l1,
-        metavar="LAMBDA",
-        help="slimming penalty LAMBDA * sum |gamma| of all BNs, so that gamma ranks channels for prune.py; "
-        "try 0.0001",
-    )
-    group.add_argument(
-        "--class-weights",
-        choices=("none", "balanced"),
-        default=default.class_weights,
-        help="balanced: labels of rare classes count more, n / (classes * photos of the class), "
-        "and balanced accuracy picks the best epoch in place of accuracy",
-    )
-    group.add_argument(
-        "--ema",
-        type=number(float, 0, 0.99999),
-        default=default.ema,
-        help="decay of the averaged weights per step, 0 = off",
-    )
-    parser.set_defaults(adamw_lr=lr)
 
 
-def add_run(
-    parser, out, dry_run="two batches of everything, then exit; nothing is written but the photo cache"
-):
+def add_run(parser, out, dry_run="two batches of everything, then exit; only the photo cache is written"):
     """Where and how a run goes on; `out` is the script's default, `dry_run` says what --dry-run does."""
     group = parser.add_argument_group("run")
     group.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints, log and record")
     group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="auto: bf16 or fp16 where the hardware gains from it",
-    )
     group.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
     group.add_argument("--dry-run", action="store_true", help=dry_run)
-
-
-def add_training(parser, out, epochs, lr=Settings.lr, label_smoothing=True):
-    """Network, data, optimisation and run options; `out`, `epochs` and AdamW's `lr` are the script's
-    defaults; the rest as above.
-    """
-    add_network(parser)
-    add_data(parser)
-    add_optimisation(parser, epochs, lr, label_smoothing)
-    add_run(parser, out)
 
 
 def network_arguments(options, init=None):
@@ -308,21 +222,16 @@ def validation_accuracy(options, device):
     return accuracy_of
 
 
-def share_of(options):
-    """What a model file says of `--validation-share`: later scripts set the same photos apart."""
-    return {"validation_share": options.validation_share} if options.validation_share else {}
-
-
 def view_size_of(options, trained=None, size=None):
-    """`--view-size`, or where it is not given what the Description of a trained network tells of its views; 0
-    = the input size.
+    """The recipe's view_size, or where it is not given what the Description of a trained network tells of its
+    views; 0 = the input size.
 
     size: the input size in pixels where another than the trained network's was asked for, which views of
     before may not exceed.
     """
     if options.view_size and options.augment == "none":
         raise UserError(
-            "--view-size is the size of random views; leave it out or choose another --augment than none"
+            "view_size is the size of random views; leave it out or choose another recipe than augment=none"
         )
     known = trained.training.get("view_size") if trained else None
     chosen = options.view_size
@@ -342,24 +251,22 @@ def read_settings(options, device, trained=None):
     """The `Settings` that the data, optimisation and run options describe; trained: the Description of a
     network that is trained on.
     """
-    sgd = options.optimizer == "sgd"
+    values = {
+        field.name: getattr(options, field.name)
+        for field in fields(Settings)
+        if field.metadata and hasattr(options, field.name)
+    }
+    bits, overrides = getattr(options, "qat_bits", None) or (0, {})
     return Settings(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        optimizer=options.optimizer,
-        schedule=options.schedule,
-        lr=options.lr if options.lr is not None else 0.1 if sgd else options.adamw_lr,
-        weight_decay=options.weight_decay if options.weight_decay is not None else 5e-4 if sgd else 0.05,
-        label_smoothing=options.label_smoothing,
-        ema=options.ema,
-        augment=options.augment,
-        mixup=options.mixup,
-        view_size=view_size_of(options, trained, options.size),
-        views=getattr(options, "views", 0),
-        gamma_l1=options.gamma_l1,
-        class_weights=getattr(options, "class_weights", "none"),
-        precision=pick_precision(options.precision, device),
-        seed=options.seed,
+        **values
+        | {
+            "epochs": options.epochs,
+            "seed": options.seed,
+            "qat_bits": bits,
+            "qat_overrides": overrides,
+            "view_size": view_size_of(options, trained, options.size),
+            "precision": pick_precision(options.precision, device),
+        }
     )
 
 

@@ -29,8 +29,8 @@ def train(data, out, *more):
         32,
         "--epochs",
         2,
-        "--batch-size",
-        11,
+        "--recipe",
+        "batch_size=11",
         "--cache",
         "none",
         "--out",
@@ -71,7 +71,7 @@ def test_chinese_names_on_a_console_that_cannot_write_them_end_no_script(toy, tm
                 shutil.copy(path, root / split / name / f"圖{path.name}")
     shutil.copytree(toy / "testing", root / "testing")
     for command, told in (
-        (train(root, out, "--batch-size", 4, "--epochs", 1), r"quantize.py '{}/\u8dd1/best.pt'"),
+        (train(root, out, "--recipe", "batch_size=4", "--epochs", 1), r"quantize.py '{}/\u8dd1/best.pt'"),
         (["evaluate.py", out / "best.pt", root, "--cache", "none"], r"\u9eb5\u5305"),
         (
             ["inference.py", root, out / "答案.csv", "--model", out / "best.pt"],
@@ -101,15 +101,15 @@ def test_the_advice_after_a_loss_that_is_not_finite_works(toy, call, tmp_path, m
             "__call__",
             lambda *given: cross_entropy(*given) * (math.nan if next(calls) == 5 else 1),
         )
-        failed = call(*train(toy, tmp_path / "run", "--lr", 0.02, "--precision", "bf16"))
+        failed = call(*train(toy, tmp_path / "run", "--recipe", "lr=0.02", "--recipe", "precision=bf16"))
     advice = (
-        "start again with a lower --lr (now 0.02) or with --precision fp32 (now bf16), and with a new "
+        "start again with --recipe lr=0.005 or precision=fp32, and with a new "
         "--out: the old one keeps"
     )
     assert failed.returncode == 2 and advice in failed.stderr, failed.stderr
     for out, change in (
-        ("lower", ("--lr", 0.01, "--precision", "bf16")),
-        ("precise", ("--lr", 0.02, "--precision", "fp32")),
+        ("lower", ("--recipe", "lr=0.01", "--recipe", "precision=bf16")),
+        ("precise", ("--recipe", "lr=0.02", "--recipe", "precision=fp32")),
     ):
         done = call(*train(toy, tmp_path / out, *change))
         assert done.returncode == 0, done.stderr

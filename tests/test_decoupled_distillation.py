@@ -77,16 +77,14 @@ def test_it_trains_and_leaves_the_loss_of_train_kd_alone(toy, small_model, call,
         assert done.returncode == 0, done.stderr
         losses.append(float(done.stdout.split("loss ")[1].split(",")[0]))
     assert losses[0] < losses[1] and distillation.distillation_loss is before
-    done = call("experiments/benchmarks/decoupled_distillation.py", *command, 2, "--mixup", 0.3)
-    assert (
-        done.returncode == 2 and "leave --mixup" in done.stderr and distillation.distillation_loss is before
-    )
+    done = call("experiments/benchmarks/decoupled_distillation.py", *command, 2, "--recipe", "mixup=0.3")
+    assert done.returncode == 2 and "leave mixup" in done.stderr and distillation.distillation_loss is before
 
 
 def test_beta_is_listed_recorded_and_compared_on_resume(toy, small_model, call, tmp_path, monkeypatch):
     monkeypatch.setattr("compression.training.distillation.check_teacher", lambda *arguments, **more: 0.5)
     shown = call("experiments/benchmarks/decoupled_distillation.py", "--help").stdout
-    assert "--beta BETA" in shown and "NCKD" in shown and "--temperature" in shown
+    assert "--beta BETA" in shown and "NCKD" in shown and "--recipe" in shown
     command = [
         toy,
         "--teacher",
@@ -101,8 +99,8 @@ def test_beta_is_listed_recorded_and_compared_on_resume(toy, small_model, call, 
         "none",
         "--epochs",
         1,
-        "--batch-size",
-        22,
+        "--recipe",
+        "batch_size=22",
         "--device",
         "cpu",
         "--out",
@@ -113,5 +111,5 @@ def test_beta_is_listed_recorded_and_compared_on_resume(toy, small_model, call, 
     origin = load_model(tmp_path / "run" / "best.pt").description.training
     assert origin["script"] == "train_kd.py" and origin["loss"] == "decoupled" and origin["beta"] == 3
     other = call("experiments/benchmarks/decoupled_distillation.py", *command, 50, "--resume")
-    assert other.returncode == 2 and "beta = 3.0 and this command means 50.0" in other.stderr
+    assert other.returncode == 2 and "training.beta was 3.0 in the saved run" in other.stderr
     assert call("experiments/benchmarks/decoupled_distillation.py", *command, 3, "--resume").returncode == 0

@@ -356,7 +356,7 @@ def test_cuda_without_a_gpu_is_refused(refuse, toy, tmp_path):
     [
         ["--unknown"],
         ["--batch", "4"],
-        ["--batch-size", "0"],
+        ["--batch-size", 0],
         ["--ids", "both"],
         ["--max-bytes", "-1"],
         ["surplus"],
@@ -455,7 +455,7 @@ def test_the_shell_script_works_from_another_folder_with_the_python_it_is_given(
         "--model",
         small_model,
         "--batch-size",
-        "4",
+        4,
         cwd=work,
         PYTHON=str(wrapper),
     )

@@ -133,8 +133,8 @@ def test_own_classes_are_trained_from_a_model_file_at_its_size(own_photos, small
         small_model,
         "--epochs",
         1,
-        "--batch-size",
-        4,
+        "--recipe",
+        "batch_size=4",
         "--cache",
         "none",
         "--out",
@@ -251,7 +251,7 @@ def test_balanced_accuracy_picks_the_best_epoch_with_balanced_weights(toy, call,
         "--cache",
         "none",
     ]
-    for more, best in (((), 1), (("--class-weights", "balanced"), 2)):
+    for more, best in (((), 1), (("--recipe", "class_weights=balanced"), 2)):
         done = call(*command, *more, "--out", tmp_path / str(best))
         record = json.loads((tmp_path / str(best) / "record.json").read_text())
         assert done.returncode == 0 and record["best"]["epoch"] == best and "balanced 0.8000" in done.stdout

@@ -250,17 +250,11 @@ def test_what_is_factorised_already_is_not_enlarged(refused, call, tmp_path):
     write_checkpoint(
         path, Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32)), network.state_dict()
     )
-    assert "enlarge it" in refused("prune.py", path, "--mode", "lowrank", "--rank-ratio", 0.45, "--dry-run")
+    assert "enlarge it" in refused("prune.py", path, "--mode", "lowrank", "--rate", 0.45, "--dry-run")
     assert "met already" in refused(
-        "prune.py",
-        path,
-        "--mode",
-        "lowrank",
-        "--target-params",
-        count_parameters(network) + 20_000,
-        "--dry-run",
+        "prune.py", path, "--mode", "lowrank", "--target", count_parameters(network) + 20_000, "--dry-run"
     )
-    assert call("prune.py", path, "--mode", "lowrank", "--rank-ratio", 0.2, "--dry-run").returncode == 0
+    assert call("prune.py", path, "--mode", "lowrank", "--rate", 0.2, "--dry-run").returncode == 0
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 1])
@@ -272,7 +266,7 @@ def test_rounds_to_a_target_start_from_the_ranks_of_now(refused, call, tmp_path,
         path, Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32)), network.state_dict()
     )
     target = count_parameters(network) - 600
-    done = call("prune.py", path, "--mode", "lowrank", "--target-params", target, "--rounds", 3, "--dry-run")
+    done = call("prune.py", path, "--mode", "lowrank", "--target", target, "--rounds", 3, "--dry-run")
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if re.match(r" +[0123] +[01]\.\d{4} ", line)]
     sizes, kept = [int(row[2].replace(",", "")) for row in rows], [float(row[1]) for row in rows]
@@ -285,7 +279,7 @@ def test_rounds_to_a_target_start_from_the_ranks_of_now(refused, call, tmp_path,
         (kept[3] / share) ** (1 / 3), rel=0.05
     )
     assert "at rank 1; raise it\n" in refused(
-        "prune.py", path, "--mode", "lowrank", "--target-params", 100, "--dry-run"
+        "prune.py", path, "--mode", "lowrank", "--target", 100, "--dry-run"
     )
 
 
@@ -300,19 +294,30 @@ def test_the_command_line_factorises_round_by_round_and_starts_from_the_nearest_
     torch.manual_seed(0)
     network = build("student", **description.arguments)
     write_checkpoint(path, description, network.state_dict())
-    short = ("--epochs", 1, "--batch-size", 16, "--cache", "none", "--precision", "fp32", "--device", "cpu")
+    short = (
+        "--epochs",
+        1,
+        "--recipe",
+        "batch_size=16",
+        "--cache",
+        "none",
+        "--recipe",
+        "precision=fp32",
+        "--device",
+        "cpu",
+    )
     done = call(
         "prune.py",
         path,
         toy,
         "--mode",
         "lowrank",
-        "--rank-ratio",
+        "--rate",
         0.5,
         "--rounds",
         2,
-        "--lr",
-        1e-9,
+        "--recipe",
+        "lr=1e-9",
         "--out",
         tmp_path / "out",
         *short,

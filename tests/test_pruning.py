@@ -23,7 +23,8 @@ from compression.pruning import shapes
 from compression.pruning.channels import Coupling, choose, compact, scores
 from compression.training import distillation
 from compression.training.losses import Batch, CrossEntropy
-from compression.training.run_folder import Run, Settings, build_optimizer, write_checkpoint
+from compression.training.recipe import Settings, build_optimizer
+from compression.training.run_folder import Run, write_checkpoint
 from dataset import FOOD11_CLASSES
 from models import ARCHITECTURES, Architecture, build, count_parameters, full_arguments
 
@@ -376,16 +377,16 @@ SMALL = {"in_channels": 3, "widths": [8, 8, 8, 12, 12, 12, 12, 8], "hidden": 16}
 SHORT = (
     "--epochs",
     2,
-    "--batch-size",
-    16,
+    "--recipe",
+    "batch_size=16",
     "--cache",
     "none",
-    "--precision",
-    "fp32",
+    "--recipe",
+    "precision=fp32",
     "--device",
     "cpu",
-    "--ema",
-    0.5,
+    "--recipe",
+    "ema=0.5",
 )
 
 
@@ -496,8 +497,8 @@ def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_pre
         (None, (), 24),
         (28, (), 24),
         (20, (), 20),
-        (20, ("--view-size", 22), 22),
-        (20, ("--augment", "none"), 20),
+        (20, ("--recipe", "view_size=22"), 22),
+        (20, ("--recipe", "augment=none"), 20),
     ],
 )
 def test_views_of_before_are_taken_over_where_they_are_no_larger_than_the_new_size(
@@ -563,7 +564,7 @@ def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one
         "prune.py",
         path,
         toy,
-        "--rank-ratio" if mode == "lowrank" else "--rate",
+        "--rate" if mode == "lowrank" else "--rate",
         0.6,
         "--rounds",
         2,
@@ -618,7 +619,7 @@ def test_mode_none_writes_the_cut_and_training_starts_from_it(call, toy, tmp_pat
     assert sorted(path.name for path in (tmp_path / "none" / "round1").iterdir()) == ["best.pt"]
     assert (
         call(
-            "prune.py", path, toy, "--rate", 0.6, "--lr", 1e-9, "--out", tmp_path / "slow", *SHORT
+            "prune.py", path, toy, "--rate", 0.6, "--recipe", "lr=1e-9", "--out", tmp_path / "slow", *SHORT
         ).returncode
         == 0
     )
@@ -673,7 +674,9 @@ def test_a_teacher_that_guesses_is_refused(call, toy, tmp_path):
     path, teacher = checkpoint(tmp_path, arguments=SMALL), tmp_path / "teacher.pt"
     assert (
         "label-smoothing"
-        in call("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--label-smoothing", 0.1).stderr
+        in call(
+            "prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--recipe", "label_smoothing=0.1"
+        ).stderr
     )
     content = torch.load(path, weights_only=True)
     content["state_dict"]["fc.0.weight"].zero_()  # one class for every photo, whatever the photos
@@ -701,8 +704,8 @@ def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_s
         0.5,
         "--teacher",
         teacher,
-        "--alpha",
-        1,
+        "--recipe",
+        "alpha=1",
         "--out",
         tmp_path / "out",
         *SHORT,
@@ -720,14 +723,16 @@ def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_s
     assert other.returncode == 2 and "teachers" in other.stderr
 
 
-@pytest.mark.parametrize("flags", [("--alpha", 0.5), ("--temperature", 2), ("--teacher-size", 64)])
+@pytest.mark.parametrize(
+    "flags", [("--recipe", "alpha=0.5"), ("--recipe", "temperature=2"), ("--teacher-size", 64)]
+)
 def test_options_about_a_teacher_need_one(refused, toy, tmp_path, flags):
     assert f"{flags[0]} goes with --teacher" in refused(
         "prune.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate", 0.5, *flags
     )
 
 
-@pytest.mark.parametrize("flag, target", [("--target-params", 1500), ("--target-bytes", 4700)])
+@pytest.mark.parametrize("flag, target", [("--target", 1500), ("--target", 4700)])
 def test_a_target_is_just_met_in_the_last_round(call, tmp_path, flag, target):
     path = checkpoint(tmp_path, arguments=SMALL)
     shown = call("prune.py", path, flag, target, "--rounds", 2, "--dry-run")
@@ -761,7 +766,7 @@ def test_the_penalty_is_an_option_and_an_older_run_without_it_can_be_resumed(cal
         tmp_path / "run",
         *SHORT,
     )
-    assert call(*command, "--gamma-l1", 0.01).returncode == 0
+    assert call(*command, "--recipe", "gamma_l1=0.01").returncode == 0
     assert json.loads((tmp_path / "run" / "record.json").read_text())["settings"]["gamma_l1"] == 0.01
     refused = call(*command, "--resume")
     assert refused.returncode == 2 and "gamma_l1 = 0.01" in refused.stderr
@@ -789,18 +794,18 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
         (("--rate", 1.5), "at most 1"),
         (("--rate", "nan"), "range"),
         ((), "required"),
-        (("--rate", 0.5, "--target-params", 5), "not allowed"),
-        (("--target-params", 100), "floor"),
-        (("--target-bytes", 1000), "floor"),
-        (("--target-params", 10**6), "met already"),
+        (("--rate", 0.5, "--target", 5), "not allowed"),
+        (("--target", 100), "floor"),
+        (("--target", 1000), "floor"),
+        (("--target", 10**6), "met already"),
         (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"),
         (("--rate", 0.5, "--scope", "7"), "nothing to prune"),
         (("--rate", 0.5, "--scope", "x"), "list of stages"),
-        (("--rate", 0.5, "--mode", "lowrank"), "--rank-ratio"),
-        (("--rank-ratio", 0.5), "--rank-ratio"),
-        (("--rank-ratio", 0.5, "--mode", "lowrank", "--floor", 2), "--floor"),
+        (("--rate", 0.5, "--mode", "lowrank"), "--rate"),
+        (("--rate", 0.5), "--rate"),
+        (("--rate", 0.5, "--mode", "lowrank", "--recipe", "floor=2"), "--floor"),
         (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher"),
-        (("--target-params", 1500, "--ranking", "global", "--rounds", 2), "no target"),
+        (("--target", 1500, "--recipe", "ranking=global", "--rounds", 2), "no target"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
@@ -816,23 +821,23 @@ def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
         (
             ("--rate", 0.5, "--mode", "lowrank"),
             "use the one that fits --mode",
-            ("--rank-ratio", 0.3, "--mode", "lowrank"),
+            ("--rate", 0.3, "--mode", "lowrank"),
         ),
-        (("--rank-ratio", 0.5), "use the one that fits --mode", ("--rate", 0.5)),
+        (("--rate", 0.5), "use the one that fits --mode", ("--rate", 0.5)),
         (
-            ("--rank-ratio", 0.3, "--mode", "lowrank", "--floor", 2),
+            ("--rate", 0.3, "--mode", "lowrank", "--recipe", "floor=2"),
             "leave them out",
-            ("--rank-ratio", 0.3, "--mode", "lowrank"),
+            ("--rate", 0.3, "--mode", "lowrank"),
         ),
         (
-            ("--target-params", 1500, "--ranking", "global", "--rounds", 2),
+            ("--target", 1500, "--recipe", "ranking=global", "--rounds", 2),
             "use --rounds 1",
-            ("--target-params", 1500, "--ranking", "global"),
+            ("--target", 1500, "--recipe", "ranking=global"),
         ),
         (
-            ("--target-params", 1500, "--ranking", "global", "--rounds", 2),
+            ("--target", 1500, "--recipe", "ranking=global", "--rounds", 2),
             "or --ranking layer",
-            ("--target-params", 1500, "--rounds", 2),
+            ("--target", 1500, "--rounds", 2),
         ),
         (("--rate", 0.5, "--scope", "3-99"), "stages 0-10", ("--rate", 0.5, "--scope", "3-10")),
         (("--rate", 0.5, "--scope", 7), "--scope all --dry-run shows", ("--rate", 0.5, "--scope", "all")),
@@ -848,17 +853,17 @@ def test_the_advice_of_a_refusal_works(call, refused, tmp_path, wrong, advice, r
     "more, ways",
     [
         ((), "raise it\n"),
-        (("--floor", 2), "raise it or lower --floor\n"),
+        (("--recipe", "floor=2"), "raise it or lower --floor\n"),
         (("--scope", "3-6"), "raise it or widen --scope\n"),
     ],
 )
 def test_a_target_below_what_can_be_left_names_what_can(call, refused, tmp_path, more, ways):
     path = checkpoint(tmp_path, arguments=SMALL)
-    sentence = refused("prune.py", path, "--target-params", 100, *more, "--dry-run")
+    sentence = refused("prune.py", path, "--target", 100, *more, "--dry-run")
     least = int(re.search(r"less than the ([\d,]+) parameters", sentence)[1].replace(",", ""))
     assert (
         sentence.endswith(ways)
-        and call("prune.py", path, "--target-params", least, *more, "--dry-run").returncode == 0
+        and call("prune.py", path, "--target", least, *more, "--dry-run").returncode == 0
     )
 
 
@@ -868,9 +873,7 @@ def test_a_folded_network_is_refused_with_a_way_that_works(call, refused, tmp_pa
         "prune.py", tmp_path / "model.bin", "--rate", 0.5, "--dry-run"
     )
     assert (
-        call(
-            "prune.py", tmp_path / "model.bin", "--mode", "lowrank", "--rank-ratio", 0.3, "--dry-run"
-        ).returncode
+        call("prune.py", tmp_path / "model.bin", "--mode", "lowrank", "--rate", 0.3, "--dry-run").returncode
         == 0
     )
 

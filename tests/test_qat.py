@@ -31,7 +31,8 @@ from compression.training.qat import (
     reestimate_bn,
     stored_scale,
 )
-from compression.training.run_folder import Run, Settings, parameter_groups, write_checkpoint
+from compression.training.recipe import Settings, parameter_groups
+from compression.training.run_folder import Run, write_checkpoint
 from dataset import PhotoSet, list_labelled, load_photos
 from models import ARCHITECTURES, Architecture, build
 
@@ -465,8 +466,8 @@ def command(checkpoint, output, toy, *more):
         toy,
         "--cache",
         "none",
-        "--batch-size",
-        11,
+        "--recipe",
+        "batch_size=11",
         "--device",
         "cpu",
         "--out",
@@ -570,8 +571,8 @@ def test_a_teacher_and_another_size_are_recorded(call, checkpoint, toy, tmp_path
             checkpoint,
             "--teacher",
             checkpoint,
-            "--alpha",
-            1,
+            "--recipe",
+            "alpha=1",
             "--size",
             48,
             "--qat-epochs",
@@ -696,8 +697,8 @@ def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
         (["--qat-epochs", "0"], "out of range"),
         (["--max-bytes", "2000"], "nothing was written"),
         (["--override", "fc.9=3"], "fc.9"),
-        (["--precision", "fp16"], "needs a GPU"),
-        (["--view-size", "64", "--augment", "none"], "--view-size is the size of random views"),
+        (["--recipe", "precision=fp16"], "needs a GPU"),
+        (["--recipe", "view_size=64", "--recipe", "augment=none"], "--view-size is the size of random views"),
     ],
 )
 def test_what_cannot_be_is_told_before_any_training(refused, checkpoint, toy, tmp_path, flags, message):
@@ -730,7 +731,7 @@ def test_an_override_of_what_only_folding_makes_is_refused_before_photos_are_rea
         (["--bits", 4, "--qat-epochs", 1], "--data"),
         (["--qat-epochs", 1, "--data", "."], "no --bits"),
         (["--teacher", "best.pt"], "--teacher goes with --qat-epochs"),
-        (["--batch-size", 32], "--batch-size goes with --qat-epochs"),
+        (["--recipe", "batch_size=32"], "--batch-size goes with --qat-epochs"),
         (["--resume"], "--resume goes with"),
     ],
 )

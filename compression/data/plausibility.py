@@ -17,19 +17,15 @@ NORMALISATIONS = {
 }
 SAMPLE = 1000  # validation photos by which a normalisation is chosen
 CHOICES = ("auto", *NORMALISATIONS)
+HELP = (
+    "where its file does not say: values in [0, 1], or with ImageNet's mean and "
+    "standard deviation; auto: whichever is better on validation photos"
+)
 
 
 def add_normalisation(group, flag="--normalisation", whose="the model"):
-    """The option that says how photos are normalised for a file that does not; returns the group."""
-    group.add_argument(
-        flag,
-        choices=CHOICES,
-        default="auto",
-        help=f"of the photos for {whose}, where its file does not say: values in [0, 1], or with ImageNet's "
-        "mean and "
-        "standard deviation; auto: whichever is better on validation photos",
-    )
-    return group
+    """The option that says how photos are normalised for a file that does not."""
+    group.add_argument(flag, choices=CHOICES, default="auto", help=f"of photos for {whose}, {HELP}")
 
 
 def check_logits(logits, network, images, whose="the model"):
@@ -42,8 +38,7 @@ def check_logits(logits, network, images, whose="the model"):
     where = f", from its layer {layer} on" if layer else ""
     raise UserError(
         f"{whose} gives logits that are not finite{where}, so they mean no class; use an undamaged file, or "
-        "train it again "
-        "with a lower --lr"
+        "train it again with a lower learning rate"
     )
 
 

@@ -61,4 +61,17 @@ def load_model(path, max_bytes=None, what="model file"):
     weights = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
     }
-    return Model(description, weights, 32, path)
+    scales = content.get("scales") or {}
+    if (
+        not isinstance(scales, dict)
+        or not all(map(_is_scale, scales.values()))
+        or scales.keys() - weights.keys()
+    ):
+        raise UserError(f"{path} has scales that are damaged; use an undamaged file")
+    return Model(description, weights, 32, path, scales)
+
+
+def _is_scale(value):
+    """Whether it is (bits, float32 scales), of a weight that quantization-aware training has rounded."""
+    bits, scale = value if isinstance(value, (tuple, list)) and len(value) == 2 else (None, None)
+    return bits in range(2, 9) and isinstance(scale, torch.Tensor) and scale.dtype == torch.float32

@@ -350,12 +350,16 @@ def decode(content, path="the model"):
 class Model:
     """What a model file or checkpoint holds: the description, the float `state_dict`, and the bits it was
     stored with.
+
+    scales: of a checkpoint of quantization-aware training, {tensor name: (bits, scales)} of its rounded
+    weights, else empty.
     """
 
     description: Description
     state_dict: dict
     bits: int
     path: Path
+    scales: dict = field(default_factory=dict)
 
     def build(self):
         """The network in eval mode."""

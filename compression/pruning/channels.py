@@ -437,16 +437,18 @@ def choose(
     }
 
 
-def compact(architecture, arguments, network, coupling, kept):
+def compact(architecture, arguments, network, coupling, kept, absorb=True):
     """(arguments, network in eval mode) with only the channels `kept`, {set: ascending indices}; the network
     given stays as it is.
+
+    absorb: whether what the removed channels say for gamma = 0 goes into the biases behind them.
 
     On the meta device only the arguments mean something. Raises UserError if the arguments cannot express the
     shape.
     """
     small = copy.deepcopy(network).eval().requires_grad_(False)
     modules = dict(small.named_modules())
-    if not next(small.parameters()).is_meta:
+    if absorb and not next(small.parameters()).is_meta:
         of_the_copy = copy.copy(coupling)
         of_the_copy.modules = modules
         mask = {

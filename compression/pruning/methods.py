@@ -20,7 +20,7 @@ class ByGamma:
         if not any(isinstance(module, NORMS) for module in network.modules()):
             raise UserError(
                 f"{model.path} has no BN whose gamma could rank channels; "
-                "use a checkpoint of a training script, or --mode lowrank with --rank-ratio"
+                "use a checkpoint of a training script, or --mode lowrank"
             )
         self.model, self.network, self.options = model, network, options
         self.coupling = Coupling(network)
@@ -68,12 +68,17 @@ class ByGamma:
             for step in range(1, count + 1)
         }
 
-    def cut(self, model, fraction, index):
-        """(arguments, network) of the model at a fraction of the channels at first; index: of the round."""
+    def cut(self, model, fraction, index, early=None):
+        """(arguments, network) of the model at a fraction of the channels at first; index: of the round.
+
+        early: a Model of the same shape whose weights are cut, as they are, in place of the model's own.
+        """
         network = model.build()
         coupling = self.coupling.carried_to(network)
         kept = self._choose(coupling, network, fraction, index)
-        return compact(model.description.architecture, model.description.arguments, network, coupling, kept)
+        described = model.description
+        source = early.build() if early else network
+        return compact(described.architecture, described.arguments, source, coupling, kept, absorb=not early)
 
     def table(self, fractions):
         """Lines of text: every stage with its widths, round by round, and what becomes of it."""
@@ -126,7 +131,7 @@ class ByRank:
         counts = [len(self.order)] if self.order else map(full_rank, factorisable(self.whole).values())
         return {step / count for count in counts for step in range(1, count + 1)}
 
-    def cut(self, model, fraction, index):
+    def cut(self, model, fraction, index, early=None):
         """(arguments, network) of the model at a fraction of the full ranks, nearest to its weights."""
         arguments = self.arguments(fraction)
         return arguments, factorise(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 from compression.command_line import UserError, number
 from compression.data.augmentation import AUGMENTATIONS
 from compression.data.classes import match, unnamed
-from compression.data.plausibility import SAMPLE, add_normalisation, choose_normalisation
+from compression.data.plausibility import CHOICES, HELP, SAMPLE, choose_normalisation
 from compression.data.preprocessing import Preprocessing
 from compression.data.transfer import constant, send
 from compression.files.atomic import atomic_path
@@ -22,7 +22,7 @@ from compression.files.loading import load_model
 from compression.files.onnx import count_outputs, is_onnx, read_onnx
 from compression.training.loop import evaluate
 from compression.training.losses import balanced_weights, distillation_loss, soft_targets
-from compression.training.run_folder import AUTOCAST
+from compression.training.recipe import AUTOCAST, PIXELS, one_of, setting
 from dataset import default_cache
 
 UNKNOWN_SIZE = 128  # input pixels of a teacher whose file does not tell them
@@ -309,11 +309,24 @@ def _mapped_targets(path, shape):
     return torch.from_numpy(mapped)
 
 
-def add_distillation(parser, required):
-    """`--teacher` and what goes with it, in every script that can distil; returns the group for what is the
-    script's own.
-    """
-    group = parser.add_argument_group("distillation")
+@dataclass(frozen=True)
+class Teaching:
+    """How a student learns from its teachers: keys of a recipe."""
+
+    alpha: float = setting(
+        0.8, number(float, 0, 1), "weight of the teacher: 1 = soft labels only, 0 = hard labels only"
+    )
+    temperature: float = setting(
+        4.0, number(float, 0, 1000, open_low=True), "of both distributions; above 1 they are softer"
+    )
+    teacher_size: int = setting(
+        None, PIXELS, f"input size of the teacher (default: what its file tells, else {UNKNOWN_SIZE})"
+    )
+    teacher_normalisation: str = setting("auto", one_of(*CHOICES), f"of photos for a teacher, {HELP}")
+
+
+def add_teachers(group, required):
+    """`--teacher`, in every script that can distil."""
     group.add_argument(
         "--teacher",
         type=Path,
@@ -323,60 +336,20 @@ def add_distillation(parser, required):
         metavar="FILE",
         help="checkpoint, model file, ResNet-18 state_dict or .onnx file; repeat to average several",
     )
-    group.add_argument(
-        "--teacher-size",
-        type=number(int, 16, 4096),
-        metavar="PIXELS",
-        help=f"input size of the teacher (default: what its file tells, else {UNKNOWN_SIZE})",
-    )
-    add_normalisation(group, "--teacher-normalisation", "a teacher")
-    group.add_argument(
-        "--alpha",
-        type=number(float, 0, 1),
-        default=0.8,
-        help="weight of the teacher: 1 = soft labels only, 0 = hard labels only",
-    )
-    group.add_argument(
-        "--temperature",
-        type=number(float, 0, 1000, open_low=True),
-        default=4.0,
-        help="softens both distributions",
-    )
-    return group
 
 
-def add_fixed_views(group):
-    """`--views`, in every script that can distil; returns the group."""
-    group.add_argument(
-        "--views",
-        type=number(int, 0, 1000),
-        default=0,
-        metavar="K",
-        help=(
-            "K fixed views per photo, whose teacher outputs are computed once and cached; 0 = new views "
-            "every epoch"
-        ),
-    )
-    return group
-
-
-def check_fixed_views(options):
-    """UserError where fixed views contradict another option."""
+def check_teaching(options):
+    """UserError where settings about teachers contradict others, or there is no teacher."""
+    for field in fields(Teaching):
+        if not options.teacher and field.name in options.chosen:
+            raise UserError(f"{field.name} goes with --teacher, which is not given; add it or leave it out")
     if options.views and options.mixup:
         raise UserError(
-            "--views caches teacher outputs of fixed views and --mixup makes new views every time; leave "
-            "one of them out"
+            "views caches teacher outputs of fixed views and mixup makes new views every time; leave one of "
+            "them out"
         )
     if options.views and options.augment == "none":
-        raise UserError("--views needs random views; leave it out or choose another --augment than none")
-
-
-def check_distillation(parser, options):
-    """UserError for an option about teachers where there is none."""
-    for name in ("teacher_size", "teacher_normalisation", "alpha", "temperature"):
-        if not options.teacher and getattr(options, name) != parser.get_default(name):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} goes with --teacher, which is not given; add it or leave {flag} out")
+        raise UserError("views needs random views; leave it out or choose another recipe than augment=none")
 
 
 def read_teachers(options, class_names, channels, device):
@@ -392,9 +365,8 @@ def check_normalisations(teachers, choice):
     """UserError for a normalisation that is asked for where every teacher's file says its own."""
     if teachers and choice != "auto" and all(teacher.says_normalisation for teacher in teachers):
         raise UserError(
-            f"the teacher {teachers[0].path} says how photos are normalised, so --teacher-normalisation "
-            "cannot change it; "
-            "leave it out"
+            f"the teacher {teachers[0].path} says how photos are normalised, so teacher_normalisation "
+            "cannot change it; leave it out"
         )
 
 
@@ -416,7 +388,7 @@ def settle_teacher(teacher, choice, validation, preprocessing, device):
         )[1]
 
     settled, _ = choose_normalisation(
-        teacher.preprocessing, choice, whose, "--teacher-normalisation", accuracy_of
+        teacher.preprocessing, choice, whose, "--recipe teacher_normalisation=", accuracy_of
     )
     return replace(teacher, preprocessing=settled)
 

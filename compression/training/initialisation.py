@@ -18,14 +18,14 @@ CALIBRATION = 256  # photos that BN's statistics are measured on where a file ha
 
 
 def read_init(options):
-    """The Model behind `--init`, or None; fills in --network, --size, --resize and --detail where they were
-    not given.
+    """The Model behind `--init`, or None; fills in --network, --size, --validation-share, resize and detail
+    where they were not given.
 
     Raises UserError for a file that cannot be read, and for --network or --set beside it.
     """
     if not options.init:
-        options.network = options.network or "residual6"
-        options.size, options.resize = options.size or 128, options.resize or "crop"
+        options.network, options.size = options.network or "residual6", options.size or 128
+        options.resize = options.resize or "crop"
         return None
     model = load_model(options.init)
     model.build()  # weights that do not fit their architecture are refused now
@@ -38,12 +38,9 @@ def read_init(options):
             "leave it out"
         )
     own = description.preprocessing
-    options.network, options.size, options.resize = (
-        description.architecture,
-        options.size or own.size,
-        options.resize or own.resize,
-    )
-    options.detail = options.detail or own.detail
+    options.network, options.size = description.architecture, options.size or own.size
+    options.resize, options.detail = options.resize or own.resize, options.detail or own.detail
+    options.validation_share = options.validation_share or description.validation_share
     return model
 
 

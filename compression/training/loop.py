@@ -46,7 +46,7 @@ def pick_precision(name, device):
     """
     if name != "auto":
         if name == "fp16" and device.type == "cpu":
-            raise UserError("--precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
+            raise UserError("precision=fp16 needs a GPU; use bf16 or fp32 on the CPU")
         return name
     if device.type == "cuda":
         with torch.cuda.device(device):  # which is what it asks
@@ -180,7 +180,7 @@ def fit(
         raise UserError(
             f"{len(training)} training photo(s) in batches of {settings.batch_size} cannot be trained on: "
             "BN needs two photos in a batch; add photos"
-            + (" or raise --batch-size" if settings.batch_size < 2 else "")
+            + (" or raise batch_size" if settings.batch_size < 2 else "")
         )
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
     if loss_function is None and settings.class_weights == "balanced":
@@ -220,6 +220,8 @@ def fit(
                 print(f"stopped in epoch {run.epoch + 1} after {run.step} steps; continue with --resume")
                 raise SystemExit(128 + stop.signal)
             run.end_epoch(row)
+            if run.epoch == settings.keep_epoch:
+                run.save(out / f"epoch{run.epoch}.pt", complete=False)
             if run.best() is row:
                 run.save(out / "best.pt", complete=False)
             write_text(out / "log.csv", _log(run.history))
@@ -234,9 +236,7 @@ def fit(
             )
         record = {
             **run.starts[0],
-            "resumed": [
-                {key: start[key] for key in ("commit", "date", "device")} for start in run.starts[1:]
-            ],
+            "resumed": [{key: one[key] for key in ("commit", "date", "device")} for one in run.starts[1:]],
             "settings": asdict(settings),
             "model": description.to_dict(),
             "parameters": count_parameters(network),
@@ -249,11 +249,9 @@ def fit(
         write_record(finished, record)
         print(
             f"best {run.measure.replace('_', ' ')} {run.best()[run.measure]:.4f} in epoch "
-            f"{run.best()['epoch']}" + (f"; next: {quantize_command(out)}" if export is plain_state else "")
+            f"{run.best()['epoch']}"
         )
-        if (
-            stop.signal
-        ):  # it came after the last step: the run is complete, and what would follow it must not start
+        if stop.signal:  # it came after the last step: the run is complete, and what follows must not start
             raise SystemExit(128 + stop.signal)
     return record
 

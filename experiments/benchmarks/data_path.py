@@ -20,7 +20,8 @@ from compression.files.model_file import Description
 from compression.files.records import provenance, write_record
 from compression.training.loop import pick_precision
 from compression.training.losses import Batch
-from compression.training.run_folder import Run, Settings
+from compression.training.recipe import Settings
+from compression.training.run_folder import Run
 from dataset import PhotoSet
 from experiments.benchmarks.alternating import alternate
 from models import build

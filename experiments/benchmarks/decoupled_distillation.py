@@ -9,7 +9,6 @@ what they say about the others among themselves (NCKD), the latter weighted by t
 p(label). Decoupled, that weight is the constant --beta. Options and output are train_kd.py's otherwise.
 """
 
-from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 
 import train_kd
 from compression.command_line import UserError, number, run
-from compression.training import distillation, loop
+from compression.training import distillation
 
 
 def decoupled_divergence(student_logits, teacher_probabilities, labels, temperature, beta):
@@ -48,27 +47,23 @@ def decoupled_divergence(student_logits, teacher_probabilities, labels, temperat
 def main(argv=None):
     options = {}
 
-    def add_distillation(parser, required):
-        group = distillation.add_distillation(parser, required)
+    def add_teachers(group, required):
+        distillation.add_teachers(group, required)
         group.add_argument(
             "--beta",
             type=number(float, 0),
             default=2.0,
             help="weight of what both say about the other classes",
         )
-        return group
 
-    def check_teachers(teachers, parsed, *rest):
+    def origin_of_distillation(parsed, teachers, records):
         options["beta"] = parsed.beta
-        return distillation.check_teachers(teachers, parsed, *rest)
-
-    def fit(network, description, *rest, **more):
-        description = replace(description, training={**description.training, "loss": "decoupled", **options})
-        return loop.fit(network, description, *rest, **more)
+        origin = distillation.origin_of_distillation(parsed, teachers, records)
+        return {**origin, "loss": "decoupled", **options}
 
     def loss(student_logits, teacher_probabilities, labels, alpha, temperature):
         if labels.ndim != 1 or (labels < 0).any():
-            raise UserError("the decoupled loss needs one label a photo; leave --mixup and --unlabeled out")
+            raise UserError("the decoupled loss needs one label a photo; leave mixup and --unlabeled out")
         soft = 0
         if alpha:
             apart = decoupled_divergence(
@@ -82,9 +77,8 @@ def main(argv=None):
         mock.patch.multiple(
             train_kd,
             __doc__=__doc__,
-            add_distillation=add_distillation,
-            check_teachers=check_teachers,
-            fit=fit,
+            add_teachers=add_teachers,
+            origin_of_distillation=origin_of_distillation,
         ),
     ):
         return train_kd.main(argv)

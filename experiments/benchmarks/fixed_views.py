@@ -20,7 +20,8 @@ from compression.files.records import provenance, write_record
 from compression.training.distillation import Distillation, Teacher
 from compression.training.loop import pick_precision
 from compression.training.losses import Batch
-from compression.training.run_folder import Run, Settings
+from compression.training.recipe import Settings
+from compression.training.run_folder import Run
 from experiments.benchmarks.alternating import alternate
 from models import build
 

@@ -23,7 +23,7 @@ def main(argv=None):
     if pick_precision(options.precision, pick_device(options.device)) == "fp16":
         raise UserError(
             "the reference mistake cannot be repeated in fp16, whose loss scaling needs gradients "
-            "of what the optimiser holds; use --precision fp32 or bf16"
+            "of what the optimiser holds; use precision=fp32 or bf16"
         )
     build_optimizer = run_folder.build_optimizer
     with mock.patch.object(

@@ -1,0 +1,255 @@
+"""Storing a network: the encodings that are tried, and what the file loses."""
+
+import math
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+
+from compression.command_line import UserError
+from compression.files.atomic import write_bytes
+from compression.files.foreign import EXPORTS, export, export_warnings, read_tensors
+from compression.files.model_file import decode, encode, predicted_data_bytes, to_bytes
+from compression.options import cache_folder
+from compression.quantization.folding import foldable_pairs
+from compression.quantization.grids import Scheme
+from compression.training.loop import evaluate
+from compression.training.qat import fold_into_scales
+from dataset import list_labelled, load_photos
+
+SEARCHED_BITS = (16, 8, 7, 6, 5, 4, 3, 2)
+HOPELESS = 8  # a file whose packed weights alone are so many times too large is not even tried
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a scheme makes of a model: the file's content and bytes, its weights, and how far they are from
+    the model's.
+
+    worst: (largest absolute difference, name of its tensor). rms: root of the mean squared difference of all
+    weights.
+    """
+
+    scheme: Scheme
+    content: dict
+    file: bytes
+    weights: dict
+    worst: tuple
+    rms: float
+    accuracy: float | None
+
+
+def resized(model, size):
+    """The model for another input size in pixels, or itself where size is None."""
+    if size is None:
+        return model
+    preprocessing = replace(model.description.preprocessing, size=size)
+    return replace(model, description=replace(model.description, preprocessing=preprocessing))
+
+
+def folded(model):
+    """The model with BN folded into the layers before it, and into the scales of rounded weights; itself where
+    there is none.
+    """
+    network = model.build()
+    if not foldable_pairs(network):
+        return model
+    scales = fold_into_scales(network, model.scales)
+    arguments = {**model.description.arguments, "folded": True}
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    return replace(
+        model, description=replace(model.description, arguments=arguments), state_dict=state, scales=scales
+    )
+
+
+def take_trained_scheme(model, options, command):
+    """Set --bits, --granularity, --scale and --override to what quantization-aware training has rounded to.
+
+    Raises UserError where the command line asks for anything else.
+    """
+    try:
+        trained = model.description.training["qat"]
+        scheme = Scheme(
+            trained["bits"], trained["granularity"], "mse", overrides=trained.get("overrides", {})
+        )
+    except (KeyError, TypeError):
+        raise UserError(f"{model.path} has scales and does not say of which bits; train it again") from None
+    if options.bits not in (None, scheme.bits):
+        raise UserError(
+            f"{model.path} was trained with --qat-bits {scheme.bits}, and --bits asks for {options.bits}; leave it out"
+        )
+    for name in ("granularity", "scale", "override"):
+        if getattr(options, name) != command.get_default(name):
+            raise UserError(f"{model.path} was trained with --qat-bits, which settles --{name}; leave it out")
+    options.bits, options.granularity, options.scale = scheme.bits, scheme.granularity, scheme.scale
+    options.override = [f"{layer}={bits}" for layer, bits in scheme.overrides.items()]
+
+
+def differences(before, after):
+    """((largest absolute difference of a value, name of its tensor), root mean square of all) between two
+    state_dicts.
+    """
+    pairs = {name: before[name].double() - after[name].double() for name in before if before[name].numel()}
+    errors = {name: difference.abs().max().item() for name, difference in pairs.items()}
+    name = max(errors, key=errors.get)
+    squares = sum(difference.square().sum().item() for difference in pairs.values())
+    return (errors[name], name), math.sqrt(squares / sum(difference.numel() for difference in pairs.values()))
+
+
+def encode_and_measure(model, scheme, accuracy_of=None, scales=None):
+    """The Attempt of storing a model by a scheme. scales: see `encode`."""
+    content = encode(model.description, model.state_dict, scheme, scales)
+    weights = decode(content)
+    return Attempt(
+        scheme,
+        content,
+        to_bytes(content),
+        weights,
+        *differences(model.state_dict, weights),
+        accuracy_of(weights) if accuracy_of else None,
+    )
+
+
+def search(model, options, accuracy_of=None):
+    """(best Attempt that fits or None, all that were tried): the most bits first, and of the scales that fit
+    the least rms error.
+    """
+    tried = []
+    for bits in SEARCHED_BITS:
+        scales = (options.scale,) if options.scale else ("mse",) if bits > 8 else ("mse", "minmax")
+        schemes = [scheme_of(options, bits, scale) for scale in scales]
+        if (
+            predicted_data_bytes(model.description, schemes[0]) > HOPELESS * options.max_bytes
+            and bits > SEARCHED_BITS[-1]
+        ):
+            continue
+        attempts = [encode_and_measure(model, scheme, accuracy_of) for scheme in schemes]
+        tried += attempts
+        fitting = [one for one in attempts if len(one.file) <= options.max_bytes]
+        if fitting:
+            return min(fitting, key=lambda one: one.rms), tried
+    return None, tried
+
+
+def scheme_of(options, bits, scale=None):
+    """The Scheme of the options at these bits."""
+    return Scheme(
+        bits,
+        options.granularity,
+        scale or options.scale or "mse",
+        options.vectors,
+        parse_overrides(options.override),
+    )
+
+
+def parse_overrides(settings):
+    """`--override` options: ["fc.1=8"] -> {"fc.1": 8}."""
+    overrides = {}
+    for setting in settings:
+        layer, _, bits = setting.rpartition("=")
+        if not layer or not bits.isascii() or not bits.isdecimal():
+            raise UserError(f"--override {setting} is not LAYER=BITS; write e.g. --override fc.1=8")
+        if layer.removesuffix(".weight") in {other.removesuffix(".weight") for other in overrides}:
+            raise UserError(f"--override gives {layer} bits twice; leave one of them out")
+        overrides[layer] = int(bits[:4])
+    return overrides
+
+
+def table(tried, max_bytes):
+    """What was tried, a line each."""
+    lines = [
+        f"{'bits':>4}  {'granularity':12}{'scale':8}{'bytes':>12}{'worst error':>13}{'rms error':>12}"
+        f"{'validation accuracy':>21}   * = fits in {max_bytes:,}"
+    ]
+    for one in tried:
+        grid = f"{one.scheme.granularity:12}{one.scheme.scale:8}" if one.scheme.bits <= 8 else f"{'float':20}"
+        accuracy = "" if one.accuracy is None else f"{one.accuracy:.4f}"
+        lines.append(
+            f"{one.scheme.bits:>4}  {grid}{len(one.file):>12,}{'*' if len(one.file) <= max_bytes else ' '}"
+            f"{one.worst[0]:>12.3g}{one.rms:>12.3g}{accuracy:>21}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def size_advice(model, options):
+    """What to do about a model that is too large: the most precise encoding that fits, or by how much to
+    shrink the network.
+    """
+    best, tried = search(model, options)
+    if best:
+        scale = f" --scale {best.scheme.scale}" if best.scheme.bits <= 8 else ""
+        return f"--bits {best.scheme.bits}{scale} makes {len(best.file):,} bytes and would fit"
+    smallest = min(len(one.file) for one in tried)
+    share = math.floor(100 * options.max_bytes / smallest)
+    return (
+        f"even {SEARCHED_BITS[-1]} bits make {smallest:,}, so take a network with about {share} % of the "
+        "parameters "
+        "(`python models.py` lists sizes)"
+    )
+
+
+def encode_within_limit(model, options, accuracy_of, scales=None):
+    """The Attempt that the options ask for; UserError with advice if it does not fit."""
+    if options.bits is None:
+        best, tried = search(model, options, accuracy_of)
+        print(table(tried, options.max_bytes))
+        if best:
+            return best
+        smallest = min(tried, key=lambda one: len(one.file))
+    else:
+        smallest = encode_and_measure(model, scheme_of(options, options.bits), accuracy_of, scales)
+        if len(smallest.file) <= options.max_bytes:
+            return smallest
+    if scales:
+        advice = "--vectors 8 saves a little; else raise --max-bytes, or train with fewer --qat-bits"
+    else:
+        advice = size_advice(model, options)
+    raise UserError(
+        f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are "
+        "allowed, "
+        f"so nothing was written; {advice}"
+    )
+
+
+def validation(model, options, device):
+    """(function from weights to validation accuracy, photos)."""
+    preprocessing = model.description.preprocessing
+    names, share = model.description.class_names, model.description.validation_share
+    listing = list_labelled(options.data, "validation", names, share, f"the model {model.path}")
+    photos = load_photos(listing, preprocessing, cache_folder(options)).to(device)
+
+    def accuracy_of(weights, description=model.description):
+        network = description.build(weights, model.path).to(device, memory_format=torch.channels_last)
+        return evaluate(network, photos, preprocessing, device, whose=f"the model {model.path}")[1]
+
+    return accuracy_of, photos
+
+
+def tensor_bytes(state_dict):
+    """Bytes of all its tensors in memory."""
+    return sum(value.numel() * value.element_size() for value in state_dict.values())
+
+
+def write_export(model, output, kind, max_bytes):
+    """Write the course's own file of a model, and say what its script cannot know; UserError if it is too
+    large.
+    """
+    packed = export(model.state_dict, EXPORTS[kind])
+    if len(packed) > max_bytes:
+        fewer_bits = "" if EXPORTS[kind] == 8 else "use --export course8, "
+        raise UserError(
+            f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, "
+            f"so nothing was written; {fewer_bits}use a smaller network or raise --max-bytes"
+        )
+    for sentence in export_warnings(model.description):
+        print(f"warning: {sentence}", file=sys.stderr)
+    weights = read_tensors(packed, output)[0]
+    (error, tensor), _ = differences(model.state_dict, weights)
+    print(
+        f"{model.description.architecture}: raw {tensor_bytes(model.state_dict):,} B -> file "
+        f"{len(packed):,} B "
+        f"in the course's {EXPORTS[kind]}-bit format; decoded {tensor_bytes(weights):,} B"
+    )
+    print(f"worst error {error:.3g} in {tensor}")
+    write_bytes(output, packed)
+    print(f"wrote {output}")

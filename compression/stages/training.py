@@ -1,0 +1,75 @@
+"""What train_student.py and train_kd.py do alike: from the options to a trained network in its run's folder."""
+
+from dataclasses import replace
+
+import torch
+
+from compression.files.model_file import Description, predicted_file_bytes
+from compression.networks.registry import build, count_parameters
+from compression.options import network_arguments
+from compression.quantization.folding import foldable_pairs
+from compression.training.initialisation import origin_of_init, read_init, take_weights
+from compression.training.loop import check_run_folder, fit, quantize_command
+from compression.training.qat import fake_quantize, finish, quantized_state, scheme_of
+from compression.training.run_folder import plain_state
+
+
+def prepare(options):
+    """(Model of --init or None, arguments of the network), so that mistakes are told before photos are read."""
+    init = read_init(options)
+    arguments = network_arguments(options, init)
+    if not options.dry_run:
+        check_run_folder(options.out, options.resume)
+    return init, arguments
+
+
+def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
+    """Build the network, train it by the options and leave the files of a run in `--out`.
+
+    init, arguments: from `prepare`; loaded: from `options.load`; origin: what the file of the model says of its
+    training, besides what all stages say; loss_of(): the loss, built once the network is. Prints what to do next.
+    """
+    device, settings, preprocessing, training, validation = loaded
+    origin = {
+        "script": options.script,
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+        "data": training.fingerprint,
+        "view_size": settings.view_size or options.size,
+        **({"validation_share": options.validation_share} if options.validation_share else {}),
+        **origin_of_init(options, init),
+        **origin,
+    }
+    details, export = {**(details or {})}, plain_state
+    description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
+    torch.manual_seed(settings.seed)  # again: building a teacher may have drawn random numbers
+    network = build(options.network, **description.arguments)
+    if init:
+        take_weights(network, init, training, preprocessing)
+    if settings.qat_bits:
+        origin["qat"] = {"bits": settings.qat_bits, "granularity": settings.qat_granularity}
+        origin["qat"] |= {"overrides": settings.qat_overrides} if settings.qat_overrides else {}
+        details["parameters"], export = count_parameters(network), quantized_state  # without the scales
+        arguments = {**description.arguments, **({"folded": True} if foldable_pairs(network) else {})}
+        size = predicted_file_bytes(replace(description, arguments=arguments), scheme_of(settings))
+        print(f"a file at these bits will have about {size:,} bytes, or up to a tenth less")
+        fake_quantize(network, scheme_of(settings))
+    fit(
+        network,
+        description,
+        training,
+        validation,
+        settings,
+        options.out,
+        device,
+        loss_of() if loss_of else None,
+        resume=options.resume,
+        dry_run=options.dry_run,
+        details=details,
+        export=export,
+    )
+    if options.dry_run:
+        return
+    if settings.qat_bits:
+        finish(options.out / "best.pt", training, settings, device)
+    print(f"next: {quantize_command(options.out)}")

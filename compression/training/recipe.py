@@ -1,0 +1,261 @@
+"""How a network is trained: every hyperparameter with its default and limits, the optimizer, the schedule of
+the learning rate, the averaged weights, and the step that uses them.
+
+A new hyperparameter is one field of `Settings`: `--recipe KEY=VALUE` of all training scripts knows it then.
+"""
+
+import dataclasses
+import difflib
+import math
+import sys
+from argparse import ArgumentTypeError
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from compression.command_line import UserError, number
+from compression.data.augmentation import AUGMENTATIONS
+
+# precision -> what forward passes are computed in
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What a stage does otherwise than Settings says, below; "sgd" holds wherever that optimizer is chosen.
+DEFAULTS = {
+    "train_student.py": {},
+    "train_kd.py": {"epochs": 120, "lr": 5e-3, "label_smoothing": 0.0},
+    "prune.py": {"epochs": 20},
+    "qat": {"epochs": 15, "lr": 5e-4},
+    "sgd": {"lr": 0.1, "weight_decay": 5e-4},
+}
+
+
+def setting(default, check, text):
+    """A field of a recipe: its default, what converts and checks the text of a command line, and its help."""
+    return dataclasses.field(default=default, metadata={"check": check, "help": text})
+
+
+def one_of(*values):
+    """An argparse type: one of these words."""
+
+    def check(text):
+        if text not in values:
+            raise ArgumentTypeError(f"{text!r} is none of {', '.join(values)}")
+        return text
+
+    return check
+
+
+PIXELS = number(int, 16, 4096)
+PIXELS_OR_0 = number(int, 0, 4096)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the outcome of a run, besides the network and the photos."""
+
+    epochs: int = 60
+    batch_size: int = setting(64, number(int, 2), "photos per step")
+    optimizer: str = setting("adamw", one_of("adamw", "sgd"), "adamw, or sgd with Nesterov momentum 0.9")
+    schedule: str = setting(
+        "cosine", one_of("cosine", "constant"), "cosine: half a cosine down to 0, after a warm-up"
+    )
+    lr: float = setting(2e-3, number(float, 0, open_low=True), "peak learning rate; sgd wants about 0.1")
+    weight_decay: float = setting(0.05, number(float, 0), "not applied to BN and biases")
+    label_smoothing: float = setting(0.1, number(float, 0, 0.99), "probability spread over all classes")
+    ema: float = setting(0.998, number(float, 0, 0.99999), "decay per step of the averaged weights; 0 = off")
+    augment: str = setting(
+        "standard", one_of(*AUGMENTATIONS), f"strength of the random views: {', '.join(AUGMENTATIONS)}"
+    )
+    mixup: float = setting(0.0, number(float, 0, 0.5), "mix up to this share of another photo into each view")
+    view_size: int = setting(
+        0,
+        PIXELS_OR_0,
+        "pixels of the random views; 0 = the input size, or what a trained network was trained on. "
+        "Random crops enlarge what they show, so about three quarters of --size fit it, and cost half "
+        "(Touvron et al. 2019)",
+    )
+    views: int = setting(
+        0,
+        number(int, 0, 1000),
+        "fixed views per photo, which the epochs take turns with; teacher outputs for them are computed once "
+        "and cached. 0 = new views every epoch",
+    )
+    warmup: float = setting(0.05, number(float, 0, 1), "share of all steps in which the learning rate rises")
+    gamma_l1: float = setting(
+        0.0,
+        number(float, 0),
+        "weight of sum |gamma| over all BNs (Liu et al. 2017), so that gamma ranks channels for prune.py; "
+        "try 0.0001",
+    )
+    clip: float = setting(5.0, number(float, 0, open_low=True), "largest norm of a gradient")
+    class_weights: str = setting(
+        "none",
+        one_of("none", "balanced"),
+        "balanced: labels of rare classes count more, n / (classes * photos of the class), and balanced "
+        "accuracy picks the best epoch",
+    )
+    keep_epoch: int = setting(
+        0, number(int, 0), "also keep the weights after this epoch, in epochN.pt, for prune.py --mode rewind"
+    )
+    qat_bits: int = 0  # of weights that are rounded in every step (see qat.py); 0 = off
+    qat_overrides: dict = dataclasses.field(default_factory=dict)  # layer -> other bits
+    qat_granularity: str = setting(
+        "channel", one_of("tensor", "channel"), "with --qat-bits: one scale a layer, or one an output channel"
+    )
+    precision: str = setting(
+        "fp32", one_of("auto", "fp32", "bf16", "fp16"), "auto: bf16 or fp16 where the hardware gains from it"
+    )
+    seed: int = 0
+
+
+def defaults_of(script, qat=False, chosen=None):
+    """The default settings of a script. chosen: what the command line says, since sgd wants other defaults."""
+    sgd = DEFAULTS["sgd"] if (chosen or {}).get("optimizer") == "sgd" else {}
+    return {"precision": "auto", **DEFAULTS[script], **(DEFAULTS["qat"] if qat else {}), **sgd}
+
+
+def recipe_fields(*groups, without=()):
+    """{key: field} of all fields of these dataclasses that a command line can set."""
+    fields = (field for group in groups for field in dataclasses.fields(group))
+    return {field.name: field for field in fields if field.metadata and field.name not in without}
+
+
+def parse_recipe(texts, fields):
+    """`--recipe` options: ["lr=0.005", "augment=medium"] -> {"lr": 0.005, "augment": "medium"}.
+
+    fields: from `recipe_fields`. Of a key that is given twice, the last value counts. Raises UserError for an
+    unknown key, naming the nearest one, and for a value out of its limits.
+    """
+    chosen = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if key not in fields or not equals:
+            near = difflib.get_close_matches(key, fields, 1)
+            what = f"there is no {key} in --recipe" if equals else f"--recipe {text} is not KEY=VALUE"
+            hint = f"write {near[0]}=VALUE" if near else "--recipe help lists the keys"
+            raise UserError(f"{what}; {hint}")
+        try:
+            chosen[key] = fields[key].metadata["check"](value)
+        except ArgumentTypeError as error:
+            raise UserError(f"--recipe {text}: {error}; --recipe help lists what there is") from None
+    return chosen
+
+
+def recipe_help(fields, defaults):
+    """The table of all keys with their defaults."""
+    shown = {key: defaults.get(key, field.default) for key, field in fields.items()}
+    width, values = max(map(len, fields)), max(len(str(value)) for value in shown.values())
+    lines = [
+        f"  {key:{width}}  {str('-' if shown[key] is None else shown[key]):{values}}  {field.metadata['help']}"
+        for key, field in fields.items()
+    ]
+    return "\n".join(["--recipe KEY=VALUE [KEY=VALUE ...], with the defaults:", *lines])
+
+
+def add_recipe(parser, script, *groups, without=()):
+    """`--recipe`, for the fields of Settings and of these dataclasses; see `read_recipe`."""
+    parser.add_argument(
+        "--recipe",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="other settings of the training, e.g. lr=0.005 augment=medium; `--recipe help` lists them",
+    )
+    fields = recipe_fields(Settings, *groups, without=without)
+    parser.set_defaults(script=script, recipe_fields=fields)
+    parser.recipe_help = lambda: recipe_help(fields, defaults_of(script))
+
+
+def read_recipe(parser, argv=None):
+    """The parsed options of a parser with `add_recipe`: every key of the recipe is an attribute of them, and
+    `chosen` holds those that were given.
+
+    Prints the table and exits where `--recipe help` is asked for, which needs no other argument.
+    """
+    words = sys.argv[1:] if argv is None else list(map(str, argv))
+    if any(pair == ("--recipe", "help") for pair in zip(words, words[1:])):
+        print(parser.recipe_help())
+        raise SystemExit(0)
+    options = parser.parse_args(words)
+    options.chosen = parse_recipe(options.recipe, options.recipe_fields)
+    known = defaults_of(options.script, bool(getattr(options, "qat_bits", None)), options.chosen)
+    for key, field in options.recipe_fields.items():
+        setattr(options, key, options.chosen.get(key, known.get(key, field.default)))
+    options.label_smoothing = getattr(options, "label_smoothing", known.get("label_smoothing"))
+    if getattr(options, "epochs", None) is None:
+        options.epochs = known.get("epochs", Settings.epochs)
+    return options
+
+
+# ---------------------------------------------------------------- what the settings mean
+
+
+def warmup_cosine(step, warmup_steps, total_steps):
+    """Factor on the learning rate: linear from 0 up to 1 over the warm-up, then half a cosine down to 0."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def build_schedule(optimizer, settings, steps_per_epoch):
+    """The learning rate step by step, as settings.schedule says."""
+    total = settings.epochs * steps_per_epoch
+    warmup, constant = max(1, round(settings.warmup * total)), settings.schedule == "constant"
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 1.0 if constant else warmup_cosine(step, warmup, total)
+    )
+
+
+def parameter_groups(network, weight_decay):
+    """Weight decay for weights of two dimensions and more; none for biases and BN."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    decayed, plain = ([one for one in parameters if (one.ndim >= 2) == wide] for wide in (True, False))
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def build_optimizer(network, settings):
+    """AdamW, or SGD with Nesterov momentum 0.9, fused: one pass over all parameters."""
+    groups = parameter_groups(network, settings.weight_decay)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+
+
+def gammas_of(network):
+    """The gamma of every BN: what settings.gamma_l1 penalises."""
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    return [module.weight for module in network.modules() if isinstance(module, norms)]
+
+
+def optimise(loss, network, optimizer, scaler, settings, gammas=()):
+    """One step of the optimizer on a scalar loss, to which the penalty on the gammas is added."""
+    # the penalty is not in the loss that is logged: runs stay comparable
+    penalty = settings.gamma_l1 * sum(gamma.abs().sum() for gamma in gammas)
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss + penalty).backward()
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+@torch.no_grad()
+def average_weights(averaged, network, decay):
+    """One step of the exponential moving average of weights and buffers, into an `AveragedModel`; the first
+    one copies them.
+
+    What its `update_parameters` does with `get_ema_multi_avg_fn`, except that the counter stays on the CPU:
+    copying that to the GPU, where nothing needs it, would wait for the GPU in every step.
+    """
+    update = get_ema_multi_avg_fn(decay if averaged.n_averaged > 0 else 0.0)
+    groups = {}
+    both = ([*model.parameters(), *model.buffers()] for model in (averaged.module, network))
+    for ours, theirs in zip(*both, strict=True):
+        groups.setdefault(ours.dtype, ([], []))
+        groups[ours.dtype][0].append(ours), groups[ours.dtype][1].append(theirs)
+    for ours, theirs in groups.values():
+        update(ours, theirs, None)
+    averaged.n_averaged += 1
