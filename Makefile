@@ -20,7 +20,7 @@ toy := toy_food11
 demo: .venv/installed
 	rm -rf $(toy) runs/demo
 	$(venv) -m experiments.toy_food11 $(toy)
-	$(venv) train_student.py $(toy) --size 64 --epochs $(EPOCHS) --ema 0.98 --cache none --out runs/demo
+	$(venv) train_student.py $(toy) --size 64 --epochs $(EPOCHS) --recipe ema=0.98 --cache none --out runs/demo
 	$(venv) quantize.py runs/demo/best.pt runs/demo/model.bin --data $(toy) --cache none
 	PYTHON=$(venv) bash hw7_test.sh $(toy) runs/demo/prediction.csv --model runs/demo/model.bin
 	@$(venv) -m experiments.toy_food11 $(toy) --score runs/demo/prediction.csv

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Train the shipped model again, by the commands that made it:
-#     bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--epochs N] [--store-size N] [--runs DIR] [options of train_kd.py]
-# A student is distilled from the teachers; then its weights are fine-tuned at 3 bits, on other views (--seed 1). Without --teacher a teacher is trained from
-# scratch first. --store-size: input size of the finished model, where another is better on validation photos. Options such as --detail 64 or --size 96 go to the student. Stopped or killed? The same command continues.
+#     bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--epochs N] [--store-size N] [--runs DIR]
+#                       [options of train_kd.py, such as --size 96 --recipe detail=64 view_size=72]
+# A student is distilled from the teachers; then quantization-aware training fine-tunes its weights at 3 bits, on
+# other views (--seed 1). Without --teacher, a teacher is trained from scratch first. --store-size: input size of
+# the finished model, where another is better on validation photos. Stopped or killed? The same command continues.
 # PYTHON=... names the Python with the packages (else .venv's, else python3).
 set -euo pipefail
 here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -43,9 +45,10 @@ if [ ${#teachers[@]} = 0 ]; then
     "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume
     teachers=(--teacher "$runs/teacher/best.pt")
 fi
-distil=(--alpha 0.9 --temperature 2 --augment medium --views "$views" --batch-size 128)
-"$python" "$here/train_kd.py" "$data" "${teachers[@]}" --set widths=64,64,64,144,144,144,144 \
-    --set hidden=96,192,192,384,576,576,576 --set pools=1,0,0,1,0,0,0 --set head=384 --size 128 --view-size 96 \
-    "${distil[@]}" --lr 0.005 --epochs "$epochs" --out "$runs/student" --resume "${student[@]}"
-"$python" "$here/quantize.py" "$runs/student/best.pt" "$model" --bits 3 --qat-epochs "$tuning" "${teachers[@]}" \
-    "${distil[@]}" --seed 1 --lr 0.001 --data "$data" --record "$runs/model.json" --out "$runs/rounded" --resume "${stored[@]}"
+distil=("${teachers[@]}" --recipe alpha=0.9 temperature=2 augment=medium "views=$views" batch_size=128)
+"$python" "$here/train_kd.py" "$data" "${distil[@]}" lr=0.005 view_size=96 --size 128 \
+    --set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,576,576,576 --set pools=1,0,0,1,0,0,0 --set head=384 \
+    --epochs "$epochs" --out "$runs/student" --resume "${student[@]}"
+"$python" "$here/train_kd.py" "$data" "${distil[@]}" lr=0.001 --init "$runs/student/best.pt" --qat-bits 3 \
+    --epochs "$tuning" --seed 1 --out "$runs/rounded" --resume
+"$python" "$here/quantize.py" "$runs/rounded/best.pt" "$model" --data "$data" --record "$runs/model.json" "${stored[@]}"

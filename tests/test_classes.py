@@ -341,15 +341,14 @@ def test_distilling_scripts_find_a_teacher_right_whatever_its_order(made, call, 
     for command in (
         ["train_kd.py", data, "--size", 32, "--out", tmp_path / "kd"],
         [
-            "quantize.py",
-            made.model(*MODELS["folders"]),
-            tmp_path / "out.bin",
-            "--data",
+            "train_kd.py",
             data,
-            "--bits",
+            "--init",
+            made.model(*MODELS["folders"]),
+            "--qat-bits",
             8,
-            "--qat-epochs",
-            1,
+            "--out",
+            tmp_path / "q",
         ],
     ):
         done = call(*command, "--teacher", teacher, *common)

@@ -102,10 +102,7 @@ def test_the_advice_after_a_loss_that_is_not_finite_works(toy, call, tmp_path, m
             lambda *given: cross_entropy(*given) * (math.nan if next(calls) == 5 else 1),
         )
         failed = call(*train(toy, tmp_path / "run", "--recipe", "lr=0.02", "--recipe", "precision=bf16"))
-    advice = (
-        "start again with --recipe lr=0.005 or precision=fp32, and with a new "
-        "--out: the old one keeps"
-    )
+    advice = "start again with --recipe lr=0.005 or precision=fp32, and with a new --out: the old one keeps"
     assert failed.returncode == 2 and advice in failed.stderr, failed.stderr
     for out, change in (
         ("lower", ("--recipe", "lr=0.01", "--recipe", "precision=bf16")),

@@ -656,7 +656,8 @@ def test_the_student_starts_from_the_seed_whatever_the_teachers_file(
 ):
     started = []
     monkeypatch.setattr(
-        "compression.stages.training.fit", lambda network, *arguments, **options: started.append(network.state_dict())
+        "compression.stages.training.fit",
+        lambda network, *arguments, **options: started.append(network.state_dict()),
     )
     monkeypatch.setattr(
         "compression.training.distillation.check_teacher", lambda *arguments, **options: 0.5

@@ -223,7 +223,7 @@ def test_a_full_gpu_is_one_sentence_and_status_2(capsys):
     assert (
         ended.value.code == 2
         and shown.count("\n") == 1
-        and "out of GPU memory; use a smaller --batch-size" in shown
+        and "out of GPU memory; use smaller batches or a smaller --size" in shown
     )
     with pytest.raises(RuntimeError, match="Tried to allocate"):
         run(lambda: main(RuntimeError))

@@ -252,7 +252,13 @@ def test_what_is_factorised_already_is_not_enlarged(refused, call, tmp_path):
     )
     assert "enlarge it" in refused("prune.py", path, "--mode", "lowrank", "--rate", 0.45, "--dry-run")
     assert "met already" in refused(
-        "prune.py", path, "--mode", "lowrank", "--target", count_parameters(network) + 20_000, "--dry-run"
+        "prune.py",
+        path,
+        "--mode",
+        "lowrank",
+        "--target",
+        f"parameters={count_parameters(network) + 20_000}",
+        "--dry-run",
     )
     assert call("prune.py", path, "--mode", "lowrank", "--rate", 0.2, "--dry-run").returncode == 0
 
@@ -266,7 +272,9 @@ def test_rounds_to_a_target_start_from_the_ranks_of_now(refused, call, tmp_path,
         path, Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32)), network.state_dict()
     )
     target = count_parameters(network) - 600
-    done = call("prune.py", path, "--mode", "lowrank", "--target", target, "--rounds", 3, "--dry-run")
+    done = call(
+        "prune.py", path, "--mode", "lowrank", "--target", f"parameters={target}", "--rounds", 3, "--dry-run"
+    )
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if re.match(r" +[0123] +[01]\.\d{4} ", line)]
     sizes, kept = [int(row[2].replace(",", "")) for row in rows], [float(row[1]) for row in rows]
@@ -279,7 +287,7 @@ def test_rounds_to_a_target_start_from_the_ranks_of_now(refused, call, tmp_path,
         (kept[3] / share) ** (1 / 3), rel=0.05
     )
     assert "at rank 1; raise it\n" in refused(
-        "prune.py", path, "--mode", "lowrank", "--target", 100, "--dry-run"
+        "prune.py", path, "--mode", "lowrank", "--target", "parameters=100", "--dry-run"
     )
 
 

@@ -1,5 +1,5 @@
 """Quantization-aware training: closed forms of the gradients, folding into the scales, resumed runs, and
-quantize.py --qat-epochs.
+--qat-bits of the training scripts with quantize.py behind it.
 """
 
 import json
@@ -7,12 +7,10 @@ import math
 import os
 import signal
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-import quantize
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
 from compression.files.loading import load_model
@@ -22,14 +20,12 @@ from compression.quantization.grids import Scheme, dequantize_symmetric, mse_sca
 from compression.training.loop import evaluate, fit
 from compression.training.losses import CrossEntropy
 from compression.training.qat import (
-    FakeQuantize,
     LearnedStep,
     fake_quantize,
     finish,
     fold_into_scales,
     quantized_state,
     reestimate_bn,
-    stored_scale,
 )
 from compression.training.recipe import Settings, parameter_groups
 from compression.training.run_folder import Run, write_checkpoint
@@ -50,15 +46,16 @@ def weight(*shape, seed=0):
 
 def test_both_gradients_by_hand():
     """Three bits, codes -4 to 3, scale 1/2: weights between codes, on a code, at and beyond both ends."""
-    values = torch.tensor([[0.6, -0.2, 0.5, 9.0, -9.0, 1.5, -2.0, 0.9]], requires_grad=True)
-    log_scale = torch.tensor([math.log(0.5)], requires_grad=True)
+    values = torch.tensor([[0.6, -0.2, 0.5, 9.0, -9.0, 1.4, -1.9, 0.9]], requires_grad=True)
+    step = LearnedStep(values, 3, "tensor")
+    step.log_scale.data.fill_(math.log(0.5))
     upstream = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]])
-    rounded = FakeQuantize.apply(values, log_scale, 3)
+    rounded = step(values)
     assert torch.equal(rounded, torch.tensor([[0.5, 0.0, 0.5, 1.5, -2.0, 1.5, -2.0, 1.0]]))
     rounded.backward(upstream)
-    assert torch.equal(values.grad, upstream * torch.tensor([[1, 1, 1, 0, 0, 0, 0, 1]]))
-    slopes = torch.tensor([[1 - 1.2, 0 + 0.4, 0, 3, -4, 3, -4, 2 - 1.8]])
-    assert log_scale.grad.item() == pytest.approx(
+    assert torch.allclose(values.grad, upstream * torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1]]))
+    slopes = torch.tensor([[1 - 1.2, 0 + 0.4, 0, 3, -4, 3 - 2.8, -4 + 3.8, 2 - 1.8]])
+    assert step.log_scale.grad.item() == pytest.approx(
         0.5 * (upstream * slopes).sum().item() / math.sqrt(8 * 3), rel=1e-5
     )
 
@@ -69,7 +66,7 @@ def test_the_scales_gradient_is_lsqs_for_every_group(granularity):
     step = LearnedStep(values, 4, granularity)
     upstream = weight(5, 4, 3, 3, seed=1)
     (step(values) * upstream).sum().backward()
-    scale = stored_scale(step.log_scale)
+    scale = step.scale()
     for group in range(len(scale)):
         own, gradient = (
             tensor[group] if granularity == "channel" else tensor for tensor in (values, upstream)
@@ -88,17 +85,20 @@ def test_rounding_starts_from_the_least_squares_grid_and_is_the_files(bits, gran
     values = weight(6, 3, 3, 3)
     step = LearnedStep(values, bits, granularity)
     scale = mse_scale(values, bits, granularity)
-    assert torch.equal(stored_scale(step.log_scale), scale)
+    assert torch.equal(step.scale(), scale)
     assert torch.equal(step(values), dequantize_symmetric(quantize_symmetric(values, scale, bits), scale))
 
 
 def test_scales_are_float16_and_above_zero_whatever_is_learned():
-    scale = stored_scale(torch.tensor([-1e4, -20.0, -3.21, 0.0, 5.0, 1e4]))
+    step = LearnedStep(weight(6, 4), 4, "channel")
+    step.log_scale.data.copy_(torch.tensor([-1e4, -20.0, -3.21, 0.0, 5.0, 1e4]))
+    scale = step.scale()
     assert torch.equal(scale, scale.half().float()) and (scale > 0).all() and torch.isfinite(scale).all()
 
 
 def test_a_weight_that_is_not_finite_is_not_hidden():
-    assert FakeQuantize.apply(torch.tensor([[1.0, math.nan]]), torch.zeros(1), 4).isnan().any()
+    step = LearnedStep(weight(1, 2), 4, "tensor")
+    assert step(torch.tensor([[1.0, math.nan]])).isnan().any()
 
 
 def test_scales_are_learned_without_weight_decay():
@@ -282,7 +282,7 @@ class RedOrNot(torch.nn.Module):
 
 
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
-def test_training_through_the_rounding_regains_what_rounding_lost(tmp_path, monkeypatch, granularity):
+def test_qat_regains_what_rounding_lost(tmp_path, monkeypatch, granularity):
     """The weights that matter, -0.4 and 0.4, are rounded to 0 by the scale of 1 that the large ones ask for,
     which see only zeros.
 
@@ -320,23 +320,9 @@ def test_training_through_the_rounding_regains_what_rounding_lost(tmp_path, monk
         network, description, photos, photos, learning, tmp_path / "run", CPU, export=quantized_state
     )
     assert [row["validation_accuracy"] for row in record["history"]] == [0.5, 1, 1, 1, 1, 1]
-    model, _ = finish(tmp_path / "run/best.pt", photos, scheme, learning, CPU)
-    loss, accuracy, _ = measured(model.build())
+    finish(tmp_path / "run/best.pt", photos, learning, CPU)
+    loss, accuracy, _ = measured(load_model(tmp_path / "run/best.pt").build())
     assert accuracy == 1 and loss < 0.2  # log(1 + exp(-2 * scale)), with a scale near 1
-
-
-@pytest.mark.parametrize("granularity", ["channel", "tensor"])
-def test_a_scale_per_channel_takes_bn_in_and_one_per_tensor_leaves_it(floats, tmp_path, granularity):
-    scheme = replace(TWO_BITS, granularity=granularity)
-    tune(floats, tmp_path, scheme, changes={"epochs": 1})
-    model, scales = finish(tmp_path / "best.pt", TRAINING, scheme, settings(), CPU)
-    assert all(
-        len(scale) == (len(model.state_dict[name]) if granularity == "channel" else 1)
-        for name, (_, scale) in scales.items()
-    )
-    assert bool(foldable_pairs(model.build())) == (
-        granularity == "tensor"
-    ) and model.description.arguments.get("folded", False) == (granularity == "channel")
 
 
 def test_the_best_checkpoint_is_an_ordinary_one_of_rounded_weights(floats, tmp_path):
@@ -385,12 +371,11 @@ def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(floats, tmp
         assert states[0][part].keys() == states[1][part].keys() and all(
             torch.equal(states[0][part][name], states[1][part][name]) for name in states[0][part]
         )
-    (whole, scales), (parts, same) = (
-        finish(tmp_path / name / "best.pt", TRAINING, TWO_BITS, settings(augment="standard"), CPU)
-        for name in ("whole", "parts")
-    )
+    for name in ("whole", "parts"):
+        finish(tmp_path / name / "best.pt", TRAINING, settings(augment="standard"), CPU)
+    whole, parts = (load_model(tmp_path / name / "best.pt") for name in ("whole", "parts"))
     assert all(torch.equal(whole.state_dict[name], parts.state_dict[name]) for name in whole.state_dict)
-    assert all(torch.equal(scales[name][1], same[name][1]) for name in scales)
+    assert all(torch.equal(whole.scales[name][1], parts.scales[name][1]) for name in whole.scales)
 
 
 def test_a_run_of_other_bits_is_not_continued(floats, tmp_path):
@@ -401,7 +386,7 @@ def test_a_run_of_other_bits_is_not_continued(floats, tmp_path):
 
 def test_a_checkpoint_without_scales_is_not_finished(floats):
     with pytest.raises(UserError, match="holds no scales"):
-        finish(floats, TRAINING, TWO_BITS, settings(), CPU)
+        finish(floats, TRAINING, settings(), CPU)
 
 
 def test_bn_is_reestimated_over_the_photos_of_the_training(floats):
@@ -441,104 +426,54 @@ def checkpoint(small_network, tmp_path_factory):
     """A checkpoint as the training scripts write it, of a network for the toy photos."""
     description, network = small_network
     path = tmp_path_factory.mktemp("run") / "best.pt"
-    torch.save(
-        {
-            "format": "food11-checkpoint",
-            "version": 1,
-            **description.to_dict(),
-            "state_dict": network.state_dict(),
-        },
-        path,
-    )
+    write_checkpoint(path, description, network.state_dict())
     return path
 
 
-def command(checkpoint, output, toy, *more):
+def command(checkpoint, out, toy, *more, bits="3", script="train_student.py"):
+    recipe = ("--recipe", "batch_size=11", "ema=0.9")
     return [
+        *(script, toy, "--init", checkpoint, "--qat-bits", bits, "--epochs", 2, *recipe),
+        *("--cache", "none", "--device", "cpu", "--out", out, *more),
+    ]
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_quantize_stores_what_was_trained_without_loss(call, checkpoint, toy, tmp_path, granularity):
+    """Codes and scales are those of the training, and the network is the one of its checkpoint."""
+    done = call(*command(checkpoint, tmp_path / "run", toy, "--recipe", f"qat_granularity={granularity}"))
+    assert done.returncode == 0 and "a file at these bits" in done.stdout, done.stderr
+    trained = load_model(tmp_path / "run/best.pt")
+    store = [
         "quantize.py",
-        checkpoint,
-        output,
-        "--bits",
-        3,
-        "--qat-epochs",
-        2,
+        tmp_path / "run/best.pt",
+        tmp_path / "model.bin",
         "--data",
         toy,
         "--cache",
         "none",
-        "--recipe",
-        "batch_size=11",
-        "--device",
-        "cpu",
-        "--out",
-        output.parent / "run",
-        *more,
     ]
-
-
-def photos_of(toy, description):
-    return load_photos(
-        list_labelled(toy, "validation", description.class_names), description.preprocessing, cache=False
-    )
-
-
-@pytest.mark.parametrize("granularity", ["channel", "tensor"])
-def test_the_file_holds_bitwise_what_was_evaluated_last(
-    call, checkpoint, toy, tmp_path, monkeypatch, granularity
-):
-    evaluated = []
-
-    def noting(network, *rest, **options):
-        evaluated.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
-        return evaluate(network, *rest, **options)
-
-    monkeypatch.setattr("quantize.evaluate", noting)
-    done = call(
-        *command(
-            checkpoint,
-            tmp_path / "model.bin",
-            toy,
-            "--granularity",
-            granularity,
-            "--record",
-            tmp_path / "record.json",
-        )
-    )
+    done = call(*store, "--device", "cpu", "--record", tmp_path / "record.json")
     assert done.returncode == 0, done.stderr
-    model, record = load_model(tmp_path / "model.bin"), json.loads((tmp_path / "record.json").read_text())
-    weights = evaluated[-1]
-    assert weights.keys() == model.state_dict.keys() and all(
-        torch.equal(weights[name], model.state_dict[name]) for name in weights
-    )
-    network, photos = model.build().to(memory_format=torch.channels_last), photos_of(toy, model.description)
-    accuracy = evaluate(network, photos, model.description.preprocessing, CPU)[1]
-    assert (
-        record["validation_accuracy_after"] == accuracy and f"-> {accuracy:.4f} on 22 photos" in done.stdout
-    )
-    images = model.description.preprocessing.normalise(photos.photos)
-    assert torch.equal(model.build()(images), model.description.build(weights)(images))
-
-    prepared, scales = finish(
-        tmp_path / "run/best.pt",
-        load_photos(list_labelled(toy, "training"), model.description.preprocessing, cache=False),
-        Scheme(3, granularity, "mse"),
-        Settings(batch_size=11),
-        CPU,
-    )
-    assert all(torch.equal(model.state_dict[name], prepared.state_dict[name]) for name in scales)
-    assert (
-        record["fine_tuning"]["settings"]["epochs"] == 2
-        and record["fine_tuning"]["commit"]
-        and record["fine_tuning"]["resumed"] == []
-        and record["bits"] == 3
-        and model.description.training["script"] == "quantize.py"
-    )
+    stored, record = load_model(tmp_path / "model.bin"), json.loads((tmp_path / "record.json").read_text())
+    assert (record["bits"], record["granularity"], record["scale"]) == (3, granularity, "mse")
+    assert record["model"]["training"]["qat"]["bits"] == 3
+    assert bool(foldable_pairs(stored.build())) == (granularity == "tensor")
+    scales = trained.scales
+    if granularity == "channel":
+        scales = fold_into_scales(network := trained.build(), scales)
+        assert stored.state_dict.keys() == network.state_dict().keys()
+    for name, (bits, scale) in scales.items():
+        codes = quantize_symmetric(trained.state_dict[name], trained.scales[name][1], bits)
+        assert torch.equal(stored.state_dict[name], dequantize_symmetric(codes, scale)), name
+    photos = load_photos(list_labelled(toy, "validation"), trained.description.preprocessing, cache=False)
+    images = trained.description.preprocessing.normalise(photos.photos)
+    before, after = trained.build()(images), stored.build()(images)  # biases are rounded to float16
+    assert (before - after).abs().max() < 0.01 * before.abs().max()
 
 
-def test_the_same_command_resumes_a_killed_run_to_the_same_file(call, checkpoint, toy, tmp_path, monkeypatch):
-    for name in ("whole", "parts"):
-        (tmp_path / name).mkdir()
-    assert call(*command(checkpoint, tmp_path / "whole/model.bin", toy)).returncode == 0
+def test_a_killed_run_resumes_to_the_same_file(call, checkpoint, toy, tmp_path, monkeypatch):
+    assert call(*command(checkpoint, tmp_path / "whole", toy)).returncode == 0
     steps, train_step = iter(range(100)), Run.train_step
 
     def killed(self, batch):
@@ -547,231 +482,85 @@ def test_the_same_command_resumes_a_killed_run_to_the_same_file(call, checkpoint
         train_step(self, batch)
 
     monkeypatch.setattr(Run, "train_step", killed)
-    assert (
-        call(*command(checkpoint, tmp_path / "parts/model.bin", toy)).returncode == 130
-        and not (tmp_path / "parts/model.bin").exists()
-    )
+    assert call(*command(checkpoint, tmp_path / "parts", toy)).returncode == 130
     monkeypatch.undo()
     for _ in range(2):  # once more: a finished run is only finished again
-        done = call(*command(checkpoint, tmp_path / "parts/model.bin", toy, "--resume"))
-        assert (
-            done.returncode == 0
-            and (tmp_path / "whole/model.bin").read_bytes() == (tmp_path / "parts/model.bin").read_bytes()
-        ), done
+        done = call(*command(checkpoint, tmp_path / "parts", toy, "--resume"))
+        files = [tmp_path / name / "model.bin" for name in ("whole", "parts")]
+        for file in files:
+            assert call("quantize.py", file.parent / "best.pt", file).returncode == 0
+        assert files[0].read_bytes() == files[1].read_bytes()
     assert "is finished already" in done.stdout
+    other = call(*command(checkpoint, tmp_path / "parts", toy, "--resume", bits="4"))
+    assert other.returncode == 2 and "qat_bits was 3 in the saved run" in other.stderr
 
 
-def test_a_teacher_and_another_size_are_recorded(call, checkpoint, toy, tmp_path):
+def test_qat_distils_and_the_file_says_from_what(call, small_network, checkpoint, toy, tmp_path):
+    description, network = small_network
+    told = replace(description, training={"transductive": True})
+    write_checkpoint(tmp_path / "teacher.pt", told, network.state_dict())
+    teachers = ("--teacher", tmp_path / "teacher.pt", "--teacher", checkpoint)
     done = call(
-        *command(
-            checkpoint,
-            tmp_path / "model.bin",
-            toy,
-            "--teacher",
-            checkpoint,
-            "--teacher",
-            checkpoint,
-            "--recipe",
-            "alpha=1",
-            "--size",
-            48,
-            "--qat-epochs",
-            1,
-            "--record",
-            tmp_path / "record.json",
-        )
+        *command(checkpoint, tmp_path / "run", toy, *teachers, "--recipe", "alpha=1", script="train_kd.py")
     )
     assert done.returncode == 0, done.stderr
-    training = load_model(tmp_path / "model.bin").description.training
-    assert len(training["teachers"]) == 2 and training["alpha"] == 1 and len(training["started_from"]) == 16
-    assert (
-        load_model(tmp_path / "model.bin").description.preprocessing.size == 48
-        and load_model(tmp_path / "run/best.pt").description.preprocessing.size == 32
-    )
-    assert (
-        json.loads((tmp_path / "record.json").read_text())["fine_tuning"]["teachers"][0]["file"] == "best.pt"
-    )
+    assert call("quantize.py", tmp_path / "run/best.pt", tmp_path / "model.bin", "--size", 48).returncode == 0
+    stored = load_model(tmp_path / "model.bin").description
+    assert len(stored.training["teachers"]) == 2 and stored.training["alpha"] == 1
+    assert len(stored.training["init"]) == 16 and stored.training["transductive"] is True
+    assert stored.preprocessing.size == 48 and stored.training["qat"] == {"bits": 3, "granularity": "channel"}
 
 
-def test_what_a_teacher_learned_from_the_testing_photos_is_told_of_its_student(
-    call, small_network, checkpoint, toy, tmp_path
+def test_single_layers_get_other_bits_and_keep_them(call, checkpoint, toy, tmp_path):
+    assert call(*command(checkpoint, tmp_path / "run", toy, bits="3,fc.0=7")).returncode == 0
+    assert load_model(tmp_path / "run/best.pt").scales["fc.0.weight"][0] == 7
+    assert call("quantize.py", tmp_path / "run/best.pt", tmp_path / "model.bin").returncode == 0
+    assert "S7" in torch.load(tmp_path / "model.bin", weights_only=True)["storage"]
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--bits", 4), "--bits asks for 4; leave it out"),
+        (("--granularity", "tensor"), "settles --granularity"),
+        (("--scale", "minmax"), "settles --scale"),
+        (("--override", "fc.0=8"), "settles --override"),
+        (("--max-bytes", 2000), "nothing was written"),
+    ],
+)
+def test_what_contradicts_the_training_is_refused(refused, checkpoint, tmp_path, more, message):
+    model = load_model(checkpoint)
+    network = model.description.build({key: value.clone() for key, value in model.state_dict.items()})
+    state = quantized_state(fake_quantize(network, Scheme(3, "channel", "mse")))
+    qat = {"qat": {"bits": 3, "granularity": "channel"}}
+    write_checkpoint(tmp_path / "best.pt", replace(model.description, training=qat), **state)
+    assert message in refused("quantize.py", tmp_path / "best.pt", tmp_path / "model.bin", *more)
+    assert not (tmp_path / "model.bin").exists()
+
+
+@pytest.mark.parametrize("bits", ["1", "9", "x", "4,", "4,fc.0", "4,fc.0=9", "4,fc.0=8,fc.0=4", "4,=8"])
+def test_bits_that_cannot_be_are_refused(refused, checkpoint, toy, tmp_path, bits):
+    assert "is not BITS or BITS,LAYER=BITS" in refused(*command(checkpoint, tmp_path / "run", toy, bits=bits))
+
+
+def test_an_override_of_no_layer_is_refused_before_photos_are_read(
+    refused, checkpoint, toy, tmp_path, monkeypatch
 ):
-    description, network = small_network
-    told = replace(description, training={"transductive": True}).to_dict()
-    torch.save(
-        {"format": "food11-checkpoint", "version": 1, **told, "state_dict": network.state_dict()},
-        tmp_path / "teacher.pt",
-    )
-    done = call(
-        *command(
-            checkpoint, tmp_path / "model.bin", toy, "--teacher", tmp_path / "teacher.pt", "--qat-epochs", 1
-        )
-    )
-    assert (
-        done.returncode == 0
-        and load_model(tmp_path / "model.bin").description.training["transductive"] is True
-    ), done
+    monkeypatch.setattr("compression.options.load_photos", None)
+    assert "no layer fc.9" in refused(*command(checkpoint, tmp_path / "run", toy, bits="4,fc.9=8"))
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_is_not_overwritten(refused, checkpoint, toy, tmp_path):
-    (tmp_path / "teacher.pt").write_bytes(checkpoint.read_bytes())
-    for output, more in (("teacher.pt", []), ("model.bin", ["--record", tmp_path / "teacher.pt"])):
-        assert "teacher.pt is named twice" in refused(
-            *command(checkpoint, tmp_path / output, toy, "--teacher", tmp_path / "teacher.pt", *more)
-        )
-    assert (tmp_path / "teacher.pt").read_bytes() == checkpoint.read_bytes()
-
-
-def test_a_file_that_is_too_large_by_its_bn_is_told_before_the_training(
-    call, refused, checkpoint, toy, tmp_path
-):
-    assert (
-        call(
-            "quantize.py", checkpoint, tmp_path / "folded.bin", "--bits", 3, "--granularity", "tensor"
-        ).returncode
-        == 0
-    )
-    size = (tmp_path / "folded.bin").stat().st_size
-    assert "nothing was written" in refused(
-        *command(
-            checkpoint, tmp_path / "model.bin", toy, "--granularity", "tensor", "--max-bytes", size + 100
-        )
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["folded.bin"]
-
-
-@pytest.mark.parametrize(("epochs", "scales"), [(None, {"mse", "minmax"}), (2, {"mse"})])
-def test_advice_on_a_file_that_is_too_large_names_no_grid_that_cannot_be_trained(checkpoint, epochs, scales):
-    options = SimpleNamespace(
-        scale=None, qat_epochs=epochs, granularity="channel", vectors=16, override=[], max_bytes=4500
-    )
-    best, tried = quantize.search(quantize.folded(load_model(checkpoint)), options)
-    assert (
-        len(best.file) <= 4500
-        and best.scheme.bits <= 8
-        and {one.scheme.scale for one in tried if one.scheme.bits <= 8} == scales
-    )
-
-
-def test_a_training_whose_file_is_too_large_is_kept_and_can_be_stored(
-    call, checkpoint, toy, tmp_path, monkeypatch
-):
-    encode_within_limit = quantize.encode_within_limit
-    monkeypatch.setattr(
-        "quantize.encode_within_limit",
-        lambda model, options, accuracy_of, scales=None: (
-            encode_within_limit(model, options, accuracy_of, scales) if scales else None
-        ),
-    )
-    again = command(checkpoint, tmp_path / "model.bin", toy, "--qat-epochs", 1)
-    sentence = error(call(*again, "--max-bytes", 2000))
-    assert (
-        f"kept in {tmp_path / 'run'}" in sentence
-        and "--resume" in sentence
-        and "--bits" not in sentence
-        and not (tmp_path / "model.bin").exists()
-    )
-    assert call(*again, "--resume", "--vectors", 8).returncode == 0 and (tmp_path / "model.bin").exists()
+@pytest.mark.parametrize(
+    "scales",
+    [{"no.weight": (3, torch.ones(1))}, {"fc.0.weight": (9, torch.ones(1))}, [1], {"fc.0.weight": 3}],
+)
+def test_damaged_scales_are_refused(refused, checkpoint, tmp_path, scales):
+    model = load_model(checkpoint)
+    write_checkpoint(tmp_path / "best.pt", model.description, model.state_dict, scales=scales)
+    assert "scales that are damaged" in refused("quantize.py", tmp_path / "best.pt", tmp_path / "model.bin")
 
 
 def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
-    done = call(
-        *command(
-            checkpoint,
-            tmp_path / "new/models/model.bin",
-            toy,
-            "--record",
-            tmp_path / "records/new.json",
-            "--dry-run",
-        )
-    )
+    done = call(*command(checkpoint, tmp_path / "run", toy, "--dry-run"))
     assert done.returncode == 0 and "dry run" in done.stdout and not list(tmp_path.iterdir()), done
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--bits", "16"], "stores floats"),
-        (["--bits", "32"], "stores floats"),
-        (["--scale", "minmax"], "--scale minmax"),
-        (["--qat-epochs", "0"], "out of range"),
-        (["--max-bytes", "2000"], "nothing was written"),
-        (["--override", "fc.9=3"], "fc.9"),
-        (["--recipe", "precision=fp16"], "needs a GPU"),
-        (["--recipe", "view_size=64", "--recipe", "augment=none"], "--view-size is the size of random views"),
-    ],
-)
-def test_what_cannot_be_is_told_before_any_training(refused, checkpoint, toy, tmp_path, flags, message):
-    assert message in refused(*command(checkpoint, tmp_path / "model.bin", toy, *flags))
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_override_of_what_only_folding_makes_is_refused_before_photos_are_read(refused, call, tmp_path):
-    """Stored without training the layer has such a bias; in training it is BN's still."""
-    torch.save(
-        {
-            "format": "food11-checkpoint",
-            "version": 1,
-            **DESCRIPTION.to_dict(),
-            "state_dict": build("residual6", **DESCRIPTION.arguments).state_dict(),
-        },
-        tmp_path / "best.pt",
-    )
-    flags = ["--override", "stem.0.bias=8"]
-    assert "no layer stem.0.bias" in refused(
-        *command(tmp_path / "best.pt", tmp_path / "model.bin", tmp_path / "no photos", *flags)
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
-    assert call("quantize.py", tmp_path / "best.pt", tmp_path / "model.bin", *flags).returncode == 0
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--bits", 4, "--qat-epochs", 1], "--data"),
-        (["--qat-epochs", 1, "--data", "."], "no --bits"),
-        (["--teacher", "best.pt"], "--teacher goes with --qat-epochs"),
-        (["--recipe", "batch_size=32"], "--batch-size goes with --qat-epochs"),
-        (["--resume"], "--resume goes with"),
-    ],
-)
-def test_options_of_fine_tuning_stand_or_fall_together(refused, checkpoint, tmp_path, flags, message):
-    assert message in refused("quantize.py", checkpoint, tmp_path / "model.bin", *flags) and not list(
-        tmp_path.iterdir()
-    )
-
-
-def error(done):
-    """What a script that had read its photos was ended by."""
-    *_, photos, sentence = done.stderr.splitlines()  # before them: the table of photos per class
-    assert done.returncode == 2 and photos.startswith("44 training"), done
-    return sentence
-
-
-def test_a_teacher_that_is_missing_or_of_other_classes_is_refused(refused, checkpoint, toy, tmp_path):
-    other = Description.of("student", {"widths": (4,) * 8, "in_channels": 3}, ("a", "b"), Preprocessing(32))
-    torch.save(
-        {
-            "format": "food11-checkpoint",
-            "version": 1,
-            **other.to_dict(),
-            "state_dict": build("student", **other.arguments).state_dict(),
-        },
-        tmp_path / "teacher.pt",
-    )
-    for teacher, message in (("teacher.pt", "has 2 classes"), ("absent.pt", "there is no teacher file")):
-        assert message in refused(
-            *command(checkpoint, tmp_path / "out/model.bin", toy, "--teacher", tmp_path / teacher)
-        )
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_run_is_not_overwritten_nor_continued_with_other_bits(call, checkpoint, toy, tmp_path):
-    assert call(*command(checkpoint, tmp_path / "model.bin", toy, "--qat-epochs", 1)).returncode == 0
-    assert "already holds a run" in error(
-        call(*command(checkpoint, tmp_path / "other.bin", toy, "--qat-epochs", 1))
-    )
-    assert "training.bits = 3 and this command means 4" in error(
-        call(*command(checkpoint, tmp_path / "other.bin", toy, "--qat-epochs", 1, "--bits", 4, "--resume"))
-    )
-    assert not (tmp_path / "other.bin").exists()

@@ -334,25 +334,9 @@ def test_an_input_size_that_the_network_cannot_take_is_refused(refused, call, de
     output = tmp_path / "model.bin"
     told = [
         refused("quantize.py", deep, output, "--size", 16),
-        refused(
-            "quantize.py",
-            deep,
-            output,
-            "--bits",
-            4,
-            "--qat-epochs",
-            1,
-            "--data",
-            toy,
-            "--recipe",
-            "view_size=16",
-            "--out",
-            tmp_path / "x",
-        ),
-        *(
-            refused("prune.py", deep, toy, "--rate", 0.5, "--dry-run", flag, 16)
-            for flag in ("--size", "--view-size")
-        ),
+        refused("train_student.py", toy, "--init", deep, "--recipe", "view_size=16", "--out", tmp_path / "x"),
+        refused("prune.py", deep, toy, "--rate", 0.5, "--dry-run", "--size", 16),
+        refused("prune.py", deep, toy, "--rate", 0.5, "--dry-run", "--recipe", "view_size=16"),
     ]
     assert ["cannot take photos of 16 px" in sentence for sentence in told] == [True] * 4, told
     assert not list(tmp_path.iterdir())

@@ -128,7 +128,7 @@ def find_fractions(method, task):
         least = "at rank 1" if options.mode == "lowrank" else f"at --floor {options.floor}"
         ways = [
             "raise it",
-            *(["lower --floor"] if options.floor > 1 else []),
+            *(["lower floor"] if options.floor > 1 else []),
             *(["widen --scope"] if options.scope != "all" else []),
         ]
         raise UserError(

@@ -8,6 +8,7 @@ from compression.files.model_file import Description, predicted_file_bytes
 from compression.networks.registry import build, count_parameters
 from compression.options import network_arguments
 from compression.quantization.folding import foldable_pairs
+from compression.quantization.grids import Scheme
 from compression.training.initialisation import origin_of_init, read_init, take_weights
 from compression.training.loop import check_run_folder, fit, quantize_command
 from compression.training.qat import fake_quantize, finish, quantized_state, scheme_of
@@ -18,6 +19,9 @@ def prepare(options):
     """(Model of --init or None, arguments of the network), so that mistakes are told before photos are read."""
     init = read_init(options)
     arguments = network_arguments(options, init)
+    if options.qat_bits:
+        bits, overrides = options.qat_bits
+        Scheme(bits, overrides=overrides).bits_of(build(options.network, **arguments).state_dict())
     if not options.dry_run:
         check_run_folder(options.out, options.resume)
     return init, arguments
