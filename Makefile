@@ -1,4 +1,5 @@
 # make demo    a toy Food-11 through the whole pipeline, on a fresh machine too
+# make lint    format and lint by ruff, as pyproject.toml says
 # make test    the tests; make test-matrix runs them on other processors, thread counts and library versions too
 # make readme  fill README.md's tables from results/
 # make report  report.pdf and its figures from results/; PHOTOS=Food-11 where the records are of the real photos
@@ -9,7 +10,7 @@ PHOTOS ?= stand-in
 venv := .venv/bin/python
 toy := toy_food11
 
-.PHONY: demo test test-matrix readme report clean
+.PHONY: demo test lint test-matrix readme report clean
 
 .venv/installed: requirements.txt tests/requirements.txt report/requirements.txt
 	@echo "setting up .venv (a few GB, some minutes)"
@@ -27,6 +28,10 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(venv) -m pytest -q -n auto tests
+
+lint: .venv/installed
+	$(venv) -m ruff format --check .
+	$(venv) -m ruff check .
 
 test-matrix: .venv/installed
 	PYTHON="$(PYTHON)" bash tests/matrix.sh

@@ -39,6 +39,7 @@ photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 epochs=${epochs:-$(((3160000 + photos / 2) / photos))}
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
 views=$(((506000 + photos / 2) / photos))
+[ "$views" -le 1000 ] || views=1000 # more than train_kd.py takes
 tuning=$(((epochs + 2) / 3))
 
 if [ ${#teachers[@]} = 0 ]; then

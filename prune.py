@@ -133,7 +133,8 @@ def read_early(options, model):
     early.build()
     if early.description.arguments != model.description.arguments:
         raise UserError(
-            f"{options.rewind_to} is of another network than {options.checkpoint}; name an epochN.pt beside it"
+            f"{options.rewind_to} is of another network than {options.checkpoint}; name an epochN.pt of its "
+            "training"
         )
     return early
 

@@ -7,8 +7,8 @@
 
 BN is folded into the layers before it. Without --bits, the most bits that fit --max-bytes are searched: the
 table shows what was tried. Prints all sizes and the worst error of a weight; with --data also the validation
-accuracies. A file over --max-bytes is refused: nothing is written. A checkpoint of quantization-aware training
-(`--qat-bits` of the training scripts) brings its bits and scales along, and is stored without any loss. With
+accuracies. A file over --max-bytes is refused: nothing is written. A checkpoint of quantization-aware
+training (`--qat-bits` of the training scripts) brings its bits and scales along, and no weight changes. With
 --export the file is one for the course's own script; checkpoints may be files in its formats too (see
 docs/other_files.md).
 """

@@ -6,9 +6,9 @@
     python train_kd.py food-11 --teacher a.bin --init runs/kd/best.pt --qat-bits 3 --out runs/rounded
 
 The loss is alpha * T^2 * KL(teacher || student at temperature T) + (1 - alpha) * cross-entropy. A teacher is
-a ResNet-18 state_dict as the course provides it, an ONNX file, or any checkpoint or model file of this project
-(so a student can assist: train one from the teacher, then a smaller one from it); several are averaged. It sees
-the very view that the student sees. Out come the same files as from train_student.py.
+a ResNet-18 state_dict as the course provides it, an ONNX file, or any checkpoint or model file of this
+project (so a student can assist: train one from the teacher, then a smaller one from it); several are
+averaged. It sees the very view that the student sees. Out come the same files as from train_student.py.
 """
 
 import contextlib

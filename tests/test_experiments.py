@@ -361,33 +361,37 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
     (tmp_path / "food/training").mkdir(parents=True)
     for index in range(50):
         (tmp_path / f"food/training/0_{index}.jpg").touch()
-    student, tuning = hw7_train(
-        tmp_path, "--teacher", "a.onnx", "--detail", "64", "--teacher", "b.pt", "--size", "96"
-    )
+    options = ("--teacher", "a.onnx", "--recipe", "detail=64", "--teacher", "b.pt", "--size", "96")
+    student, tuning, stored = hw7_train(tmp_path, *options)
     for command in (student, tuning):
         assert [command[index + 1] for index, part in enumerate(command) if part == "--teacher"] == [
             "a.onnx",
             "b.pt",
         ]
-        assert value(command, "--views") == "10120", "506,000 different views"
-    assert value(student, "--detail") == "64" and value(student, "--size") == "96"
-    assert value(student, "--epochs") == "63200" and value(tuning, "--qat-epochs") == "21067", (
+        assert "views=1000" in command, "no more than train_kd.py takes"
+    assert "detail=64" in student and value(student, "--size") == "96"
+    assert value(student, "--epochs") == "63200" and value(tuning, "--epochs") == "21067", (
         "3.16 million views, and a third more"
     )
+    assert value(tuning, "--init") == stored[1].replace("rounded", "student")
 
 
 @pytest.mark.parametrize(
     "options, scripts",
     [
-        ([], ["train_student.py", "train_kd.py", "quantize.py"]),
-        (["--teacher", "none.pt", "--epochs", "7", "--detail", "64"], ["train_kd.py", "quantize.py"]),
+        ([], ["train_student.py", "train_kd.py", "train_kd.py", "quantize.py"]),
+        (
+            ["--teacher", "none.pt", "--epochs", "7", "--recipe", "detail=64"],
+            ["train_kd.py", "train_kd.py", "quantize.py"],
+        ),
     ],
 )
 def test_the_options_that_hw7_train_gives_exist(call, tmp_path, options, scripts):
     """The scripts must get as far as missing data or files."""
     commands = hw7_train(tmp_path, *options)
     assert [Path(command[0]).name for command in commands] == scripts
-    assert commands[-1][2] == str(tmp_path / "out.bin") and all("--resume" in command for command in commands)
+    assert commands[-1][2] == str(tmp_path / "out.bin")
+    assert all("--resume" in command for command in commands[:-1])
     for command in commands:
         result = call(Path(command[0]).name, *command[1:])
         assert result.returncode == 2 and re.search(

@@ -906,3 +906,58 @@ def test_the_real_command_line(run_script, tmp_path):
     assert (
         "constants dropped: zero padding of stem.3" in shown.stdout and "stays: the classes" in shown.stdout
     )
+
+
+def test_rewinding_starts_every_round_from_the_early_weights_of_the_channels_that_stay(call, toy, tmp_path):
+    shape = (
+        "--network",
+        "student",
+        "--set",
+        "widths=8,8,8,12,12,12,12,8",
+        "--set",
+        "hidden=16",
+        "--size",
+        32,
+    )
+    keep = ("--recipe", "keep_epoch=1", "lr=0.05")
+    assert call("train_student.py", toy, *shape, *SHORT, *keep, "--out", tmp_path / "base").returncode == 0
+    early, best = load_model(tmp_path / "base/epoch1.pt"), load_model(tmp_path / "base/last.pt")
+    command = ["prune.py", tmp_path / "base/last.pt", toy, "--rate", 0.5, "--mode", "rewind", *SHORT]
+    command += ["--rewind-to", tmp_path / "base/epoch1.pt", "--recipe", "lr=1e-9", "--rounds"]
+    done = call(*command, 2, "--out", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    kept = None
+    for index, start in ((1, best), (2, load_model(tmp_path / "whole/round1/best.pt"))):
+        network = start.build()
+        coupling = Coupling(best.build()).carried_to(network)
+        originals = [channels.count for channels in Coupling(best.build()).sets]
+        chosen = choose(coupling, network, 0.5**index, originals)
+        sets = [channels.name for channels in coupling.sets]
+        now = {channels.name: indices for channels, indices in chosen.items()}
+        kept = now if kept is None else {name: kept[name][now[name]] for name in now}
+        assert set(kept) <= set(sets)
+        pruned = load_model(tmp_path / f"whole/round{index}/best.pt").state_dict
+        for name in (
+            "cnn.3.0.weight",
+            "cnn.3.0.bias",
+        ):  # a depthwise layer: its channels are those of one set
+            owner = next(channels for channels in coupling.sets if "cnn.3.0" in channels.through)
+            assert torch.allclose(pruned[name], early.state_dict[name][kept[owner.name]], atol=1e-5), name
+        assert torch.allclose(pruned["fc.7.bias"], early.state_dict["fc.7.bias"], atol=1e-5)
+        assert not torch.allclose(pruned["fc.7.bias"], best.state_dict["fc.7.bias"], atol=1e-5)
+    assert call(*command, 2, "--out", tmp_path / "parts", "--resume").returncode == 0
+    record = json.loads((tmp_path / "parts/record.json").read_text())
+    record["rounds"].pop()  # as if it had been killed between the rounds
+    (tmp_path / "parts/record.json").write_text(json.dumps(record))
+    for file in (tmp_path / "parts/round2").iterdir():
+        file.unlink()
+    assert call(*command, 2, "--out", tmp_path / "parts", "--resume").returncode == 0
+    assert same_weights(tmp_path / "whole/round2/best.pt", tmp_path / "parts/round2/best.pt")
+
+
+def test_rewinding_to_another_network_is_refused(refused, tmp_path):
+    (tmp_path / "other").mkdir()
+    path = checkpoint(tmp_path, arguments=SMALL)
+    other = checkpoint(tmp_path / "other", arguments={**SMALL, "hidden": 8})
+    more = ("--rate", 0.5, "--mode", "rewind", "--rewind-to", other, "--dry-run")
+    assert "is of another network than" in refused("prune.py", path, *more)

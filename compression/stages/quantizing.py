@@ -48,8 +48,8 @@ def resized(model, size):
 
 
 def folded(model):
-    """The model with BN folded into the layers before it, and into the scales of rounded weights; itself where
-    there is none.
+    """The model with BN folded into the layers before it, and into the scales of rounded weights; itself
+    where there is none.
     """
     network = model.build()
     if not foldable_pairs(network):
@@ -76,7 +76,8 @@ def take_trained_scheme(model, options, command):
         raise UserError(f"{model.path} has scales and does not say of which bits; train it again") from None
     if options.bits not in (None, scheme.bits):
         raise UserError(
-            f"{model.path} was trained with --qat-bits {scheme.bits}, and --bits asks for {options.bits}; leave it out"
+            f"{model.path} was trained with --qat-bits {scheme.bits}, and --bits asks for {options.bits}; "
+            "leave it out"
         )
     for name in ("granularity", "scale", "override"):
         if getattr(options, name) != command.get_default(name):

@@ -1,4 +1,4 @@
-"""What train_student.py and train_kd.py do alike: from the options to a trained network in its run's folder."""
+"""What train_student.py and train_kd.py do alike: from the options to a trained network in a run's folder."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from compression.training.run_folder import plain_state
 
 
 def prepare(options):
-    """(Model of --init or None, arguments of the network), so that mistakes are told before photos are read."""
+    """(Model of --init or None, arguments of the network); mistakes are told before photos are read."""
     init = read_init(options)
     arguments = network_arguments(options, init)
     if options.qat_bits:
@@ -30,8 +30,9 @@ def prepare(options):
 def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
     """Build the network, train it by the options and leave the files of a run in `--out`.
 
-    init, arguments: from `prepare`; loaded: from `options.load`; origin: what the file of the model says of its
-    training, besides what all stages say; loss_of(): the loss, built once the network is. Prints what to do next.
+    init, arguments: from `prepare`; loaded: from `options.load`; origin: what the file of the model says of
+    its training, besides what all stages say; loss_of(): the loss, built once the network is. Prints what to
+    do next.
     """
     device, settings, preprocessing, training, validation = loaded
     origin = {

@@ -68,7 +68,7 @@ class LearnedStep(nn.Module):
         self.log_scale = nn.Parameter(mse_scale(weight, bits, granularity).log())
 
     def scale(self):
-        """The scales as float32 values that float16 holds exactly, (1,) or (out_channels,): what a file stores."""
+        """The scales (1,) or (out_channels,) as float32 that float16 holds exactly: what a file stores."""
         return self.log_scale.detach().exp().clamp(SMALLEST, LARGEST).half().float()
 
     def forward(self, weight):

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import sys
+import textwrap
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 
@@ -60,7 +61,9 @@ class Settings:
     schedule: str = setting(
         "cosine", one_of("cosine", "constant"), "cosine: half a cosine down to 0, after a warm-up"
     )
-    lr: float = setting(2e-3, number(float, 0, open_low=True), "peak learning rate; sgd wants about 0.1")
+    lr: float = setting(
+        2e-3, number(float, 0, open_low=True), "peak learning rate (with --qat-bits: 0.0005; of sgd: 0.1)"
+    )
     weight_decay: float = setting(0.05, number(float, 0), "not applied to BN and biases")
     label_smoothing: float = setting(0.1, number(float, 0, 0.99), "probability spread over all classes")
     ema: float = setting(0.998, number(float, 0, 0.99999), "decay per step of the averaged weights; 0 = off")
@@ -110,7 +113,7 @@ class Settings:
 
 
 def defaults_of(script, qat=False, chosen=None):
-    """The default settings of a script. chosen: what the command line says, since sgd wants other defaults."""
+    """The default settings of a script. chosen: what the command line says, since sgd wants others."""
     sgd = DEFAULTS["sgd"] if (chosen or {}).get("optimizer") == "sgd" else {}
     return {"precision": "auto", **DEFAULTS[script], **(DEFAULTS["qat"] if qat else {}), **sgd}
 
@@ -145,12 +148,15 @@ def parse_recipe(texts, fields):
 def recipe_help(fields, defaults):
     """The table of all keys with their defaults."""
     shown = {key: defaults.get(key, field.default) for key, field in fields.items()}
-    width, values = max(map(len, fields)), max(len(str(value)) for value in shown.values())
-    lines = [
-        f"  {key:{width}}  {str('-' if shown[key] is None else shown[key]):{values}}  {field.metadata['help']}"
-        for key, field in fields.items()
+    names = {key: f"  {key}={'' if value is None else value}" for key, value in shown.items()}
+    width = max(map(len, names.values())) + 2
+    wrapped = [
+        textwrap.fill(
+            fields[key].metadata["help"], 100, initial_indent=f"{name:{width}}", subsequent_indent=" " * width
+        )
+        for key, name in names.items()
     ]
-    return "\n".join(["--recipe KEY=VALUE [KEY=VALUE ...], with the defaults:", *lines])
+    return "\n".join(["--recipe KEY=VALUE [KEY=VALUE ...], with the defaults:", *wrapped])
 
 
 def add_recipe(parser, script, *groups, without=()):
@@ -163,9 +169,7 @@ def add_recipe(parser, script, *groups, without=()):
         metavar="KEY=VALUE",
         help="other settings of the training, e.g. lr=0.005 augment=medium; `--recipe help` lists them",
     )
-    fields = recipe_fields(Settings, *groups, without=without)
-    parser.set_defaults(script=script, recipe_fields=fields)
-    parser.recipe_help = lambda: recipe_help(fields, defaults_of(script))
+    parser.set_defaults(script=script, recipe_fields=recipe_fields(Settings, *groups, without=without))
 
 
 def read_recipe(parser, argv=None):
@@ -176,7 +180,7 @@ def read_recipe(parser, argv=None):
     """
     words = sys.argv[1:] if argv is None else list(map(str, argv))
     if any(pair == ("--recipe", "help") for pair in zip(words, words[1:])):
-        print(parser.recipe_help())
+        print(recipe_help(parser.get_default("recipe_fields"), defaults_of(parser.get_default("script"))))
         raise SystemExit(0)
     options = parser.parse_args(words)
     options.chosen = parse_recipe(options.recipe, options.recipe_fields)
