@@ -5,7 +5,6 @@
 # make report  report.pdf and its figures from results/; PHOTOS=Food-11 where the records are of the real photos
 # make clean   remove what demo and test have made, but not .venv and .venv-oldest
 PYTHON ?= python3
-EPOCHS ?= 12
 PHOTOS ?= stand-in
 venv := .venv/bin/python
 toy := toy_food11
@@ -19,12 +18,7 @@ toy := toy_food11
 	@touch $@
 
 demo: .venv/installed
-	rm -rf $(toy) runs/demo
-	$(venv) -m experiments.toy_food11 $(toy)
-	$(venv) train_student.py $(toy) --size 64 --epochs $(EPOCHS) --recipe ema=0.98 --cache none --out runs/demo
-	$(venv) quantize.py runs/demo/best.pt runs/demo/model.bin --data $(toy) --cache none
-	PYTHON=$(venv) bash hw7_test.sh $(toy) runs/demo/prediction.csv --model runs/demo/model.bin
-	@$(venv) -m experiments.toy_food11 $(toy) --score runs/demo/prediction.csv
+	$(venv) -m experiments.demo
 
 test: .venv/installed
 	$(venv) -m pytest -q -n auto tests

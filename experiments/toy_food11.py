@@ -1,11 +1,10 @@
-"""Draw a toy Food-11: eleven classes of coloured shapes and textures in the real layout, no food involved.
+"""Draw a toy Food-11: eleven classes of coloured shapes and textures in the real layout, no food in it.
 
     python -m experiments.toy_food11 toy_food11
-    python -m experiments.toy_food11 toy_food11 --score prediction.csv      # accuracy of a prediction of its
-    testing/
+    python -m experiments.toy_food11 toy_food11 --clutter 1    # harder: weak contrast, noise, lines in front
 
-For `make demo` and for the tests: it shows that the pipeline works, and says nothing about real photos.
-The same seed draws the same pictures.
+For `make demo` (see demo.py) and for the tests: it shows that the pipeline works, and says nothing about real
+photos. The same seed draws the same pictures.
 """
 
 import csv
@@ -36,10 +35,14 @@ def _texture(kind, height, width, random):
     return random.random((height, width))  # noise
 
 
-def draw_picture(label, random, size=None):
-    """One RGB picture of class `label` (0-10) as a PIL image; `size`: (width, height), random by default."""
+def draw_picture(label, random, size=None, clutter=0.0):
+    """One RGB picture of class `label` (0-10) as a PIL image; `size`: (width, height), random by default.
+
+    clutter: 0 to 1, how much weak contrast, noise and lines in front hide the class.
+    """
     width, height = size or (int(random.integers(48, 120)), int(random.integers(48, 120)))
     background, ink = random.integers(0, 110, 3), random.integers(146, 256, 3)
+    ink = ink + clutter * random.uniform(0, 0.9) * (background - ink)
     if label >= 6:
         grain = _texture(label - 6, height, width, random)[..., None]
         pixels = background + grain * (ink - background)
@@ -66,11 +69,15 @@ def draw_picture(label, random, size=None):
                     at_x, at_y, dot = x + step_x * radius * 0.8, y + step_y * radius * 0.8, radius * 0.22
                     draw.ellipse((at_x - dot, at_y - dot, at_x + dot, at_y + dot), fill=colour)
         pixels = np.asarray(image, dtype=np.float64)
-    noisy = pixels + random.normal(0, 12, pixels.shape)
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    noisy = pixels + random.normal(0, 12 + 30 * clutter, pixels.shape)
+    picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    for _ in range(round(8 * clutter)):
+        ends = random.uniform(0, 1, 4) * (width, height, width, height)
+        ImageDraw.Draw(picture).line(tuple(ends), tuple(map(int, random.integers(0, 256, 3))), 4)
+    return picture
 
 
-def draw_data(root, training=1100, validation=220, testing=110, seed=0):
+def draw_data(root, training=1100, validation=220, testing=110, seed=0, clutter=0.0):
     """Draw the three folders below `root` in Food-11's layout, and the testing labels beside them."""
     random = np.random.default_rng(seed)
     for split, count in (("training", training), ("validation", validation), ("testing", testing)):
@@ -79,7 +86,7 @@ def draw_data(root, training=1100, validation=220, testing=110, seed=0):
         labels = random.permutation(np.arange(count) % CLASSES)
         for index, label in enumerate(labels):
             name = f"{index:04d}.jpg" if split == "testing" else f"{label}_{index}.jpg"
-            draw_picture(int(label), random).save(folder / name, quality=90)
+            draw_picture(int(label), random, clutter=clutter).save(folder / name, quality=90)
         if split == "testing":
             rows = "".join(f"{index},{label}\n" for index, label in enumerate(labels))
             (Path(root) / TESTING_LABELS).write_text("Id,label\n" + rows, newline="\n")
@@ -101,29 +108,19 @@ def score(root, prediction):
 
 def main(argv=None):
     options = parser(__doc__)
-    options.add_argument("out", type=Path, help="folder to create (with --score: that was created)")
-    options.add_argument(
-        "--score",
-        type=Path,
-        metavar="CSV",
-        help="draw nothing; print the accuracy of this prediction of testing/",
-    )
+    options.add_argument("out", type=Path, help="folder to create")
     options.add_argument("--training", type=number(int, CLASSES), default=1100, help="photos in training/")
     options.add_argument("--validation", type=number(int, CLASSES), default=220, help="photos in validation/")
     options.add_argument("--testing", type=number(int, 1), default=110, help="photos in testing/")
+    options.add_argument("--clutter", type=number(float, 0, 1), default=0.0, help="0 is easy, 1 hard")
     options.add_argument("--seed", type=number(int, 0), default=0, help="of everything drawn")
     options = options.parse_args(argv)
-    if options.score:
-        accuracy, count = score(options.out, options.score)
-        print(
-            f"{accuracy:.1%} of {count} toy testing pictures are right (chance: {1 / CLASSES:.1%}); the "
-            f"prediction is {options.score}"
-        )
-        return 0
     if options.out.exists():
         raise UserError(f"{options.out} already exists; remove it or choose another folder")
     try:
-        draw_data(options.out, options.training, options.validation, options.testing, options.seed)
+        draw_data(
+            options.out, options.training, options.validation, options.testing, options.seed, options.clutter
+        )
     except OSError as error:
         raise UserError(
             f"cannot draw into {options.out}: {error.strerror or error}; choose another folder"
