@@ -34,7 +34,8 @@ STAGES = (  # (what the table says, command, what it leaves, or None for a comma
     ),
     (
         "the same, distilled from the teacher",
-        f"train_kd.py {TOY} --teacher {OUT}/teacher/best.pt {SMALL} --epochs {{epochs}} --out {OUT}/kd {TRAIN}",
+        f"train_kd.py {TOY} --teacher {OUT}/teacher/best.pt {SMALL} --epochs {{epochs}} --out {OUT}/kd "
+        f"{TRAIN}",
         "kd",
     ),
     (
