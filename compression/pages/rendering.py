@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from pathlib import Path
 
 from PIL import Image
@@ -21,7 +20,7 @@ def render(template, **values):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
     return environment.get_template(template).render(values)
 
 
@@ -33,14 +32,12 @@ def embedded(photo):
 
 
 def readable(name):
-    """A file's name as text that UTF-8 can write; bytes that are no UTF-8 are shown as a question mark in a
-    diamond.
-    """
-    return os.fsencode(name).decode("utf-8", "replace")
+    """A name or path as text that UTF-8 can write: what is no UTF-8 becomes a question mark."""
+    return str(name).encode("utf-8", "replace").decode()
 
 
 def photo_name(listing, row):
-    """What a page calls a photo: its file's name, or the id or row of a face."""
+    """What a page calls a photo: its file's name, or the id or number of a face."""
     if isinstance(listing, FaceListing):
-        return str(listing.ids[row]) if listing.ids else f"row {row}"
+        return str(listing.ids[row]) if listing.ids else f"face {row}"
     return readable(listing.paths[row].name)

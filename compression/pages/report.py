@@ -5,7 +5,9 @@ training curve, in one file that needs no network and nothing beside it.
 import json
 import math
 
-from compression.networks.registry import count_parameters
+import torch
+
+from compression.networks.registry import build, count_parameters
 from compression.pages.rendering import embedded, photo_name, readable, render
 
 Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
@@ -85,6 +87,8 @@ def report_page(model, result, probabilities, photos, listing):
     model: a Model. result: what evaluate.py measured. probabilities: float32 (N, classes) of the N photos of
     a PhotoSet, which are those of the listing that can be decoded.
     """
+    with torch.device("meta"):  # with BN, which files have folded: as all scripts count
+        network = build(model.description.architecture, **model.description.arguments | {"folded": False})
     history = training_history(model.description.to_dict(), model.path)
     classes = [readable(name) for name in model.description.class_names]
     confidence, predicted = probabilities.max(1)
@@ -102,7 +106,7 @@ def report_page(model, result, probabilities, photos, listing):
         "report.html",
         model=model,
         path=readable(model.path),
-        size=(model.path.stat().st_size, count_parameters(model.build())),
+        size=(model.path.stat().st_size, count_parameters(network)),
         result=result,
         classes=classes,
         accuracy_interval=wilson(right, result["photos"]),
