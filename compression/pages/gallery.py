@@ -1,9 +1,9 @@
 """The page of inference.py --html: photos with their most probable classes, filtered by class and confidence.
 
-The page links the photos where they lie, holds the answers as JSON and shows 120 photos at a time. With 30,000
-photos Chromium opens it in 0.5 to 0.8 s, filters in 0.3 s and takes 230 MB. All of them in one page, each
-loaded when it is scrolled to, took 8 to 12 s, 2 s and 1.2 GB; with `content-visibility: auto` besides, 15 to
-21 s, 3 minutes and 0.5 GB (2 cores, other work beside it).
+The page links the photos where they lie, holds the answers as JSON and shows 120 photos at a time. With
+30,000 photos Chromium opens it in 0.5 to 0.8 s, filters in 0.3 s and takes 230 MB. All of them in one page,
+each loaded when it is scrolled to, took 8 to 12 s, 2 s and 1.2 GB; with `content-visibility: auto` besides,
+15 to 21 s, 3 minutes and 0.5 GB (2 cores, other work beside it).
 """
 
 import os
