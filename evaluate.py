@@ -4,12 +4,14 @@ calibration.
     python evaluate.py model.bin food-11
     python evaluate.py runs/student/best.pt food-11 --reduce 64 --record results/evaluation.json
     python evaluate.py model.bin food-11 --tta
+    python evaluate.py model.bin food-11 --html report.html
     python evaluate.py runs/kd/best.pt food-11 --teacher model.bin
 
 A photo is small when its shorter side is below the network's input size. With --reduce every photo is
 measured a second time, first scaled down to so many pixels: a network that has learned "sharp, therefore
 soup" shows there. With --teacher it is counted how often both give the same answer, on validation/ and on the
-testing/ photos beside it. --tta measures what `inference.py --tta` predicts.
+testing/ photos beside it. --tta measures what `inference.py --tta` predicts. --html writes a page with charts
+and the most confident mistakes, in one file.
 """
 
 import argparse
@@ -25,10 +27,11 @@ from compression.data.faces import FaceListing
 from compression.data.plausibility import add_normalisation, settle_normalisation
 from compression.data.preprocessing import photos_at_once
 from compression.data.tta import inputs_of, mean_probabilities
-from compression.files.atomic import check_distinct, check_output
+from compression.files.atomic import check_distinct, check_output, write_text
 from compression.files.loading import load_model
 from compression.files.records import provenance, write_record
 from compression.options import add_cache, cache_folder, validation_accuracy
+from compression.pages.report import report_page
 from compression.training.distillation import SeenBy, check_normalisations, read_teacher, settle_teacher
 from dataset import list_labelled, list_testing_beside, load_photos
 
@@ -117,7 +120,8 @@ def agreement(network, teacher, photos, preprocessing, device, tta=False):
 
 
 def measure(model, listing, photos, device, tta=False, reduced=None):
-    """What a Model does on the photos of a Listing, as plain values.
+    """What a Model does on the N photos of a Listing, as plain values, and their class probabilities float32
+    (N, classes).
 
     photos: a PhotoSet for each of `inputs_of`; reduced: the same of photos with less detail.
     """
@@ -145,14 +149,14 @@ def measure(model, listing, photos, device, tta=False, reduced=None):
         row[index].item() / row.sum().item() if row.any() else None for index, row in enumerate(table)
     ]
     shares = [share for share in by_class if share is not None]
-    return {
-        **result,
+    result |= {
         "balanced_accuracy": sum(shares) / len(shares),
         "class_accuracy": dict(zip(names, by_class)),
         "calibration_error": error,
         "reliability": reliability,
         "confusion": table.tolist(),
     }
+    return result, answers
 
 
 def main(argv=None):
@@ -183,10 +187,17 @@ def main(argv=None):
     add_normalisation(options, "--teacher-normalisation", "the teacher")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options.add_argument("--record", type=Path, help="also write a JSON record there")
+    options.add_argument(
+        "--html",
+        type=Path,
+        metavar="PAGE",
+        help="also write a page with charts and the most confident mistakes; it holds small copies of these "
+        "photos, and the training curve where the run's record.json lies beside the model",
+    )
     options = options.parse_args(argv)
 
     for read in (options.model, options.teacher):
-        check_distinct(read, options.record)
+        check_distinct(read, options.record, options.html)
     device, model = pick_device(options.device), load_model(options.model)
     if options.teacher_normalisation != "auto" and not options.teacher:
         raise UserError(
@@ -201,8 +212,8 @@ def main(argv=None):
             f"({seen} px, resize rule {preprocessing.resize}); "
             "use fewer pixels, or leave --reduce out"
         )
-    if options.record:
-        check_output(options.record)
+    for output in filter(None, (options.record, options.html)):
+        check_output(output)
     names, whose = model.description.class_names, f"the model {options.model}"
     teacher = (
         read_teacher(
@@ -231,10 +242,9 @@ def main(argv=None):
         if options.reduce
         else None
     )
-    result = {
-        **measure(model, listing, photos, device, options.tta, reduced),
-        **({"reduced_to": options.reduce} if reduced else {}),
-    }
+    result, answers = measure(model, listing, photos, device, options.tta, reduced)
+    if reduced:
+        result["reduced_to"] = options.reduce
     if teacher:
         teacher = settle_teacher(teacher, options.teacher_normalisation, photos[0], preprocessing, device)
         network, testing = (
@@ -260,6 +270,8 @@ def main(argv=None):
                 **result,
             },
         )
+    if options.html:
+        write_text(options.html, report_page(model, result, answers, photos[0], listing))
     print(
         f"{model.description.architecture}, {preprocessing.size} px, {result['photos']:,} photos: accuracy "
         f"{result['accuracy']:.4f}, "

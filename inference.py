@@ -3,13 +3,14 @@
     python inference.py food-11 prediction.csv
     python inference.py my-photos prediction.csv --ids names --top-k 3 probabilities.csv
     python inference.py food-11 prediction.csv --tta
+    python inference.py my-photos prediction.csv --ids names --html gallery.html
 
 The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending;
 `id,label` where the data is the 2019 homework's test.csv of faces. The label is the class number of Food-11,
 or the number that is the class's name; other classes are counted in the order of the model file, and a legend
 is printed. --label names writes names. The model file says everything else: network, classes, preprocessing.
-With --tta every photo is seen four times, mirrored and at two sizes (see tta.py). Nothing is written unless
-every photo was read.
+With --tta every photo is seen four times, mirrored and at two sizes (see tta.py). No CSV is written unless
+every photo was read; the page of --html lists the photos that were not.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from compression.data.preprocessing import DecodeReport
 from compression.data.tta import inputs_of, mean_probabilities
 from compression.files.atomic import check_distinct, check_output, write_text
 from compression.files.loading import load_model
+from compression.pages.gallery import gallery_page
+from compression.pages.rendering import readable
 from dataset import list_testing, photo_stream
 
 
@@ -117,6 +120,13 @@ def main(argv=None):
         help="also write the K most probable classes to a second file",
     )
     options.add_argument(
+        "--html",
+        type=Path,
+        metavar="PAGE",
+        help="also write a page that shows the photos with their classes, to filter by class and "
+        "probability; it links the photo files, so it shows them only as long as they stay where they are",
+    )
+    options.add_argument(
         "--tta",
         action=argparse.BooleanOptionalAction,
         default=False,
@@ -138,23 +148,33 @@ def main(argv=None):
             raise UserError(f"--top-k {k} is not a number of classes; write e.g. --top-k 3 probabilities.csv")
         k, top_k_output = int(k), Path(top_k_output)
     check_distinct(
-        options.model, options.output, top_k_output, faces_csv(options.data, "test.csv", "testing")
+        options.model,
+        options.output,
+        top_k_output,
+        options.html,
+        faces_csv(options.data, "test.csv", "testing"),
     )
     model = load_model(options.model, options.max_bytes)
     network = model.build()
     model = settle_normalisation(model, options.normalisation)
     listing = list_testing(options.data, by_name=options.ids == "names")
-    for output in filter(None, (options.output, top_k_output)):
+    for output in filter(None, (options.output, top_k_output, options.html)):
         check_output(output)
 
     loaded = time.perf_counter()
     probabilities, report = predict(
         network, listing, model.description.preprocessing, device, options.batch_size, options.tta
     )
+    names = model.description.class_names
+    if options.html:
+        title = f"{len(listing):,} photos by {readable(options.model)}"
+        page = gallery_page(listing, names, probabilities, report, options.html, title)
+        write_text(options.html, page)
     if report.unreadable:
+        written = f"only {options.html} was" if options.html else "nothing was"
         raise UserError(
             f"{len(report.unreadable)} of {len(listing.paths)} photos in {listing.folder} cannot be decoded: "
-            f"{report.name(listing, report.unreadable)}; nothing was written, replace or remove them"
+            f"{report.name(listing, report.unreadable)}; {written} written, replace or remove them"
         )
     if report.truncated:
         print(
@@ -163,7 +183,6 @@ def main(argv=None):
             f"{report.name(listing, report.truncated)}",
             file=sys.stderr,
         )
-    names = model.description.class_names
     numbers = class_numbers(names)
     labels = names if options.label == "names" else numbers or range(len(names))
     rows = zip(listing.ids, (labels[label] for label in probabilities.argmax(1).tolist()))

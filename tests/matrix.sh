@@ -12,7 +12,7 @@ if [ ! -e .venv-oldest/installed ] || [ requirements.txt -nt .venv-oldest/instal
     echo "setting up .venv-oldest (a few GB, some minutes)"
     rm -rf .venv-oldest
     "${PYTHON:-python3}" -m venv .venv-oldest &&
-        sed -nE 's/^([a-z]+)>=([0-9.]+)$/\1==\2.*/p' requirements.txt > .venv-oldest/oldest.txt &&
+        sed -nE 's/^([a-z0-9]+)>=([0-9.]+)$/\1==\2.*/p' requirements.txt > .venv-oldest/oldest.txt &&
         .venv-oldest/bin/python -m pip install --quiet --requirement tests/requirements.txt --constraint .venv-oldest/oldest.txt &&
         touch .venv-oldest/installed || exit 1
 fi

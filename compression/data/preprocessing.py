@@ -265,8 +265,7 @@ class DecodeReport:
         the rest in a file.
         """
         named = [
-            f"{listing.paths[row].relative_to(listing.folder)} "
-            f"({reason.replace(f' {str(listing.paths[row])!r}', '')})"
+            f"{listing.paths[row].relative_to(listing.folder)} ({without_path(reason, listing.paths[row])})"
             for row, reason in sorted(rows.items())
         ]
         if len(named) <= most:
@@ -280,6 +279,11 @@ class DecodeReport:
         except OSError:  # a full or read-only disk
             return text
         return f"{text}, all listed in {file.name}"
+
+
+def without_path(reason, path):
+    """Why a photo cannot be decoded, without the path that Pillow's messages repeat."""
+    return reason.replace(f" {str(path)!r}", "")
 
 
 @contextlib.contextmanager
