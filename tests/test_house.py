@@ -78,7 +78,7 @@ def test_a_network_family_is_one_file():
     families = [
         path
         for path in (ROOT / "compression/networks").glob("*.py")
-        if "\nARCHITECTURES = {\n" in path.read_text()
+        if path.stem != "registry" and "\nARCHITECTURES = " in path.read_text()
     ]
     named = [
         name
