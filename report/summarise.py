@@ -1,0 +1,351 @@
+"""Reduce the records under results/ to report/summary.json, which report, figures and the pages' tables read.
+
+    python report/summarise.py
+
+It holds {experiment: {variant: {fact: value, metric: {mean, std, n, vs: {other variant: difference}}}}}, and
+what is measured of the model that is handed in. Accuracies are shares of 1.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from compression.command_line import UserError, parser, run
+from compression.files.atomic import write_text
+from experiments.comparisons import EXPERIMENTS
+
+STANDIN = "stand-in"
+PHOTO_SETS = json.loads((ROOT / "results/photo_sets.json").read_text())  # fingerprint of a split -> its name
+TOLERANCE = 0.002  # of an accuracy measured again on the same photos: other batches round otherwise
+OPTIONAL = {"finetune20_0.95"}  # hours of training
+UNCHANGED = "testing/labelled_measured"  # the student of `choices` and `alpha_temperature` before any change
+MODES = ("none", "mistake1", "finetune1", "finetune5", "retrain5")
+BASES = {  # experiment: the variants that all its variants are compared with
+    "alpha_temperature": [UNCHANGED],
+    "bits": ["student_4_tensor", "residual6_4_tensor"],
+    "choices": [UNCHANGED],
+    "compress": ["big", "big_long", "quantized_long", "direct"],
+    "distillation": [
+        f"{name}_{kind}" for name in ("slim9", "student", "residual6", "all") for kind in ("scratch", "weak")
+    ],
+    "equal_bytes": ["float_251", "stored_251"],
+    "families": [f"plain_{width}" for width in (32, 64, 90, 128, 256)],
+    "lowrank": ["channels_171606", "channels_114810"],
+    "one_megabyte": ["cnn1mb", "one_group", "dw1mb_3", "dw1mb_4"],
+    "own_classes": ["scratch"],
+    "pruning": [f"{mode}_{rate}" for mode in MODES for rate in (0.95, 0.9)],
+    "pruning_wide8": [f"{mode}_{rate}" for mode in MODES[:2] for rate in (0.95, 0.85)],
+    "recipes": ["course"],
+    "resolution": ["standard_measured"],
+    "scratch": ["student"],
+    "teachers": [],
+    "testing": ["labelled_measured", "labelled_fixed_measured"],
+}
+
+
+class Records:
+    """The records under a folder; UserError names one that is missing, damaged or of other photos.
+
+    photos: what the accuracies are said to be measured on.
+    """
+
+    def __init__(self, results, photos):
+        self.results, self.photos, self.read = Path(results), photos, {}
+
+    def __call__(self, name, command="the script that writes it", any_photos=False):
+        try:
+            record = json.loads((self.results / name).read_bytes())
+            record["command"], record["data"]
+        except FileNotFoundError:
+            raise UserError(f"the record results/{name} is missing; run {command}") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the record results/{name} cannot be read ({error}); run {command} again"
+            ) from None
+        for split, fingerprint in record["data"].items():
+            known = fingerprint in PHOTO_SETS
+            if not any_photos and split != "training" and known != (self.photos == STANDIN):
+                raise UserError(
+                    f"the record results/{name} was measured on {split} photos {fingerprint}, which are "
+                    f"{'' if known else 'not '}in results/photo_sets.json; run it again on {self.photos}, "
+                    "or name the photos with --photos"
+                )
+        self.read.setdefault(name.rpartition("/")[0] or name, []).append(record)
+        return record
+
+    def folder(self, name):
+        """All records of a folder."""
+        names = sorted(path.name for path in (self.results / name).glob("*.json"))
+        if not names:
+            raise UserError(f"results/{name} holds no records; run quantize.py --record for each of them")
+        return [self(f"{name}/{file}") for file in names]
+
+    def experiment(self, name):
+        """Rows (variant, seed, record); every variant has each seed that any has, and the first."""
+        command = f"`python -m experiments {name} DATA`"
+        there = [path.stem.rsplit("-seed", 1) for path in (self.results / name).glob("*-seed*.json")]
+        seeds = {int(seed) for _, seed in there} | {EXPERIMENTS[name].seeds[0]}
+        variants = [one for one in EXPERIMENTS[name].variants if one not in OPTIONAL or one in dict(there)]
+        return [
+            (variant, seed, self(f"{name}/{variant}-seed{seed}.json", command, EXPERIMENTS[name].subset))
+            for variant in variants
+            for seed in sorted(seeds)
+        ]
+
+
+def metrics(record):
+    """What differs from seed to seed, by name; what a record does not hold is NaN."""
+    best, rounds, agreement = record.get("best", {}), record.get("rounds"), record.get("agreement", {})
+    accuracy = best.get(
+        "validation_accuracy", record.get("validation_accuracy_after", record.get("accuracy"))
+    )
+    found = {
+        "accuracy": rounds[-1]["after_training"] if rounds else accuracy,
+        "before": record.get("validation_accuracy_before", record.get("validation_accuracy")),
+        "after_cut": rounds[-1]["after_cut"] if rounds else None,
+        "small": record.get("accuracy_of_small"),
+        "larger": record.get("accuracy_of_larger"),
+        "reduced": record.get("accuracy_reduced"),
+        "agree_validation": agreement.get("validation"),
+        "agree_testing": agreement.get("testing"),
+        "last": record["history"][-1]["validation_accuracy"] if "history" in record else None,
+        "bytes": record.get("file_bytes", record.get("packed_bytes")),
+    }
+    return {name: np.nan if value is None else value for name, value in found.items()}
+
+
+def facts(record):
+    """What all seeds of a variant share."""
+    model, rounds = record["model"], record.get("rounds")
+    settings = record.get("settings") or record.get("pruning", {}).get("settings") or {}
+    training, pixels = model.get("training", {}), model["preprocessing"]["size"]
+    photos = record.get("photos", record.get("validation_photos"))
+    found = {
+        "network": model["architecture"],
+        "arguments": rounds[-1]["arguments"] if rounds else model["arguments"],
+        "pixels": pixels,
+        "views": settings.get("view_size") or training.get("view_size") or pixels,
+        "settings": settings,
+        "epochs": settings.get("epochs", training.get("epochs")),
+        "training": training,
+        "parameters": rounds[-1]["parameters"] if rounds else record.get("parameters"),
+        "start": record["plan"][0]["parameters"] if rounds else None,
+        "macs": rounds[-1].get("macs") if rounds else None,
+        "photos": photos["validation"] if isinstance(photos, dict) else photos,
+        "training_photos": photos["training"] if isinstance(photos, dict) else None,
+        "teacher": (record.get("teachers") or [None])[0],
+        "bits": record.get("bits"),
+        "raw_bytes": record.get("raw_bytes"),
+        "qat_epochs": record.get("fine_tuning", {}).get("settings", {}).get("epochs"),
+        "small_photos": record.get("small_photos"),
+        "reduced_to": record.get("reduced_to"),
+        "scope": record.get("pruning", {}).get("scope"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def statistics(values):
+    """Mean, sample standard deviation (of several) and number of values."""
+    values = pd.Series(values).dropna()
+    return {"mean": values.mean(), "std": values.std() if len(values) > 1 else None, "n": len(values)}
+
+
+def difference(ours, theirs, photos):
+    """Mean paired difference of two Series of accuracies by seed, and the bound it must exceed to count.
+
+    With several seeds the bound is half the 95 % confidence interval (Student's t over the pairs); with one,
+    two standard errors of the difference of accuracies on so many photos.
+    """
+    pairs = (ours - theirs).dropna()
+    if len(pairs) > 1:
+        bound = t.ppf(0.975, len(pairs) - 1) * pairs.std() / np.sqrt(len(pairs))
+    else:
+        bound = 2 * np.sqrt(sum((one * (1 - one)).mean() for one in (ours, theirs)) / photos)
+    mean = pairs.mean()
+    return {"mean": mean, "bound": bound, "verdict": int(np.sign(mean)) if abs(mean) > bound + 1e-9 else 0}
+
+
+def same_training(changed, base, name):
+    """UserError unless a variant was trained for as long and by the same teacher as its base."""
+    one, other = (variant.get("training", {}) for variant in (changed, base))
+    if any(one.get(key) != other.get(key) for key in ("epochs", "teachers")):
+        raise UserError(
+            f"the records results/{UNCHANGED}-seed*.json are of another training than results/{name}; "
+            f"run `python -m experiments {name} DATA` again"
+        )
+
+
+def experiment(records, name):
+    """{variant: facts, statistics of every metric, differences, accuracy after every round}."""
+    rows = records.experiment(name)
+    table = pd.DataFrame([{"variant": variant, "seed": seed, **metrics(one)} for variant, seed, one in rows])
+    wide = {
+        metric: table.pivot(index="variant", columns="seed", values=metric) for metric in table.columns[2:]
+    }
+    found = {}
+    for variant in table["variant"].unique():
+        group = [record for one, _, record in rows if one == variant]
+        found[variant] = {
+            **facts(group[0]),
+            **{key: statistics(one.loc[variant]) for key, one in wide.items()},
+        }
+        found[variant]["best_epochs"] = [one["best"].get("epoch") for one in group if "best" in one]
+        found[variant]["rounds"] = [
+            {
+                "parameters": one[0]["parameters"],
+                "accuracy": statistics([each["after_training"] for each in one]),
+                "after_cut": statistics([each["after_cut"] for each in one]),
+            }
+            for one in zip(*(record.get("rounds", []) for record in group))
+        ]
+    if name == "distillation":  # "all" is a seed's mean over the students
+        for kind in ("scratch", "weak", "strong"):
+            mean = wide["accuracy"].filter(regex=f"_{kind}$", axis="index").mean()
+            wide["accuracy"].loc[f"all_{kind}"] = mean
+            found[f"all_{kind}"] = {"photos": group[0]["photos"]["validation"], "accuracy": statistics(mean)}
+    for metric in ("accuracy", "small", "larger", "reduced", "agree_validation", "agree_testing"):
+        for variant, one in found.items():
+            ours = wide[metric].loc[variant] if variant in wide[metric].index else pd.Series()
+            if ours.isna().all():
+                continue
+            others = {base: wide[metric].loc[base] for base in BASES[name] if base in wide[metric].index}
+            if UNCHANGED in BASES[name]:
+                base = [row for row in records.experiment("testing") if row[0] == UNCHANGED.split("/")[1]]
+                same_training(one, facts(base[0][2]), name)
+                others["base"] = pd.Series({seed: metrics(record)[metric] for _, seed, record in base})
+            if metric == "accuracy" and "before" in wide and variant in wide["before"].index:
+                others["before"] = wide["before"].loc[variant]
+            one[metric]["vs"] = {
+                base: difference(ours, theirs, one.get("photos", np.nan))
+                for base, theirs in others.items()
+                if base != variant and theirs.notna().any()
+            }
+    return found
+
+
+def check_same_network(name, record, shipped):
+    """UserError if a record is of another network than the model that is handed in."""
+    one, other = record["model"], shipped["model"]
+    shared = one["arguments"].keys() & other["arguments"].keys() - {"folded"}
+    if one["architecture"] != other["architecture"] or any(
+        one["arguments"][key] != other["arguments"][key] for key in shared
+    ):
+        raise UserError(
+            f"the record results/{name} is stale: it is of another network than model.json; measure again"
+        )
+
+
+def handed_in(records):
+    """What is measured of model.bin, of its training and of its 32-bit weights."""
+    model, trained = records("model.json"), records("model_training.json")
+    names = ("evaluation", "evaluation_before", "evaluation_tta", "evaluation_food11")
+    measured = {name: records(f"{name}.json") for name in names}
+    for name, record in {"model_training": trained, **measured}.items():
+        check_same_network(f"{name}.json", record, model)
+    for name, key in (("evaluation", "after"), ("evaluation_before", "before")):
+        record, expected = measured[name], model[f"validation_accuracy_{key}"]
+        pixels = [one["model"]["preprocessing"]["size"] for one in (record, model)]
+        if abs(record["accuracy"] - expected) > TOLERANCE or pixels[0] != pixels[1]:
+            raise UserError(
+                f"the record results/{name}.json is stale: it has {record['accuracy']:.4f} at {pixels[0]} px "
+                f"and results/model.json {expected:.4f} at {pixels[1]} px; run evaluate.py --record again"
+            )
+    for name in ("evaluation_earlier", "evaluation_earlier_food11"):
+        measured[name] = records(f"{name}.json")
+    kept = ("accuracy", "photos", "small_photos", "accuracy_of_small", "accuracy_of_larger", "class_accuracy")
+    kept += ("calibration_error", "confusion", "reliability", "bits", "device")
+    evaluations = {name: {key: one.get(key) for key in kept} for name, one in measured.items()}
+    for name, one in evaluations.items():
+        one["measured_on"] = PHOTO_SETS.get(measured[name]["data"]["validation"], records.photos)
+        one["confidence"] = sum(count * mean for count, mean, _ in one["reliability"]) / one["photos"]
+    photos, evaluation = model["validation_photos"], evaluations["evaluation"]
+
+    def single(ours, theirs):
+        return difference(pd.Series([ours]), pd.Series([theirs]), photos)
+
+    sizes = [{**metrics(one), **facts(one)} for one in records.folder("input_size")]
+    rounded = [{**metrics(one), **facts(one)} for one in records.folder("rounding")]
+    before, after = model["validation_accuracy_before"], model["validation_accuracy_after"]
+    pairs = pd.DataFrame(evaluation["confusion"], *[list(evaluation["class_accuracy"])] * 2).stack()
+    wrong = pairs[[label != taken for label, taken in pairs.index]].sort_values(
+        ascending=False, kind="stable"
+    )
+    return {
+        **facts(trained),
+        **{
+            key: value
+            for key, value in facts(model).items()
+            if key in ("pixels", "bits", "raw_bytes", "qat_epochs")
+        },
+        "bytes": model["file_bytes"],
+        "before": before,
+        "after": after,
+        "photos": photos,
+        "seed": trained["seed"],
+        "detail": model["model"]["preprocessing"].get("detail"),
+        "measured_on": PHOTO_SETS.get(model["data"]["validation"], records.photos),
+        "minutes": (trained["seconds"] + model["fine_tuning"]["seconds"]) / 60,
+        "device": trained["device"],
+        "loss": single(after, before),
+        "averaging": single(evaluations["evaluation_tta"]["accuracy"], evaluation["accuracy"]),
+        "confusions": [[*pair, int(number)] for pair, number in wrong.head(4).items()],
+        "input_size": sorted(sizes, key=lambda one: one["pixels"]),
+        "rounding": sorted(rounded, key=lambda one: -one["bits"]),
+        **evaluations,
+    }
+
+
+def cleaned(value):
+    """As JSON takes it, rounded so that every version of numpy gives the same file."""
+    if isinstance(value, dict):
+        kept = {key: cleaned(one) for key, one in value.items()}
+        return {key: one for key, one in kept.items() if not (isinstance(one, dict) and one.get("n") == 0)}
+    if isinstance(value, list | tuple):
+        return [cleaned(one) for one in value]
+    if isinstance(value, float | np.floating):
+        return None if np.isnan(value) else round(float(value), 6)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def summarise(results=ROOT / "results", photos=STANDIN):
+    """The summary as plain values; UserError names a record that is missing, damaged or stale."""
+    records = Records(results, photos)
+    found = {"photos": photos, "model": handed_in(records)}
+    found |= {name: experiment(records, name) for name in BASES}
+    for name in ("hw7_test", "data_path", "fixed_views", "onnx_teacher"):
+        record = records(f"{name}.json", any_photos=True)
+        found[name] = {
+            key: record.get(key) for key in ("photos", "seconds", "size", "results", "device", "teacher")
+        }
+    found["records"] = {
+        name: {
+            "number": len(group),
+            "seeds": len({one["seed"] for one in group} - {None}),
+            "commits": sorted({one["commit"][:7] for one in group}),
+            "device": group[0]["device"].replace(", 1 threads", ", 1 thread"),  # as earlier records spell it
+        }
+        for name, group in records.read.items()
+    }
+    return cleaned(found)
+
+
+def main(argv=None):
+    options = parser(__doc__)
+    options.add_argument("--results", type=Path, default=ROOT / "results", help="the records")
+    options.add_argument(
+        "--photos", default=STANDIN, help="what the accuracies were measured on, e.g. Food-11"
+    )
+    options = options.parse_args(argv)
+    write_text(HERE / "summary.json", json.dumps(summarise(options.results, options.photos), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)
