@@ -116,6 +116,7 @@ def metrics(record):
         "reduced": record.get("accuracy_reduced"),
         "agree_validation": agreement.get("validation"),
         "agree_testing": agreement.get("testing"),
+        "gap": agreement["testing"] - agreement["validation"] if agreement.get("testing") else None,
         "last": record["history"][-1]["validation_accuracy"] if "history" in record else None,
         "bytes": record.get("file_bytes", record.get("packed_bytes")),
     }
@@ -211,7 +212,7 @@ def experiment(records, name):
             mean = wide["accuracy"].filter(regex=f"_{kind}$", axis="index").mean()
             wide["accuracy"].loc[f"all_{kind}"] = mean
             found[f"all_{kind}"] = {"photos": group[0]["photos"]["validation"], "accuracy": statistics(mean)}
-    for metric in ("accuracy", "small", "larger", "reduced", "agree_validation", "agree_testing"):
+    for metric in ("accuracy", "small", "larger", "reduced", "agree_validation", "agree_testing", "gap"):
         for variant, one in found.items():
             ours = wide[metric].loc[variant] if variant in wide[metric].index else pd.Series()
             if ours.isna().all():
