@@ -16,6 +16,7 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 
 import numpy as np
 import pandas as pd
+from claims import CLAIMS
 from scipy.stats import t
 
 from compression.command_line import UserError, parser, run
@@ -319,7 +320,7 @@ def cleaned(value):
 def summarise(results=ROOT / "results", photos=STANDIN):
     """The summary as plain values; UserError names a record that is missing, damaged or stale."""
     records = Records(results, photos)
-    found = {"photos": photos, "model": handed_in(records)}
+    found = {"photos": photos, "claims": list(CLAIMS), "model": handed_in(records)}
     found |= {name: experiment(records, name) for name in BASES}
     for name in ("hw7_test", "data_path", "fixed_views", "onnx_teacher"):
         record = records(f"{name}.json", any_photos=True)
