@@ -79,7 +79,7 @@ class Records:
                     f"{'' if known else 'not '}in results/photo_sets.json; run it again on {self.photos}, "
                     "or name the photos with --photos"
                 )
-        self.read.setdefault(name.rpartition("/")[0] or name, []).append(record)
+        self.read.setdefault(name.rpartition("/")[0] or name, {})[name] = record
         return record
 
     def folder(self, name):
@@ -213,14 +213,16 @@ def experiment(records, name):
             mean = wide["accuracy"].filter(regex=f"_{kind}$", axis="index").mean()
             wide["accuracy"].loc[f"all_{kind}"] = mean
             found[f"all_{kind}"] = {"photos": group[0]["photos"]["validation"], "accuracy": statistics(mean)}
+    base = []
+    if UNCHANGED in BASES[name]:
+        base = [row for row in records.experiment("testing") if row[0] == UNCHANGED.split("/")[1]]
     for metric in ("accuracy", "small", "larger", "reduced", "agree_validation", "agree_testing", "gap"):
         for variant, one in found.items():
             ours = wide[metric].loc[variant] if variant in wide[metric].index else pd.Series()
             if ours.isna().all():
                 continue
             others = {base: wide[metric].loc[base] for base in BASES[name] if base in wide[metric].index}
-            if UNCHANGED in BASES[name]:
-                base = [row for row in records.experiment("testing") if row[0] == UNCHANGED.split("/")[1]]
+            if base:
                 same_training(one, facts(base[0][2]), name)
                 others["base"] = pd.Series({seed: metrics(record)[metric] for _, seed, record in base})
             if metric == "accuracy" and "before" in wide and variant in wide["before"].index:
@@ -334,7 +336,7 @@ def summarise(results=ROOT / "results", photos=STANDIN):
             "commits": sorted({one["commit"][:7] for one in group}),
             "device": group[0]["device"].replace(", 1 threads", ", 1 thread"),  # as earlier records spell it
         }
-        for name, group in records.read.items()
+        for name, group in ((name, list(named.values())) for name, named in records.read.items())
     }
     return cleaned(found)
 
