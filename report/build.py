@@ -24,6 +24,8 @@ from summarise import STANDIN, summarise
 from compression.command_line import UserError, parser, run
 from compression.files.atomic import write_bytes, write_text
 
+SOURCES, MADE = (".py", ".typ", ".json", ".bib", ".mplstyle"), ("summary.json", "built.json")
+
 
 def checked_summary(results, photos):
     """The summary of the records; UserError names a claim that no longer holds."""
@@ -40,7 +42,7 @@ def digest(path):
 
 def source():
     """{name: digest} of the texts and programs that the report is made of."""
-    files = [*HERE.glob("*.py"), *HERE.glob("*.typ"), *HERE.glob("text/*.typ"), HERE / "published.json"]
+    files = [path for path in HERE.rglob("*.*") if path.suffix in SOURCES and path.name not in MADE]
     return {str(path.relative_to(HERE)): digest(path) for path in sorted(files)}
 
 

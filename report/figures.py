@@ -4,30 +4,13 @@ Colours are Okabe and Ito's for the colour-blind; every line has its own marker 
 """
 
 import io
+from pathlib import Path
 
-import matplotlib
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-STYLE = {
-    "font.family": "STIXGeneral",
-    "mathtext.fontset": "stix",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "0.88",
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 4.5,
-    "svg.hashsalt": "report",  # the same figure is the same file
-}
+style.use(Path(__file__).with_name("figures.mplstyle"))
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "0.35"
 MODES = {  # of pruning: name in the legend, colour, marker, dashes
@@ -156,6 +139,3 @@ def svg(figure):
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
-
-
-matplotlib.rcParams.update(STYLE)

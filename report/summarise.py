@@ -25,6 +25,7 @@ from experiments.comparisons import EXPERIMENTS
 
 STANDIN = "stand-in"
 PHOTO_SETS = json.loads((ROOT / "results/photo_sets.json").read_text())  # fingerprint of a split -> its name
+TEACHERS = json.loads((HERE / "published.json").read_text())["teachers"]  # by file: name, parameters
 TOLERANCE = 0.002  # of an accuracy measured again on the same photos: other batches round otherwise
 OPTIONAL = {"finetune20_0.95"}  # hours of training
 UNCHANGED = "testing/labelled_measured"  # the student of `choices` and `alpha_temperature` before any change
@@ -130,6 +131,7 @@ def facts(record):
     settings = record.get("settings") or record.get("pruning", {}).get("settings") or {}
     training, pixels = model.get("training", {}), model["preprocessing"]["size"]
     photos = record.get("photos", record.get("validation_photos"))
+    teacher = (record.get("teachers") or [None])[0]
     found = {
         "network": model["architecture"],
         "arguments": rounds[-1]["arguments"] if rounds else model["arguments"],
@@ -143,7 +145,7 @@ def facts(record):
         "macs": rounds[-1].get("macs") if rounds else None,
         "photos": photos["validation"] if isinstance(photos, dict) else photos,
         "training_photos": photos["training"] if isinstance(photos, dict) else None,
-        "teacher": (record.get("teachers") or [None])[0],
+        "teacher": teacher and {**TEACHERS.get(teacher["file"], {"name": teacher["file"]}), **teacher},
         "bits": record.get("bits"),
         "raw_bytes": record.get("raw_bytes"),
         "qat_epochs": record.get("fine_tuning", {}).get("settings", {}).get("epochs"),
