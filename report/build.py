@@ -52,26 +52,17 @@ def build(results, out, photos=STANDIN):
         import typst
         from figures import FIGURES, svg
     except ImportError as error:
-        raise UserError(
-            f"{error.name} is not installed; `make report` sets up what the report needs"
-        ) from None
+        raise UserError(f"{error.name} is not installed; `make report` sets up what it needs") from None
     summary = checked_summary(results, photos)
     made = {"report/summary.json": (json.dumps(summary, indent=1) + "\n").encode()}
     made |= {f"report/figures/{name}.svg": svg(draw(summary)) for name, draw in FIGURES.items()}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        shutil.copytree(
-            HERE, folder / "report", ignore=shutil.ignore_patterns("figures", "summary.json", "*.py")
-        )
+        shutil.copytree(HERE, folder / "report", ignore=shutil.ignore_patterns("figures", *MADE))
         for name, content in made.items():
             write_bytes(folder / name, content)
         main = folder / "report/report.typ"
-        try:
-            made["report.pdf"] = typst.compile(main, root=folder / "report", ignore_system_fonts=True)
-        except RuntimeError as error:
-            raise UserError(
-                f"report/report.typ cannot be set: {str(error).splitlines()[0]}; correct it"
-            ) from None
+        made["report.pdf"] = typst.compile(main, root=folder / "report", ignore_system_fonts=True)
     for name, content in made.items():
         write_bytes(Path(out) / name, content)
     files = {name: hashlib.sha256(content).hexdigest() for name, content in made.items()}
@@ -85,16 +76,13 @@ def outdated(results, out):
     try:
         built = json.loads((out / "report/built.json").read_text())
         before = json.loads((out / "report/summary.json").read_text())
-        now = checked_summary(results, before["photos"])
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
+    except (OSError, ValueError):
         return "report/built.json or report/summary.json is missing or damaged"
-    for name in now.keys() | before.keys():
-        if now.get(name) != before.get(name):
-            return f"results/ has changed since report.pdf was built: {name}"
-    for name in source().items() ^ built["source"].items():
-        return f"report/{name[0]} has changed since report.pdf was built"
+    now = checked_summary(results, before["photos"])
+    if changed := [name for name in now if now[name] != before.get(name)]:
+        return f"results/ has changed since report.pdf was built: {', '.join(changed)}"
+    if changed := sorted(dict(source().items() ^ built["source"].items())):
+        return f"report/{changed[0]} has changed since report.pdf was built"
     for name, expected in built["files"].items():
         if digest(out / name) != expected:
             return f"{name} is not the file that was built"
@@ -104,12 +92,8 @@ def outdated(results, out):
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("--results", type=Path, default=ROOT / "results", help="the records")
-    options.add_argument(
-        "--out", type=Path, default=ROOT, help="gets report.pdf and report/ with what is made"
-    )
-    options.add_argument(
-        "--photos", default=STANDIN, metavar="NAME", help="what the accuracies were measured on, e.g. Food-11"
-    )
+    options.add_argument("--out", type=Path, default=ROOT, help="gets report.pdf and report/")
+    options.add_argument("--photos", default=STANDIN, help="on which accuracies were measured, e.g. Food-11")
     options.add_argument("--check", action="store_true", help="change nothing; status 1 if out of date")
     options = options.parse_args(argv)
     if options.check:

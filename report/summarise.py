@@ -69,9 +69,7 @@ class Records:
         except FileNotFoundError:
             raise UserError(f"the record results/{name} is missing; run {command}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"the record results/{name} cannot be read ({error}); run {command} again"
-            ) from None
+            raise UserError(f"the record results/{name} is damaged ({error}); run {command} again") from None
         for split, fingerprint in record["data"].items():
             known = fingerprint in PHOTO_SETS
             if not any_photos and split != "training" and known != (self.photos == STANDIN):
@@ -106,18 +104,16 @@ class Records:
 def metrics(record):
     """What differs from seed to seed, by name; what a record does not hold is NaN."""
     best, rounds, agreement = record.get("best", {}), record.get("rounds"), record.get("agreement", {})
-    accuracy = best.get(
-        "validation_accuracy", record.get("validation_accuracy_after", record.get("accuracy"))
-    )
+    last = rounds[-1] if rounds else {}
+    names = ("after_training", "validation_accuracy", "validation_accuracy_after", "accuracy")
     found = {
-        "accuracy": rounds[-1]["after_training"] if rounds else accuracy,
+        "accuracy": next((one[name] for name in names for one in (last, best, record) if name in one), None),
         "before": record.get("validation_accuracy_before", record.get("validation_accuracy")),
-        "after_cut": rounds[-1]["after_cut"] if rounds else None,
+        "after_cut": last.get("after_cut"),
         "small": record.get("accuracy_of_small"),
         "larger": record.get("accuracy_of_larger"),
         "reduced": record.get("accuracy_reduced"),
-        "agree_validation": agreement.get("validation"),
-        "agree_testing": agreement.get("testing"),
+        **{f"agree_{split}": agreement.get(split) for split in ("validation", "testing")},
         "gap": agreement["testing"] - agreement["validation"] if agreement.get("testing") else None,
         "last": record["history"][-1]["validation_accuracy"] if "history" in record else None,
         "bytes": record.get("file_bytes", record.get("packed_bytes")),
@@ -127,30 +123,26 @@ def metrics(record):
 
 def facts(record):
     """What all seeds of a variant share."""
-    model, rounds = record["model"], record.get("rounds")
+    model, last = record["model"], record.get("rounds", [record])[-1]
     settings = record.get("settings") or record.get("pruning", {}).get("settings") or {}
     training, pixels = model.get("training", {}), model["preprocessing"]["size"]
     photos = record.get("photos", record.get("validation_photos"))
     teacher = (record.get("teachers") or [None])[0]
     found = {
         "network": model["architecture"],
-        "arguments": rounds[-1]["arguments"] if rounds else model["arguments"],
+        "arguments": last.get("arguments", model["arguments"]),
         "pixels": pixels,
         "views": settings.get("view_size") or training.get("view_size") or pixels,
         "settings": settings,
         "epochs": settings.get("epochs", training.get("epochs")),
         "training": training,
-        "parameters": rounds[-1]["parameters"] if rounds else record.get("parameters"),
-        "start": record["plan"][0]["parameters"] if rounds else None,
-        "macs": rounds[-1].get("macs") if rounds else None,
+        "parameters": last.get("parameters"),
+        "macs": last.get("macs"),
         "photos": photos["validation"] if isinstance(photos, dict) else photos,
         "training_photos": photos["training"] if isinstance(photos, dict) else None,
         "teacher": teacher and {**TEACHERS.get(teacher["file"], {"name": teacher["file"]}), **teacher},
-        "bits": record.get("bits"),
-        "raw_bytes": record.get("raw_bytes"),
+        **{key: record.get(key) for key in ("bits", "raw_bytes", "small_photos", "reduced_to")},
         "qat_epochs": record.get("fine_tuning", {}).get("settings", {}).get("epochs"),
-        "small_photos": record.get("small_photos"),
-        "reduced_to": record.get("reduced_to"),
         "scope": record.get("pruning", {}).get("scope"),
     }
     return {name: value for name, value in found.items() if value is not None}
@@ -191,16 +183,11 @@ def experiment(records, name):
     """{variant: facts, statistics of every metric, differences, accuracy after every round}."""
     rows = records.experiment(name)
     table = pd.DataFrame([{"variant": variant, "seed": seed, **metrics(one)} for variant, seed, one in rows])
-    wide = {
-        metric: table.pivot(index="variant", columns="seed", values=metric) for metric in table.columns[2:]
-    }
+    wide = {name: table.pivot(index="variant", columns="seed", values=name) for name in table.columns[2:]}
     found = {}
     for variant in table["variant"].unique():
         group = [record for one, _, record in rows if one == variant]
-        found[variant] = {
-            **facts(group[0]),
-            **{key: statistics(one.loc[variant]) for key, one in wide.items()},
-        }
+        found[variant] = facts(group[0]) | {key: statistics(one.loc[variant]) for key, one in wide.items()}
         found[variant]["best_epochs"] = [one["best"].get("epoch") for one in group if "best" in one]
         found[variant]["rounds"] = [
             {
@@ -240,10 +227,8 @@ def experiment(records, name):
 def check_same_network(name, record, shipped):
     """UserError if a record is of another network than the model that is handed in."""
     one, other = record["model"], shipped["model"]
-    shared = one["arguments"].keys() & other["arguments"].keys() - {"folded"}
-    if one["architecture"] != other["architecture"] or any(
-        one["arguments"][key] != other["arguments"][key] for key in shared
-    ):
+    one, other = ({**model["arguments"], "network": model["architecture"]} for model in (one, other))
+    if any(one[key] != other[key] for key in one.keys() & other.keys() - {"folded"}):
         raise UserError(
             f"the record results/{name} is stale: it is of another network than model.json; measure again"
         )
@@ -281,28 +266,21 @@ def handed_in(records):
     rounded = [{**metrics(one), **facts(one)} for one in records.folder("rounding")]
     before, after = model["validation_accuracy_before"], model["validation_accuracy_after"]
     pairs = pd.DataFrame(evaluation["confusion"], *[list(evaluation["class_accuracy"])] * 2).stack()
-    wrong = pairs[[label != taken for label, taken in pairs.index]].sort_values(
-        ascending=False, kind="stable"
-    )
+    pairs = pairs[[label != taken for label, taken in pairs.index]]
     return {
         **facts(trained),
-        **{
-            key: value
-            for key, value in facts(model).items()
-            if key in ("pixels", "bits", "raw_bytes", "qat_epochs")
-        },
+        **{key: facts(model)[key] for key in ("pixels", "bits", "raw_bytes", "qat_epochs")},
         "bytes": model["file_bytes"],
         "before": before,
         "after": after,
         "photos": photos,
         "seed": trained["seed"],
-        "detail": model["model"]["preprocessing"].get("detail"),
         "measured_on": PHOTO_SETS.get(model["data"]["validation"], records.photos),
         "minutes": (trained["seconds"] + model["fine_tuning"]["seconds"]) / 60,
         "device": trained["device"],
         "loss": single(after, before),
         "averaging": single(evaluations["evaluation_tta"]["accuracy"], evaluation["accuracy"]),
-        "confusions": [[*pair, int(number)] for pair, number in wrong.head(4).items()],
+        "confusions": [[*pair, int(number)] for pair, number in pairs.nlargest(4).items()],
         "input_size": sorted(sizes, key=lambda one: one["pixels"]),
         "rounding": sorted(rounded, key=lambda one: -one["bits"]),
         **evaluations,
@@ -328,9 +306,8 @@ def summarise(results=ROOT / "results", photos=STANDIN):
     found |= {name: experiment(records, name) for name in BASES}
     for name in ("hw7_test", "data_path", "fixed_views", "onnx_teacher"):
         record = records(f"{name}.json", any_photos=True)
-        found[name] = {
-            key: record.get(key) for key in ("photos", "seconds", "size", "results", "device", "teacher")
-        }
+        kept = ("photos", "seconds", "size", "results", "device", "teacher")
+        found[name] = {key: record.get(key) for key in kept}
     found["records"] = {
         name: {
             "number": len(group),
@@ -344,13 +321,8 @@ def summarise(results=ROOT / "results", photos=STANDIN):
 
 
 def main(argv=None):
-    options = parser(__doc__)
-    options.add_argument("--results", type=Path, default=ROOT / "results", help="the records")
-    options.add_argument(
-        "--photos", default=STANDIN, help="what the accuracies were measured on, e.g. Food-11"
-    )
-    options = options.parse_args(argv)
-    write_text(HERE / "summary.json", json.dumps(summarise(options.results, options.photos), indent=1) + "\n")
+    parser(__doc__).parse_args(argv)
+    write_text(HERE / "summary.json", json.dumps(summarise(), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Experiments, records, and that README.md and model.bin agree with the records."""
 
+import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -240,19 +242,30 @@ def test_the_tables_of_the_readme_are_those_of_the_records():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_a_changed_record_changes_the_readme(tmp_path, monkeypatch):
+@pytest.fixture
+def fill_readme(monkeypatch):
+    """The module results/fill_readme.py."""
     monkeypatch.syspath_prepend(ROOT / "results")
-    import fill_readme
+    return importlib.import_module("fill_readme")
 
+
+def test_a_changed_record_changes_the_readme(tmp_path, fill_readme):
     pages = {page: (ROOT / page).read_text(encoding="utf-8") for page in fill_readme.PAGES}
-    read = fill_readme.read
+    results = shutil.copytree(ROOT / "results", tmp_path / "results")
+    for path in sorted((results / "recipes").glob("ours-*.json")):
+        record = json.loads(path.read_text())
+        record["best"]["validation_accuracy"] = 0.123456
+        path.write_text(json.dumps(record))
+    filled = fill_readme.fill(pages, fill_readme.summarise(results))
+    assert "12.35 ± 0.00" in filled["docs/findings.md"] and "12.35" not in pages["docs/findings.md"]
+    assert filled["README.md"] == pages["README.md"]
 
-    def changed(name):
-        record = read(name)
-        return {**record, "validation_accuracy_after": 0.123456} if name == "model.json" else record
 
-    monkeypatch.setattr(fill_readme, "read", changed)
-    assert "12.35 %" in fill_readme.fill(pages)["README.md"] and "12.35 %" not in pages["README.md"]
+@pytest.mark.parametrize("edit", [("<!-- end model -->", ""), ("begin model", "begin nonsense")])
+def test_a_table_without_its_marks_is_named(fill_readme, edit):
+    pages = {page: (ROOT / page).read_text(encoding="utf-8").replace(*edit) for page in fill_readme.PAGES}
+    with pytest.raises(UserError, match="need exactly one table model"):
+        fill_readme.fill(pages, fill_readme.summarise())
 
 
 def test_every_file_and_script_that_the_readme_names_exists():
