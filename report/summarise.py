@@ -295,7 +295,7 @@ def cleaned(value):
     if isinstance(value, list | tuple):
         return [cleaned(one) for one in value]
     if isinstance(value, float | np.floating):
-        return None if np.isnan(value) else round(float(value), 6)
+        return None if np.isnan(value) else round(float(value), 9)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -1,4 +1,4 @@
-"""The report: numbers and words follow the records, claims are checked, and what is missing or stale is named."""
+"""The report: numbers and words follow the records, claims are checked, what is missing is named."""
 
 import json
 import re
@@ -16,11 +16,11 @@ sys.path.insert(0, str(ROOT / "report"))
 for needed in ("typst", "matplotlib", "pypdf", "scipy"):
     pytest.importorskip(needed, reason=f"{needed} is not installed (tests/requirements.txt)")
 
-import build
-import claims
-import summarise
+import build  # noqa: E402
+import claims  # noqa: E402
+import summarise  # noqa: E402
 
-from compression.command_line import UserError
+from compression.command_line import UserError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
