@@ -132,6 +132,7 @@ def facts(record):
         "network": model["architecture"],
         "arguments": last.get("arguments", model["arguments"]),
         "pixels": pixels,
+        "measured_on": PHOTO_SETS.get(record["data"].get("validation")),
         "views": settings.get("view_size") or training.get("view_size") or pixels,
         "settings": settings,
         "epochs": settings.get("epochs", training.get("epochs")),
