@@ -1,5 +1,5 @@
-"""What is compared: every experiment's question and the command line of each of its variants; experiments.py
-runs them.
+"""What is compared: every experiment's question and the command line of each of its variants;
+experiments/__main__.py runs them.
 """
 
 from dataclasses import dataclass
@@ -7,49 +7,48 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question and its variants: name -> command line of a script.
+    """A question and its variants: name -> command line of a script, or several joined by &&.
 
-    In a command {data}, {seed}, {out} and {model}, this project's model.bin, are filled in; the command must
-    leave its record in {out}/record.json. {other} is the folder of an earlier variant with the same seed,
-    {other@0} with seed 0, {experiment/other} of another experiment, which has to be run before.
+    In a command {data}, {seed}, {out}, {model}, this project's model.bin, and {strong}, the file given by
+    --strong, are filled in; the command must leave its record in {out}/record.json. {other} is the folder of
+    another variant with the same seed, {other@0} with seed 0, {experiment/other} of another experiment.
     """
 
     question: str
     variants: dict
     seeds: tuple = (0, 1, 2)
-    subset: bool = (
-        False  # whether its runs read a part of the photos only, which has a fingerprint of its own
-    )
+    subset: bool = False  # whether its runs read a part of the photos, which has a fingerprint of its own
 
 
 RUN = "--seed {seed} --out {out} --resume"
 RECORD = "--data {data} --record {out}/record.json"
 NARROW = "--network residual6 --set hidden=96,160,160,256,256,256"
-SMALL = "{data} --size 64 --augment light"  # light: the schedules are short
+SMALL = "{data} --size 64 --recipe augment=light"  # light: the schedules are short
 # what many runs can be afforded of without a GPU
-SHORT = "{data} --size 56 --view-size 48 --augment light --lr 0.002"
+SHORT = "{data} --size 56 --recipe view_size=48 augment=light lr=0.002"
+LONG = "{data} --size 96 --epochs 30"
+MEDIUM = "--recipe detail=64 view_size=72 augment=medium batch_size=64 lr=0.002"
+SOFT = "alpha=0.9 temperature=2 views=30"  # follows MEDIUM
+LONG_STRONG = f"train_kd.py {LONG} --teacher {{strong}} --network student"
 
-BASE = "{base}/best.pt {data}"
-TUNED = "--rounds ROUNDS --augment light --lr 0.001"
+CUT = "prune.py {base}/best.pt {data}"
+TUNED = "--rounds ROUNDS --recipe augment=light lr=0.001"
 CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
-    "none": f"prune.py {BASE} --mode none --rounds ROUNDS",
-    "mistake1": f"experiments/benchmarks/reference_mistake.py {BASE} --mode finetune --epochs 1 {TUNED}",
-    "finetune1": f"prune.py {BASE} --mode finetune --epochs 1 {TUNED}",
-    "finetune5": f"prune.py {BASE} --mode finetune --epochs 5 {TUNED}",
-    "finetune20": f"prune.py {BASE} --mode finetune --epochs 20 {TUNED}",
-    "retrain5": f"prune.py {BASE} --mode retrain --epochs 5 --rounds ROUNDS --augment light",
+    "none": f"{CUT} --mode none --rounds ROUNDS",
+    "mistake1": f"{CUT} --mode finetune --epochs 1 {TUNED}".replace(
+        "prune.py", "experiments/benchmarks/reference_mistake.py"
+    ),
+    **{f"finetune{epochs}": f"{CUT} --mode finetune --epochs {epochs} {TUNED}" for epochs in (1, 5, 20)},
+    "retrain5": f"{CUT} --mode retrain --epochs 5 --rounds ROUNDS --recipe augment=light",
 }
 QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quarter of its parameters
-QUARTERED = "prune.py {big}/best.pt {data} --target-params 68363"  # the same quarter
-QAT = "--qat-epochs 2 --augment light --seed {seed} --out {out}/run --resume"
+# the same quarter
+QUARTERED = "prune.py {big}/best.pt {data} --target parameters=68363 --epochs 8 --recipe augment=light"
 STRONG = f"train_kd.py {SHORT} --teacher {{model}} --epochs 6 --network student"
-FIXED = (
-    "train_kd.py {data} --size 56 --augment none --lr 0.002 --teacher {model} --epochs 6 --network student"
-)
-RECIPE = "train_kd.py {data} --size 56 --teacher {model} --epochs 10 --network student"
+FIXED = STRONG.replace("view_size=48 augment=light", "augment=none")
 AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
-OWN = "--size 96 --view-size 72 --detail 64 --epochs 10 --batch-size 32"
+OWN = "{data} --size 96 --epochs 10 --recipe view_size=72 detail=64 batch_size=32"
 SHIPPED = (
     "--set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,576,576,576 --set pools=1,0,0,1,0,0,0 "
     "--set head=384"
@@ -83,17 +82,24 @@ def comma(values):
     return ",".join(map(str, values))
 
 
+def store(trained, bits, qat=False, granularity="channel"):
+    """The command that stores a trained network; qat: after two epochs of training through the rounding."""
+    command = f"quantize.py {{{trained}}}/best.pt {{out}}/model.bin --max-bytes 1000000 {RECORD}"
+    if not qat:
+        return f"{command} --bits {bits} --granularity {granularity}"
+    train = f"train_student.py {{data}} --init {{{trained}}}/best.pt --qat-bits {bits} --epochs 2"
+    recipe = f"--recipe augment=light qat_granularity={granularity} {RUN.replace('{out}', '{out}/run')}"
+    return f"{train} {recipe} && {command.replace(f'{{{trained}}}', '{out}/run')}"
+
+
 def rounding(network, trained):
-    """Commands that store a trained network at 8 to 2 bits, without and with two epochs of training through
-    the rounding.
-    """
-    store = f"quantize.py {{{trained}}}/best.pt {{out}}/model.bin --max-bytes 1000000 {RECORD}"
-    rounded = {
-        f"{network}_{bits}_{granularity}": f"{store} --bits {bits} --granularity {granularity}"
+    """Commands that store a trained network at 8 to 2 bits, without and with QAT."""
+    return {
+        f"{network}_{bits}_{granularity}{suffix}": store(trained, bits, bool(suffix), granularity)
+        for suffix in ("", "_qat")
         for bits in (8, 6, 5, 4, 3, 2)
         for granularity in ("tensor", "channel")
     }
-    return {**rounded, **{f"{name}_qat": f"{command} {QAT}" for name, command in rounded.items()}}
 
 
 def wider():
@@ -104,9 +110,7 @@ def wider():
             f"train_student.py {SHORT} --epochs 8 --network residual6 --set widths=64,64,64,128,128,128,128 "
             f"--set pools=1,0,0,1,0,0,0 --set hidden={comma(hidden)} --set head={head} {RUN}"
         )
-        variants[f"stored_{size}"] = (
-            f"quantize.py {{float_{size}}}/best.pt {{out}}/model.bin --bits {bits} {QAT} {RECORD}"
-        )
+        variants[f"stored_{size}"] = store(f"float_{size}", bits, qat=True)
     return variants
 
 
@@ -131,7 +135,7 @@ EXPERIMENTS = {
                 for name, cut in CUTS.items()
             },
             **{
-                f"once_{rate}": f"prune.py {BASE} --mode retrain --epochs 15 --rounds 1 --augment light "
+                f"once_{rate}": f"{CUT} --mode retrain --epochs 15 --rounds 1 --recipe augment=light "
                 f"--rate {rate**5:.6f} --scope 3-6 {RUN}"
                 for rate in (0.95, 0.9)
             },
@@ -153,12 +157,12 @@ EXPERIMENTS = {
         "fine-tuned alike",
         {
             f"{name}_{parameters}": f"prune.py {{pruning/base}}/best.pt {{data}} --mode {mode} "
-            f"--target-params {parameters} --epochs 5 --augment light --lr 0.001 {RUN}"
+            f"--target parameters={parameters} --epochs 5 --recipe augment=light lr=0.001 {more}{RUN}"
             for parameters in (171606, 114810)
-            for name, mode in (
-                ("factors", "lowrank"),
-                ("factors_global", "lowrank --ranking global"),
-                ("channels", "finetune"),
+            for name, mode, more in (
+                ("factors", "lowrank", ""),
+                ("factors_global", "lowrank", "ranking=global "),
+                ("channels", "finetune", ""),
             )
         },
     ),
@@ -167,14 +171,12 @@ EXPERIMENTS = {
         "and the small network trained directly",
         {
             "big": f"train_student.py {SHORT} --epochs 8 --network student {RUN}",
-            "quantized": f"quantize.py {{big}}/best.pt {{out}}/model.bin --bits 8 {RECORD}",
+            "quantized": store("big", 8),
             "big_long": f"train_student.py {SHORT} --epochs 16 --network student {RUN}",
-            "quantized_long": f"quantize.py {{big_long}}/best.pt {{out}}/model.bin --bits 8 {RECORD}",
-            "pruned": f"{QUARTERED} --mode finetune --epochs 8 --augment light {RUN}",
-            "factorised": f"{QUARTERED} --mode lowrank --epochs 8 --augment light {RUN}",
-            "factorised_global": (
-                f"{QUARTERED} --mode lowrank --ranking global --epochs 8 --augment light {RUN}"
-            ),
+            "quantized_long": store("big_long", 8),
+            "pruned": f"{QUARTERED} --mode finetune {RUN}",
+            "factorised": f"{QUARTERED} --mode lowrank {RUN}",
+            "factorised_global": f"{QUARTERED} ranking=global --mode lowrank {RUN}",
             "distilled": (
                 f"train_kd.py {SHORT} --teacher {{big}}/best.pt --epochs 8 --network student --set "
                 f"{QUARTER} {RUN}"
@@ -198,66 +200,64 @@ EXPERIMENTS = {
     "own_classes": Experiment(
         "180 photos of three own classes: from the weights of model.bin, or from scratch",
         {
-            "scratch": f"experiments/benchmarks/own_classes.py {{data}} {OWN} {SHIPPED} {RUN}",
-            "init": f"experiments/benchmarks/own_classes.py {{data}} {OWN} --init {{model}} {RUN}",
+            "scratch": f"experiments/benchmarks/own_classes.py {OWN} {SHIPPED} {RUN}",
+            "init": f"experiments/benchmarks/own_classes.py {OWN} --init {{model}} {RUN}",
         },
         subset=True,
     ),
     "teachers": Experiment(
         "ResNet-18 trained from scratch, how it stands 16 and 8 bits, and how many of its answers stay",
         {
-            "resnet18": f"train_student.py {SHORT} --epochs 10 --network resnet18 {RUN}",
+            "resnet18": f"train_student.py {LONG} {MEDIUM} --network resnet18 {RUN}",
             **{
-                f"resnet18_{bits}": f"quantize.py {{resnet18}}/best.pt {{out}}/model.bin --bits {bits} "
-                f"--max-bytes 30000000 {RECORD}"
-                for bits in (16, 8)
+                f"resnet18_{bits}": store("resnet18", bits).replace("1000000", "30000000") for bits in (16, 8)
             },
             **{
                 f"resnet18_{bits}_agreement": f"evaluate.py {{resnet18_{bits}}}/model.bin {{data}} "
-                f"--teacher {{resnet18}}/best.pt "
-                "--record {out}/record.json"
+                "--teacher {resnet18}/best.pt --record {out}/record.json"
                 for bits in (16, 8)
             },
         },
     ),
     "distillation": Experiment(
-        "three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one "
-        "(model.bin)",
+        "three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one",
         {
-            f"{network}_{name}": f"{script} --epochs 6 --network {network} {RUN}"
-            for network in ("student", "residual6", "slim9")
-            for name, script in (
-                ("scratch", f"train_student.py {SHORT}"),
-                ("weak", f"train_kd.py {SHORT} --teacher {{teachers/resnet18@0}}/best.pt"),
-                ("strong", f"train_kd.py {SHORT} --teacher {{model}}"),
+            f"{network}_{name}": f"{script} {MEDIUM} {more} --network {network} {arguments} {RUN}"
+            for network, arguments in (("student", ""), ("residual6", SHIPPED), ("slim9", ""))
+            for name, script, more in (
+                ("scratch", f"train_student.py {LONG}", ""),
+                ("weak", f"train_kd.py {LONG} --teacher {{teachers/resnet18@0}}/best.pt", SOFT),
+                ("strong", f"train_kd.py {LONG} --teacher {{strong}}", SOFT),
             )
         },
     ),
     "alpha_temperature": Experiment(
-        "weight of the teacher's answers and temperature, against alpha 0.8 and temperature 4, "
+        "weight of the teacher's answers and temperature, against alpha 0.9 and temperature 2, "
         "which is student_strong of `distillation`",
         {
-            **{f"alpha_{alpha}": f"{STRONG} --alpha {alpha} {RUN}" for alpha in (0, 0.2, 0.5, 1)},
-            **{f"temperature_{value}": f"{STRONG} --temperature {value} {RUN}" for value in (1, 2, 8, 20)},
-            "course": f"{STRONG} --alpha 0.5 --temperature 20 {RUN}",
+            f"{name}_{value}": f"{LONG_STRONG} {MEDIUM} views=30 {recipe} {RUN}"
+            for name, value, recipe in (
+                *(("alpha", alpha, f"alpha={alpha} temperature=2") for alpha in (0, 0.5, 1)),
+                *(("temperature", t, f"alpha=0.9 temperature={t}") for t in (1, 4, 8, 20)),
+            )
         },
     ),
     "recipes": Experiment(
-        "the course's recipe of distillation against our defaults: same student, teacher, photos and epochs",
+        "the course's recipe of distillation against ours: same student, teacher, photos and epochs",
         {
-            "ours": f"{RECIPE} --augment light {RUN}",
-            "course": f"{RECIPE} --augment course --alpha 0.5 --temperature 20 --lr 0.001 --weight-decay "
-            "0.01 "
-            f"--schedule constant --batch-size 32 --ema 0 {RUN}",
+            "ours": f"{LONG_STRONG} {MEDIUM} {SOFT} {RUN}",
+            "course": f"{LONG_STRONG} --recipe detail=64 augment=course alpha=0.5 temperature=20 lr=0.001 "
+            f"weight_decay=0.01 schedule=constant batch_size=32 ema=0 {RUN}",
         },
     ),
     "choices": Experiment(
-        "one thing changed in student_strong of `distillation`: "
+        "one thing changed in a short distillation from model.bin: "
         "another learning rate, no averaged weights, fixed views, another loss",
         {
+            "base": f"{STRONG} {RUN}",
             "lr": f"{STRONG.replace('0.002', '0.005')} {RUN}",
-            "no_ema": f"{STRONG} --ema 0 {RUN}",
-            "fixed_views": f"{STRONG} --views 2 {RUN}",
+            "no_ema": f"{STRONG} --recipe ema=0 {RUN}",
+            "fixed_views": f"{STRONG} --recipe views=2 {RUN}",
             "dkd": (
                 f"{STRONG.replace('train_kd.py', 'experiments/benchmarks/decoupled_distillation.py')} "
                 f"--beta 2 {RUN}"
@@ -268,7 +268,7 @@ EXPERIMENTS = {
         "soft labels on the unlabelled testing photos: what is learned and what is memorised; "
         "never for a model that is handed in",
         {
-            "labelled_measured": f"evaluate.py {{distillation/student_strong}}/best.pt {AGREEMENT}",
+            "labelled_measured": f"evaluate.py {{choices/base}}/best.pt {AGREEMENT}",
             "unlabelled": f"{STRONG} --unlabeled {{data}}/testing {RUN}",
             "labelled_fixed": f"{FIXED} {RUN}",
             "unlabelled_fixed": f"{FIXED} --unlabeled {{data}}/testing {RUN}",
@@ -281,14 +281,16 @@ EXPERIMENTS = {
     "resolution": Experiment(
         "photos of every resolution: some of the views blurred, or none",
         {
-            "standard": (
-                f"train_student.py {{data}} --size 96 --view-size 72 --augment standard --epochs 8 {RUN}"
-            ),
-            "standard_measured": f"evaluate.py {{standard}}/best.pt {REDUCED}",
-            "blurred": (
-                f"train_student.py {{data}} --size 96 --view-size 72 --augment blurred --epochs 8 {RUN}"
-            ),
-            "blurred_measured": f"evaluate.py {{blurred}}/best.pt {REDUCED}",
+            name: command
+            for views in ("standard", "blurred")
+            for name, command in (
+                (
+                    views,
+                    "train_student.py {data} --size 96 --epochs 8 "
+                    f"--recipe view_size=72 augment={views} {RUN}",
+                ),
+                (f"{views}_measured", f"evaluate.py {{{views}}}/best.pt {REDUCED}"),
+            )
         },
     ),
     "one_megabyte": Experiment(
