@@ -4,11 +4,11 @@
     python -m experiments distillation food-11 --strong teacher.onnx
     python -m experiments --list
 
-Runs are ordinary commands of this project's scripts. Snakemake (`pip install -r experiments/requirements.txt`)
-starts them, --workers at once, what others build on first, also where that is of another comparison. Run again,
-it continues unfinished runs and skips those whose record in results/ tells the same settings, network and
-photos; a finished run folder that does not answer its variant any more is renamed. What follows --snakemake
-goes to Snakemake as it is; docs/scaling.md shows a grid on several machines.
+Runs are commands of this project's scripts, started by Snakemake (`pip install -r
+experiments/requirements.txt`), after the runs that they build on, of other experiments too. Started again, it
+continues unfinished runs and leaves out those whose record in results/ tells the variant's settings, network
+and photos. A finished run folder that no longer answers its variant is renamed. What follows --snakemake is
+for Snakemake; docs/scaling.md shows a grid on several machines.
 """
 
 import argparse
@@ -30,72 +30,71 @@ from compression.files.records import write_record
 from experiments.comparisons import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parent.parent
-ALIASES = {
-    "network": "architecture",
-    "reduce": "reduced_to",
-    "qat_bits": "bits",
-    "qat_granularity": "granularity",
+# options that do not decide the outcome, or that name a file of another run
+NO_SETTINGS = {
+    "out",
+    "resume",
+    "record",
+    "data",
+    "max_bytes",
+    "device",
+    "cache",
+    "init",
+    "teacher",
+    "unlabeled",
 }
-# options that say where and how something is computed, which no record has to repeat
-ELSEWHERE = ("out", "resume", "record", "data", "max_bytes", "device", "cache", "init")
 
 
 def read(path):
     """The JSON object in a file; {} where there is none or it is damaged."""
     try:
         record = json.loads(path.read_text())
+        return record if isinstance(record, dict) else {}
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
 
 
-def meaning(template):
-    """{option: its words} of a variant's commands, keys of --recipe, --set and --target among the options."""
-    found, option = {}, None
+def meant(template):
+    """{setting: words} that a variant's commands name, with the keys of --recipe, --set and --target."""
+    found, option = {}, "data"
     for word in template.split():
-        key, equals, value = word.partition("=")
+        key, _, value = word.partition("=")
         if word == "&&":
-            option = None
+            option = "data"
         elif word.startswith("--"):
-            option = word.removeprefix("--").replace("-", "_")
-        elif option in ("recipe", "set", "target") and equals:
+            option = word[2:].replace("-", "_")
+        elif option in ("recipe", "set", "target"):
             found[key] = value
-        elif option:
+        else:
             found[option] = word
-    return {option: words for option, words in found.items() if option not in ELSEWHERE}
+    return {key: words for key, words in found.items() if key not in NO_SETTINGS}
 
 
 def told(record):
-    """{option: value} of what a record of any script says that it was made with."""
-    pruning, tuning, model = (record.get(key, {}) for key in ("pruning", "fine_tuning", "model"))
-    training, kept = model["training"], pruning.get("kept")
-    return {
-        **model["preprocessing"],
-        **model["arguments"],
-        **{key: training[key] for key in ("alpha", "temperature", "beta") if key in training},
-        "architecture": model["architecture"],
-        **{
-            key: value
-            for part in (tuning.get("settings"), pruning, pruning.get("settings"), record.get("settings"))
-            for key, value in (part or {}).items()
-        },
-        **{key: record[key] for key in ("bits", "granularity", "scale", "reduced_to") if key in record},
-        **({"rate": kept[0], "rounds": len(kept)} if kept else {}),
-        **({"parameters": record["rounds"][-1]["parameters"]} if record.get("rounds") else {}),
-    }
+    """{setting: value} with which a record of any script was made."""
+    model, pruning, tuning = record["model"], record.get("pruning", {}), record.get("fine_tuning", {})
+    settings = [part.get("settings", {}) for part in (tuning, pruning, record)]
+    values = {}
+    for part in (model["preprocessing"], model["arguments"], model["training"], record, pruning, *settings):
+        values |= part
+    others = {"network": model["architecture"], "reduce": record.get("reduced_to")}
+    others |= {"qat_bits": values.get("bits"), "qat_granularity": values.get("granularity")}
+    if pruning:
+        kept, others["parameters"] = pruning["kept"], record["rounds"][-1]["parameters"]
+        others |= {"rate": kept[0], "rounds": len(kept)}
+    return {**values, **others}
 
 
-def same(option, words, value):
-    """Whether the words of a command line mean the value of a record."""
+def same(setting, words, value):
+    """Whether the words of a command line mean a record's value."""
     if isinstance(value, list):
-        return len(parts := words.split(",")) == len(value) and all(
-            map(same, [option] * len(value), parts, value)
-        )
+        words = words.split(",")
+        return len(words) == len(value) and all(map(same, [setting] * len(value), words, value))
     try:
         found, value = float(words), float(value)
     except (TypeError, ValueError):
         return words == str(value)
-    if option == "parameters":  # the most that can be had below it
+    if setting == "parameters":  # channels and ranks are whole, so a target is not met exactly
         return 0.95 * found <= value <= found
     return math.isclose(found, value, rel_tol=1e-6)
 
@@ -113,64 +112,70 @@ class Job:
     result: Path
     needs: tuple
 
-    def answered(self, record, fingerprints, strong=None):
-        """Whether a record was made as this variant says, with these photos: every option that the variant
-        names has its value.
+    def answered(self, record, known):
+        """Whether a record was made as the variant says: all settings that it names, with a teacher or
+        without, from these photos.
 
-        fingerprints: of the photos by split; strong: the first 16 digits of the SHA-256 of --strong's file.
+        known: fingerprints of training and validation photos, and as "strong" the first 16 digits of the
+        SHA-256 of --strong's file; what is not in it is not compared.
         """
-        named = meaning(self.template)
-        named = {ALIASES.get(option, option): words for option, words in named.items()}
-        teachers = record.get("teachers") or ([{}] if "agreement" in record else [])
-        asked = (named.pop("teacher", None), named.pop("unlabeled", None))
+        words = self.template.split()
         try:
-            values, data = told(record), record["data"].items()
+            values, teachers = told(record), record.get("teachers") or "agreement" in record
+            # of photos with unlabelled ones behind them, "+" separates the fingerprints
+            data = {split: value.split("+")[0] for split, value in record["data"].items()}
             return (
-                bool(asked[0]) == bool(teachers)
-                and bool(asked[1]) == ("unlabelled" in record)
-                and (not strong or asked[0] != "{strong}" or teachers[0].get("sha256") == strong)
-                and all(
-                    option in values and same(option, words, values[option])
-                    for option, words in named.items()
+                all(
+                    key in values and same(key, text, values[key])
+                    for key, text in meant(self.template).items()
                 )
-                and (
-                    EXPERIMENTS[self.experiment].subset
-                    or all(
-                        fingerprints.get(split, own) == own
-                        for split, value in data
-                        for own in [value.split("+")[0]]
-                    )
-                )
+                and ("--teacher" in words, "--unlabeled" in words) == (bool(teachers), "unlabelled" in record)
+                and (EXPERIMENTS[self.experiment].subset or data.items() <= {**data, **known}.items())
+                and ("{strong}" not in words or known.get("strong") in (None, teachers[0]["sha256"]))
             )
-        except (KeyError, TypeError, AttributeError):  # a damaged record answers nothing
+        except (KeyError, TypeError, AttributeError, IndexError):  # a damaged record answers nothing
             return False
 
-    def recorded(self, fingerprints, strong=None):
+    def recorded(self, known):
         """Whether results/ holds such a record; see `answered`."""
-        return self.answered(read(self.result), fingerprints, strong)
+        return self.answered(read(self.result), known)
 
     def record(self):
-        """What its run folder holds as its record."""
+        """The record in its run folder; {} before the run has ended."""
         record, trained = read(self.out / "record.json"), read(self.out / "run/record.json")
-        if record and trained:  # what was stored had been trained on before, in the same run
-            record["fine_tuning"] = {key: trained[key] for key in trained.keys() - {"model", "history"}}
+        if record and trained:  # trained on before it was stored
+            record["fine_tuning"] = {key: trained[key] for key in trained if key not in ("model", "history")}
         return record
+
+    def finished(self, known):
+        """Whether its run folder holds a record as the variant says, not older than one it builds on."""
+        record = self.record()
+        return self.answered(record, known) and all(
+            need.finished(known) and need.record()["date"] <= record["date"] for need in self.needs
+        )
+
+    def described(self):
+        """The Job as experiments/Snakefile reads it."""
+        command = [f"export PYTHONPATH={shlex.quote(str(ROOT))}"]
+        for script, *words in (part.split("\n") for part in "\n".join(self.command).split("\n&&\n")):
+            module = script.removesuffix(".py").replace("/", ".")
+            command.append(shlex.join([sys.executable, "-m", module, *words]))
+        return {
+            "needs": [str(need.out / "record.json") for need in self.needs],
+            "record": str(self.out / "record.json"),
+            "log": str(self.out / "output.txt"),
+            "command": " && ".join(command),
+        }
 
 
 def plan(name, data, runs, results, seeds=None, strong="{strong}"):
-    """The Jobs of an experiment, seed by seed. seeds: others than the experiment's."""
+    """The Jobs of an experiment, seed by seed. seeds: others than its own; strong: a teacher's file."""
+    # records keep the command, so no path of this machine is in it
+    paths = {"data": data, "model": os.path.relpath(ROOT / "model.bin"), "strong": strong}
 
     @cache
     def job(name, variant, seed):
-        out, needs = runs / name / f"{variant}-{seed}", []
-        # records keep the command, so no path of this machine is in it
-        known = {
-            "data": data,
-            "seed": seed,
-            "out": out,
-            "model": os.path.relpath(ROOT / "model.bin"),
-            "strong": strong,
-        }
+        known, needs = {**paths, "out": runs / name / f"{variant}-{seed}"}, []
 
         def fill(match):
             place, _, other_seed = match[1].partition("@")
@@ -183,13 +188,10 @@ def plan(name, data, runs, results, seeds=None, strong="{strong}"):
         template = EXPERIMENTS[name].variants[variant].replace("{seed}", str(seed))
         command = tuple(re.sub(r"\{([^}]+)\}", fill, word) for word in template.split())
         result = results / name / f"{variant}-seed{seed}.json"
-        return Job(name, template, command, out, result, tuple(dict.fromkeys(needs)))
+        return Job(name, template, command, known["out"], result, tuple(dict.fromkeys(needs)))
 
-    return [
-        job(name, variant, seed)
-        for seed in seeds or EXPERIMENTS[name].seeds
-        for variant in EXPERIMENTS[name].variants
-    ]
+    experiment = EXPERIMENTS[name]
+    return [job(name, variant, seed) for seed in seeds or experiment.seeds for variant in experiment.variants]
 
 
 def with_needs(jobs):
@@ -197,59 +199,53 @@ def with_needs(jobs):
     return list(dict.fromkeys(one for job in jobs for one in (*with_needs(job.needs), job)))
 
 
-def shell_command(job):
-    """The command of a Job for a shell, wherever the project lies."""
-    words, script = [f"export PYTHONPATH={shlex.quote(str(ROOT))};"], True
-    for word in job.command:
-        if script:
-            module = word.removesuffix(".py").replace("/", ".")
-            words += [shlex.quote(sys.executable), "-m", module]
-        else:
-            words.append(word if word == "&&" else shlex.quote(word))
-        script = word == "&&"
-    return " ".join(words)
-
-
-def start(jobs, targets, options):
-    """Let Snakemake run the target Jobs and whatever they need; jobs: all that it may run."""
-    threads = max(1, available_cores() // options.workers)
-    described = {
-        f"{job.experiment}/{job.out.name}": {
-            "needs": [str(one.out / "record.json") for one in job.needs],
-            "record": str(job.out / "record.json"),
-            "log": str(job.out / "output.txt"),
-            "command": shell_command(job),
-        }
-        for job in jobs
-    }
-    file = options.runs / f"{options.experiment}.json"
-    write_record(file, {"threads": threads, "jobs": described})
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        ROOT / "experiments/Snakefile",
-        "--configfile",
-        file,
-    ]
-    command += [
-        "--cores",
-        str(threads * options.workers),
-        "--keep-going",
-        "--nolock",
-        "--quiet",
-        "host",
-        "progress",
-    ]
+def start(targets, file, workers, further):
+    """Let Snakemake do the target Jobs and whatever they need; `file` describes the Jobs to it."""
+    threads = max(1, available_cores() // workers)
+    jobs = {f"{job.experiment}/{job.out.name}": job.described() for job in with_needs(targets)}
+    write_record(file, {"threads": threads, "jobs": jobs})
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "experiments/Snakefile"]
+    command += ["--configfile", file, "--cores", str(threads * workers), "--keep-going", "--nolock"]
     # a record is written whole or not at all, and which ones are out of date was found out before
-    command += ["--ignore-incomplete", "--rerun-triggers", "input", *options.snakemake]
-    process = subprocess.Popen([*command, "--", *(job.out / "record.json" for job in targets)])
+    command += ["--ignore-incomplete", "--rerun-triggers", "input", "--quiet", "host", "progress", *further]
+    with subprocess.Popen([*command, "--", *(job.out / "record.json" for job in targets)]) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:  # the runs under way got it too, and save themselves
+            process.wait()
+            raise
+
+
+def update(asked, known, options):
+    """Do what is not recorded of the asked Jobs and what that builds on, and keep the records; returns
+    (number to do, Jobs that failed).
+    """
+    stale = set()
+    for job in with_needs(asked):
+        if not job.recorded(known) or stale.intersection(job.needs):
+            stale.add(job)
+    targets = [job for job in asked if job in stale]
+    todo = [job for job in with_needs(targets) if job in stale or not job.finished(known)]
+    print(f"{len(targets)} of {len(asked)} runs to do, the others are recorded", flush=True)
+    for job in todo:
+        old = job.record()
+        if old and not job.finished(known):
+            date = re.sub(r"\D", "", str(old.get("date")))
+            job.out.rename(job.out.with_name(f"{job.out.name}.{date}"))
     try:
-        process.wait()
-    except KeyboardInterrupt:  # the runs under way got it too, and save themselves
-        process.wait()
-        raise
+        if targets:
+            start(targets, options.runs / f"{options.experiment}.json", options.workers, options.snakemake)
+    finally:
+        written = set()
+        for job in todo:
+            if job.finished(known):
+                write_record(job.result, job.record())
+                written.add(job)
+            elif written.intersection(job.needs):  # its record is of what is no longer there
+                job.result.unlink(missing_ok=True)
+    return len(todo), [
+        job for job in todo if job not in written and all(need.finished(known) for need in job.needs)
+    ]
 
 
 def main(argv=None):
@@ -267,21 +263,14 @@ def main(argv=None):
         help="runs at once; small networks gain from one run per core",
     )
     options.add_argument(
-        "--strong",
-        type=Path,
-        metavar="FILE",
-        help="teacher file of the experiments that have a strong teacher",
+        "--strong", type=Path, metavar="FILE", help="the strong teacher, where one is needed"
     )
     options.add_argument(
         "--runs", type=Path, default=Path("runs"), help="where the runs keep their checkpoints"
     )
     options.add_argument("--results", type=Path, default=ROOT / "results", help="where the records are kept")
     options.add_argument(
-        "--snakemake",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="OPTION",
-        help="further options of Snakemake",
+        "--snakemake", nargs=argparse.REMAINDER, default=[], metavar="OPTION", help="its options"
     )
     options = options.parse_args(argv)
     if options.list:
@@ -291,77 +280,32 @@ def main(argv=None):
                 "seeds)"
             )
         return 0
-    if options.experiment not in EXPERIMENTS or not options.data:
+    name, data = options.experiment, options.data
+    if name not in EXPERIMENTS or not data:
         raise UserError(
             f"name an experiment ({', '.join(EXPERIMENTS)}) and the data directory; --list describes them"
         )
     if not importlib.util.find_spec("snakemake"):
         raise UserError(
-            "experiments are run by Snakemake, which is not installed; "
-            "run `pip install -r experiments/requirements.txt`"
+            "Snakemake, which starts the runs, is not installed; pip install -r experiments/requirements.txt"
         )
+    asked = plan(name, data, options.runs, options.results, options.seeds, options.strong or "{strong}")
+    if any("{strong}" in job.command for job in with_needs(asked)):
+        raise UserError(f"{name} needs a strong teacher; name its file with --strong FILE")
     if options.strong and not options.strong.is_file():
-        raise UserError(f"there is no teacher file {options.strong}; name one that exists with --strong")
-    asked = plan(
-        options.experiment,
-        options.data,
-        options.runs,
-        options.results,
-        options.seeds,
-        options.strong or "{strong}",
-    )
-    jobs = with_needs(asked)
-    if any("{strong}" in job.command for job in jobs):
-        raise UserError(
-            f"the experiment {options.experiment} needs a strong teacher; name its file with --strong FILE"
-        )
-    strong = options.strong and hashlib.sha256(options.strong.read_bytes()).hexdigest()[:16]
+        raise UserError(f"there is no file {options.strong}; name the strong teacher's file with --strong")
 
     from dataset import list_labelled  # not before: the report lists the experiments where there is no torch
 
-    fingerprints = {
-        split: list_labelled(options.data, split).fingerprint() for split in ("training", "validation")
-    }
-
-    def finished(job):
-        """Whether its run folder holds what the variant asks for, not older than what it builds on."""
-        record = job.record()
-        return job.answered(record, fingerprints, strong) and all(
-            finished(one) and one.record()["date"] <= record["date"] for one in job.needs
-        )
-
-    stale = set()
-    for job in jobs:
-        if not job.recorded(fingerprints, strong) or stale.intersection(job.needs):
-            stale.add(job)
-    targets = [job for job in asked if job in stale]
-    print(
-        f"{options.experiment}: {len(targets)} of {len(asked)} runs to do, the others are recorded",
-        flush=True,
-    )
-    if not targets:
-        return 0
-    todo = [job for job in with_needs(targets) if job in stale or not finished(job)]
-    for job in todo:
-        if job.record() and not finished(job):
-            job.out.rename(job.out.with_name(f"{job.out.name}.{job.record()['date'].replace(':', '')}"))
-    try:
-        start(with_needs(targets), targets, options)
-    finally:
-        written = set()
-        for job in todo:
-            if finished(job):
-                write_record(job.result, job.record())
-                written.add(job)
-            elif written.intersection(job.needs):  # its record is of what is no longer there
-                job.result.unlink(missing_ok=True)
-    failed = [job for job in todo if not finished(job) and all(map(finished, job.needs))]
+    known = {split: list_labelled(data, split).fingerprint() for split in ("training", "validation")}
+    if options.strong:
+        known["strong"] = hashlib.sha256(options.strong.read_bytes()).hexdigest()[:16]
+    count, failed = update(asked, known, options)
     if failed:
         raise UserError(
-            f"{len(todo) - len(written)} of {len(todo)} runs are not done, because of "
-            f"{', '.join(str(job.out) for job in failed)}; read output.txt there, fix the cause and run this again"
+            f"{len(failed)} of {count} runs failed: {', '.join(str(job.out) for job in failed)}; "
+            "see output.txt there, fix the cause and run this again"
         )
-    print(f"{len(written)} records written to {options.results}")
     return 0
 
 

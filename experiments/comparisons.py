@@ -258,9 +258,8 @@ EXPERIMENTS = {
             "lr": f"{STRONG.replace('0.002', '0.005')} {RUN}",
             "no_ema": f"{STRONG} --recipe ema=0 {RUN}",
             "fixed_views": f"{STRONG} --recipe views=2 {RUN}",
-            "dkd": (
-                f"{STRONG.replace('train_kd.py', 'experiments/benchmarks/decoupled_distillation.py')} "
-                f"--beta 2 {RUN}"
+            "dkd": f"{STRONG} {RUN}".replace(
+                "train_kd.py", "experiments/benchmarks/decoupled_distillation.py"
             ),
         },
     ),
