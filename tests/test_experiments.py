@@ -7,217 +7,253 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from compression.command_line import UserError
 from compression.files.loading import load_model
-from compression.files.records import provenance
+from compression.files.records import provenance, write_record
 from experiments import __main__ as experiments
 from experiments import comparisons
 from models import build
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONS = "{data} --size 16 --epochs 1 --batch-size 11 --cache none --network student"
 TINY = comparisons.Experiment(
     "does it run",
     {
-        "four": f"train_student.py {OPTIONS} --set widths=4,4,4,4,4,4,4,4 {comparisons.RUN}",
+        "four": "train_student.py {data} --size 16 --epochs 1 --cache none --network student "
+        f"--set widths=4,4,4,4,4,4,4,4 --recipe batch_size=11 {comparisons.RUN}",
         "measured": "evaluate.py {four@0}/best.pt {data} --cache none --record {out}/record.json",
     },
-    seeds=(0, 1),
+    seeds=(0,),
 )
+# published records of earlier, shorter trainings than these experiments and this variant have now
+OLD = {"distillation", "alpha_temperature", "recipes", "teachers/resnet18"}
 
 
 @pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", TINY)
+def tiny(monkeypatch, tmp_path, toy):
+    """Variants of an experiment that may be changed, and the arguments that run it."""
+    variants = dict(TINY.variants)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", replace(TINY, variants=variants))
+    monkeypatch.chdir(tmp_path)
+    return variants, ("experiments/__main__.py", "tiny", toy, "--results", "results")
 
 
-def test_an_experiment_records_every_run_once(tiny, toy, call, tmp_path):
-    command = [
-        "experiments/__main__.py",
-        "tiny",
-        toy,
-        "--runs",
-        tmp_path / "runs",
-        "--results",
-        tmp_path / "results",
-    ]
-    first = call(*command)
-    assert first.returncode == 0, first.stderr
-    files = sorted((tmp_path / "results/tiny").iterdir())
-    assert [path.name for path in files] == [
-        "four-seed0.json",
-        "four-seed1.json",
-        "measured-seed0.json",
-        "measured-seed1.json",
-    ]
-    record = json.loads(files[0].read_text())
-    assert record["model"]["arguments"]["widths"] == [4] * 8 and record["seed"] == 0
-    seeds = [json.loads(path.read_text())["model"]["training"]["seed"] for path in files[2:]]
-    assert seeds == [0, 0], "both were to measure the run of seed 0"
+@pytest.fixture
+def pretended(monkeypatch):
+    """Runs are noted in a list and end at once, with a record of what their variant says; one whose name is
+    in the set fails.
+    """
+    begun, failing = [], set()
+
+    def start(targets, file, workers, further):
+        for job in experiments.with_needs(targets):
+            record = job.out / "record.json"
+            if record.exists() or any(not (need.out / "record.json").exists() for need in job.needs):
+                continue
+            begun.append(job.out.name)
+            if job.out.name not in failing:
+                named = experiments.meant(job.template)
+                settings = {key: value.split(",") if "," in value else value for key, value in named.items()}
+                model = {"preprocessing": {}, "arguments": {}, "training": {}}
+                model["architecture"] = named.get("network", "student")
+                date = f"2026-01-01T00:00:{len(begun):02}"
+                write_record(record, {"settings": settings, "model": model, "data": {}, "date": date})
+
+    monkeypatch.setattr(experiments, "start", start)
+    return begun, failing
+
+
+def test_snakemake_runs_an_experiment_once_and_names_what_failed(tiny, call, tmp_path):
+    variants, command = tiny
+    variants["broken"] = variants["four"].replace("widths=4,", "widths=0,")
+    first = call(*command, "--workers", 2)
+    assert first.returncode == 2 and "1 of 3 runs failed: runs/tiny/broken-0;" in first.stderr
+    assert "widths" in Path("runs/tiny/broken-0/output.txt").read_text()
+    files = sorted(Path("results/tiny").iterdir())
+    assert [path.name for path in files] == ["four-seed0.json", "measured-seed0.json"]
+    four, measured = (json.loads(path.read_text()) for path in files)
+    assert four["model"]["arguments"]["widths"] == [4] * 8 and four["settings"]["batch_size"] == 11
+    assert measured["model"]["training"]["seed"] == 0 and str(tmp_path) not in str(measured["versions"])
     before = [path.read_bytes() for path in files]
-    assert call(*command).stdout.count("already recorded") == 4
+    del variants["broken"]
+    again = call(*command)
+    assert again.returncode == 0 and "0 of 2 runs to do" in again.stdout
     assert [path.read_bytes() for path in files] == before
 
 
-def test_a_changed_command_is_run_again_and_one_that_is_needed_too(tiny, toy, call, tmp_path, monkeypatch):
-    command = ["experiments/__main__.py", "tiny", toy, "--results", tmp_path / "results", "--runs"]
-    assert call(*command, tmp_path / "runs").returncode == 0
-    monkeypatch.setitem(TINY.variants, "measured", TINY.variants["measured"] + " --device cpu")
-    again = call(*command, tmp_path / "other machine")
-    assert again.returncode == 0, again.stderr
-    assert (
-        again.stdout.count("done") == 3 and again.stdout.count("already recorded") == 1
-    )  # both measurements, and the run of seed 0
-    assert json.loads((tmp_path / "results/tiny/measured-seed1.json").read_text())["command"].endswith(
-        "--device cpu"
-    )
+def test_a_changed_setting_is_run_again_with_what_builds_on_it(tiny, pretended, call):
+    variants, command = tiny
+    begun, failing = pretended
+    assert call(*command).returncode == 0 and begun == ["four-0", "measured-0"]
+    variants["four"] += " --recipe lr=0.01"
+    failing.add("four-0")
+    result = call(*command)
+    assert result.returncode == 2 and "runs/tiny/four-0" in result.stderr
+    assert "lr" not in experiments.read(Path("results/tiny/four-seed0.json"))["settings"], "the old one stays"
+    failing.clear(), failing.add("measured-0")
+    assert call(*command).returncode == 2 and begun[2:] == ["four-0", "four-0", "measured-0"]
+    assert [path.name for path in Path("results/tiny").iterdir()] == ["four-seed0.json"]
+    failing.clear()
+    assert call(*command).returncode == 0 and begun[5:] == ["measured-0"]
+    assert call(*command).returncode == 0 and len(begun) == 6
+    assert sorted(path.name for path in Path("runs/tiny").iterdir()) == [
+        "four-0",
+        "four-0.20260101000001",
+        "measured-0",
+        "measured-0.20260101000002",
+    ]
+
+
+def test_what_a_missing_run_needs_is_run_too_also_of_another_experiment(tiny, pretended, call, monkeypatch):
+    variants, command = tiny
+    begun, _ = pretended
+    later = comparisons.Experiment("?", {"one": variants["measured"].replace("four", "tiny/four")}, (3,))
+    monkeypatch.setitem(experiments.EXPERIMENTS, "later", later)
+    assert call(command[0], "later", *command[2:]).returncode == 0 and begun == ["four-0", "one-3"]
+    assert Path("results/tiny/four-seed0.json").exists() and Path("results/later/one-seed3.json").exists()
+
+
+def test_a_record_is_kept_whole_or_not_at_all(tiny, pretended, call, monkeypatch):
+    """Where it cannot be written, an older one stays."""
+    variants, command = tiny
+    call(*command)
+    before = Path("results/tiny/four-seed0.json").read_text()
+    variants["four"] += " --recipe lr=0.01"
+
+    def full_disk(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        write = experiments.write_record
+
+        def fails(path, record):
+            if "results" in path.parts:
+                patch.setattr("compression.files.atomic.os.replace", full_disk)
+            write(path, record)
+
+        patch.setattr(experiments, "write_record", fails)
+        assert "nothing was changed" in call(*command).stderr
+    assert Path("results/tiny/four-seed0.json").read_text() == before
+    assert call(*command).returncode == 0 and Path("results/tiny/four-seed0.json").read_text() != before
+
+
+def job_of(template, folder=Path("run"), experiment="scratch"):
+    return experiments.Job(experiment, template, (), folder, folder / "record.json", ())
+
+
+RECORD = {
+    "settings": {"epochs": 3, "lr": 0.002, "augment": "light"},
+    "model": {
+        "architecture": "residual6",
+        "arguments": {"hidden": [96, 160], "head": 384, "pools": None},
+        "preprocessing": {"size": 64, "detail": 48},
+        "training": {"alpha": 0.8, "view_size": 48},
+    },
+    "teachers": [{"sha256": "abc"}],
+    "data": {"training": "1+2", "validation": "3"},
+}
+VARIANT = "train_kd.py {data} --teacher {strong}"
 
 
 @pytest.mark.parametrize(
-    ("option", "recorded"),
-    [("--lr 0.002", True), ("--lr 0.005", False), ("--batch-size 64", False), ("--out elsewhere", False)],
-)
-def test_an_option_left_to_its_default_counts_as_named_with_the_value_of_the_record(
-    tmp_path, option, recorded
-):
-    record = {
-        "command": "train_student.py /photos --epochs 3 --seed 1",
-        "seed": 1,
-        "settings": {"epochs": 3, "lr": 0.002, "batch_size": 32},
-        "data": {"training": "abc"},
-    }
-    (tmp_path / "record.json").write_text(json.dumps(record))
-    template = f"train_student.py {{data}} {option} --epochs 3 --seed {{seed}}"
-    assert (
-        experiments.Job(template, (), tmp_path, tmp_path / "record.json", ()).recorded({"training": "abc"})
-        == recorded
-    )
-
-
-@pytest.mark.parametrize(
-    "content",
+    "options, answered",
     [
-        b"",
-        b'{"command": "train_stu',
-        b"\xff\xfe",
-        b"[]",
-        b"null",
-        b"{}",
-        b'{"command": "train_student.py data", "seed": 0}',
-        b'{"command": "train_student.py data", "seed": 0, "data": 3}',
+        ("", True),
+        ("--out elsewhere --max-bytes 7 --device cpu --data {data} --resume", True),
+        ("--size 64 --epochs 3 --network residual6", True),
+        ("--recipe lr=2e-3 augment=light alpha=0.80 detail=48 --recipe view_size=48", True),
+        ("--set hidden=96,160 --set head=384", True),
+        ("--size 96", False),
+        ("--recipe augment=light lr=0.005", False),
+        ("--recipe alpha=1", False),
+        ("--recipe temperature=4", False),
+        ("--network student", False),
+        ("--set hidden=96,161", False),
+        ("--set hidden=96", False),
+        ("--set pools=1,0", False),
+        ("--unlabeled {data}/testing", False),
     ],
 )
+def test_a_record_answers_a_variant_by_its_settings_and_network(options, answered):
+    assert job_of(f"{VARIANT} {options}").answered(RECORD, {}) == answered
+
+
+def test_a_record_answers_with_its_own_photos_and_teacher_only():
+    job = job_of(VARIANT)
+    assert job.answered(RECORD, {"training": "1", "validation": "3", "strong": "abc"})
+    assert not job.answered(RECORD, {"training": "1", "validation": "4"})
+    assert not job.answered(RECORD, {"strong": "abd"}) and not job_of("train_kd.py").answered(RECORD, {})
+    subset = job_of(VARIANT, experiment="own_classes")
+    assert subset.answered(RECORD, {"validation": "4"}), "a part of the photos has another fingerprint"
+
+
+@pytest.mark.parametrize("content", [b"", b'{"model": {"arch', b"\xff\xfe", b"[]", b"null", b"{}"])
 def test_a_damaged_record_is_none(tmp_path, content):
     (tmp_path / "record.json").write_bytes(content)
-    assert not experiments.Job(
-        "train_student.py {data}", (), tmp_path, tmp_path / "record.json", ()
-    ).recorded({})
+    assert not job_of("train_student.py {data}", tmp_path).recorded({})
+
+
+@pytest.mark.parametrize("damage", [{"data": 3}, {"model": []}, {"teachers": [3]}, {"pruning": {"kept": 1}}])
+def test_a_record_with_wrong_types_is_none(damage):
+    assert not job_of(VARIANT).answered({**RECORD, **damage}, {"strong": "abc"})
 
 
 @pytest.mark.parametrize("folder", [".", "tests"])
 def test_the_shipped_model_is_the_teacher_wherever_the_experiment_is_started(tmp_path, monkeypatch, folder):
     """Named from there, as a record keeps the command and has no use for the folder the project lies in."""
     monkeypatch.chdir(ROOT / folder)
-    (job,) = (
-        job
-        for job in experiments.plan("choices", Path("data"), Path("runs"), tmp_path, [0])
-        if job.out.name == "no_ema-0"
-    )
+    jobs = experiments.plan("choices", Path("data"), Path("runs"), tmp_path, [0])
+    (job,) = (job for job in jobs if job.out.name == "no_ema-0")
     teacher = Path(job.command[job.command.index("--teacher") + 1])
     assert teacher.samefile(ROOT / "model.bin") and not teacher.is_absolute()
-
-
-def test_a_record_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
-    """Where it cannot be written, an older one stays."""
-
-    def full_disk(*arguments):
-        raise OSError(28, "No space left on device")
-
-    job = experiments.Job("x", ("no_such_script.py",), tmp_path / "run", tmp_path / "results/x.json", ())
-    job.out.mkdir(), job.result.parent.mkdir()
-    (job.out / "record.json").write_text("new")
-    job.result.write_text("old")
-    monkeypatch.setattr(
-        experiments.subprocess, "run", lambda *arguments, **more: SimpleNamespace(returncode=0)
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr("compression.files.atomic.os.replace", full_disk)
-        with pytest.raises(UserError, match="nothing was changed"):
-            experiments.perform(job, 1)
-    assert (
-        job.result.read_text() == "old"
-        and experiments.perform(job, 1) == (True, "x.json: done")
-        and job.result.read_text() == "new"
-    )
-
-
-def test_what_builds_on_a_changed_run_is_run_again_and_not_where_that_fails(tmp_path, monkeypatch):
-    base, cut = (
-        experiments.Job(name, (name,), tmp_path / name, tmp_path / f"{name}.json", needs)
-        for name, needs in (("base", ()), ("cut", (tmp_path / "base",)))
-    )
-    begun = []
-    monkeypatch.setattr(
-        experiments.Job, "recorded", lambda job, fingerprints: job.template == "cut"
-    )  # the command of base has changed
-    for well in (True, False):
-        monkeypatch.setattr(
-            experiments,
-            "perform",
-            lambda job, threads, well=well: (begun.append(job.template), (well, job.template))[1],
-        )
-        assert [ended for ended, _ in experiments.schedule([base, cut], {}, 1)] == [well, well]
-    assert begun == ["base", "cut", "base"]
-
-
-def test_a_run_of_another_experiment_is_named_when_it_is_missing(toy, call, tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        experiments.EXPERIMENTS,
-        "later",
-        comparisons.Experiment(
-            "?", {"one": "evaluate.py {tiny/four}/best.pt {data} --record {out}/record.json"}, (0,)
-        ),
-    )
-    result = call(
-        "experiments/__main__.py",
-        "later",
-        toy,
-        "--runs",
-        tmp_path / "runs",
-        "--results",
-        tmp_path / "results",
-    )
-    assert result.returncode == 2 and "run the experiment tiny first" in result.stdout
 
 
 def test_the_published_records_are_those_of_the_experiments():
     for name in experiments.EXPERIMENTS:
         for job in experiments.plan(name, Path("data"), Path("runs"), ROOT / "results"):
-            if job.result.exists():
-                assert job.recorded({}), (
-                    f"{job.result} holds another command than the experiment's: {job.template}"
-                )
+            old = OLD & {name, f"{name}/{job.result.stem.rsplit('-seed', 1)[0]}"}
+            if job.result.exists() and not old:
+                assert job.recorded({}), f"{job.result} is not of the variant: {job.template}"
 
 
-def test_a_failed_run_is_told_and_the_others_are_kept(tiny, toy, call, tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        TINY.variants, "broken", f"train_student.py {OPTIONS} --set widths=0,4 {comparisons.RUN}"
-    )
-    result = call(
-        "experiments/__main__.py", "tiny", toy, "--runs", tmp_path / "runs", "--results", tmp_path / "results"
-    )
-    assert result.returncode == 2 and "2 runs failed" in result.stderr and "broken" in result.stdout
-    assert len(list((tmp_path / "results/tiny").iterdir())) == 4
+def test_the_commands_of_all_experiments_are_understood(call, tmp_path, monkeypatch):
+    """The scripts must get as far as missing data or files."""
+    monkeypatch.chdir(tmp_path)
+    for name in experiments.EXPERIMENTS:
+        for job in experiments.plan(name, Path("data"), Path("runs"), tmp_path, [0], strong="strong.onnx"):
+            for script, *words in (part.split() for part in " ".join(job.command).split(" && ")):
+                result = call(script, *words)
+                assert result.returncode == 2 and re.search(
+                    "there is no (folder|model file|teacher file)", result.stderr
+                ), (job.command, result)
 
 
 @pytest.mark.parametrize("arguments", [[], ["scratch"], ["no such experiment", "data"]])
 def test_an_unknown_experiment_is_a_user_error(refused, arguments):
     assert "name an experiment" in refused("experiments/__main__.py", *arguments)
+
+
+def test_the_strong_teacher_must_be_named_and_exist(refused, toy, tmp_path):
+    assert "--strong FILE" in refused("experiments/__main__.py", "recipes", toy)
+    missing = ("recipes", toy, "--strong", tmp_path / "none.onnx")
+    assert "there is no file" in refused("experiments/__main__.py", *missing)
+
+
+def test_snakemake_is_optional(refused, toy, monkeypatch):
+    monkeypatch.setattr(experiments.importlib.util, "find_spec", lambda name: None)
+    assert "pip install -r experiments/requirements.txt" in refused("experiments/__main__.py", "scratch", toy)
+
+
+def test_the_training_before_storing_is_in_the_record(tmp_path):
+    """As it is in those records whose training through the rounding was one command with the storing."""
+    job = job_of("quantize.py", tmp_path)
+    assert job.record() == {}
+    write_record(tmp_path / "run/record.json", {"settings": {"epochs": 2}, "history": [1], "model": {}})
+    write_record(tmp_path / "record.json", {"bits": 4})
+    assert job.record() == {"bits": 4, "fine_tuning": {"settings": {"epochs": 2}}}
 
 
 def test_provenance_names_what_a_number_depends_on():
