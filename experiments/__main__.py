@@ -227,6 +227,9 @@ def update(asked, known, options):
     targets = [job for job in asked if job in stale]
     todo = [job for job in with_needs(targets) if job in stale or not job.finished(known)]
     print(f"{len(targets)} of {len(asked)} runs to do, the others are recorded", flush=True)
+    if options.dry_run:
+        print(*(job.out for job in todo), sep="\n")
+        return 0, []
     for job in todo:
         old = job.record()
         if old and not job.finished(known):
@@ -262,6 +265,7 @@ def main(argv=None):
         default=1,
         help="runs at once; small networks gain from one run per core",
     )
+    options.add_argument("--dry-run", action="store_true", help="list the runs that there are to do")
     options.add_argument(
         "--strong", type=Path, metavar="FILE", help="the strong teacher, where one is needed"
     )
@@ -304,7 +308,7 @@ def main(argv=None):
     if failed:
         raise UserError(
             f"{len(failed)} of {count} runs failed: {', '.join(str(job.out) for job in failed)}; "
-            "see output.txt there, fix the cause and run this again"
+            "see output.txt there, or Snakemake's messages, fix the cause and run this again"
         )
     return 0
 

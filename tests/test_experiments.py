@@ -89,6 +89,7 @@ def test_a_changed_setting_is_run_again_with_what_builds_on_it(tiny, pretended, 
     begun, failing = pretended
     assert call(*command).returncode == 0 and begun == ["four-0", "measured-0"]
     variants["four"] += " --recipe lr=0.01"
+    assert "2 of 2 runs to do" in call(*command, "--dry-run").stdout and len(begun) == 2
     failing.add("four-0")
     result = call(*command)
     assert result.returncode == 2 and "runs/tiny/four-0" in result.stderr
