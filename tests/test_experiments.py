@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from compression.command_line import UserError
 from compression.files.loading import load_model
 from compression.files.records import provenance, write_record
 from experiments import __main__ as experiments
