@@ -151,12 +151,24 @@ def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_read_torch_reads_both_streams(tmp_path, zipped):
-    torch.save(
-        {"a": torch.arange(3), "b": [1, "x"]}, tmp_path / "file.pt", _use_new_zipfile_serialization=zipped
-    )
-    content = read_torch(tmp_path / "file.pt", "checkpoint")
-    assert torch.equal(content["a"], torch.arange(3)) and content["b"] == [1, "x"]
+def test_read_torch_gives_what_torch_load_gives(tmp_path, zipped):
+    matrix = torch.arange(12.0).view(3, 4) - 4
+    kinds = "double float half bfloat16 long int short char byte bool".split()
+    content = {
+        **{kind: getattr(matrix, kind)() for kind in kinds},
+        "views": [matrix.t(), matrix[1:, ::2], matrix, torch.zeros(1).expand(1, 1), torch.zeros(0, 3)],
+        "parameter": torch.nn.Parameter(torch.tensor(2.5)),
+        "state": torch.nn.BatchNorm1d(3).state_dict(),
+        5: [1, -(2**70), 2.5, "é", None, True, (), {1.5: {}}],
+    }
+    torch.save(content, tmp_path / "file.pt", _use_new_zipfile_serialization=zipped)
+    found = read_torch(tmp_path / "file.pt", "checkpoint")
+    expected = torch.load(tmp_path / "file.pt", weights_only=True)
+    assert list(found) == list(expected) and repr(found.pop(5)) == repr(expected.pop(5))
+    assert type(found["state"]) is type(expected["state"])
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, check_stride=True)
+    found["views"][2].zero_()  # what shared a storage still does
+    assert not found["float"].any() and not found["views"][0].any()
 
 
 @pytest.mark.parametrize("name", ["absent.pt", "folder", "file/below.pt"])

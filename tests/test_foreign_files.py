@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from compression.files.foreign import COURSE_PREPROCESSING, export
 from compression.files.loading import load_model
 from compression.files.model_file import Description, encode, to_bytes
 from compression.files.restricted_pickle import read_pickle
-from compression.files.torch_stream import check_torch_stream
 from dataset import FOOD11_CLASSES, list_testing
 from models import ARCHITECTURES, build
 
@@ -577,10 +575,15 @@ def text(value):
 
 
 def integer(value):
+    """The opcodes of a number, or of what is given as opcodes already."""
     return (
-        b"\x8a"
-        + bytes([len(raw := value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))])
-        + raw
+        value
+        if isinstance(value, bytes)
+        else (
+            b"\x8a"
+            + bytes([len(raw := value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))])
+            + raw
+        )
     )
 
 
@@ -813,51 +816,32 @@ def resource_bombs():
             b"\x80\x02ccollections\nOrderedDict\n)R}" + text("items") + b"K\x01sb."
         ),
         "many entries": many_entries(60_000),
+        "laughing tuples as a dtype": b"\x80\x02cnumpy\ndtype\n(" + laughs(60) + b"tR.",
+        "a text as a shape": in_torch_zip(  # its product with a number is a long text
+            b"\x80\x02}" + text("a.weight") + tensor_of(2, (text("x" * 10**5), 1 << 15), (1, 1)) + b"s.",
+            {"0": bytes(8)},
+        ),
+        "a state for a tensor": in_torch_zip(
+            b"\x80\x02" + tensor_of(2, (2,), (1,)) + b"}b.", {"0": bytes(8)}
+        ),
+        "items for a tensor": in_torch_zip(
+            b"\x80\x02" + tensor_of(2, (2,), (1,)) + b"K\x00G" + bytes(8) + b"s.", {"0": bytes(8)}
+        ),
+        "a state for a function": in_torch_zip(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}b."),
+        "a legacy storage that is not listed": in_legacy(
+            b"\x80\x02}" + text("a.weight") + tensor_of(1, (1,), (1,)) + b"s.", [], bytes(100)
+        ),
+        "more in an entry than it says": in_torch_zip(
+            b"\x80\x02}." + bytes(1 << 27), compression=zipfile.ZIP_DEFLATED
+        ).replace(struct.pack("<L", (1 << 27) + 4), struct.pack("<L", 4)),
         "keys of one hash": b"\x80\x02}("
         + b"".join(integer(index * ((1 << 61) - 1)) + b"N" for index in range(1, 10_000))
         + b"u.",
-        "two directories": two_directories(
-            b"\x80\x02}.", b"\x80\x02}" + text("a.weight") + tensor_of(2, (10**7,), (0,), "Half") + b"s."
-        ),
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("weights.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", 3000) + b"(" * 3000)
     return {**bombs, "a header of brackets": buffer.getvalue()}
-
-
-def two_directories(shown, hidden):
-    """A torch zip stream with one pickle for who takes the zip64 record before the locator, and one for who
-    follows the locator.
-    """
-    entries = [
-        (b"archive/data.pkl", shown),
-        (b"archive/data.pkl", hidden),
-        (b"archive/version", b"3\n"),
-        (b"archive/data/0", bytes(4)),
-    ]
-    content, directories, located = b"", [b"", b""], None
-    for index, (name, data) in enumerate(entries):
-        fields = struct.pack(
-            "<HHHHHLLLHH", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0
-        )
-        listed = (
-            struct.pack("<4sH", b"PK\1\2", 20)
-            + fields
-            + struct.pack("<HHHLL", 0, 0, 0, 0, len(content))
-            + name
-        )
-        directories = [directory + listed * (index != other) for directory, other in zip(directories, (0, 1))]
-        content += b"PK\3\4" + fields + name + data
-    for directory in directories:  # the one with the hidden pickle first
-        begin, content = len(content), content + directory
-        located, previous = len(content), located
-        content += struct.pack("<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 3, 3, len(directory), begin)
-    return (
-        content
-        + struct.pack("<4sLQL", b"PK\6\7", 0, previous, 1)
-        + struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 3, 3, len(directory), begin, 0)
-    )
 
 
 def many_entries(count):
@@ -952,23 +936,8 @@ def test_integers_that_could_share_a_hash_are_no_keys(key, fine):
     if fine:
         assert read_pickle(stream, "it", {}) == {key: None}
     else:
-        with pytest.raises(ValueError, match="a key"):
+        with pytest.raises(ValueError, match="with keys"):
             read_pickle(stream, "it", {})
-
-
-def test_a_pickle_behind_a_second_directory_is_not_taken_for_the_first(written):
-    """Where zipfile and torch would read different pickles of one file, the check of the one says nothing
-    about the other.
-    """
-    path = written(two_directories(b"\x80\x02}.", b"\x80\x02}" + text("a") + b"K\x01s."))
-    assert torch.load(path, weights_only=True) == {"a": 1}  # what the check does not see
-    with pytest.raises(ValueError, match="zip64"):
-        check_torch_stream(path)
-    plain = written(in_torch_zip(b"\x80\x02}."), "plain.pt")
-    check_torch_stream(plain)  # no zip64 at all, as Python writes a small file
-    whole = plain.read_bytes()
-    with pytest.raises(ValueError, match="directory"):
-        check_torch_stream(written(whole[:-22] + b"between" + whole[-22:]))
 
 
 def test_bombs_are_refused_and_take_less_than_64_mb(tmp_path):

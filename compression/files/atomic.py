@@ -3,11 +3,9 @@
 import contextlib
 import os
 import tempfile
-import warnings
 from pathlib import Path
 
 from compression.command_line import UserError
-from compression.files.torch_stream import check_torch_stream
 
 
 @contextlib.contextmanager
@@ -126,37 +124,35 @@ class _Unused(Exception):
 
 
 def read_torch(path, what):
-    """What `torch.save` wrote to `path` (legacy or zip stream), read with `weights_only=True`.
+    """What `torch.save` wrote to `path` (legacy or zip stream), as `torch.load(weights_only=True)` gives it.
 
     what: how an error message calls the file. Raises UserError for a missing, damaged, foreign or hostile
     file.
     """
-    import torch
+    from compression.files.torch_stream import read_torch_stream  # torch takes a second
 
+    if not os.path.isfile(path):
+        raise UserError(f"there is no {what} at {path}; check the path")
+    with reading(path, what, "use a file that torch.save wrote without pickled code"):
+        return read_torch_stream(Path(path).read_bytes(), path)
+
+
+@contextlib.contextmanager
+def reading(path, what, advice):
+    """Turn what the system and the bytes of a file raise within the block into a UserError.
+
+    what: how the message calls the file. advice: what to do about one that is damaged.
+    """
     try:
-        if not Path(path).is_file():
-            raise UserError(f"there is no {what} at {path}; check the path")
-        open(path, "rb").close()
+        yield
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror or error}); check the path and its permissions"
         ) from None
-    try:
-        check_torch_stream(path)
-        with warnings.catch_warnings():  # of foreign pickles: the error below says what matters
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
     except MemoryError:
         raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
-    except Exception as error:  # torch.load raises a dozen types for bytes that are not its own
-        reason = (
-            str(error).strip().splitlines()[0].split(". ")[0][:150]
-            if str(error).strip()
-            else type(error).__name__
-        )
-        raise UserError(
-            f"{path} is damaged or no {what} ({reason}); use a file that torch.save wrote without pickled "
-            "code"
-        ) from None
+    except Exception as error:  # readers raise a dozen types for bytes that are not their own
+        reason = " ".join(f"{error or type(error).__name__}".split())[:150]
+        raise UserError(f"{path} is damaged or no {what} ({reason}); {advice}") from None

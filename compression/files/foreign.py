@@ -23,8 +23,9 @@ from numpy.lib import format as npy
 from compression.command_line import UserError
 from compression.data.classes import FOOD11_CLASSES, unnamed
 from compression.data.preprocessing import Preprocessing
+from compression.files.atomic import reading
 from compression.files.model_file import FOREIGN, Description, Model
-from compression.files.restricted_pickle import Array, numpy_names, read_pickle
+from compression.files.restricted_pickle import Array, Stream, numpy_names, read_pickle
 from compression.files.torch_stream import ZIP_MAGIC, open_zip, read_entry
 from compression.networks.depthwise import DepthwiseNet
 from compression.networks.registry import ARCHITECTURES, build
@@ -43,58 +44,31 @@ def load_foreign(path, what="model file"):
 
     what: how an error message calls the file.
     """
-    try:
+    with reading(path, what, "use a file of this project or one of the course's formats"):
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES:,} bytes")
         data = path.read_bytes()
-        state, bits = read_tensors(_npz_member(path, len(data)) if data.startswith(ZIP_MAGIC) else data, path)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); check the path and its permissions"
-        ) from None
-    except (ValueError, OverflowError) as error:  # Python's integers may be too large for any float
-        reason = " ".join(str(error).split())[:150]
-        raise UserError(
-            f"{path} is damaged or no {what} ({reason}); "
-            "use a file of this project or one of the course's formats"
-        ) from None
+        state, bits = read_tensors(_npz_member(data) if data.startswith(ZIP_MAGIC) else data, path)
     return recognise(path, state, bits)
 
 
-def _npz_member(path, size):
-    """The pickle in `weights.npy`, the one member of what np.savez(path, weights=dict) wrote."""
-    with open_zip(path) as archive:
-        if archive.namelist() != ["weights.npy"]:
-            raise ValueError("a zip file without weights.npy, or with more")
-        data = read_entry(
-            archive, archive.infolist()[0], 10 * size + 4096
-        )  # 16-bit weights are compressed by a tenth, not tenfold
-    stream = io.BytesIO(data)
-    if npy.read_magic(stream) != (1, 0):
-        raise ValueError("an array file of another version")
-    try:
-        shape, _, dtype = npy.read_array_header_1_0(stream, max_header_size=1000)
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        RecursionError,
-        MemoryError,
-    ):  # of a literal that need not be one
-        raise ValueError("a damaged array header") from None
+def _npz_member(data):
+    """The pickle in `weights.npy`, which np.savez(path, weights=dict) wrote."""
+    with open_zip(data) as archive:  # 16-bit weights are compressed by a tenth, not tenfold
+        stream = io.BytesIO(read_entry(archive, "weights.npy", 10 * len(data) + 4096))
+    npy.read_magic(stream)
+    shape, _, dtype = npy.read_array_header_1_0(stream, max_header_size=1000)
     if shape != () or dtype.kind != "O":
         raise ValueError("weights.npy is no dict")
-    return data[stream.tell() :]
+    return stream.read()
 
 
 def read_tensors(data, path):
     """(`state_dict` of float32 tensors, bits of the values) from a pickled dict of 32-, 16- or 8-bit arrays.
 
-    Raises UserError naming `path` if the pickle asks for code, ValueError if it is damaged or anything else.
+    Raises UserError naming `path` if the pickle asks for code, any Exception if it is anything else.
     """
-    content = read_pickle(io.BytesIO(data), path, numpy_names())
+    content = read_pickle(Stream(data), path, numpy_names())
     content = unwrapped(
         content.value if isinstance(content, Array) else content
     )  # np.savez wraps a dict in an array
