@@ -368,12 +368,3 @@ def test_a_script_runs_as_a_program(run_script, tmp_path, name):
     done = run_script(f"{name}.py", "--help", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith(f"usage: {name}.py"), done.stderr
     assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
-def test_a_truncated_file_is_called_damaged(tmp_path, kept):
-    path = tmp_path / "model.bin"
-    torch.save({"weights": torch.zeros(1000)}, path)
-    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with pytest.raises(UserError, match="model.bin is damaged or no model file"):
-        read_torch(path, "model file")

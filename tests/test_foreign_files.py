@@ -638,23 +638,19 @@ def test_a_file_that_asks_for_code_is_refused_by_name_and_nothing_runs(tmp_path,
         assert target.exists()
 
 
-def in_npz(data):
+def in_npz(data, header=b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"):
     buffer = io.BytesIO()
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("weights.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data)
     return buffer.getvalue()
 
 
-def in_torch_zip(data, storages=None, compression=zipfile.ZIP_STORED):
+def in_torch_zip(data, storage=None, compression=zipfile.ZIP_STORED):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in {
-            "data.pkl": data,
-            "version": b"3\n",
-            **{f"data/{key}": value for key, value in (storages or {}).items()},
-        }.items():
-            archive.writestr(f"archive/{name}", content)
+        archive.writestr("archive/data.pkl", data)
+        if storage is not None:
+            archive.writestr("archive/data/0", storage)
     return buffer.getvalue()
 
 
@@ -680,6 +676,11 @@ def tensor_of(count, shape, stride, kind="Float"):
     )
     shape, stride = (b"(" + b"".join(map(integer, values)) + b"t" for values in (shape, stride))
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + integer(0) + shape + stride + b"\x89}tR"
+
+
+def dict_of(*tensors):
+    """A torch pickle of a dict of `tensor_of` values."""
+    return b"}(" + b"".join(text(f"{index}.weight") + value for index, value in enumerate(tensors)) + b"u."
 
 
 def array_of(shape, code="f2", data=b"\0" * 8):
@@ -708,140 +709,100 @@ def laughs(levels, brackets=(b"(", b"t")):
 
 def resource_bombs():
     """name -> a small file that asks for more memory, time or stack than there is."""
-    deep, key = b"\x80\x02" + b")" + b"\x85" * 150_000, b"K\x01s."
-    header = {"format": "food11-model", "version": 2}
-    bombs = {
-        "nested lists": b"\x80\x02" + b"]" * 60_000 + b"a" * 59_999 + b".",
+    deep, key, nested = b")" + b"\x85" * 150_000, b"K\x01s.", (b"](", b"e")
+    many, size = b"(" + laughs(60) + b"t", struct.pack("<Q", 1 << 62)
+    encoded = text("x" * 10**6) + b"q\x01" + text("latin1") + b"q\x02(" + b"h\x00h\x01h\x02\x86R" * 300
+    ten_gigabytes = b"cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R."
+    weights, words = np.zeros(1 << 17, np.float16), "architecture arguments class_names preprocessing"
+    header = {"format": "food11-model", "version": 2, **dict.fromkeys(words.split(), {})}
+    plain = {
+        "nested lists": b"]" * 60_000 + b"a" * 59_999 + b".",
         "nested tuples": deep + b".",
-        "nested tuples as a key": b"\x80\x02}" + deep[2:] + key,
-        "nested dicts": b"\x80\x02" + b"}K\x01" * 50_000 + b"}" + b"s" * 50_000 + b".",
-        "marks": b"\x80\x02" + b"(" * 10**6 + b".",
-        "a million opcodes": b"\x80\x02" + b"(" + b"N" * 10**6 + b"t.",
-        "a million lists": b"\x80\x02(" + b"]" * 10**6 + b"t.",
-        "laughing tuples": b"\x80\x02(" + laughs(60) + b"t.",
-        "laughing tuples as a key": b"\x80\x02}" + laughs(60) + key,
-        "laughing lists": b"\x80\x02(" + laughs(60, (b"](", b"e")) + b"t.",
-        "a list in itself": b"\x80\x02]q\x00h\x00a.",
-        "laughing text": b"\x80\x02(" + text("x" * 10**6) + b"q\x00" + b"h\x00" * 50_000 + b"t.",
-        "laughing bytes": b"\x80\x02c_codecs\nencode\nq\x00"
-        + text("x" * 10**6)
-        + b"q\x01"
-        + text("latin1")
-        + b"q\x02("
-        + b"h\x00h\x01h\x02\x86R" * 300
-        + b"t.",
-        "a large memo": b"\x80\x02}r\xff\xff\xff\x7f.",
-        "the largest memo": b"\x80\x02}r\xff\xff\xff\xff.",
-        "unknown memo": b"\x80\x02h\x05.",
-        "a long integer": b"\x80\x02\x8b\xff\xff\xff\x7f" + bytes(100),
-        "a longer integer": b"\x80\x02\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6 + b".",
-        "a decimal integer": b"\x80\x02L" + b"9" * 10**6 + b"L\n.",
-        "long bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x",
-        "long text": b"\x80\x04X\xff\xff\xff\x7fx",
-        "a long frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"}.",
-        "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".",
-        "ten gigabytes by name": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R.",
-        "a persistent id": b"\x80\x02K\x01Q.",
-        "an extension": b"\x80\x02\x82\x01.",
-        "a state for a dict": b"\x80\x02}}" + text("items") + b"K\x01sb.",
-        "one array, many names": pickle.dumps(
-            (lambda array: {f"tensor {index}.weight": array for index in range(10_000)})(
-                np.zeros(1 << 17, np.float16)
-            ),
-            4,
-        ),
-        "an array of objects": pickle.dumps({"fc.0.weight": np.array([[1], None], dtype=object)}, 4),
-        "a bomb in an npz": in_npz(pickle.dumps({"a.weight": np.zeros(1 << 24, np.float16)}, 4)),
-        "an array of 8 GB": array_of((1 << 16, 1 << 16)),
-        "an array of 2 ** 100": array_of((1 << 50, 1 << 50)),
-        "an array of less than nothing": array_of((-2, -2)),
-        "an array of a thousand dimensions of 2 ** 2000": array_of(((1 << 2000),) * 3000),
-        "an empty array of 2 ** 64": array_of((0, 1 << 64), data=b""),
-        "an array of 100 dimensions": array_of((1,) * 100, data=b"\0\0"),
-        "bytes in halves": array_of((4,), data=b"\0" * 7),
-        "an array of pointers": array_of((1,), "O8"),
-        "an array of a million records": array_of((1,), "V9"),
-        "a storage of 4 TB": in_torch_zip(
-            b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.", {"0": bytes(8)}
-        ),
-        "a storage that is absent": in_torch_zip(
-            b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s."
-        ),
-        "one value, 10 ** 13 times": in_torch_zip(
-            b"\x80\x02}" + text("a.weight") + tensor_of(2, (10**13,), (0,), "Half") + b"s.", {"0": bytes(4)}
-        ),
-        "one storage, many tensors": in_torch_zip(
-            b"\x80\x02}("
-            + b"".join(
-                text(f"{index}.weight") + tensor_of(1 << 18, (1 << 18,), (1,), "Half")
-                for index in range(2000)
-            )
-            + b"u.",
-            {"0": bytes(1 << 19)},
-        ),
-        "a legacy storage of 4 TB": in_legacy(
-            b"\x80\x02}" + text("a.weight") + tensor_of(1 << 40, (1 << 40,), (1,)) + b"s.",
-            ["0"],
-            struct.pack("<Q", 1 << 40) + bytes(8),
-        ),
-        "a legacy string of 2 GB": in_legacy(b"\x80\x02X\xff\xff\xff\x7fabc"),
-        "ten gigabytes in a torch file": in_torch_zip(
-            b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R."
-        ),
-        "a compressed torch file": in_torch_zip(
-            b"\x80\x02}" + text("a.weight") + tensor_of(1 << 28, (1 << 28,), (1,)) + b"s.",
-            {"0": bytes(1 << 26)},
-            zipfile.ZIP_DEFLATED,
-        ),
-        "nested tuples as a key in a torch file": in_torch_zip(b"\x80\x02}" + deep[2:] + key),
-        "laughing tuples as a key in a torch file": in_torch_zip(b"\x80\x02}" + laughs(60) + key),
-        "a legacy file with nested tuples as a key": in_legacy(b"\x80\x02}" + deep[2:] + key),
-        "laughing header": in_torch_zip(
-            pickle.dumps(
-                {
-                    **header,
-                    "architecture": "student",
-                    "arguments": {},
-                    "class_names": [],
-                    "preprocessing": {},
-                },
-                2,
-            )[:-1]
-            + text("training")
-            + b"("
-            + laughs(60, (b"](", b"e"))
-            + b"ts."
-        ),
-        "a header with attributes": in_torch_zip(
-            b"\x80\x02ccollections\nOrderedDict\n)R}" + text("items") + b"K\x01sb."
-        ),
-        "many entries": many_entries(60_000),
-        "laughing tuples as a dtype": b"\x80\x02cnumpy\ndtype\n(" + laughs(60) + b"tR.",
-        "a text as a shape": in_torch_zip(  # its product with a number is a long text
-            b"\x80\x02}" + text("a.weight") + tensor_of(2, (text("x" * 10**5), 1 << 15), (1, 1)) + b"s.",
-            {"0": bytes(8)},
-        ),
-        "a state for a tensor": in_torch_zip(
-            b"\x80\x02" + tensor_of(2, (2,), (1,)) + b"}b.", {"0": bytes(8)}
-        ),
-        "items for a tensor": in_torch_zip(
-            b"\x80\x02" + tensor_of(2, (2,), (1,)) + b"K\x00G" + bytes(8) + b"s.", {"0": bytes(8)}
-        ),
-        "a state for a function": in_torch_zip(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}b."),
-        "a legacy storage that is not listed": in_legacy(
-            b"\x80\x02}" + text("a.weight") + tensor_of(1, (1,), (1,)) + b"s.", [], bytes(100)
-        ),
-        "more in an entry than it says": in_torch_zip(
-            b"\x80\x02}." + bytes(1 << 27), compression=zipfile.ZIP_DEFLATED
-        ).replace(struct.pack("<L", (1 << 27) + 4), struct.pack("<L", 4)),
-        "keys of one hash": b"\x80\x02}("
+        "nested tuples as a key": b"}" + deep + key,
+        "nested dicts": b"}K\x01" * 50_000 + b"}" + b"s" * 50_000 + b".",
+        "marks": b"(" * 10**6 + b".",
+        "a million opcodes": b"(" + b"N" * 10**6 + b"t.",
+        "a million lists": b"(" + b"]" * 10**6 + b"t.",
+        "laughing tuples": many + b".",
+        "laughing tuples as a key": b"}" + laughs(60) + key,
+        "laughing tuples as a dtype": many + b"0cnumpy\ndtype\nh\x00\x85R.",
+        "laughing lists": b"(" + laughs(60, nested) + b"t.",
+        "a list in itself": b"]q\x00h\x00a.",
+        "laughing text": b"(" + text("x" * 10**6) + b"q\x00" + b"h\x00" * 50_000 + b"t.",
+        "laughing bytes": b"c_codecs\nencode\nq\x00" + encoded + b"t.",
+        "a large memo": b"}r\xff\xff\xff\x7f.",
+        "the largest memo": b"}r\xff\xff\xff\xff.",
+        "unknown memo": b"h\x05.",
+        "a long integer": b"\x8b\xff\xff\xff\x7f" + bytes(100),
+        "a longer integer": b"\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6 + b".",
+        "a decimal integer": b"L" + b"9" * 10**6 + b"L\n.",
+        "long bytes": b"\x8e" + size + b"x",
+        "long text": b"X\xff\xff\xff\x7fx",
+        "longer text": b"\x8d" + size + b"x",
+        "a long frame": b"\x95" + size + b"}.",
+        "bytearray": b"\x96" + struct.pack("<Q", 1 << 40) + b".",
+        "ten gigabytes by name": ten_gigabytes,
+        "a persistent id": b"K\x01Q.",
+        "an extension": b"\x82\x01.",
+        "a state for a dict": b"}}" + text("items") + b"K\x01sb.",
+        "keys of one hash": b"}("
         + b"".join(integer(index * ((1 << 61) - 1)) + b"N" for index in range(1, 10_000))
         + b"u.",
     }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("weights.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", 3000) + b"(" * 3000)
-    return {**bombs, "a header of brackets": buffer.getvalue()}
+    arrays = {
+        "8 GB": ((1 << 16, 1 << 16),),
+        "2 ** 100": ((1 << 50, 1 << 50),),
+        "less than nothing": ((-2, -2),),
+        "a thousand dimensions of 2 ** 2000": (((1 << 2000),) * 3000,),
+        "nothing times 2 ** 64": ((0, 1 << 64), "f2", b""),
+        "100 dimensions": ((1,) * 100, "f2", b"\0\0"),
+        "half a number": ((4,), "f2", b"\0" * 7),
+        "pointers": ((1,), "O8"),
+        "a million records": ((1,), "V9"),
+    }
+    contents = {
+        "one array, many names": {f"tensor {index}.weight": weights for index in range(10_000)},
+        "an array of objects": {"fc.0.weight": np.array([[1], None], dtype=object)},
+    }
+    huge, half = tensor_of(1 << 40, (1 << 40,), (1,)), tensor_of(1 << 18, (1 << 18,), (1,), "Half")
+    long_text, two = tensor_of(2, (text("x" * 10**5), 1 << 15), (1, 1)), tensor_of(2, (2,), (1,))
+    large, shared = tensor_of(1 << 28, (1 << 28,), (1,)), dict_of(*[half] * 2000)
+    torch_files = {
+        "a storage of 4 TB": in_torch_zip(dict_of(huge), bytes(8)),
+        "a storage that is absent": in_torch_zip(dict_of(huge)),
+        "one value, 10 ** 13 times": in_torch_zip(dict_of(tensor_of(2, (10**13,), (0,), "Half")), bytes(4)),
+        "one storage, many tensors": in_torch_zip(shared, bytes(1 << 19)),
+        "a text as a shape": in_torch_zip(dict_of(long_text), bytes(8)),  # times a number: a longer text
+        "a state for a tensor": in_torch_zip(two + b"}b.", bytes(8)),
+        "items for a tensor": in_torch_zip(two + b"K\x00G" + bytes(8) + b"s.", bytes(8)),
+        "a state for a function": in_torch_zip(b"ctorch._utils\n_rebuild_tensor_v2\n}b."),
+        "a legacy storage of 4 TB": in_legacy(dict_of(huge), ["0"], struct.pack("<Q", 1 << 40) + bytes(8)),
+        "a legacy storage that is not listed": in_legacy(dict_of(two), [], bytes(100)),
+        "a legacy string of 2 GB": in_legacy(b"X\xff\xff\xff\x7fabc"),
+        "ten gigabytes in a torch file": in_torch_zip(ten_gigabytes),
+        "a compressed torch file": in_torch_zip(dict_of(large), bytes(1 << 26), zipfile.ZIP_DEFLATED),
+        "nested tuples as a key in a torch file": in_torch_zip(b"}" + deep + key),
+        "laughing tuples as a key in a torch file": in_torch_zip(b"}" + laughs(60) + key),
+        "a legacy file with nested tuples as a key": in_legacy(b"}" + deep + key),
+        "laughing header": in_torch_zip(
+            pickle.dumps(header, 2)[:-1] + text("training") + b"(" + laughs(60, nested) + b"ts."
+        ),
+        "a header with attributes": in_torch_zip(
+            b"ccollections\nOrderedDict\n)R}" + text("items") + b"K\x01sb."
+        ),
+        "many entries": many_entries(60_000),
+        "more in an entry than it says": in_torch_zip(
+            b"}." + bytes(1 << 27), compression=zipfile.ZIP_DEFLATED
+        ).replace(struct.pack("<L", (1 << 27) + 2), struct.pack("<L", 2)),
+    }
+    return {
+        **{name: b"\x80\x04" + body for name, body in plain.items()},
+        **{f"an array of {name}": array_of(*arguments) for name, arguments in arrays.items()},
+        **{name: pickle.dumps(content, 4) for name, content in contents.items()},
+        **torch_files,
+        "a bomb in an npz": in_npz(pickle.dumps({"a.weight": np.zeros(1 << 24, np.float16)}, 4)),
+        "a header of brackets": in_npz(b"", b"(" * 3000),
+    }
 
 
 def many_entries(count):

@@ -3,7 +3,6 @@
 import copy
 import io
 import json
-import os
 import pickle
 import random
 import subprocess
@@ -312,7 +311,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(small_model, tmp_path):
     whole, path = small_model.read_bytes(), tmp_path / "model.bin"
     for end in sorted({*range(0, len(whole), len(whole) // 60), 1, 2, 4, len(whole) - 22, len(whole) - 1}):
         path.write_bytes(whole[:end])
-        with pytest.raises(UserError, match=r"model\.bin"):
+        with pytest.raises(UserError, match=r"model\.bin is damaged or no model file"):
             load_model(path).build()
 
 
@@ -392,42 +391,6 @@ def test_damage_to_any_byte_of_the_data_is_noticed(content):
 
 
 # ---------------------------------------------------------------- foreign and hostile files
-
-
-class Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.path}'",)
-
-
-def hostile_files(kind, target):
-    """A pickle of torch.save or plain that would run a command."""
-    if kind == "torch":
-        buffer = io.BytesIO()
-        torch.save({"format": "food11-model", "version": 2, "training": Hostile(target)}, buffer)
-        return buffer.getvalue()
-    if kind == "legacy":
-        buffer = io.BytesIO()
-        torch.save(
-            {"format": "food11-model", "version": 2, "training": Hostile(target)},
-            buffer,
-            _use_new_zipfile_serialization=False,
-        )
-        return buffer.getvalue()
-    return pickle.dumps({"weights": Hostile(target)}, protocol=2)
-
-
-@pytest.mark.parametrize("kind", ["torch", "legacy", "pickle"])
-def test_code_in_a_file_is_refused_and_not_run(tmp_path, refused_file, kind):
-    target = tmp_path / "was-run"
-    dangerous = hostile_files(kind, target)
-    refused_file(dangerous)
-    assert not target.exists()
-    if kind == "pickle":
-        pickle.loads(dangerous)  # the test's own check: unpickled the usual way it does run
-        assert target.exists()
 
 
 @pytest.mark.parametrize(
