@@ -725,7 +725,7 @@ def resource_bombs():
         "a million lists": b"(" + b"]" * 10**6 + b"t.",
         "laughing tuples": many + b".",
         "laughing tuples as a key": b"}" + laughs(60) + key,
-        "laughing tuples as a dtype": many + b"0cnumpy\ndtype\nh\x00\x85R.",
+        "laughing tuples as a dtype": b"(" + laughs(60) + b"cnumpy\ndtype\nh\x00\x85Rt.",
         "laughing lists": b"(" + laughs(60, nested) + b"t.",
         "a list in itself": b"]q\x00h\x00a.",
         "laughing text": b"(" + text("x" * 10**6) + b"q\x00" + b"h\x00" * 50_000 + b"t.",

@@ -154,5 +154,6 @@ def reading(path, what, advice):
     except MemoryError:
         raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
     except Exception as error:  # readers raise a dozen types for bytes that are not their own
-        reason = " ".join(f"{error or type(error).__name__}".split())[:150]
+        reason = str(error) if str(error) and not isinstance(error, KeyError) else repr(error)
+        reason = " ".join(reason.split())[:150]
         raise UserError(f"{path} is damaged or no {what} ({reason}); {advice}") from None
