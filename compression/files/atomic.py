@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from compression.command_line import UserError
+from compression.files.torch_stream import read_torch_stream
 
 
 @contextlib.contextmanager
@@ -129,8 +130,6 @@ def read_torch(path, what):
     what: how an error message calls the file. Raises UserError for a missing, damaged, foreign or hostile
     file.
     """
-    from compression.files.torch_stream import read_torch_stream  # torch takes a second
-
     if not os.path.isfile(path):
         raise UserError(f"there is no {what} at {path}; check the path")
     with reading(path, what, "use a file that torch.save wrote without pickled code"):
