@@ -14,7 +14,8 @@ from compression.files.model_file import (
     VERSION,
     Description,
     Model,
-    decode,
+    restored,
+    stored_state,
 )
 from compression.files.torch_stream import is_torch_stream
 
@@ -52,7 +53,8 @@ def load_model(path, max_bytes=None, what="model file"):
         )
     description = Description.from_dict(content, path)
     if kind == MODEL_FORMAT:
-        return Model(description, decode(content, path), content.get("bits"), path)
+        stored = stored_state(content, path)
+        return Model(description, restored(stored), content.get("bits"), path, stored=stored)
     weights = content.get("state_dict")
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()

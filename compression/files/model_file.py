@@ -320,8 +320,10 @@ def to_bytes(content):
     return buffer.getvalue()
 
 
-def decode(content, path="the model"):
-    """The float32 `state_dict` in the content of a model file; UserError naming `path` if it is damaged."""
+def stored_state(content, path="the model"):
+    """{tensor name: (storage, arrays, shape)} of the content of a model file, as `storage.py` lays tensors
+    out; UserError naming `path` if it is damaged.
+    """
     damaged = UserError(f"{path} is damaged: its checksum or layout is wrong; copy it or create it again")
     try:
         data = content["data"]
@@ -339,11 +341,21 @@ def decode(content, path="the model"):
         stored = stored_tensors(
             content["storage"].split(" "), content["coding"], data.numpy().tobytes(), shapes.values()
         )
-        return {name: restore_tensor(*one, shape) for (name, shape), one in zip(shapes.items(), stored)}
+        return {name: (*one, shape) for (name, shape), one in zip(shapes.items(), stored)}
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError):
         raise damaged from None
+
+
+def decode(content, path="the model"):
+    """The float32 `state_dict` in the content of a model file; UserError naming `path` if it is damaged."""
+    return restored(stored_state(content, path))
+
+
+def restored(stored):
+    """The float32 `state_dict` of what `stored_state` gave."""
+    return {name: restore_tensor(*one) for name, one in stored.items()}
 
 
 @dataclass(frozen=True)
@@ -352,7 +364,7 @@ class Model:
     stored with.
 
     scales: of a checkpoint of quantization-aware training, {tensor name: (bits, scales)} of its rounded
-    weights, else empty.
+    weights, else empty. stored: of a model file, how each tensor is stored (see `stored_state`), else None.
     """
 
     description: Description
@@ -360,6 +372,7 @@ class Model:
     bits: int
     path: Path
     scales: dict = field(default_factory=dict)
+    stored: dict | None = None
 
     def build(self):
         """The network in eval mode."""

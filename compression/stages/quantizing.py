@@ -58,7 +58,11 @@ def folded(model):
     arguments = {**model.description.arguments, "folded": True}
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     return replace(
-        model, description=replace(model.description, arguments=arguments), state_dict=state, scales=scales
+        model,
+        description=replace(model.description, arguments=arguments),
+        state_dict=state,
+        scales=scales,
+        stored=None,
     )
 
 

@@ -1,0 +1,212 @@
+"""A network as an ONNX file (opset 21), with the very numbers that its model file holds.
+
+Codes stay codes: those of up to 4 bits become (U)INT4 and longer ones (U)INT8, behind a DequantizeLinear with
+the scale of every channel. An affine grid (low + code * step) has an Add behind that, since its low is no
+multiple of its step. float16 numbers stay float16 behind a Cast, so nothing is rounded a second time.
+
+The metadata tells, as JSON and under the names that onnx.py reads, `class_names` and the preprocessing:
+`size`, `resize`, `detail` where there is one, and `mean` and `std` where the caller has to normalise.
+"""
+
+import json
+import operator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compression.command_line import UserError
+from compression.quantization.grids import code_range
+
+OPSET, IR_VERSION = 21, 10  # the first with 4-bit tensors, and the oldest file version that goes with it
+INPUTS = {
+    "float": "images",  # float32 (N, C, size, size), normalised with the metadata's mean and std
+    "uint8": "photos",  # uint8 (N, size, size, C) as a decoder gives them; normalised within the graph
+}
+
+
+def to_onnx(model, inputs="float"):
+    """The bytes of a .onnx file for a Model, which answers with float32 `logits` (N, classes) for any N.
+
+    inputs: a name of INPUTS. Raises UserError if the package onnx is missing.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise UserError("to write ONNX files one more package is needed; pip install onnx") from None
+    from torch.fx import symbolic_trace
+    from torch.fx.passes.shape_prop import ShapeProp
+
+    names, preprocessing = model.description.class_names, model.description.preprocessing
+    traced, graph = symbolic_trace(model.build()), _Graph(model)
+    ShapeProp(traced).propagate(
+        torch.zeros(1, preprocessing.channels, preprocessing.size, preprocessing.size)
+    )
+    values = {}
+    for node in traced.graph.nodes:
+        before = [values[one] for one in node.all_input_nodes]
+        if node.op == "placeholder":
+            values[node] = graph.normalised(preprocessing) if inputs == "uint8" else INPUTS[inputs]
+        elif node.op == "call_module":
+            shape = node.all_input_nodes[0].meta["tensor_meta"].shape
+            values[node] = graph.layer(traced.get_submodule(node.target), node.target, *before, shape)
+        elif node.op == "output":
+            graph.nodes[-1].output[0] = "logits"
+        else:
+            kind = "Add" if node.target in (operator.add, torch.add) else "Flatten"
+            values[node] = graph.node(kind, *before)
+    channels, size = preprocessing.channels, preprocessing.size
+    taken = {
+        "float": (onnx.TensorProto.FLOAT, ["N", channels, size, size]),
+        "uint8": (onnx.TensorProto.UINT8, ["N", size, size, channels]),
+    }[inputs]
+    made = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            model.description.architecture,
+            [onnx.helper.make_tensor_value_info(INPUTS[inputs], *taken)],
+            [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", len(names)])],
+            graph.tensors,
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    told = {"class_names": names, **preprocessing.to_dict()}
+    if inputs == "uint8":
+        del told["mean"], told["std"]
+    onnx.helper.set_model_props(made, {key: json.dumps(value) for key, value in told.items()})
+    onnx.checker.check_model(made, full_check=True)
+    return made.SerializeToString()
+
+
+class _Graph:
+    """The nodes and tensors of a graph that grows; everything that is added returns its name in the graph."""
+
+    def __init__(self, model):
+        self.nodes, self.tensors = [], []
+        self.stored = model.stored or {
+            name: ("f4", [tensor.numpy()], tuple(tensor.shape)) for name, tensor in model.state_dict.items()
+        }
+
+    def node(self, kind, *inputs, **attributes):
+        """Of one output, which gets a number as its name: names take bytes."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, inputs, [str(len(self.nodes))], **attributes))
+        return self.nodes[-1].output[0]
+
+    def tensor(self, array, name=None):
+        """A constant, in the type of its array."""
+        from onnx import numpy_helper
+
+        self.tensors.append(
+            numpy_helper.from_array(np.ascontiguousarray(array), name or f"c{len(self.tensors)}")
+        )
+        return self.tensors[-1].name
+
+    def codes(self, codes, bits, name):
+        """Integers of at most 4 bits as two in a byte, the first in the lower half; others as they are."""
+        from onnx import TensorProto, helper
+
+        if bits > 4:
+            return self.tensor(codes, name)
+        kind = TensorProto.INT4 if codes.dtype == np.int8 else TensorProto.UINT4
+        halves = np.pad(codes.view(np.uint8).ravel() & 15, (0, codes.size % 2))
+        packed = (halves[::2] | halves[1::2] << 4).tobytes()
+        self.tensors.append(helper.make_tensor(name, kind, codes.shape, packed, raw=True))
+        return name
+
+    def float32(self, array, name=None):
+        """A constant as float32, from as few bytes as it is stored in."""
+        constant = self.tensor(array, name)
+        return self.node("Cast", constant, to=1) if array.dtype == np.float16 else constant  # 1: float32
+
+    def weight(self, name):
+        """A tensor of the state_dict as float32, as `storage.restore_tensor` makes it."""
+        storage, (*parameters, values), shape = self.stored[name]
+        values, bits = values.reshape(shape), int(storage[1])
+        if not parameters:
+            return self.float32(values, name)
+        if storage == "m8":
+            low, high = parameters[0].astype(np.float64)
+            low, step = (np.array([value], np.float32) for value in (low, (high - low) / 255))
+        elif storage[0] in "aA":
+            low, step = parameters
+        else:
+            low, step = None, parameters[0]
+            values = (values.astype(np.int16) + code_range(bits)[0]).astype(np.int8)
+        axis = {"axis": 0} if len(step) > 1 else {}
+        weight = self.node(
+            "DequantizeLinear",
+            self.codes(values, bits, name),
+            self.float32(step if axis else step.reshape(())),
+            **axis,
+        )
+        if low is None:
+            return weight
+        return self.node("Add", weight, self.float32(low.reshape(-1, *[1] * (len(shape) - 1))))
+
+    def normalised(self, preprocessing):
+        """The network's input from uint8 photos (N, size, size, C), as `Preprocessing.normalise` makes it."""
+        image = self.node("Cast", self.node("Transpose", INPUTS["uint8"], perm=[0, 3, 1, 2]), to=1)
+        image = self.node("Div", image, self.tensor(np.float32(255)))
+        for kind, values in (("Sub", preprocessing.mean), ("Div", preprocessing.std)):
+            image = self.node(kind, image, self.tensor(np.array(values, np.float32).reshape(-1, 1, 1)))
+        return image
+
+    def layer(self, layer, name, images, shape):
+        """What one module without children makes of `images`, which have this shape."""
+        if isinstance(layer, (nn.Identity, nn.Dropout, nn.Dropout2d)):
+            return images
+        parameters = [self.weight(f"{name}.{one}") for one, _ in layer.named_parameters(recurse=False)]
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            statistics = (self.weight(f"{name}.{one}") for one in ("running_mean", "running_var"))
+            return self.node("BatchNormalization", images, *parameters, *statistics, epsilon=layer.eps)
+        if isinstance(layer, nn.Linear):
+            return self.node("Gemm", images, *parameters, transB=1)
+        if isinstance(layer, nn.Conv2d):
+            return self.node(
+                "Conv",
+                images,
+                *parameters,
+                dilations=_pair(layer.dilation),
+                group=layer.groups,
+                **_window(layer),
+            )
+        if isinstance(layer, nn.MaxPool2d):
+            return self.node("MaxPool", images, **_window(layer))
+        if isinstance(layer, nn.AvgPool2d):
+            return self.node("AveragePool", images, **_window(layer))
+        if isinstance(layer, nn.AdaptiveAvgPool2d):
+            return self._adaptive_pool(images, shape, *_pair(layer.output_size))
+        if isinstance(layer, nn.ReLU6):
+            return self.node("Clip", images, *(self.tensor(np.float32(limit)) for limit in (0, 6)))
+        if isinstance(layer, nn.SiLU):
+            return self.node("Mul", images, self.node("Sigmoid", images))
+        if isinstance(layer, nn.LeakyReLU):
+            return self.node("LeakyRelu", images, alpha=layer.negative_slope)
+        return self.node({nn.ReLU: "Relu", nn.Hardswish: "HardSwish"}[type(layer)], images)
+
+    def _adaptive_pool(self, images, shape, rows, columns):
+        """ONNX has no adaptive pooling: means of uneven windows are a matrix product along either side."""
+        if rows == columns == 1:
+            return self.node("GlobalAveragePool", images)
+        down, across = (
+            F.adaptive_avg_pool1d(torch.eye(before)[None], after)[0].numpy()
+            for before, after in zip(shape[2:], (rows, columns))
+        )
+        return self.node("MatMul", self.tensor(down.T), self.node("MatMul", images, self.tensor(across)))
+
+
+def _pair(value):
+    return [value] * 2 if isinstance(value, int) else list(value)
+
+
+def _window(layer):
+    """Kernel, stride and padding of a layer, as ONNX names them."""
+    return {
+        "kernel_shape": _pair(layer.kernel_size),
+        "strides": _pair(layer.stride),
+        "pads": _pair(layer.padding) * 2,
+    }
