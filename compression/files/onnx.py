@@ -1,10 +1,13 @@
-"""Networks in ONNX files, from any framework, as teachers.
+"""Networks in ONNX files, from any framework or from onnx_export.py, as teachers.
 
     network, told = read_onnx("teacher.onnx")       # a torch module in eval mode, and what the metadata tells
 
 `onnx2torch` turns the graph into torch modules, which brings bf16 and GPUs; nothing in the file is executed
 as code. The metadata may hold `class_names`, `size` (input pixels), `mean` and `std` (of the normalisation,
 for values in [0, 1]), each as JSON.
+
+`onnx2torch` knows neither quantized weights nor the newest operators. So weights behind DequantizeLinear are
+computed beforehand, and the graph is brought to an opset that it knows, OPSET.
 """
 
 import json
@@ -17,6 +20,8 @@ import torch
 from compression.command_line import UserError
 
 MAX_BYTES = 1 << 30
+OPSET = 17
+DECODING = ("DequantizeLinear", "Cast", "Add")  # what stands between a quantized weight and its layer
 
 
 def is_onnx(path):
@@ -51,7 +56,7 @@ def read_onnx(path):
         channels, size = _input_shape(model.graph)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            network = onnx2torch.convert(model).eval()
+            network = onnx2torch.convert(_with_plain_weights(model)).eval()
     except UserError:
         raise
     except OSError as error:
@@ -64,7 +69,7 @@ def read_onnx(path):
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
         raise UserError(
             f"{path} is damaged or no ONNX classifier that onnx2torch can read ({reason}); export it again, "
-            "with one input (N, 3, H, W) and opset 17"
+            f"with one float input (N, 3, H, W) and opset {OPSET}"
         ) from None
     told = _metadata(path, {entry.key: entry.value for entry in model.metadata_props})
     if ("mean" in told) != ("std" in told):
@@ -94,6 +99,29 @@ def _input_shape(graph):
     if height != width:
         raise ValueError("the input is not square")
     return dimensions[1].dim_value, height or None
+
+
+def _with_plain_weights(model):
+    """The model with float weights in place of quantized ones, in opset OPSET if it has a newer one."""
+    from onnx import numpy_helper, version_converter
+    from onnx.reference import ReferenceEvaluator
+
+    graph, opsets = model.graph, {entry.domain: entry.version for entry in model.opset_import}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    decoded, nodes = {}, []
+    for node in graph.node:
+        if node.op_type in DECODING and all(name in constants for name in node.input):
+            arrays = {name: constants[name] for name in node.input}
+            decoded[node.output[0]] = ReferenceEvaluator(node, opsets).run(None, arrays)[0]
+            constants |= decoded
+        else:
+            nodes.append(node)
+    if decoded:
+        used = {name for node in nodes for name in node.input}
+        weights = [numpy_helper.from_array(array, name) for name, array in constants.items() if name in used]
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(nodes), graph.initializer.extend(weights)
+    return version_converter.convert_version(model, OPSET) if opsets.get("", OPSET) > OPSET else model
 
 
 def _metadata(path, texts):
