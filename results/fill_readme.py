@@ -21,7 +21,7 @@ from summarise import summarise
 from compression.command_line import UserError, parser, run
 from compression.files.atomic import write_text
 
-PAGES = ("README.md", "docs/findings.md", "docs/teachers.md")
+PAGES = ("README.md", "docs/findings.md", "docs/teachers.md", "docs/onnx.md")
 TABLE = re.compile(r"<!-- begin (\w+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
 
