@@ -310,7 +310,9 @@ def summarise(results=ROOT / "results", photos=STANDIN):
         kept = ("photos", "seconds", "size", "results", "device", "teacher")
         found[name] = {key: record.get(key) for key in kept}
     exported = records("onnx_export.json", any_photos=True)
-    found["onnx_export"] = {key: exported[key] for key in ("model", "bytes", "photos", "agreement", "seconds")}
+    found["onnx_export"] = {
+        key: exported[key] for key in ("model", "bytes", "photos", "agreement", "seconds")
+    }
     found["records"] = {
         name: {
             "number": len(group),
