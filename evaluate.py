@@ -7,11 +7,11 @@ calibration.
     python evaluate.py model.bin food-11 --html report.html
     python evaluate.py runs/kd/best.pt food-11 --teacher model.bin
 
-A photo is small when its shorter side is below the network's input size. With --reduce every photo is
-measured a second time, first scaled down to so many pixels: a network that has learned "sharp, therefore
-soup" shows there. With --teacher it is counted how often both give the same answer, on validation/ and on the
-testing/ photos beside it. --tta measures what `inference.py --tta` predicts. --html writes a page with charts
-and the most confident mistakes, in one file.
+A photo is small when its shorter side is below the network's input size. --reduce measures every photo a
+second time, scaled down to this many pixels first: this shows whether the network relies on sharpness.
+--teacher counts how often both networks predict the same class, on validation/ and on the testing/ photos
+beside it. --tta measures the predictions of `inference.py --tta`. --html writes a page with charts and the
+most confident mistakes, in one file.
 """
 
 import argparse
@@ -79,8 +79,8 @@ def calibration(probability, labels, bins=BINS):
 
 
 def load_sizes(listing, preprocessings, cache, told=False):
-    """A PhotoSet of the listing by each of the Preprocessings; what is wrong with the photos is printed once,
-    unless `told` says that it was.
+    """A PhotoSet of the listing for each of the Preprocessings. Problems with the photos are printed once, or
+    not at all with `told`.
     """
     return [
         load_photos(listing, preprocessing, cache, (lambda text: None) if told or index else None)
@@ -89,7 +89,7 @@ def load_sizes(listing, preprocessings, cache, told=False):
 
 
 def shorter_sides(listing):
-    """Pixels of every photo's shorter side, from the files' headers; 0 where there is none to be read."""
+    """Pixels of every photo's shorter side, from the files' headers; 0 where the header is unreadable."""
     if isinstance(listing, FaceListing):
         return torch.full((len(listing),), listing.faces.shape[1])
     sides = []
@@ -99,13 +99,13 @@ def shorter_sides(listing):
                 sides.append(min(image.size))
         except (
             Exception
-        ):  # a hostile file can raise nearly anything inside Pillow; such photos are not in the PhotoSet
+        ):  # Pillow raises almost any exception for a damaged file; such photos are not in the PhotoSet
             sides.append(0)
     return torch.tensor(sides)
 
 
 def agreement(network, teacher, photos, preprocessing, device, tta=False):
-    """Share of photos to which a network and a Teacher give the same answer; both see the network's input.
+    """Share of photos for which a network and a Teacher predict the same class from the network's input.
 
     photos: a PhotoSet for each of `inputs_of`.
     """
@@ -120,10 +120,10 @@ def agreement(network, teacher, photos, preprocessing, device, tta=False):
 
 
 def measure(model, listing, photos, device, tta=False, reduced=None):
-    """What a Model does on the N photos of a Listing, as plain values, and their class probabilities float32
-    (N, classes).
+    """(metrics of a Model on the N photos of a Listing as plain values, class probabilities float32 (N,
+    classes)).
 
-    photos: a PhotoSet for each of `inputs_of`; reduced: the same of photos with less detail.
+    photos: a PhotoSet for each of `inputs_of`; reduced: the same for photos scaled down first.
     """
     preprocessing, names = model.description.preprocessing, model.description.class_names
     network = model.build().to(device, memory_format=torch.channels_last)
@@ -179,7 +179,7 @@ def main(argv=None):
         "--teacher",
         type=Path,
         metavar="FILE",
-        help="also tell how often the model agrees with this one: ResNet-18 state_dict, "
+        help="also measure how often the model agrees with this one: ResNet-18 state_dict, "
         "checkpoint or model file",
     )
     add_cache(options)
@@ -191,8 +191,8 @@ def main(argv=None):
         "--html",
         type=Path,
         metavar="PAGE",
-        help="also write a page with charts and the most confident mistakes; it holds small copies of these "
-        "photos, and the training curve where the run's record.json lies beside the model",
+        help="also write a page with charts and the most confident mistakes, with small copies of these "
+        "photos; with the training curve if the run's record.json is beside the model",
     )
     options = options.parse_args(argv)
 
@@ -201,14 +201,13 @@ def main(argv=None):
     device, model = pick_device(options.device), load_model(options.model)
     if options.teacher_normalisation != "auto" and not options.teacher:
         raise UserError(
-            "--teacher-normalisation goes with --teacher, which is not given; add it or leave "
-            "--teacher-normalisation out"
+            "--teacher-normalisation needs --teacher; add it or leave --teacher-normalisation out"
         )
     preprocessing = model.description.preprocessing
     seen = min(preprocessing.size, preprocessing.detail or preprocessing.size)
     if options.reduce and (preprocessing.resize == "course" or options.reduce >= seen):
         raise UserError(
-            f"--reduce {options.reduce} does not reduce what {options.model} looks at "
+            f"--reduce {options.reduce} does not reduce the input of {options.model} "
             f"({seen} px, resize rule {preprocessing.resize}); "
             "use fewer pixels, or leave --reduce out"
         )
@@ -280,8 +279,8 @@ def main(argv=None):
     )
     for name, text in (
         ("accuracy_of_small", f"shorter side below {preprocessing.size} px"),
-        ("accuracy_of_larger", "the others"),
-        ("accuracy_reduced", f"all, first reduced to {options.reduce} px"),
+        ("accuracy_of_larger", "the other photos"),
+        ("accuracy_reduced", f"all photos, first reduced to {options.reduce} px"),
     ):
         if result.get(name) is not None:
             print(f"  {result[name]:.4f}  {text}")
@@ -292,7 +291,7 @@ def main(argv=None):
         shown = "none  " if accuracy is None else f"{accuracy:.4f}"
         print(
             f"  {shown}  {name} ({sum(row)} photos"
-            + (f"; most often taken for {other}, {count} times)" if count else ")")
+            + (f"; most often predicted as {other}, {count} times)" if count else ")")
         )
     for split, share in result.get("agreement", {}).items():
         print(f"  {share:.4f}  agreement with {options.teacher} on {len(asked[split][0]):,} {split} photos")

@@ -4,10 +4,9 @@
     python models.py --only student --set widths=16,32,64,96,192,192,192,256
     python models.py --max-bytes 500000               # which networks fit another limit
 
-`build(name, **arguments)` returns a freshly initialised network. A model file stores `name` and
-`arguments`, so whatever is built here can be rebuilt from the file alone. The recipes and parameter
-counts are those of NTU "Machine Learning 2020" homework 7 and of its students' reports; `residual6` is this
-project's own.
+`build(name, **arguments)` returns a newly initialised network. A model file stores `name` and `arguments`, so
+every network can be rebuilt from its file alone. The networks are those of NTU "Machine Learning 2020"
+homework 7 and of its students' reports; `residual6` is this project's own.
 """
 
 import inspect
@@ -47,8 +46,8 @@ __all__ = [
 def plan(name, **arguments):
     """One row of the planner: name, input size, parameters, MACs and model file bytes by bits per weight.
 
-    The bytes are those of a grid per channel, BN folded, packed to the bit; what entropy coding takes off a
-    trained network (5 to 15 %) is not in them, since it depends on the weights.
+    The bytes are for one grid per channel, BN folded, packed to the bit. Entropy coding, which depends on the
+    trained weights, makes a file 5 to 15 % smaller than that.
     """
     with torch.device("meta"):
         network = build(name, **arguments)
@@ -77,7 +76,7 @@ def plan(name, **arguments):
 
 def main(argv=None):
     options = parser(__doc__)
-    options.add_argument("--only", metavar="NAME", help="show this network alone")
+    options.add_argument("--only", metavar="NAME", help="show only this network")
     options.add_argument(
         "--set",
         metavar="ARG=VALUE",
@@ -90,12 +89,12 @@ def main(argv=None):
         type=number(int, 1),
         default=300_000,
         metavar="N",
-        help="mark what fits in a file of N bytes",
+        help="mark the networks that fit in a file of N bytes",
     )
     options = options.parse_args(argv)
     arguments = parse_arguments(options.set)
     if arguments and not options.only:
-        raise UserError("--set changes one network; name it with --only")
+        raise UserError("--set is for one network; name it with --only")
 
     rows = [plan(name, **arguments) for name in ([options.only] if options.only else ARCHITECTURES)]
     print(

@@ -1,4 +1,4 @@
-"""Make a trained network smaller: remove channels by their BN gamma, or factorise layers, and fine-tune.
+"""Prune a trained network: remove channels by their BN gamma, or factorise layers, then fine-tune.
 
     python prune.py runs/student/best.pt food-11 --rate 0.9 --rounds 5 --scope 3-6
     python prune.py runs/student/best.pt --target bytes=200000 --dry-run
@@ -6,14 +6,14 @@
     python prune.py runs/student/best.pt food-11 --mode lowrank --rate 0.4
     python prune.py runs/student/best.pt food-11 --rate 0.8 --mode rewind --rewind-to runs/student/epoch3.pt
 
-Round k of K keeps int(C * rate^k) of the C channels that a layer had at first. The plan is printed before
-anything is done. Every round leaves the files of a training run in OUT/round1, OUT/round2, ...: best.pt is an
-ordinary checkpoint, for quantize.py, inference.py or the next pruning. OUT/record.json tells sizes and
-accuracies.
+Round k of K keeps int(C * rate^k) of a layer's C original channels. The plan is printed first. Every round
+writes the files of a training run to OUT/round1, OUT/round2, ...: best.pt is an ordinary checkpoint, for
+quantize.py, inference.py or another pruning. OUT/record.json stores sizes and accuracies.
 
-After a cut, --mode finetune trains on; with --epochs and lr of the first training that is learning-rate
-rewinding (Renda et al. 2020). --mode rewind goes back to the weights of an early epoch (Frankle et al. 2020),
-which a training script keeps with --recipe keep_epoch=N. --mode retrain starts anew from --seed.
+After pruning, --mode finetune continues training; with the --epochs and lr of the original training this is
+learning-rate rewinding (Renda et al. 2020). --mode rewind resets the weights to those of an early epoch
+(Frankle et al. 2020), which a training script saves with --recipe keep_epoch=N. --mode retrain starts from a
+new initialisation (--seed).
 """
 
 from dataclasses import replace
@@ -39,7 +39,7 @@ from models import check_size
 
 
 def read_options(argv):
-    """The command line, checked for contradictions."""
+    """The parsed command line, checked for contradictions."""
     command = parser(__doc__)
     command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
     command.add_argument(
@@ -54,34 +54,34 @@ def read_options(argv):
         "--rate",
         type=number(float, 0, 1, open_low=True),
         metavar="R",
-        help="share of the channels that a round keeps, or with --mode lowrank of the full rank",
+        help="share of the channels that each round keeps (with --mode lowrank: of the full rank)",
     )
     size.add_argument(
         "--target",
         type=parse_target,
         metavar="WHAT=N",
-        help="find the largest share with at most parameters=N, or bytes=N in a file at 8 bits, after the "
-        "last round",
+        help="find the largest share for which the final network has at most parameters=N, or bytes=N in a "
+        "file of 8 bits per weight",
     )
     group.add_argument(
         "--rounds",
         type=number(int, 1, 100),
         default=1,
         metavar="K",
-        help="cuts, each by the same share, with training after each",
+        help="number of pruning rounds, each by the same share and followed by training",
     )
     group.add_argument(
         "--mode",
         choices=("none", "finetune", "retrain", "rewind", "lowrank"),
         default="finetune",
-        help="after a cut: nothing, train on, train again from --seed, or from the weights of --rewind-to; "
-        "lowrank: factorise layers in place of cutting channels, then train on",
+        help="after pruning: no training, fine-tuning, training from a new initialisation, or training from "
+        "the weights of --rewind-to; lowrank: factorise layers instead of removing channels, then fine-tune",
     )
     group.add_argument(
         "--rewind-to", type=Path, metavar="FILE", help="epochN.pt of the training, for --mode rewind"
     )
     group.add_argument(
-        "--scope", default="all", metavar="STAGES", help="stages of the plan, e.g. 3-6 as in the course"
+        "--scope", default="all", metavar="STAGES", help="stages to prune, e.g. 3-6 as in the course"
     )
     group = command.add_argument_group("training")
     add_teachers(group, required=False)
@@ -100,40 +100,38 @@ def read_options(argv):
     options.views = 0
     check_teaching(options)
     if (options.mode == "rewind") != bool(options.rewind_to):
-        raise UserError(
-            "--mode rewind goes with --rewind-to epochN.pt, and neither without the other; name both"
-        )
+        raise UserError("--mode rewind and --rewind-to epochN.pt need each other; give both or neither")
     for name in ("scope", "criterion", "floor"):
         if options.mode == "lowrank" and (
             name in options.chosen or (name == "scope" and options.scope != "all")
         ):
-            raise UserError(f"{name} is about channels and --mode lowrank removes none; leave it out")
+            raise UserError(f"{name} is for channels, and --mode lowrank removes none; leave it out")
     if options.ranking == "global" and options.rounds > 1 and options.target and options.mode != "lowrank":
         raise UserError(
-            "ranking=global finds the widths of a round only after the training of the one before, so no "
-            "target can be planned; use --rounds 1 or ranking=layer"
+            "with ranking=global the widths of a round depend on the training of the round before, so --target "
+            "cannot be planned; use --rounds 1 or ranking=layer"
         )
     if options.teacher and options.mode == "none":
         raise UserError("--teacher is for training and --mode none trains nothing; leave one of them out")
     if options.teacher and options.chosen.get("label_smoothing"):
         raise UserError(
-            "label_smoothing is for labels, and the teacher's outputs are soft already; leave it out"
+            "label_smoothing cannot be combined with --teacher, whose outputs are already soft; leave it out"
         )
     if not options.data and not options.dry_run:
-        raise UserError("name the data directory after the checkpoint; only --dry-run works without photos")
+        raise UserError("name the data directory after the checkpoint; only --dry-run needs no photos")
     options.label_smoothing = 0.0 if options.teacher else options.label_smoothing
     return options
 
 
 def read_early(options, model):
-    """The Model of --rewind-to, or None; UserError unless it is of the network to be pruned."""
+    """The Model of --rewind-to, or None; UserError unless it is the network to be pruned."""
     if not options.rewind_to:
         return None
     early = load_model(options.rewind_to)
     early.build()
     if early.description.arguments != model.description.arguments:
         raise UserError(
-            f"{options.rewind_to} is of another network than {options.checkpoint}; name an epochN.pt of its "
+            f"{options.rewind_to} holds another network than {options.checkpoint}; name an epochN.pt of its "
             "training"
         )
     return early

@@ -5,11 +5,11 @@
     python quantize.py runs/wide/best.pt runs/wide/model.bin --bits 4 --override head.0=6
     python quantize.py runs/student/best.pt model.pkl --export course8
 
-BN is folded into the layers before it. Without --bits, the most bits that fit --max-bytes are searched: the
-table shows what was tried. Prints all sizes and the worst error of a weight; with --data also the validation
-accuracies. A file over --max-bytes is refused: nothing is written. A checkpoint of quantization-aware
-training (`--qat-bits` of the training scripts) brings its bits and scales along, and no weight changes. With
---export the file is one for the course's own script; checkpoints may be files in its formats too (see
+BN is folded into the layers before it. Without --bits, the largest number of bits that fits --max-bytes is
+searched; a table shows what was tried. Prints all sizes and the largest error of a weight; with --data also
+the validation accuracies. A file over --max-bytes is not written. A checkpoint of quantization-aware training
+(`--qat-bits` of the training scripts) stores its bits and scales, and its weights do not change. --export
+writes a file for the course's own script; the checkpoint may be a file in its formats too (see
 docs/other_files.md).
 """
 
@@ -50,47 +50,47 @@ def main(argv=None):
         "--bits",
         type=int,
         choices=(32, 16, *range(8, 1, -1)),
-        help="per weight: floats of 32 or 16, codes of 2 to 8; below 6, the first and the last layer keep 8 "
-        "and depthwise convolutions get 2 more (default: the most that fit)",
+        help="bits per weight: 32 or 16 (floats), 2 to 8 (codes); below 6, the first and the last layer use "
+        "8, and depthwise convolutions 2 more (default: the most that fit)",
     )
     group.add_argument(
         "--granularity",
         choices=("tensor", "channel"),
         default="channel",
-        help="one grid for a layer, or one for each of its output channels",
+        help="one grid per layer, or one per output channel",
     )
     group.add_argument(
         "--scale",
         choices=("minmax", "mse"),
-        help="a grid from minimum to maximum (at 8 bits per tensor the course's), or the symmetric one of "
-        "least squared error (default: mse; without --bits, whichever is nearer to the weights)",
+        help="minmax: a grid from minimum to maximum (with 8 bits per tensor: the course's); mse: the "
+        "symmetric grid of least squared error (default: mse; without --bits, the one with less error)",
     )
     group.add_argument(
         "--override",
         metavar="LAYER=BITS",
         action="append",
         default=[],
-        help="other bits for a layer, e.g. fc.1=8",
+        help="other bits for one layer, e.g. fc.1=8",
     )
     group.add_argument(
         "--vectors",
         type=int,
         choices=(16, 8),
         default=16,
-        help="bits of biases and other vectors beside codes",
+        help="bits of biases and other vectors where weights are codes",
     )
     group.add_argument(
         "--size",
         type=number(int, 16, 4096),
         metavar="PIXELS",
-        help="store another input size than the training's: a network trained on random crops often does "
-        "best at a somewhat larger one (Touvron et al. 2019), and it costs no bytes",
+        help="store another input size than the training's: a network trained on random crops is often best "
+        "at a slightly larger one (Touvron et al. 2019), and the file is no larger",
     )
     group.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger file")
     group.add_argument(
         "--export",
         choices=tuple(EXPORTS),
-        help="write the course's own 8- or 16-bit pickle in place of a model file of this project",
+        help="write the course's own 8- or 16-bit pickle instead of a model file of this project",
     )
     group = command.add_argument_group("measuring")
     group.add_argument(
@@ -106,21 +106,21 @@ def main(argv=None):
 
     if options.vectors != 16 and options.bits in (16, 32):
         raise UserError(
-            f"--vectors {options.vectors} goes with 2 to 8 bits and not with --bits {options.bits}; leave "
-            "one of them out"
+            f"--vectors {options.vectors} is for 2 to 8 bits, not for --bits {options.bits}; leave one of "
+            "them out"
         )
     grids = options.bits is None or min(options.bits, *parse_overrides(options.override).values(), 32) <= 8
     for name in () if grids else ("granularity", "scale"):
         if getattr(options, name) != command.get_default(name):
             raise UserError(
-                f"--{name} {getattr(options, name)} is about grids of 2 to 8 bits, and --bits {options.bits} "
+                f"--{name} {getattr(options, name)} is for grids of 2 to 8 bits, and --bits {options.bits} "
                 "stores floats; leave one of them out"
             )
     for name in NOT_EXPORTED if options.export else ():
         if getattr(options, name) != command.get_default(name):
             raise UserError(
-                f"--{name.replace('_', '-')} does not go with --export {options.export}, whose format leaves "
-                "no choice and no room for it; leave one of them out"
+                f"--{name.replace('_', '-')} cannot be combined with --export {options.export}, whose format "
+                "is fixed; leave one of them out"
             )
     check_distinct(options.checkpoint, options.output, options.record, options.data)
     device = pick_device(options.device)
@@ -128,7 +128,7 @@ def main(argv=None):
     accuracy_of = validation_accuracy(options, device) if options.data else None
     model = settle_normalisation(model, options.normalisation, accuracy_of)
     raw = tensor_bytes(model.state_dict)
-    model.build()  # weights that do not fit their architecture are refused now
+    model.build()  # refuses weights that do not fit their architecture
     if options.export:
         check_output(options.output)
         write_export(model, options.output, options.export, options.max_bytes)
@@ -136,9 +136,9 @@ def main(argv=None):
     floats = model = resized(model, options.size)
     if model.scales:
         take_trained_scheme(model, options, command)
-    if not model.scales or options.granularity == "channel":  # a scale for the layer leaves BN where it is
+    if not model.scales or options.granularity == "channel":  # with one scale per layer BN cannot be folded
         model = folded(model)
-    scheme_of(options, options.bits or 8).bits_of(model.state_dict)  # no overrides of no layer
+    scheme_of(options, options.bits or 8).bits_of(model.state_dict)  # refuses overrides of unknown layers
     for output in filter(None, (options.output, options.record)):
         check_output(output)
     scales, summary = model.scales or None, {}
@@ -147,7 +147,7 @@ def main(argv=None):
     result = encode_within_limit(model, options, accuracy_of, scales)
     for name in scales or ():
         assert torch.equal(result.weights[name], model.state_dict[name]), (
-            "what was trained is not what was stored"
+            "the stored weights differ from the trained ones"
         )
     size, decoded = sizes(result.content), tensor_bytes(result.weights)
     summary |= {

@@ -1,4 +1,4 @@
-"""Distil a student: train it on a teacher's outputs for every view of a photo, as well as on the labels.
+"""Distil a student: train it on a teacher's outputs for every view of a photo, and on the labels.
 
     python train_kd.py food-11 --teacher teacher_resnet18.bin --out runs/kd
     python train_kd.py food-11 --teacher teacher.onnx --recipe alpha=0.9 temperature=2 views=8 --epochs 300
@@ -7,8 +7,8 @@
 
 The loss is alpha * T^2 * KL(teacher || student at temperature T) + (1 - alpha) * cross-entropy. A teacher is
 a ResNet-18 state_dict as the course provides it, an ONNX file, or any checkpoint or model file of this
-project (so a student can assist: train one from the teacher, then a smaller one from it); several are
-averaged. It sees the very view that the student sees. Out come the same files as from train_student.py.
+project (so a student can be the teacher of a smaller one). The probabilities of several teachers are
+averaged. A teacher sees the same view as the student. Writes the same files as train_student.py.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ from dataset import join, list_labelled, list_testing_beside, list_unlabelled, l
 
 
 def count_shared(first, second):
-    """How many photos of one listing are in another too, by their bytes and whatever their names; of faces,
-    by their pixels.
+    """How many photos of one listing are also in another: photos are compared by their bytes, faces by their
+    pixels.
     """
     if isinstance(first, FaceListing) and isinstance(second, FaceListing):
         return len(
@@ -48,7 +48,7 @@ def count_shared(first, second):
 
 
 def _size(path):
-    """Bytes of a file; -1 for a link to none, which decoding will report."""
+    """Bytes of a file; -1 for a broken link, which decoding will report."""
     try:
         return path.stat().st_size
     except OSError:
@@ -56,8 +56,8 @@ def _size(path):
 
 
 def _digests(listing, sizes):
-    """Hashes of the photos that have one of so many bytes; what cannot be read is left to decoding, which
-    reports it.
+    """Hashes of the photos whose file size is in `sizes`. Unreadable files are skipped: decoding reports
+    them.
     """
     digests = set()
     for path in listing.paths:
@@ -68,50 +68,48 @@ def _digests(listing, sizes):
 
 
 def list_extra(options):
-    """(Listing of --unlabeled, whether photos to be predicted are among them); (None, False) without the
-    option.
+    """(Listing of --unlabeled, whether it holds testing photos); (None, False) without the option.
 
-    Raises UserError if validation photos are among them: the student is measured on those. Of faces it only
-    tells.
+    Raises UserError if it holds validation photos: the student is measured on those. For faces it only prints
+    a note.
     """
     if not options.unlabeled:
         return None, False
     extra = list_unlabelled(options.unlabeled)
     names = list_labelled(options.data, "training").class_names
-    quiet = {"log": lambda text: None}  # `load` will list them again, and print what there is to be noted
+    quiet = {"log": lambda text: None}  # `load` lists them again and prints the notes
     validation = list_labelled(options.data, "validation", names, options.validation_share, **quiet)
     measured = count_shared(extra, validation)
     if measured and isinstance(
         extra, FaceListing
-    ):  # the 2019 homework's test.csv has twins of training rows, and stays whole
+    ):  # the 2019 homework's test.csv repeats training rows; it is used as it is
         print(
-            f"note: {measured} faces of {options.unlabeled} are validation faces too, whose accuracy that "
-            "flatters",
+            f"note: {measured} faces of {options.unlabeled} are also validation faces, so the validation "
+            "accuracy is too high",
             file=sys.stderr,
         )
     elif measured:
         raise UserError(
-            f"{options.unlabeled} holds {measured} of the validation photos, on which the student is "
-            "measured; "
-            "remove them there or name other photos"
+            f"{options.unlabeled} contains {measured} of the validation photos, on which the student is "
+            "measured; remove them there or name other photos"
         )
     try:
         testing = list_testing_beside(options.data)
-    # an empty folder, or what is no photo: nothing to be predicted, so nothing that could be learned by heart
+    # an empty folder or no photos: there is nothing to predict, so nothing to memorise
     except UserError:
         testing = None
     transductive = bool(testing and count_shared(extra, testing))
     if transductive:
         print(
-            "note: --unlabeled holds testing photos: the result is transductive, and the model file will "
-            "say so",
+            "note: --unlabeled contains testing photos: the training is transductive, and the model file "
+            "will state this",
             file=sys.stderr,
         )
     return extra, transductive
 
 
 def add_extra(training, extra, transductive, preprocessing, cache):
-    """(training with the photos of the Listing `extra` behind it, what the record says of them)."""
+    """(training photos followed by those of the Listing `extra`, their entries in the record)."""
     if extra is None:
         return training, {}
     photos = load_photos(extra, preprocessing, cache)
@@ -130,9 +128,10 @@ def main(argv=None):
         "--unlabeled",
         type=Path,
         metavar="DIR",
-        help="folder (or CSV of faces) of further photos without labels, any names, for the teacher to label",
+        help="folder (or CSV of faces) of more photos, without labels: the student learns the teacher's "
+        "outputs for them",
     )
-    # no label smoothing: the teacher's outputs are soft already
+    # no label smoothing: the teacher's outputs are already soft targets
     add_training(options, "train_kd.py", "runs/kd", Teaching, without=("label_smoothing",))
     options = read_recipe(options, argv)
     check_teaching(options)

@@ -1,4 +1,4 @@
-"""Train a network from scratch: a student, or a ResNet-18 that is to become its teacher.
+"""Train a network from scratch: a student, or a ResNet-18 to use as its teacher.
 
     python train_student.py food-11 --out runs/student
     python train_student.py food-11 --network resnet18 --out runs/teacher --epochs 100
@@ -6,8 +6,8 @@
     python train_student.py my-photos --init model.bin --epochs 20 --out runs/mine
     python train_student.py food-11 --init runs/student/best.pt --qat-bits 4 --out runs/rounded
 
-Out come best.pt (for quantize.py or as a teacher), last.pt (to resume), log.csv and record.json. Any tree of
-training/<class name>/*.jpg and validation/<class name>/*.jpg will do as data, or the 2019 homework's CSV of
+Writes best.pt (for quantize.py or as a teacher), last.pt (to resume), log.csv and record.json. The data is
+any tree of training/<class name>/*.jpg and validation/<class name>/*.jpg, or the 2019 homework's CSV of
 faces.
 """
 

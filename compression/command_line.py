@@ -1,4 +1,4 @@
-"""What every script does the same way on the command line: user errors, devices, argument types."""
+"""Command-line code of all scripts: user errors, devices, argument types."""
 
 import argparse
 import ctypes
@@ -8,18 +8,18 @@ import sys
 
 
 class UserError(ValueError):
-    """Something the caller can put right; its text is one sentence: what was found, where, what to do."""
+    """An error that the user can correct; its text is one sentence: what was found, where, what to do."""
 
 
 def run(main):
-    """Run a script's `main()` and exit with its status; a UserError is one line on stderr and status 2, and
-    so is a full GPU.
+    """Run a script's `main()` and exit with its status. A UserError, or too little GPU memory, prints one
+    line on stderr and exits with status 2.
 
-    What the console's encoding cannot write, a Chinese name on a cp1252 console, is printed as an escape such
-    as \\u9eb5.
+    Characters that the console's encoding lacks, such as Chinese on a cp1252 console, are printed as escapes
+    such as \\u9eb5.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's stream has no encoding to care about
+        if hasattr(stream, "reconfigure"):  # a notebook's stream has no encoding
             stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
@@ -29,7 +29,7 @@ def run(main):
         print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not have been imported
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; by name, since importing torch is slow
             raise
         print(
             f"{sys.argv[0].rsplit('/', 1)[-1]}: error: out of GPU memory; "
@@ -40,7 +40,7 @@ def run(main):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # who read our output, `head` perhaps, has gone; as if SIGPIPE had ended us
+    except BrokenPipeError:  # the reader of our output, such as `head`, has exited: end as by SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
 
@@ -54,29 +54,28 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
     def _get_help_string(self, action):
         silent = (
             action.default is None or action.default is False or action.default == []
-        )  # "(default: None)" helps nobody
+        )  # no "(default: None)"
         return action.help if silent else super()._get_help_string(action)
 
 
 def parser(doc):
-    """An argument parser that shows a script's docstring as it stands and every default; its errors are one
-    line.
+    """An argument parser that shows a script's docstring and every default; its errors are one line.
 
-    A flag must be written out: an abbreviation that works today would change its meaning with the next flag.
+    Flags cannot be abbreviated: a new flag could change the meaning of an abbreviation.
     """
     return _Parser(description=doc, formatter_class=_Formatter, allow_abbrev=False)
 
 
 def available_cores():
-    """Processor cores this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory():
-    """Tell glibc to keep freed memory for the next step instead of returning it to the kernel.
+    """Make glibc keep freed memory for the next step instead of returning it to the kernel.
 
-    A step frees and allocates the same large tensors over and over; on a CPU the page faults of that cost a
-    third of a StudentNet training step (0.26 s -> 0.18 s, batch 64 at 128 px, 2 cores). No effect elsewhere.
+    Every step frees and allocates the same large tensors; on a CPU the page faults cost a third of a
+    StudentNet training step (0.26 s -> 0.18 s, batch 64 at 128 px, 2 cores). No effect without glibc.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
@@ -87,9 +86,9 @@ def keep_freed_memory():
 
 
 def pick_device(name):
-    """'auto', 'cpu', 'cuda' or 'cuda:1' as a `torch.device`; 'auto' takes a GPU when there is one.
+    """'auto', 'cpu', 'cuda' or 'cuda:1' as a `torch.device`; 'auto' is a GPU if there is one.
 
-    A process that works on the CPU keeps its freed memory from here on (see `keep_freed_memory`).
+    On the CPU it also calls `keep_freed_memory`.
     """
     import torch
 
@@ -100,11 +99,10 @@ def pick_device(name):
     except RuntimeError:
         raise UserError(f"--device {name} is not a device; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name} was asked for, but torch sees no GPU here; use --device cpu")
+        raise UserError(f"--device {name} cannot be used: torch finds no GPU; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"--device {name} was asked for, but torch sees only {torch.cuda.device_count()} GPU(s) here; "
-            "use cuda:0"
+            f"--device {name} cannot be used: torch finds only {torch.cuda.device_count()} GPU(s); use cuda:0"
         )
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:N")
@@ -120,7 +118,7 @@ def number(kind, low, high=float("inf"), open_low=False):
         try:
             value = kind(text)
             finite = math.isfinite(value)
-        except OverflowError:  # a whole number beyond every float
+        except OverflowError:  # too large for a float
             raise argparse.ArgumentTypeError(
                 f"{text[:20]}... is out of range: its {len(text)} digits are too many"
             ) from None

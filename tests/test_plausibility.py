@@ -209,9 +209,7 @@ def test_what_is_chosen_travels_with_the_file_and_what_is_assumed_does_not(toy, 
 
 
 def test_normalisations_that_mean_nothing_are_refused(toy, small_model, refused, capsys):
-    assert "goes with --teacher" in refused(
-        "evaluate.py", small_model, toy, "--teacher-normalisation", "unit"
-    )
+    assert "needs --teacher" in refused("evaluate.py", small_model, toy, "--teacher-normalisation", "unit")
     assert "says how photos are normalised" in refused(
         "evaluate.py", small_model, toy, "--teacher", small_model, "--teacher-normalisation", "unit"
     )
