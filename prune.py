@@ -108,8 +108,8 @@ def read_options(argv):
             raise UserError(f"{name} is for channels, and --mode lowrank removes none; leave it out")
     if options.ranking == "global" and options.rounds > 1 and options.target and options.mode != "lowrank":
         raise UserError(
-            "with ranking=global the widths of a round depend on the training of the round before, so --target "
-            "cannot be planned; use --rounds 1 or ranking=layer"
+            "with ranking=global the widths of a round depend on the training of the round before, so "
+            "--target cannot be planned; use --rounds 1 or ranking=layer"
         )
     if options.teacher and options.mode == "none":
         raise UserError("--teacher is for training and --mode none trains nothing; leave one of them out")

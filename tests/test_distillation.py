@@ -633,7 +633,7 @@ def test_a_single_testing_photo_among_the_unlabelled_is_noticed(toy, others, cap
 def test_a_validation_photo_among_the_unlabelled_is_refused(toy, teacher_file, others, refused, tmp_path):
     for index, path in enumerate(sorted((toy / "validation").iterdir())[:2]):
         shutil.copy(path, others / f"copied {index}.jpg")
-    assert "holds 2 of the validation photos" in refused(
+    assert "contains 2 of the validation photos" in refused(
         *arguments(toy, teacher_file, tmp_path / "run", "--unlabeled", others)
     )
     assert not (tmp_path / "run").exists()

@@ -251,7 +251,7 @@ def test_what_is_factorised_already_is_not_enlarged(refused, call, tmp_path):
         path, Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32)), network.state_dict()
     )
     assert "enlarge it" in refused("prune.py", path, "--mode", "lowrank", "--rate", 0.45, "--dry-run")
-    assert "met already" in refused(
+    assert "already met" in refused(
         "prune.py",
         path,
         "--mode",

@@ -794,7 +794,7 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
         (("--rate", 0.5, "--target", "bytes=5"), "not allowed"),
         (("--target", "parameters=100"), "floor"),
         (("--target", "bytes=1000"), "floor"),
-        (("--target", "parameters=1000000"), "met already"),
+        (("--target", "parameters=1000000"), "already met"),
         (("--target", "photos=3"), "neither parameters=N nor bytes=N"),
         (("--rate", 0.5, "--mode", "rewind"), "name both"),
         (("--rate", 0.5, "--rewind-to", "x.pt"), "name both"),
@@ -904,7 +904,7 @@ def test_the_real_command_line(run_script, tmp_path):
     shown = run_script("prune.py", checkpoint(tmp_path, "residual6"), "--rate", 0.5, "--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert (
-        "constants dropped: zero padding of stem.3" in shown.stdout and "stays: the classes" in shown.stdout
+        "constants dropped: zero padding of stem.3" in shown.stdout and "kept: the classes" in shown.stdout
     )
 
 
@@ -960,4 +960,4 @@ def test_rewinding_to_another_network_is_refused(refused, tmp_path):
     path = checkpoint(tmp_path, arguments=SMALL)
     other = checkpoint(tmp_path / "other", arguments={**SMALL, "hidden": 8})
     more = ("--rate", 0.5, "--mode", "rewind", "--rewind-to", other, "--dry-run")
-    assert "is of another network than" in refused("prune.py", path, *more)
+    assert "holds another network than" in refused("prune.py", path, *more)

@@ -148,13 +148,13 @@ def test_advice_to_take_floats_names_no_scale(refused, call, checkpoint, tmp_pat
     assert call("quantize", checkpoint, tmp_path / "model.bin", "--bits", 16).returncode == 0
     limit = (tmp_path / "model.bin").stat().st_size
     sentence = refused("quantize", checkpoint, tmp_path / "model.bin", "--bits", 32, "--max-bytes", limit)
-    assert f"; --bits 16 makes {limit:,} bytes and would fit" in sentence
+    assert f"; --bits 16 would fit with {limit:,} bytes" in sentence
 
 
 @pytest.mark.parametrize("bits", [16, 32])
 @pytest.mark.parametrize("flags", [["--granularity", "tensor"], ["--scale", "minmax"], ["--scale", "mse"]])
 def test_floats_have_no_grid_unless_a_layer_is_overridden(refused, call, checkpoint, tmp_path, bits, flags):
-    assert f"{' '.join(flags)} is about grids of 2 to 8 bits, and --bits {bits} stores floats" in refused(
+    assert f"{' '.join(flags)} is for grids of 2 to 8 bits, and --bits {bits} stores floats" in refused(
         "quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags
     )
     refused("quantize", checkpoint, tmp_path / "model.bin", "--bits", bits, *flags, "--override", "fc.0=16")

@@ -1,5 +1,4 @@
-"""What happens to a photo between its file and the network: names of classes, decoding, random views,
-test-time augmentation.
+"""From photo files to network inputs: class names, decoding, augmentation, test-time augmentation.
 
 May import command_line.
 """

@@ -1,4 +1,4 @@
-"""The networks: one module for each family, found and built by name through `registry`.
+"""The networks: one module per family; `registry` builds them by name.
 
 May import command_line and quantization.folding.
 """

@@ -1,4 +1,4 @@
-"""Which channels or ranks of a network go, and the network without them.
+"""Pruning: choosing channels or ranks, and building the smaller network.
 
 May import command_line and networks.
 """

@@ -1,18 +1,18 @@
-"""Which channels of a network belong together, which of them matter least, and the network without them.
+"""Channel pruning: which channels are coupled, which matter least, and the network without them.
 
-    coupling = Coupling(network)                       # coupling.sets: channels that can only go together
-    kept = choose(coupling, network, 0.9, originals)   # {set: indices of the channels that stay}
+    coupling = Coupling(network)                       # coupling.sets: channels that are removed together
+    kept = choose(coupling, network, 0.9, originals)   # {set: indices of the channels to keep}
     arguments, smaller = compact("student", arguments, network, coupling, kept)
 
-The coupling is read off the traced graph (torch.fx): what a convolution or linear layer puts out stays one
-set through normalisation, activations, pooling and depthwise convolutions, until another layer mixes it;
-additions and products make one set of two. A grouped convolution ties the channels of a group together: they
-go as a unit.
+The coupling is read from the traced graph (torch.fx). The output channels of a convolution or linear layer
+remain one set through normalisation, activations, pooling and depthwise convolutions, until another layer
+mixes them; additions and products join two sets. A grouped convolution couples the channels of a group: they
+are removed as a unit.
 
-A removed channel is one whose BN has gamma = 0: it still says the constant act(beta). Where every layer that
-reads the set takes a constant exactly (no zero padding, no squeeze-excite factor before it) it goes into the
-next bias, or into the running mean of the BN behind a layer without one. Elsewhere beta is 0 too: the
-constant is dropped.
+A removed channel is one whose BN has gamma = 0: its output is the constant act(beta). Where every layer that
+reads the set can absorb a constant exactly (no zero padding, no squeeze-excite factor before it), the
+constant is added to the next bias, or to the running mean of the BN after a layer without one. Elsewhere beta
+is set to 0 too: the constant is dropped.
 """
 
 import copy
@@ -38,7 +38,7 @@ POOLS = (
     nn.Dropout2d,
     nn.Flatten,
     nn.Identity,
-)  # a constant passes unchanged
+)  # these leave a constant unchanged
 ACTIVATIONS = (
     nn.ReLU,
     nn.ReLU6,
@@ -84,29 +84,29 @@ CRITERIA = ("abs-gamma", "signed-gamma", "random")
 
 @dataclass(eq=False)
 class Channels:
-    """Channels that can only be removed from all these layers together, `unit` neighbours at a time.
+    """Channels that must be removed from all these layers together, `unit` neighbours at a time.
 
-    stays: why none can be removed; dropped: why the constant of a removed one is lost (else it is absorbed
-    exactly).
+    stays: why none can be removed; dropped: why the constant of a removed channel is dropped (else it is
+    absorbed exactly).
     """
 
     count: int | None
     unit: int = 1
-    producers: list = field(default_factory=list)  # names of the layers that put them out,
-    through: list = field(default_factory=list)  # of the depthwise and grouped convolutions that they pass,
-    norms: list = field(default_factory=list)  # of the BNs that they pass,
+    producers: list = field(default_factory=list)  # names of the layers whose outputs they are,
+    through: list = field(default_factory=list)  # of their depthwise and grouped convolutions,
+    norms: list = field(default_factory=list)  # of their BNs,
     consumers: list = field(default_factory=list)  # and of the layers that read them
     stays: str = ""
     dropped: str = ""
 
     @property
     def name(self):
-        """The first layer that puts them out."""
+        """The first layer whose outputs they are."""
         return self.producers[0]
 
 
 class Coupling:
-    """The channel sets of a network in the order of its layers, and what a removed channel leaves behind."""
+    """The channel sets of a network in the order of its layers, and the constants of removed channels."""
 
     def __init__(self, network):
         self.modules = dict(network.named_modules())
@@ -115,7 +115,7 @@ class Coupling:
         except (fx.proxy.TraceError, TypeError) as error:
             raise UserError(
                 f"the network cannot be traced ({str(error)[:100]}); "
-                "its forward must not depend on the values it sees"
+                "its forward must not depend on the values of its input"
             ) from None
         self.of = {}  # node -> the channels of its output
         used = set()
@@ -150,8 +150,8 @@ class Coupling:
         self._decide()
 
     def carried_to(self, network):
-        """The same coupling for what a cut has left of the network: the graph of one channel or group does
-        not tell any more that its convolution was depthwise.
+        """The same coupling for the pruned network, which cannot be traced again: with one channel or group
+        left, the graph does not show that a convolution was depthwise.
         """
         carried = copy.copy(self)
         carried.modules = dict(network.named_modules())
@@ -166,7 +166,7 @@ class Coupling:
         return carried
 
     def _module(self, node, before):
-        """The channels behind a module that reads the channels `before`."""
+        """The output channels of a module that reads the channels `before`."""
         module, name = self.modules[node.target], node.target
         if isinstance(module, LAYERS) and getattr(module, "groups", 1) == 1:
             before.consumers.append(name)
@@ -184,7 +184,7 @@ class Coupling:
         return Channels(None, stays=before.stays)
 
     def _join(self, sets):
-        """One set of several that an elementwise operation combines."""
+        """Join the sets that an elementwise operation combines."""
         first = sets[0]
         for other in sets[1:]:
             if other is not first:
@@ -199,9 +199,7 @@ class Coupling:
         return first
 
     def _decide(self):
-        """Find out which sets can be removed from, and whether their constants can be absorbed, with beta = 1
-        as a probe.
-        """
+        """Decide which sets can be pruned and whether their constants can be absorbed (probe: beta = 1)."""
         for channels in self.sets:
             if not channels.norms:
                 channels.stays = channels.stays or "no BN ranks them"
@@ -213,9 +211,7 @@ class Coupling:
                     setattr(channels, attempt, getattr(channels, attempt) or problem)
 
     def _betas(self, of_bias):
-        """BN name -> what is left of its beta in a removed channel: of_bias(beta), or zeros where constants
-        are dropped.
-        """
+        """BN name -> its beta in a removed channel: of_bias(beta), or zeros where constants are dropped."""
         dropped = {name for channels in self.sets if channels.dropped for name in channels.norms}
         return {
             name: torch.zeros_like(module.bias) if name in dropped else of_bias(module.bias.detach())
@@ -232,17 +228,17 @@ class Coupling:
         ]
 
     def _problem(self, node, constant):
-        """Why a layer does not take a constant exactly; "" if it does."""
+        """Why a layer cannot absorb a constant exactly; "" if it can."""
         if constant is None:
             return f"not constant where {node.target} reads it"
         if not constant.any():
             return ""
         if _padded(self.modules[node.target]):
             return f"zero padding of {node.target}"
-        return "" if self._bias(node) else f"no bias behind {node.target}"
+        return "" if self._bias(node) else f"no bias after {node.target}"
 
     def _bias(self, node):
-        """The nodes from a layer to the one whose bias or running mean can take what is added to its output;
+        """The nodes from a layer to the one whose bias or running mean can absorb a constant in its output;
         None without one.
         """
         module, users = self.modules[node.target], list(node.users)
@@ -258,8 +254,8 @@ class Coupling:
         return rest and [node, *rest]
 
     def constants(self, betas):
-        """What every node says in a channel whose BNs have gamma = 0: node -> one value per channel, None
-        where it varies.
+        """The output of every node in channels whose BNs have gamma = 0: node -> one value per channel, None
+        where it is not constant.
 
         betas: BN name -> its beta, one value per channel.
         """
@@ -280,7 +276,7 @@ class Coupling:
             ):
                 values[node] = None
             else:
-                args = fx.map_arg(node.args, lambda one: values[one].clone())  # some work in place
+                args = fx.map_arg(node.args, lambda one: values[one].clone())  # some operate in place
                 if node.op == "call_method":
                     values[node] = getattr(args[0], node.target)(*args[1:], **node.kwargs)
                 else:
@@ -296,7 +292,7 @@ class Coupling:
             return None
         if isinstance(
             module, nn.Conv2d
-        ):  # a depthwise or grouped one keeps a constant if no zeros come in at the border
+        ):  # with depthwise convolution and no zero padding, the output is constant too
             if module.groups == 1 or (value.any() and (_padded(module) or module.groups != len(value))):
                 return None
             constant = value if not value.any() else value * module.weight.detach().flatten(1).sum(1)
@@ -307,9 +303,7 @@ class Coupling:
 
     @torch.no_grad()
     def absorb(self, removed):
-        """Add to the network's own biases and running means what the removed channels said: {set: their
-        indices}.
-        """
+        """Add the constants of the removed channels, {set: indices}, to the biases and running means."""
         values = self.constants(self._betas(torch.clone))
         for node, channels in self.readers():
             constant = values[node.all_input_nodes[0]]
@@ -334,12 +328,12 @@ def _padded(module):
 
 
 def _matrix(layer, channels):
-    """(outputs, channels): what a layer makes of an input that is constant in every channel."""
+    """(outputs, channels): the layer as a matrix, for an input that is constant in every channel."""
     return layer.weight.reshape(len(layer.weight), channels, -1).sum(2)
 
 
 def read_scope(text, count):
-    """Indices that a scope such as "3-6" or "0,3-6" names among `count` stages; None for "all"."""
+    """Indices of a scope such as "3-6" or "0,3-6" among `count` stages; None for "all"."""
     if text == "all":
         return None
     stages = set()
@@ -354,17 +348,16 @@ def read_scope(text, count):
     if not stages or max(stages) >= count:
         raise UserError(
             f"--scope {text} names stages that the network does not have; "
-            f"it has the stages 0-{count - 1}, which --scope all --dry-run lists"
+            f"it has stages 0-{count - 1}, which --scope all --dry-run lists"
         )
     return stages
 
 
 def scores(coupling, network, criterion, generator=None):
-    """How much every unit of every set matters: {set: values}, the larger the more; for a set with several
-    BNs, their mean.
+    """Importance of every unit of every set: {set: values}; for a set with several BNs, their mean.
 
-    criterion: "abs-gamma", |gamma| of the BN (Liu et al. 2017); "signed-gamma", gamma itself, the course's;
-    "random", from the generator.
+    criterion: "abs-gamma", |gamma| of the BN (Liu et al. 2017); "signed-gamma", gamma itself, as in the
+    course; "random", from the generator.
     """
     modules, found = dict(network.named_modules()), {}
     for channels in coupling.sets:
@@ -389,11 +382,11 @@ def choose(
     floor=1,
     generator=None,
 ):
-    """The channels that stay: {set: ascending indices}, for every set in scope that can be removed from.
+    """The channels to keep: {set: ascending indices}, for every set in scope that can be pruned.
 
-    fraction: of the original channels, whose numbers `originals` gives set by set. scope: indices of sets
-    (None: all). ranking: "layer" keeps int(original * fraction) in every set, "global" int(sum of them *
-    fraction) over all sets by one threshold; at least `floor` stay in every set (or all, where there are
+    fraction: of the original channels, whose numbers `originals` lists set by set. scope: indices of sets
+    (None: all). ranking: "layer" keeps int(original * fraction) in every set, "global" int(sum of originals *
+    fraction) over all sets by one threshold. Every set keeps at least `floor` channels (or all, if it has
     fewer), in whole units.
     """
     ranked = {
@@ -438,12 +431,12 @@ def choose(
 
 
 def compact(architecture, arguments, network, coupling, kept, absorb=True):
-    """(arguments, network in eval mode) with only the channels `kept`, {set: ascending indices}; the network
-    given stays as it is.
+    """(arguments, network in eval mode) with only the channels `kept`, {set: ascending indices}; the given
+    network is not changed.
 
-    absorb: whether what the removed channels say for gamma = 0 goes into the biases behind them.
+    absorb: whether the constant output of removed channels (for gamma = 0) is added to the biases after them.
 
-    On the meta device only the arguments mean something. Raises UserError if the arguments cannot express the
+    On the meta device only the arguments are meaningful. Raises UserError if the arguments cannot express the
     shape.
     """
     small = copy.deepcopy(network).eval().requires_grad_(False)
@@ -477,7 +470,7 @@ def compact(architecture, arguments, network, coupling, kept, absorb=True):
         for name in channels.consumers:
             repeat = (
                 modules[name].weight.shape[1] // channels.count
-            )  # behind a flattening, a channel is several inputs
+            )  # after flattening, a channel is several inputs
             cut(name, "weight", 1, (indices[:, None] * repeat + torch.arange(repeat)).flatten())
     arguments = {**arguments, **widths(architecture, small, arguments)}
     with torch.device("meta"):

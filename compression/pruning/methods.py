@@ -1,8 +1,7 @@
-"""Two ways to cut a network down, alike in what prune.py asks of them: channels by their BN gamma, or layers
-in two factors.
+"""Two pruning methods with the same interface: channels by their BN gamma, or layers in two factors.
 
-Both are made of a `Model`, its network and the options of prune.py. A fraction is a share of what the network
-had at first: of its channels, or of its layers' full ranks.
+Both are built from a `Model`, its network and the options of prune.py. A fraction is a share of the original
+channels, or of the layers' full ranks.
 """
 
 import torch
@@ -14,7 +13,7 @@ from compression.pruning.channels import NORMS, Coupling, choose, compact, read_
 
 
 class ByGamma:
-    """Pruning of channels: what is left of a network, by the fraction of its first channels."""
+    """Channel pruning: the pruned network for a fraction of the original channels."""
 
     def __init__(self, model, network, options):
         if not any(isinstance(module, NORMS) for module in network.modules()):
@@ -29,7 +28,7 @@ class ByGamma:
         if not self._choose(self.coupling, network, 1, 1):
             raise UserError(
                 f"there is nothing to prune in --scope {options.scope}; "
-                "--scope all --dry-run shows which stages can be pruned and why the others stay"
+                "--scope all --dry-run shows which stages can be pruned and why the others cannot"
             )
         with torch.device("meta"):
             self.shape = build(model.description.architecture, **model.description.arguments)
@@ -49,7 +48,7 @@ class ByGamma:
         )
 
     def arguments(self, fraction):
-        """The network's arguments at a fraction, as far as the gammas of now tell."""
+        """The network's arguments at a fraction, by the current gammas."""
         kept = self._choose(self.coupling, self.network, fraction, 1)
         return compact(
             self.model.description.architecture,
@@ -69,9 +68,10 @@ class ByGamma:
         }
 
     def cut(self, model, fraction, index, early=None):
-        """(arguments, network) of the model at a fraction of the channels at first; index: of the round.
+        """(arguments, network) of the model pruned to a fraction of the original channels; index: of the
+        round.
 
-        early: a Model of the same shape whose weights are cut, as they are, in place of the model's own.
+        early: a Model of the same shape whose weights are used instead of the model's own.
         """
         network = model.build()
         coupling = self.coupling.carried_to(network)
@@ -81,7 +81,7 @@ class ByGamma:
         return compact(described.architecture, described.arguments, source, coupling, kept, absorb=not early)
 
     def table(self, fractions):
-        """Lines of text: every stage with its widths, round by round, and what becomes of it."""
+        """Lines of text: every stage with its widths, round by round, and what happens to its constants."""
         rounds = [self._choose(self.coupling, self.network, fraction, 1) for fraction in fractions]
         yield f"{'stage':>5}  {'layer':22}{'channels':>9}" + "".join(
             f"{f'round {index}':>9}" for index in range(1, len(rounds) + 1)
@@ -95,20 +95,20 @@ class ByGamma:
                 )
                 fate += f", in units of {channels.unit}" if channels.unit > 1 else ""
             else:
-                fate = f"stays: {channels.stays or 'not in --scope'}"
+                fate = f"kept: {channels.stays or 'not in --scope'}"
             sizes = "".join(
                 f"{len(kept[channels]) if channels in kept else channels.count:>9}" for kept in rounds
             )
             yield f"{index:>5}  {channels.name:22}{channels.count:>9}{sizes}  {fate}"
         if self.options.ranking == "global" and len(fractions) > 1:
             yield (
-                "global ranking: the widths of rounds after the first depend on the gammas then; these "
-                "are by the gammas of now"
+                "global ranking: the widths after round 1 depend on the gammas at that time; the table uses "
+                "the current gammas"
             )
 
 
 class ByRank:
-    """Low-rank layers: what is left of a network, by the fraction of the layers' full ranks."""
+    """Low-rank layers: the factorised network for a fraction of the layers' full ranks."""
 
     def __init__(self, model, network, options):
         self.description = model.description
@@ -117,7 +117,7 @@ class ByRank:
 
     @staticmethod
     def _whole(model, network):
-        """The network with factors multiplied."""
+        """The network with every pair of factors multiplied."""
         whole = build(model.description.architecture, **{**model.description.arguments, "ranks": {}})
         whole.load_state_dict(merge(network))
         return whole
@@ -132,7 +132,7 @@ class ByRank:
         return {step / count for count in counts for step in range(1, count + 1)}
 
     def cut(self, model, fraction, index, early=None):
-        """(arguments, network) of the model at a fraction of the full ranks, nearest to its weights."""
+        """(arguments, network) of the model at a fraction of the full ranks, by truncated SVD."""
         arguments = self.arguments(fraction)
         return arguments, factorise(
             self._whole(model, model.build()), arguments["ranks"], svd=True
@@ -145,8 +145,6 @@ class ByRank:
             f"{f'round {index}':>9}" for index in range(1, len(rounds) + 1)
         )
         for name, layer in factorisable(self.whole).items():
-            sizes = "".join(f"{ranks.get(name, 'whole'):>9}" for ranks in rounds)
-            fate = (
-                "  whole: two factors would be larger" if any(name not in ranks for ranks in rounds) else ""
-            )
+            sizes = "".join(f"{ranks.get(name, 'full'):>9}" for ranks in rounds)
+            fate = "  full: two factors would be larger" if any(name not in ranks for ranks in rounds) else ""
             yield f"{name:29}{full_rank(layer):>9}{sizes}{fate}"

@@ -1,4 +1,4 @@
-"""What a network's arguments are after its layers were cut: read off the layers, family by family."""
+"""A network's arguments after pruning, read from its layers, family by family."""
 
 from torch import nn
 
@@ -66,13 +66,10 @@ _WIDTHS = {
 
 
 def widths(architecture, network, arguments):
-    """The arguments of `build` that give these layers' widths; UserError for a family that does not tell
-    them.
-    """
+    """The arguments of `build` that give these layers' widths; UserError for a family that is not listed."""
     family = type(network).__name__
     if family not in _WIDTHS:
         raise UserError(
-            f"{architecture} cannot be pruned: pruning.py does not know the widths of a {family}; take "
-            "another network"
+            f"{architecture} cannot be pruned: the widths of a {family} are not known; use another network"
         )
     return _WIDTHS[family](network, arguments)

@@ -1,4 +1,4 @@
-"""The grids that weights are rounded to, and batch normalisation folded into the layer before it.
+"""Quantization grids for weights, and folding of batch normalisation into the layer before it.
 
 May import command_line.
 """

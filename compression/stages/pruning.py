@@ -1,4 +1,4 @@
-"""Pruning in rounds: the plan of what every round keeps, the cut, and the training after it."""
+"""Pruning in rounds: the plan of all rounds, the pruning itself, and the training after it."""
 
 import argparse
 import hashlib
@@ -26,18 +26,18 @@ from compression.training.run_folder import write_checkpoint
 
 @dataclass(frozen=True)
 class Pruning:
-    """What goes first: keys of a recipe."""
+    """What is pruned first: keys of a recipe."""
 
     criterion: str = setting(
-        CRITERIA[0], one_of(*CRITERIA), "what ranks channels: |gamma|, gamma as in the course, or chance"
+        CRITERIA[0], one_of(*CRITERIA), "ranks channels by |gamma|, by gamma as in the course, or randomly"
     )
     ranking: str = setting(
         "layer",
         one_of("layer", "global"),
-        "the share holds in every layer, or over all of them by one threshold: on gamma, or on what a rank "
-        "is worth",
+        "layer: every layer keeps the same share; global: one threshold for all layers, on gamma, or with "
+        "--mode lowrank on the energy per parameter of a rank",
     )
-    floor: int = setting(1, number(int, 1), "least channels of a layer")
+    floor: int = setting(1, number(int, 1), "every layer keeps at least this many channels")
     normalisation: str = setting("auto", one_of(*CHOICES), f"of photos for the network, {HELP}")
 
 
@@ -51,7 +51,7 @@ def parse_target(text):
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done to which network, with what."""
+    """A network to prune, with the options and settings."""
 
     options: argparse.Namespace
     model: Model
@@ -60,8 +60,8 @@ class Task:
     settings: Settings
 
     def describe(self, arguments, index, fraction):
-        """The Description of the network with these arguments after round `index`, which keeps a fraction of
-        the original.
+        """The Description of the network with these arguments after round `index`, which keeps this fraction
+        of the original.
         """
         before = self.model.description
         origin = {
@@ -83,8 +83,8 @@ class Task:
 
 
 def measure(description, keys=("parameters", "bytes", "macs")):
-    """Parameters, bytes of a model file at 8 bits per weight before its entropy coding, and MACs of what a
-    description describes.
+    """Parameters, bytes of a model file at 8 bits per weight before entropy coding, and MACs of a described
+    network.
     """
     with torch.device("meta"):
         network = build(description.architecture, **description.arguments)
@@ -100,11 +100,11 @@ def measure(description, keys=("parameters", "bytes", "macs")):
 
 
 def find_fractions(method, task):
-    """What each round keeps: in the last the most that fits --target, and every
-    round the same share till there.
+    """The fraction that each round keeps: the last is the largest that fits --target, and every round keeps
+    the same share of the one before.
 
-    The first round starts from the fraction that the network is at, below 1 where layers are factorised
-    already. Raises UserError where no fraction fits, or the network does as it is.
+    The start is the network's current fraction, below 1 where layers are already factorised. Raises UserError
+    where no fraction fits, or the unpruned network already fits.
     """
     options = task.options
     key, target = options.target
@@ -123,7 +123,7 @@ def find_fractions(method, task):
     now = measure(replace(task.model.description, preprocessing=task.preprocessing), ["parameters", key])
     present = min(size(steps[-1]), now[key])  # factors are smaller than the whole
     if present <= target:
-        raise UserError(f"{flag} is met already: {options.checkpoint} has {present:,} {key}; lower it")
+        raise UserError(f"{flag} is already met: {options.checkpoint} has {present:,} {key}; lower it")
     if size(steps[0]) > target:
         least = "at rank 1" if options.mode == "lowrank" else f"at --floor {options.floor}"
         ways = [
@@ -132,7 +132,7 @@ def find_fractions(method, task):
             *(["widen --scope"] if options.scope != "all" else []),
         ]
         raise UserError(
-            f"{flag} is less than the {size(steps[0]):,} {key} that are left with every layer "
+            f"{flag} is less than the {size(steps[0]):,} {key} of the network with every layer "
             f"{least}; " + " or ".join(ways)
         )
     last = largest(target, key)
@@ -141,7 +141,7 @@ def find_fractions(method, task):
 
 
 def check_same(before, now, path):
-    """UserError if a record was begun with other settings."""
+    """UserError if a record was started with other settings."""
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
         if old != new:
@@ -172,13 +172,13 @@ def read_record(path, resume):
         _ = dict(record["pruning"]), float(record["validation_accuracy"])
         _ = [(done["round"], done["after_training"]) for done in record["rounds"]]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged or no record of a pruning; choose another --out") from None
+        raise UserError(f"{path} is damaged or no record of prune.py; choose another --out") from None
     return record
 
 
 def make_plan(method, task):
-    """(fraction of the original that each round keeps, a row for the network of now and for each round);
-    printed as well.
+    """(fraction of the original that each round keeps, a row for the unpruned network and for each round);
+    also prints them.
     """
     options, source = task.options, task.model.description
     rate = options.rate
@@ -199,10 +199,9 @@ def make_plan(method, task):
         )
     if plan[1]["parameters"] > plan[0]["parameters"]:
         raise UserError(
-            f"{options.checkpoint} has low-rank layers already, and {fractions[0]:.3g} of the full ranks "
-            "would "
-            f"enlarge it from {plan[0]['parameters']:,} to {plan[1]['parameters']:,} parameters; use a "
-            "smaller --rate"
+            f"{options.checkpoint} already has low-rank layers, and {fractions[0]:.3g} of the full ranks "
+            f"would enlarge it from {plan[0]['parameters']:,} to {plan[1]['parameters']:,} parameters; use "
+            "a smaller --rate"
         )
     print(
         f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px",
@@ -218,10 +217,11 @@ def make_plan(method, task):
 
 
 def prune(method, task, fractions, plan, record, teachers, early=None):
-    """Cut and train, round by round, with the Teachers if there are any; the record (of earlier calls, or
-    None) is kept up to date in OUT/record.json.
+    """Prune and train, round by round, with the Teachers if there are any; OUT/record.json is updated after
+    every round.
 
-    early: the Model whose weights every round starts from, in place of those of the round before.
+    record: that of earlier calls, or None. early: the Model whose weights every round starts from, instead of
+    those of the round before.
     """
     options, settings, model, preprocessing = task.options, task.settings, task.model, task.preprocessing
     device, path = task.device, options.out / "record.json"
@@ -249,11 +249,11 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
             "rounds": [],
         }
         write_record(path, record)
-    print(f"validation accuracy {record['validation_accuracy']:.4f} before the first cut")
+    print(f"validation accuracy {record['validation_accuracy']:.4f} before pruning")
     for index, fraction in enumerate(fractions, 1):
         folder = options.out / f"round{index}"
         if index <= len(record["rounds"]):
-            print(f"round {index} is finished already")
+            print(f"round {index} is already finished")
             model, early = load_model(folder / "best.pt"), early and load_model(folder / "early.pt")
             continue
         before = record["rounds"][-1]["after_training"] if record["rounds"] else record["validation_accuracy"]
@@ -271,7 +271,7 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
         }
         print(
             f"round {index}: validation accuracy {before:.4f} -> {row['after_cut']:.4f} "
-            f"by the cut to {row['parameters']:,} parameters",
+            f"by pruning to {row['parameters']:,} parameters",
             flush=True,
         )
         if early:
@@ -302,7 +302,7 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
         record["rounds"].append(row)
         write_record(path, record)
         model = load_model(folder / "best.pt")
-    print(f"{'round':>5}{'parameters':>13}{'before':>9}{'cut':>9}{'after':>9}")
+    print(f"{'round':>5}{'parameters':>13}{'before':>9}{'pruned':>9}{'trained':>9}")
     for row in record["rounds"]:
         accuracies = (row[key] for key in ("before_cut", "after_cut", "after_training"))
         print(f"{row['round']:>5}{row['parameters']:>13,}" + "".join(f"{one:>9.4f}" for one in accuracies))
@@ -310,7 +310,7 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
 
 
 def describe_choices(options, fractions, teachers):
-    """What a record says of how the pruning was asked for; teachers: the records of them."""
+    """The options of the pruning, as its record stores them; teachers: their records."""
     chosen = {
         "checkpoint": file_hash(options.checkpoint),
         "mode": options.mode,
@@ -328,5 +328,5 @@ def describe_choices(options, fractions, teachers):
 
 
 def file_hash(path):
-    """What identifies a file in records: the first 16 digits of its SHA-256."""
+    """Identifies a file in records: the first 16 digits of its SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Storing a network: the encodings that are tried, and what the file loses."""
+"""Storing a network: the encodings that are tried, and their errors."""
 
 import math
 import sys
@@ -18,13 +18,12 @@ from compression.training.qat import fold_into_scales
 from dataset import list_labelled, load_photos
 
 SEARCHED_BITS = (16, 8, 7, 6, 5, 4, 3, 2)
-HOPELESS = 8  # a file whose packed weights alone are so many times too large is not even tried
+HOPELESS = 8  # an encoding whose packed weights alone exceed the limit so many times is not tried
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a scheme makes of a model: the file's content and bytes, its weights, and how far they are from
-    the model's.
+    """A model encoded by a scheme: the file's content and bytes, the decoded weights, and their errors.
 
     worst: (largest absolute difference, name of its tensor). rms: root of the mean squared difference of all
     weights.
@@ -40,7 +39,7 @@ class Attempt:
 
 
 def resized(model, size):
-    """The model for another input size in pixels, or itself where size is None."""
+    """The model with another input size in pixels; unchanged where size is None."""
     if size is None:
         return model
     preprocessing = replace(model.description.preprocessing, size=size)
@@ -48,8 +47,8 @@ def resized(model, size):
 
 
 def folded(model):
-    """The model with BN folded into the layers before it, and into the scales of rounded weights; itself
-    where there is none.
+    """The model with BN folded into the layers before it, and into the scales of rounded weights; unchanged
+    where there is no BN.
     """
     network = model.build()
     if not foldable_pairs(network):
@@ -67,9 +66,9 @@ def folded(model):
 
 
 def take_trained_scheme(model, options, command):
-    """Set --bits, --granularity, --scale and --override to what quantization-aware training has rounded to.
+    """Set --bits, --granularity, --scale and --override to those of the quantization-aware training.
 
-    Raises UserError where the command line asks for anything else.
+    Raises UserError where the command line gives other values.
     """
     try:
         trained = model.description.training["qat"]
@@ -77,15 +76,15 @@ def take_trained_scheme(model, options, command):
             trained["bits"], trained["granularity"], "mse", overrides=trained.get("overrides", {})
         )
     except (KeyError, TypeError):
-        raise UserError(f"{model.path} has scales and does not say of which bits; train it again") from None
+        raise UserError(f"{model.path} has scales but does not state their bits; train it again") from None
     if options.bits not in (None, scheme.bits):
         raise UserError(
-            f"{model.path} was trained with --qat-bits {scheme.bits}, and --bits asks for {options.bits}; "
-            "leave it out"
+            f"{model.path} was trained with --qat-bits {scheme.bits}, so --bits {options.bits} cannot be "
+            "used; leave it out"
         )
     for name in ("granularity", "scale", "override"):
         if getattr(options, name) != command.get_default(name):
-            raise UserError(f"{model.path} was trained with --qat-bits, which settles --{name}; leave it out")
+            raise UserError(f"{model.path} was trained with --qat-bits, which fixes --{name}; leave it out")
     options.bits, options.granularity, options.scale = scheme.bits, scheme.granularity, scheme.scale
     options.override = [f"{layer}={bits}" for layer, bits in scheme.overrides.items()]
 
@@ -102,7 +101,7 @@ def differences(before, after):
 
 
 def encode_and_measure(model, scheme, accuracy_of=None, scales=None):
-    """The Attempt of storing a model by a scheme. scales: see `encode`."""
+    """Encode a model by a scheme; returns an Attempt. scales: see `encode`."""
     content = encode(model.description, model.state_dict, scheme, scales)
     weights = decode(content)
     return Attempt(
@@ -116,8 +115,8 @@ def encode_and_measure(model, scheme, accuracy_of=None, scales=None):
 
 
 def search(model, options, accuracy_of=None):
-    """(best Attempt that fits or None, all that were tried): the most bits first, and of the scales that fit
-    the least rms error.
+    """(best Attempt that fits or None, all Attempts): the most bits that fit, and then the scale with the
+    smallest rms error.
     """
     tried = []
     for bits in SEARCHED_BITS:
@@ -137,7 +136,7 @@ def search(model, options, accuracy_of=None):
 
 
 def scheme_of(options, bits, scale=None):
-    """The Scheme of the options at these bits."""
+    """The Scheme of the options with these bits."""
     return Scheme(
         bits,
         options.granularity,
@@ -155,13 +154,13 @@ def parse_overrides(settings):
         if not layer or not bits.isascii() or not bits.isdecimal():
             raise UserError(f"--override {setting} is not LAYER=BITS; write e.g. --override fc.1=8")
         if layer.removesuffix(".weight") in {other.removesuffix(".weight") for other in overrides}:
-            raise UserError(f"--override gives {layer} bits twice; leave one of them out")
+            raise UserError(f"--override names {layer} twice; leave one of them out")
         overrides[layer] = int(bits[:4])
     return overrides
 
 
 def table(tried, max_bytes):
-    """What was tried, a line each."""
+    """The table of all Attempts, one line each."""
     lines = [
         f"{'bits':>4}  {'granularity':12}{'scale':8}{'bytes':>12}{'worst error':>13}{'rms error':>12}"
         f"{'validation accuracy':>21}   * = fits in {max_bytes:,}"
@@ -177,19 +176,18 @@ def table(tried, max_bytes):
 
 
 def size_advice(model, options):
-    """What to do about a model that is too large: the most precise encoding that fits, or by how much to
-    shrink the network.
+    """Advice for a model that is too large: the most precise encoding that fits, or how much smaller the
+    network must be.
     """
     best, tried = search(model, options)
     if best:
         scale = f" --scale {best.scheme.scale}" if best.scheme.bits <= 8 else ""
-        return f"--bits {best.scheme.bits}{scale} makes {len(best.file):,} bytes and would fit"
+        return f"--bits {best.scheme.bits}{scale} would fit with {len(best.file):,} bytes"
     smallest = min(len(one.file) for one in tried)
     share = math.floor(100 * options.max_bytes / smallest)
     return (
-        f"even {SEARCHED_BITS[-1]} bits make {smallest:,}, so take a network with about {share} % of the "
-        "parameters "
-        "(`python models.py` lists sizes)"
+        f"even {SEARCHED_BITS[-1]} bits need {smallest:,}, so use a network with about {share} % of the "
+        "parameters (`python models.py` lists sizes)"
     )
 
 
@@ -206,13 +204,12 @@ def encode_within_limit(model, options, accuracy_of, scales=None):
         if len(smallest.file) <= options.max_bytes:
             return smallest
     if scales:
-        advice = "--vectors 8 saves a little; else raise --max-bytes, or train with fewer --qat-bits"
+        advice = "try --vectors 8, raise --max-bytes, or train with fewer --qat-bits"
     else:
         advice = size_advice(model, options)
     raise UserError(
         f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are "
-        "allowed, "
-        f"so nothing was written; {advice}"
+        f"allowed, so nothing was written; {advice}"
     )
 
 
@@ -231,20 +228,20 @@ def validation(model, options, device):
 
 
 def tensor_bytes(state_dict):
-    """Bytes of all its tensors in memory."""
+    """Bytes of all tensors of a state_dict in memory."""
     return sum(value.numel() * value.element_size() for value in state_dict.values())
 
 
 def write_export(model, output, kind, max_bytes):
-    """Write the course's own file of a model, and say what its script cannot know; UserError if it is too
-    large.
+    """Write a model in the course's format, with warnings about what the format cannot store; UserError if it
+    is too large.
     """
     packed = export(model.state_dict, EXPORTS[kind])
     if len(packed) > max_bytes:
         fewer_bits = "" if EXPORTS[kind] == 8 else "use --export course8, "
         raise UserError(
-            f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, "
-            f"so nothing was written; {fewer_bits}use a smaller network or raise --max-bytes"
+            f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, so nothing "
+            f"was written; {fewer_bits}use a smaller network or raise --max-bytes"
         )
     for sentence in export_warnings(model.description):
         print(f"warning: {sentence}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What train_student.py and train_kd.py do alike: from the options to a trained network in a run's folder."""
+"""The shared part of train_student.py and train_kd.py: from the options to a trained network in a folder."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from compression.training.run_folder import plain_state
 
 
 def prepare(options):
-    """(Model of --init or None, arguments of the network); mistakes are told before photos are read."""
+    """(Model of --init or None, arguments of the network); raises UserError before any photo is read."""
     init = read_init(options)
     arguments = network_arguments(options, init)
     if options.qat_bits:
@@ -28,11 +28,10 @@ def prepare(options):
 
 
 def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
-    """Build the network, train it by the options and leave the files of a run in `--out`.
+    """Build the network, train it by the options and write the files of a run to `--out`.
 
-    init, arguments: from `prepare`; loaded: from `options.load`; origin: what the file of the model says of
-    its training, besides what all stages say; loss_of(): the loss, built once the network is. Prints what to
-    do next.
+    init, arguments: from `prepare`; loaded: from `options.load`; origin: further entries of the model file
+    about its training; loss_of(): builds the loss, after the network. Prints the next command.
     """
     device, settings, preprocessing, training, validation = loaded
     origin = {
@@ -57,7 +56,7 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
         details["parameters"], export = count_parameters(network), quantized_state  # without the scales
         arguments = {**description.arguments, **({"folded": True} if foldable_pairs(network) else {})}
         size = predicted_file_bytes(replace(description, arguments=arguments), scheme_of(settings))
-        print(f"a file at these bits will have about {size:,} bytes, or up to a tenth less")
+        print(f"the model file at these bits will have about {size:,} bytes, or up to 10 % less")
         fake_quantize(network, scheme_of(settings))
     fit(
         network,
