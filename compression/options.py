@@ -1,4 +1,4 @@
-"""The command-line options that the training scripts share, and what follows from them."""
+"""Command-line options shared by the training scripts, and the settings and data that they select."""
 
 import sys
 from dataclasses import dataclass, fields, replace
@@ -20,19 +20,19 @@ from dataset import list_labelled, load_photos, photo_channels
 
 @dataclass(frozen=True)
 class Input:
-    """What a network sees of a photo, beside the size: keys of a recipe."""
+    """How a photo becomes the network's input, besides the size: keys of a recipe."""
 
     resize: str = setting(
         None,
         one_of(*RESIZE_RULES),
-        "crop: shorter side to --size and centre crop; squash: both sides to --size; course: the course's "
-        "centre crop without resizing (default: crop, or that of --init)",
+        "crop: resize the shorter side to --size, then centre crop; squash: resize both sides to --size; "
+        "course: the course's centre crop without resizing (default: crop, or that of --init)",
     )
     detail: int = setting(
         None,
         PIXELS,
-        "first reduce photos whose shorter side is longer to this many pixels, here and wherever the model "
-        "is used: for training photos that are all small",
+        "reduce larger photos to this shorter side in pixels first, in training and wherever the model is "
+        "used; useful where all training photos are small",
     )
 
 
@@ -41,17 +41,17 @@ def add_cache(group):
     group.add_argument(
         "--cache",
         metavar="DIR",
-        help="where decoded photos are kept; 'none' decodes into memory (default: ~/.cache/food11-photos)",
+        help="folder for decoded photos; 'none' decodes into memory (default: ~/.cache/food11-photos)",
     )
 
 
 def cache_folder(options):
-    """The value of `--cache` as `load_photos` wants it."""
+    """The value of `--cache` as `load_photos` expects it."""
     return False if options.cache == "none" else options.cache
 
 
 def add_training(parser, script, out, *groups, without=()):
-    """Network, data, recipe and run of a training script, whose folder is `out` by default.
+    """Options of a training script: network, data, recipe and run; `out` is the default of --out.
 
     groups, without: see `recipe.add_recipe`.
     """
@@ -60,7 +60,7 @@ def add_training(parser, script, out, *groups, without=()):
         "--network",
         choices=ARCHITECTURES,
         metavar="NAME",
-        help="what to train; `python models.py` lists sizes (default: residual6, or the network of --init)",
+        help="the network; `python models.py` lists all with sizes (default: residual6, or that of --init)",
     )
     group.add_argument(
         "--set",
@@ -73,15 +73,15 @@ def add_training(parser, script, out, *groups, without=()):
         "--init",
         type=Path,
         metavar="FILE",
-        help="start from the weights of a checkpoint or model file; a head for other classes is replaced by "
-        "a new one",
+        help="start from the weights of a checkpoint or model file; for other classes the last layer is "
+        "replaced",
     )
     group = parser.add_argument_group("data")
     group.add_argument(
         "data",
         type=Path,
-        help="root that holds training/ and validation/, or train.csv of 48x48 grey faces, of which "
-        "every 10th row of a class is validation unless validation.csv lies beside it",
+        help="folder with training/ and validation/, or train.csv of 48x48 grey faces; every 10th face of a "
+        "class is used for validation unless validation.csv is beside it",
     )
     group.add_argument("--size", type=PIXELS, help="input size in pixels (default: 128, or that of --init)")
     group.add_argument(
@@ -89,7 +89,7 @@ def add_training(parser, script, out, *groups, without=()):
         type=number(float, 0, 0.9),
         default=0.0,
         metavar="SHARE",
-        help="where there is no validation/: this share of every class's training photos is for validation",
+        help="without validation/: use this share of every class's training photos for validation",
     )
     add_cache(group)
     group = parser.add_argument_group("training")
@@ -98,8 +98,8 @@ def add_training(parser, script, out, *groups, without=()):
         "--qat-bits",
         type=parse_bits,
         metavar="BITS[,LAYER=BITS...]",
-        help="quantization-aware training: weights are rounded to 2 to 8 bits in every step, best after "
-        "--init; the checkpoint keeps the scales, and quantize.py stores it",
+        help="quantization-aware training (QAT): round weights to 2 to 8 bits in every step, best with "
+        "--init; the checkpoint stores the scales for quantize.py",
     )
     add_recipe(group, script, Input, *groups, without=without)
     add_run(parser, out)
@@ -115,22 +115,22 @@ def add_length(group, script):
     )
 
 
-def add_run(parser, out, dry_run="two batches of everything, then exit; only the photo cache is written"):
-    """Where and how a run goes on; `out` is the script's default, `dry_run` says what --dry-run does."""
+def add_run(parser, out, dry_run="run two batches, then exit; only the photo cache is written"):
+    """Options of a run: `out` is the default of --out, `dry_run` the help of --dry-run."""
     group = parser.add_argument_group("run")
-    group.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints, log and record")
-    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random")
+    group.add_argument("--out", type=Path, default=Path(out), help="folder for checkpoints, log and record")
+    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="random seed")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
+    group.add_argument("--resume", action="store_true", help="continue the stopped run in --out")
     group.add_argument("--dry-run", action="store_true", help=dry_run)
 
 
 def network_arguments(options, init=None):
-    """The arguments of the network that --network and --set describe, for the photos of the data: RGB, or
-    grey for a CSV of faces.
+    """The arguments of the network of --network and --set, for the channels of the data: RGB, or grey for a
+    CSV of faces.
 
-    init: the Model that --init names. The network is built once on trial, so that a mistake is told before
-    any photo is read.
+    init: the Model of --init. The network is built once here, so that a mistake is reported before any photo
+    is read.
     """
     channels = photo_channels(options.data)
     if init:
@@ -152,10 +152,9 @@ def network_arguments(options, init=None):
 
 
 def load_splits(options, preprocessing, how, model=None):
-    """(training photos, validation photos) under `--data`, described on stderr; how: what else the line says.
+    """(training photos, validation photos) of the data, described on stderr; how: the end of that line.
 
-    model: a Model that is trained already, whose class names, their order and share of validation photos
-    count.
+    model: a trained Model, whose class names, their order and validation share are used.
     """
     if model:
         names, share, whose = (
@@ -171,7 +170,7 @@ def load_splits(options, preprocessing, how, model=None):
     others = list_labelled(options.data, "validation", listing.class_names, share, whose, notes.append)
     print(
         *(f"{note}\n" for note in dict.fromkeys(notes)), sep="", end="", file=sys.stderr
-    )  # both splits may have given the same one
+    )  # both splits can give the same note
     training, validation = (
         load_photos(part, preprocessing, cache_folder(options)) for part in (listing, others)
     )
@@ -186,9 +185,7 @@ def load_splits(options, preprocessing, how, model=None):
 
 
 def class_names_of(options, model=None):
-    """Class names of the training photos under `--data`, for a trained Model in its order; as `load_splits`
-    finds them, before decoding.
-    """
+    """Class names of the training photos, as `load_splits` finds them; with a trained Model, in its order."""
     names, share = (
         (model.description.class_names, model.description.validation_share)
         if model
@@ -199,7 +196,7 @@ def class_names_of(options, model=None):
 
 
 def validation_accuracy(options, device):
-    """A function from a Model to its accuracy on a sample of the validation photos under `--data`."""
+    """A function from a Model to its accuracy on a sample of the validation photos of the data."""
 
     def accuracy_of(model):
         description = model.description
@@ -223,15 +220,14 @@ def validation_accuracy(options, device):
 
 
 def view_size_of(options, trained=None, size=None):
-    """The recipe's view_size, or where it is not given what the Description of a trained network tells of its
-    views; 0 = the input size.
+    """The recipe's view_size; if not given, that in the Description of a trained network, unless larger than
+    `size`; 0 = the input size.
 
-    size: the input size in pixels where another than the trained network's was asked for, which views of
-    before may not exceed.
+    size: the input size in pixels of this training.
     """
     if options.view_size and options.augment == "none":
         raise UserError(
-            "view_size is the size of random views; leave it out or choose another recipe than augment=none"
+            "view_size is the size of random views, and augment=none has none; leave one of them out"
         )
     known = trained.training.get("view_size") if trained else None
     chosen = options.view_size
@@ -248,9 +244,7 @@ def view_size_of(options, trained=None, size=None):
 
 
 def read_settings(options, device, trained=None):
-    """The `Settings` that the data, optimisation and run options describe; trained: the Description of a
-    network that is trained on.
-    """
+    """The `Settings` of the options; trained: the Description of the network that training starts from."""
     values = {
         field.name: getattr(options, field.name)
         for field in fields(Settings)
@@ -271,10 +265,10 @@ def read_settings(options, device, trained=None):
 
 
 def load(options, init=None):
-    """What the options ask for: (device, settings, preprocessing, training photos, validation photos).
+    """(device, settings, preprocessing, training photos, validation photos) of the options.
 
-    init: the Model that --init names, whose normalisation and size of views are kept.
-    Seeds torch's global generator last, so that what is built next is initialised from --seed.
+    init: the Model of --init, whose normalisation and view size are kept.
+    Seeds torch's global generator last, so that the next network is initialised from --seed.
     """
     device = pick_device(options.device)
     settings = read_settings(options, device, init.description if init else None)

@@ -105,7 +105,7 @@ def test_the_head_follows_the_class_names_or_is_replaced(folded, capsys):
     fresh = other.fc[-1].weight.clone()
     take_weights(other, model, photo_set(("tea", "milk", "wine")), model.description.preprocessing)
     assert (
-        "the head for 11 classes (Bread, Dairy product, Dessert, ...) is replaced by a new one for 3"
+        "the last layer, for 11 classes (Bread, Dairy product, Dessert, ...), is replaced by a new one for 3"
         in capsys.readouterr().err
     )
     assert torch.equal(other.fc[-1].weight, fresh)
@@ -177,7 +177,7 @@ def test_a_finished_run_is_continued_as_its_message_says(toy, call, tmp_path):
         "--teacher",
         tmp_path / "a run/best.pt",
     )
-    assert kd.returncode == 0 and "tensors taken from" in kd.stderr, kd.stderr
+    assert kd.returncode == 0 and "tensors copied from" in kd.stderr, kd.stderr
 
 
 @pytest.mark.parametrize(

@@ -490,7 +490,7 @@ def test_a_killed_run_resumes_to_the_same_file(call, checkpoint, toy, tmp_path, 
         for file in files:
             assert call("quantize.py", file.parent / "best.pt", file).returncode == 0
         assert files[0].read_bytes() == files[1].read_bytes()
-    assert "is already finished" in done.stdout
+    assert "is finished already" in done.stdout
     other = call(*command(checkpoint, tmp_path / "parts", toy, "--resume", bits="4"))
     assert other.returncode == 2 and "qat_bits was 3 in the saved run" in other.stderr
 

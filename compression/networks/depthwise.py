@@ -1,4 +1,4 @@
-"""The course's StudentNet and what its students made of it."""
+"""The course's StudentNet and its students' variants."""
 
 from torch import nn
 
@@ -6,14 +6,14 @@ from compression.networks.layers import Architecture, Classifier, norm_act, sequ
 
 
 class DepthwiseNet(Classifier):
-    """The course's StudentNet and its relatives: a 3x3 stem, then depthwise-pointwise blocks.
+    """The course's StudentNet and its variants: a 3x3 stem, then depthwise-pointwise blocks.
 
-    A block is Conv 3x3 depthwise -> BN -> activation -> Conv 1x1, with nothing after the pointwise;
-    max pooling closes the first four stages and global average pooling the last.
+    A block is Conv 3x3 depthwise -> BN -> activation -> Conv 1x1, without BN or activation at its end. The
+    first four stages end with max pooling, the last with global average pooling.
 
     widths: output channels of the stem and of every block (the family's only shape parameter).
     hidden: width of the two hidden layers of the classifier, or a pair of widths; 0 = one linear layer, as in
-    the course. swish_from: first stage that uses swish in place of ReLU6 (None: ReLU6 everywhere). Input (N,
+    the course. swish_from: first stage that uses swish instead of ReLU6 (None: ReLU6 everywhere). Input (N,
     in_channels, H, W) with H, W >= 16; output logits (N, num_classes).
     """
 

@@ -17,7 +17,7 @@ class FaceCNN(Classifier):
     def __init__(self, widths=(64, 128, 256), hidden=(1024, 512), inner=None, num_classes=7, in_channels=1):
         super().__init__()
         if inner is not None and len(inner) != len(widths):
-            raise UserError(f"inner and widths must be equally long, not {len(inner)} and {len(widths)}")
+            raise UserError(f"inner and widths need the same length, not {len(inner)} and {len(widths)}")
         layers, before = [], in_channels
         for stage, (between, width) in enumerate(zip(inner or widths, widths)):
             first = nn.Conv2d(before, between, 4, 2, 1) if stage == 0 else nn.Conv2d(before, between, 3, 1, 1)
@@ -57,7 +57,7 @@ class FaceMobileNet(Classifier):
         super().__init__()
         if not len(widths) == len(dropouts) == len(strides) + 1:
             raise UserError(
-                "widths and dropouts must be equally long and strides one shorter, "
+                "widths and dropouts need the same length, and strides one entry less, "
                 f"not {len(widths)}, {len(dropouts)} and {len(strides)}"
             )
         layers = [

@@ -1,4 +1,4 @@
-"""What the families have in common."""
+"""Building blocks shared by the network families."""
 
 from dataclasses import dataclass, field
 from typing import Callable
@@ -7,19 +7,17 @@ from torch import nn
 
 
 def sequential(*modules):
-    """`nn.Sequential` of what is given, leaving out None."""
+    """`nn.Sequential` of the given modules, without None."""
     return nn.Sequential(*(module for module in modules if module is not None))
 
 
 def norm_act(channels, activation):
-    """What follows a convolution: [BN, activation]."""
+    """The modules after a convolution: [BN, activation]."""
     return [nn.BatchNorm2d(channels), activation]
 
 
 class Classifier(nn.Module):
-    """A convolutional part `cnn`, flattened, and a classifier `fc` behind it: (N, C, H, W) -> logits (N,
-    num_classes).
-    """
+    """Convolutions `cnn`, flattening, and a classifier `fc`: (N, C, H, W) -> logits (N, num_classes)."""
 
     def forward(self, images):
         return self.fc(self.cnn(images).flatten(1))
@@ -27,7 +25,7 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network by name: what builds it, with which arguments, for which input size in pixels."""
+    """An entry of the network table: its class, usual input size in pixels, origin and arguments."""
 
     network: Callable
     size: int

@@ -1,10 +1,10 @@
-"""Low-rank layers: a linear layer or convolution as two thinner ones, by truncated SVD of its weight.
+"""Low-rank layers: a linear layer or convolution as two smaller ones, by truncated SVD of its weight.
 
-A weight of O outputs, seen as a matrix (O, I * kh * kw), is the product of (O, r) and (r, I * kh * kw). So a
-linear layer becomes two, and a convolution becomes one of the same kernel to r channels with a pointwise one
-behind it (Zhang et al. 2015, "Accelerating very deep convolutional networks", without their data). Depthwise
-and grouped convolutions stay as they are. A network that `models.build` makes with `ranks` has its layers in
-this form.
+A weight of O outputs, viewed as a matrix (O, I * kh * kw), is approximated by the product of (O, r) and
+(r, I * kh * kw). So a linear layer becomes two, and a convolution becomes one with the same kernel to r
+channels and a pointwise one after it (Zhang et al. 2015, "Accelerating very deep convolutional networks", but
+without data). Depthwise and grouped convolutions are not changed. `models.build` with `ranks` builds layers
+in this form.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from compression.command_line import UserError
 
 
 def factorisable(network):
-    """Layers that two factors can replace, by name; those that are factors already are left out."""
+    """Layers that two factors can replace, by name; existing factors are left out."""
     factors = {
         f"{name}.{index}"
         for name, module in network.named_modules()
@@ -32,7 +32,7 @@ def factorisable(network):
 
 
 def full_rank(layer):
-    """The rank at which the two factors of a layer can be exact."""
+    """The smallest rank at which two factors can represent any weight of the layer exactly."""
     return min(len(layer.weight), layer.weight[0].numel())
 
 
@@ -44,7 +44,7 @@ def factorised_parameters(layer, rank):
 
 
 class Factors(nn.Sequential):
-    """The two factors of a layer: the first without a bias, the second with the layer's own, if any."""
+    """The two factors of a layer: the first without a bias, the second with the layer's bias, if any."""
 
     def __init__(self, layer, rank):
         like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
@@ -71,8 +71,8 @@ class Factors(nn.Sequential):
 
     @torch.no_grad()
     def approximate(self, weight, bias):
-        """Take the best factors of a layer's weight (Eckart & Young 1936), each with the root of the singular
-        values.
+        """Set the factors to the best approximation of a weight (Eckart & Young 1936), each with the square
+        root of the singular values.
 
         Beyond full rank the factors are filled with zeros.
         """
@@ -86,7 +86,7 @@ class Factors(nn.Sequential):
             self[1].bias.copy_(bias)
 
     def product(self):
-        """The weight of the one layer that does the same, in the shape of that layer's."""
+        """The weight of the equivalent single layer, in its shape."""
         product = self[1].weight.flatten(1).double() @ self[0].weight.flatten(1).double()
         return product.to(self[0].weight).reshape(len(product), *self[0].weight.shape[1:])
 
@@ -94,17 +94,17 @@ class Factors(nn.Sequential):
 def factorise(network, ranks, svd=False):
     """Replace layers by their two factors in place, and return the network.
 
-    ranks: layer name -> rank. svd: take the factors from the layers' weights (else they are initialised).
-    Raises UserError for a layer that is not there or cannot be factorised, and for a rank that is no whole
-    number above 0.
+    ranks: layer name -> rank. svd: compute the factors from the layers' weights (else they are initialised).
+    Raises UserError for a layer that does not exist or cannot be factorised, and for a rank that is not a
+    whole number above 0.
     """
     if not isinstance(ranks, dict) or len(ranks) > 300:
-        raise UserError("ranks must give at most 300 layers their rank, e.g. {'fc.0': 8}; change ranks")
+        raise UserError("ranks must be a dict of at most 300 layers, e.g. {'fc.0': 8}; change ranks")
     possible = factorisable(network)
     for name, rank in ranks.items():
         if name not in possible:
             raise UserError(
-                f"ranks names {str(name)[:50]!r}, which is no linear layer or ungrouped convolution "
+                f"ranks names {str(name)[:50]!r}, which is not a linear layer or ungrouped convolution "
                 f"of the network; it has {', '.join(possible)}"[:400]
             )
         if type(rank) is not int or not 1 <= rank <= 100_000:
@@ -121,7 +121,7 @@ def factorise(network, ranks, svd=False):
 
 @torch.no_grad()
 def merge(network):
-    """The `state_dict` of the network whose layers are whole again: every pair of factors multiplied."""
+    """The `state_dict` of the network without factors: every pair is multiplied to one weight."""
     state = network.state_dict()
     for name, module in network.named_modules():
         if isinstance(module, Factors):
@@ -137,8 +137,8 @@ def merge(network):
 def choose_ranks(network, fraction, order=None):
     """The rank of every layer that two factors make smaller: name -> rank, at least 1.
 
-    int(full rank * fraction), or with `order` (see `directions`) as many of the layer's as are among this
-    fraction of the first ones.
+    The rank is int(full rank * fraction), or with `order` (see `directions`) the number of the layer's
+    entries in the first `fraction` of that list.
     """
     layers = factorisable(network)
     if order is None:
@@ -154,12 +154,11 @@ def choose_ranks(network, fraction, order=None):
 
 
 def directions(network):
-    """Layer names, one for each of their singular directions, from the one that is worth most to the one that
-    is worth least.
+    """Layer names, one for each singular direction of a layer, in descending order of value.
 
-    A direction's worth is its share of the sum of the layer's squared singular values, by the parameters that
-    it costs. So the sum of the layers' relative errors falls fastest with the parameters, and small layers,
-    such as the first and the last, stay whole longest.
+    A direction's value is its share of the sum of the layer's squared singular values, divided by its number
+    of parameters. This order reduces the sum of the layers' relative errors fastest per parameter, and small
+    layers, such as the first and the last, are factorised last.
     """
     found = []
     for name, layer in factorisable(network).items():

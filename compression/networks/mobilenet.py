@@ -1,4 +1,4 @@
-"""MobileNetV2 as a peer shrank it."""
+"""A small MobileNetV2, from a student's model file."""
 
 from torch import nn
 
@@ -7,13 +7,13 @@ from compression.networks.layers import Architecture, Classifier, norm_act
 
 
 class MobileNetV2(Classifier):
-    """MobileNetV2 (Sandler et al. 2018) without its last 1x1 convolution, as one student shrank
-    torchvision's.
+    """torchvision's MobileNetV2 (Sandler et al. 2018) without its last 1x1 convolution and with fewer
+    channels, as one student made it.
 
     stem: channels of the 3x3 stride-2 convolution. widths, expansions, strides: of every block, its output
-    channels, expanded channels per input channel (1: no expansion) and stride. What pruning changes: hidden,
-    the expanded channels themselves, and residual, which blocks are; by default every one whose shape allows
-    it. Input (N, in_channels, H, W); output logits (N, num_classes).
+    channels, expanded channels per input channel (1: no expansion) and stride. For pruned networks, hidden:
+    the number of expanded channels; residual: which blocks are residual (default: every one whose shape
+    allows it). Input (N, in_channels, H, W); output logits (N, num_classes).
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class MobileNetV2(Classifier):
             == len(residual or widths)
         ):
             raise UserError(
-                f"widths, expansions, strides, hidden and residual must be equally long, not {len(widths)}, "
+                f"widths, expansions, strides, hidden and residual need the same length, not {len(widths)}, "
                 f"{len(expansions)}, {len(strides)}, {len(hidden or widths)} and {len(residual or widths)}"
             )
         layers, before = (
@@ -49,7 +49,7 @@ class MobileNetV2(Classifier):
 
 
 class StridedInvertedResidual(nn.Module):
-    """[Expand 1x1 ->] depthwise 3x3 -> project 1x1 as MobileNetV2 has it: ReLU6, and a strided depthwise
+    """[Expand 1x1 ->] depthwise 3x3 -> project 1x1 as in MobileNetV2: ReLU6, and stride in the depthwise
     convolution.
     """
 
@@ -74,8 +74,8 @@ class StridedInvertedResidual(nn.Module):
 
 
 ARCHITECTURES = {
-    # No file tells its strides: under these, the BN statistics that the peer's file stores agree best with
-    # those of photos.
+    # A file does not store the strides: with these, the BN statistics in the student's file match those
+    # measured on photos best.
     "mobilenet_v2": Architecture(
         MobileNetV2,
         256,

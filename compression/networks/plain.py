@@ -6,9 +6,9 @@ from compression.networks.layers import Architecture, Classifier, norm_act, sequ
 
 
 class PlainNet(Classifier):
-    """The course's stages with ordinary 3x3 convolutions: what StudentNet would be uncompressed.
+    """The course's stages with ordinary 3x3 convolutions instead of depthwise-pointwise blocks.
 
-    widths: output channels of the stages (Conv -> BN -> ReLU6, the first four closed by max pooling).
+    widths: output channels of the stages (Conv -> BN -> ReLU6; the first four end with max pooling).
     hidden: width of the classifier's hidden layer.
     Input (N, in_channels, H, W) with H, W >= 16; output logits (N, num_classes).
     """
@@ -33,10 +33,10 @@ class SmallCNN(Classifier):
 
     convs: output channels of the ordinary Conv 3x3 -> BN -> ReLU layers.
     separable: output channels of the Conv 3x3 grouped -> BN -> ReLU -> Conv 1x1 blocks that follow.
-    pool_after: indices, counted over both lists, of the layers closed by 2x2 max pooling.
+    pool_after: indices, counted over both lists, of the layers that end with 2x2 max pooling.
     group_width: input channels per group in the separable blocks (1 = depthwise; 0 = a single group).
     hidden: width of the "1 MB head" with its two dropouts; 0 = one linear layer.
-    The classifier sees 4x4 positions; at 64 px that is the feature map itself, at other sizes it is
+    The classifier reads 4x4 positions; at 64 px that is the feature map itself, at other sizes it is
     averaged to 4x4. Input (N, in_channels, H, W) with H, W >= 16; output logits (N, num_classes).
     """
 

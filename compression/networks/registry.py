@@ -1,9 +1,9 @@
-"""Every network by name: `build`, and what can be told of a network from its shapes.
+"""Every network by name: `build`, and what follows from a network's shapes: parameters, MACs, input sizes.
 
 A family is one module of this package: its class, and ARCHITECTURES with the names, input sizes and arguments
 of its networks. Every class takes `num_classes` and `in_channels` and maps images (N, in_channels, H, W) to
-logits (N, num_classes). "course", "teacher" and "student report" are those of NTU "Machine Learning 2020"
-homework 7.
+logits (N, num_classes). The origins "course", "teacher" and "student report" refer to NTU "Machine Learning
+2020" homework 7.
 """
 
 import ast
@@ -20,7 +20,7 @@ from compression.command_line import UserError
 from compression.networks.lowrank import factorise
 from compression.quantization.folding import fold
 
-MOST_LAYERS = 100  # of a list of widths: a file that asks for more would take seconds to refuse
+MOST_LAYERS = 100  # in a list of widths: refusing a file with very long lists would take seconds
 _MODULES = [
     importlib.import_module(f"{networks.__name__}.{module.name}")
     for module in pkgutil.iter_modules(networks.__path__)
@@ -34,10 +34,10 @@ ARCHITECTURES = {
 
 
 def full_arguments(name, /, **arguments):
-    """All arguments that decide the shape of a network: the class's defaults, the table's, and those given,
-    in this order.
+    """All arguments that decide the shape of a network: the class's defaults, overridden by the table's and
+    those by the given ones.
 
-    A file that stores them needs no table to be rebuilt. Raises UserError for an unknown network.
+    A file stores them, so that it does not depend on the table. Raises UserError for an unknown network.
     """
     if name not in ARCHITECTURES:
         raise UserError(f"there is no network {name!r}; choose one of {', '.join(ARCHITECTURES)}")
@@ -51,12 +51,12 @@ def full_arguments(name, /, **arguments):
 
 
 def build(name, /, **arguments):
-    """A freshly initialised network of the table, its arguments overridden by those given.
+    """A newly initialised network of the table; the given arguments override the table's.
 
-    Every network takes `num_classes` and `in_channels`; a family takes its widths too (see its class).
-    Every network also takes `ranks`, layer name -> rank: these layers are built in two factors (see
-    lowrank.py); and `folded`: it comes without the BNs that `folding.fold` removes. Raises UserError for an
-    unknown name or argument and for a shape that cannot be built.
+    Every network takes `num_classes` and `in_channels`, and the shape arguments of its class. Every network
+    also takes `ranks`, layer name -> rank: these layers are built in two factors (see lowrank.py); and
+    `folded`: without the BNs that `folding.fold` removes. Raises UserError for an unknown name or argument
+    and for a shape that cannot be built.
     """
     defaults, make, folded = full_arguments(name), ARCHITECTURES[name].network, arguments.pop("folded", False)
     if not isinstance(folded, bool):
@@ -99,14 +99,14 @@ def build(name, /, **arguments):
 
 
 def count_parameters(network):
-    """Trainable parameters: weights, biases, BN gamma and beta, but no BN statistics."""
+    """Number of trainable parameters: weights, biases, BN gamma and beta, without BN statistics."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 @torch.no_grad()
 def pass_empty_photo(network, size):
-    """One photo of `size` pixels through a network, in eval mode from here on; on the meta device that takes
-    no memory and no arithmetic.
+    """Pass one empty photo of `size` pixels through a network and leave it in eval mode; on the meta device
+    this needs no memory and no arithmetic.
 
     Raises UserError where the photo becomes too small for a layer.
     """
@@ -117,15 +117,15 @@ def pass_empty_photo(network, size):
         reason = str(error).partition("\n")[0][:150]
         raise UserError(
             f"the network cannot take photos of {size} px ({reason}); "
-            "use larger photos, or a network that halves their size less often"
+            "use larger photos, or a network with less downsampling"
         ) from None
 
 
 def check_size(network, size):
-    """Raise UserError where photos of `size` pixels become too small for a layer of the network, which is in
-    eval mode from here on.
+    """Raise UserError where photos of `size` pixels become too small for a layer of the network; leaves it in
+    eval mode.
 
-    A network that takes a photo of 64 px takes larger ones too. Only else the meta device is asked, which
+    A network that accepts 64 px accepts larger photos too. Otherwise it is tested on the meta device, which
     needs two seconds to start.
     """
     try:
@@ -160,7 +160,7 @@ def parse_arguments(settings):
             TypeError,
             MemoryError,
             RecursionError,
-        ):  # all that literal_eval may raise
+        ):  # every exception of literal_eval
             raise UserError(
                 f"--set {setting} is not ARG=VALUE with a number or a list of numbers; "
                 "write e.g. --set widths=16,32,64"

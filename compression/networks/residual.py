@@ -7,11 +7,11 @@ from compression.networks.layers import Architecture, norm_act
 
 
 class InvertedResidual(nn.Module):
-    """[Pool 2x2 ->] expand 1x1 -> depthwise 3x3 -> project 1x1, BN after each, residual if asked for.
+    """[Pool 2x2 ->] expand 1x1 -> depthwise 3x3 -> project 1x1, BN after each, optionally residual.
 
-    Sandler et al. 2018, "MobileNetV2", with one change: where the resolution halves, average pooling
-    comes first in place of a strided depthwise convolution, so that the expanded channels never exist
-    at the higher resolution. `hidden` is the number of expanded channels.
+    Sandler et al. 2018, "MobileNetV2", with one change: where the resolution halves, the block starts with
+    average pooling instead of using a strided depthwise convolution, so that the expanded channels are never
+    computed at the higher resolution. `hidden` is the number of expanded channels.
     """
 
     def __init__(self, before, hidden, after, pool, residual):
@@ -37,16 +37,16 @@ class InvertedResidual(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """Our own network for the 300,000-byte budget: inverted residuals behind a strided stem.
+    """Our own network for the 300,000-byte limit: a strided stem, then inverted residuals.
 
-    What the course's StudentNet lacks, by the students' own reports and ours: BN wherever channels are
-    mixed and an activation after all but a block's last 1x1, residual connections, and an early stride:
-    StudentNet spends its first stage at full resolution.
+    Unlike the course's StudentNet it has BN after every convolution, an activation after all but a block's
+    last 1x1, residual connections and early downsampling: StudentNet computes its first stage at full
+    resolution.
 
     stem: channels of the 3x3 stride-2 convolutions. widths, hidden, pools: output channels, expanded
     channels and whether the resolution halves, for every block. residual: whether a block adds its input
-    to its output (None: wherever the shape allows; explicit in a pruned network, whose widths may
-    agree by accident). head: channels before the global average pooling.
+    to its output (None: wherever the shape allows; explicit in a pruned network, whose widths can be equal
+    by chance). head: channels before the global average pooling.
     Input (N, in_channels, H, W) with H, W >= 16; output logits (N, num_classes).
     """
 
@@ -56,7 +56,7 @@ class ResidualNet(nn.Module):
         super().__init__()
         if not len(widths) == len(hidden) == len(pools) == len(pools if residual is None else residual):
             raise UserError(
-                f"widths, hidden, pools and residual must be equally long, not {len(widths)}, "
+                f"widths, hidden, pools and residual need the same length, not {len(widths)}, "
                 f"{len(hidden)}, {len(pools)} and "
                 f"{'none' if residual is None else len(residual)}"
             )

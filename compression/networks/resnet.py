@@ -11,8 +11,8 @@ def resnet18(
 ):
     """torchvision's ResNet-18 without pre-trained weights (He et al. 2015): the course's teacher.
 
-    widths: channels of the four residual streams, of which the stem shares the first. hidden: channels
-    between the two convolutions of every block. With the defaults it is torchvision's to the last value.
+    widths: channels of the four residual stages; the stem has those of the first. hidden: channels between
+    the two convolutions of every block. With the defaults it is identical to torchvision's.
     """
     from torchvision.models import (
         resnet18 as torchvision_resnet18,  # imported here: it would double the start-up time of inference

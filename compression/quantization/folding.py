@@ -1,9 +1,8 @@
-"""Batch normalisation folded into the layer before it: the same function in eval mode, with fewer numbers to
-store.
+"""Batch normalisation folded into the layer before it: the same function in eval mode, with fewer parameters.
 
-A convolution or linear layer and the BN that alone reads its output become one layer with a bias
-(Jacob et al. 2018, section 3.2): w' = w * gamma / sqrt(var + eps), b' = (b - mean) * gamma / sqrt(var + eps)
-+ beta.
+A convolution or linear layer and the BN after it become one layer with a bias (Jacob et al. 2018, section
+3.2): w' = w * gamma / sqrt(var + eps), b' = (b - mean) * gamma / sqrt(var + eps) + beta. No other layer may
+read the convolution's output.
 """
 
 import torch
@@ -13,11 +12,11 @@ LAYERS, NORMS = (nn.Conv2d, nn.Linear), (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def foldable_pairs(network):
-    """[(name of a layer, name of the BN behind it)], in the network's order.
+    """[(name of a layer, name of the BN after it)], in the network's order.
 
-    Every network here registers its modules in the order in which they are called, so the BN behind a layer
-    is the next module without children. (torch.fx finds the same pairs from the graph, as the tests do, but
-    to import it takes longer than all the rest of a prediction's start-up.)
+    Every network here registers its modules in the order in which they are called, so the BN after a layer is
+    the next module without children. (torch.fx would find the same pairs in the graph, as the tests do, but
+    importing it takes longer than the rest of the start-up of inference.)
     """
     leaves = [(name, module) for name, module in network.named_modules() if not any(module.children())]
     return [
@@ -31,8 +30,8 @@ def foldable_pairs(network):
 def fold(network):
     """Fold every BN that follows a convolution or linear layer, in place, and return the network.
 
-    An `nn.Identity` takes the BN's place, so that all other names stay. The arithmetic is done in float64.
-    Works on the meta device too, where only shapes count. A network that is folded already stays as it is.
+    The BN is replaced by an `nn.Identity`, so that all other names are unchanged. Computed in float64. Also
+    works on the meta device, for shapes only. A folded network is not changed.
     """
     for name, behind in foldable_pairs(network):
         layer, norm = network.get_submodule(name), network.get_submodule(behind)
@@ -41,7 +40,7 @@ def fold(network):
             torch.empty(len(layer.weight), dtype=layer.weight.dtype, device=layer.weight.device)
         )
         network.set_submodule(behind, nn.Identity())
-        if layer.weight.is_meta:  # arithmetic there imports a second's worth of torch
+        if layer.weight.is_meta:  # meta arithmetic would import more of torch, for a second
             continue
         gain = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
         centre = (
@@ -50,6 +49,6 @@ def fold(network):
         folded = layer.weight.double() * gain.reshape(-1, *[1] * (layer.weight.ndim - 1))
         layer.weight = nn.Parameter(
             folded.to(layer.weight.dtype)
-        )  # a new one: a network can share its weights with a state_dict
+        )  # a new tensor: the old one can be shared with a state_dict
         layer.bias.copy_(norm.bias.double() - centre * gain)
     return network

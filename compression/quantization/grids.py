@@ -1,14 +1,14 @@
-"""The grids that weights are rounded to, and which tensor gets how many bits.
+"""The grids that weights are rounded to, and the number of bits of every tensor.
 
-Three kinds of grid, each for a whole tensor or for every output channel (axis 0) on its own:
+Three kinds of grid, each for a whole tensor or per output channel (axis 0):
 
-    the course's  8 bits between minimum and maximum of the tensor (`quantize_minmax`)
+    the course's  8 bits from minimum to maximum of the tensor (`quantize_minmax`)
     affine        low + code * step with unsigned codes; covers every value (`affine_grid`)
     symmetric     code * scale with signed codes; the scale of the least squared error, so rare large
                   values are clipped (`mse_scale`)
 
-Parameters of the last two are float16 values, known before the codes are computed, so that encoder, decoder
-and a training that simulates them agree bit for bit.
+The parameters of the last two are rounded to float16 before the codes are computed, so that encoder, decoder
+and quantization-aware training agree bit for bit.
 """
 
 import math
@@ -29,7 +29,7 @@ class Scheme:
 
     bits: 32 or 16 (floats), or 2 to 8 (codes). granularity: one grid per "tensor" or per "channel".
     scale: "minmax" or "mse". vectors: with codes, the bits of tensors with fewer than two dimensions, 16 or
-    8. overrides: layer or tensor name -> bits. Raises UserError for a value that has no meaning.
+    8. overrides: layer or tensor name -> bits. Raises UserError for any other value.
     """
 
     bits: int = 8
@@ -54,12 +54,12 @@ class Scheme:
             )
 
     def bits_of(self, state_dict):
-        """Tensor name -> bits for all tensors of floats (their names and shapes suffice); UserError for an
-        override of none of them.
+        """Tensor name -> bits, for all float tensors (only their names and shapes are used); UserError for an
+        override of an unknown layer.
 
-        Below 6 bits, unless overridden, the first and the last matrix (the stem and the classifier) keep 8,
-        and depthwise convolutions get 2 more than the rest: in a trained `residual6` at 4 bits they are 2 %
-        of the bytes and worth 2.7 points.
+        Below 6 bits, unless overridden, the first and the last matrix (the stem and the classifier) use 8
+        bits and depthwise convolutions 2 more than the rest: in a trained `residual6` at 4 bits these two
+        rules cost 2 % of the bytes and gain 2.7 points.
         """
         floats = {name: tensor for name, tensor in state_dict.items() if tensor.is_floating_point()}
         matrices = [name for name, tensor in floats.items() if tensor.ndim >= 2]
@@ -107,7 +107,7 @@ def quantize_minmax(values):
 
 
 def dequantize_minmax(low, high, codes):
-    """The inverse: min + q / 255 * (max - min) as float32; off by at most half a step, (max - min) / 510."""
+    """The inverse: min + q / 255 * (max - min) as float32; the error is at most half a step, (max - min) / 510."""
     return (low + codes.astype(np.float64) / 255 * (high - low)).astype(np.float32)
 
 
@@ -115,10 +115,11 @@ def dequantize_minmax(low, high, codes):
 
 
 def affine_grid(values, bits, granularity):
-    """(low, step) as float16 arrays, one entry or one per channel: low + step * (2 ** bits - 1) reaches every
-    value.
+    """(low, step) as float16 arrays, one entry or one per channel; [low, low + step * (2 ** bits - 1)] covers
+    every value.
 
-    low is rounded down and step up. Raises ValueError for an empty array, NaN/inf or values beyond float16.
+    low is rounded down and step up. Raises ValueError for an empty array, NaN/inf or values too large for
+    float16.
     """
     values = np.asarray(values, np.float64)
     check_values(values)
@@ -143,7 +144,7 @@ def quantize_affine(values, low, step, bits):
 
 
 def dequantize_affine(codes, low, step):
-    """low + code * step, computed in float64, as float32; off by at most half a step (and float32's
+    """low + code * step, computed in float64, as float32; the error is at most half a step (plus float32
     rounding).
     """
     low, step = (column.astype(np.float64)[:, None] for column in (low, step))
@@ -165,10 +166,10 @@ def code_range(bits):
 
 @torch.no_grad()
 def mse_scale(weight, bits, granularity):
-    """The scales of least squared error, float32 values that float16 holds exactly: shape (1,) or
+    """The scales of least squared error, float32 values that float16 represents exactly: shape (1,) or
     (out_channels,).
 
-    Tried are CANDIDATES fractions of the scale that clips nothing. Raises ValueError for an empty tensor or
+    Searches CANDIDATES fractions of the scale that clips nothing. Raises ValueError for an empty tensor or
     NaN/inf.
     """
     if not weight.numel() or not torch.isfinite(weight).all():
@@ -196,9 +197,7 @@ def quantize_symmetric(weight, scale, bits):
 
 
 def dequantize_symmetric(codes, scale):
-    """codes * scale as float32, one multiplication; exact, since 8-bit codes and float16 scales need 19 bits
-    of 24.
-    """
+    """codes * scale as float32; exact, since 8-bit codes times float16 scales need 19 bits of float32's 24."""
     return codes.float() * _along_channels(scale, codes)
 
 

@@ -1,5 +1,5 @@
-"""Training from the weights of a file (`--init`): the network it describes, BN put back where it was folded,
-a new head for new classes.
+"""Training from the weights of a file (`--init`): its network, with BN restored where it was folded, and a
+new last layer for other classes.
 """
 
 import hashlib
@@ -14,28 +14,27 @@ from compression.files.loading import load_model
 from compression.networks.registry import build
 from compression.quantization.folding import NORMS, foldable_pairs
 
-CALIBRATION = 256  # photos that BN's statistics are measured on where a file has none
+CALIBRATION = 256  # photos to measure BN statistics on, where a file has none
 
 
 def read_init(options):
-    """The Model behind `--init`, or None; fills in --network, --size, --validation-share, resize and detail
-    where they were not given.
+    """The Model of `--init`, or None; sets --network, --size, --validation-share, resize and detail where
+    they were not given.
 
-    Raises UserError for a file that cannot be read, and for --network or --set beside it.
+    Raises UserError for a file that cannot be read, and for another --network or any --set.
     """
     if not options.init:
         options.network, options.size = options.network or "residual6", options.size or 128
         options.resize = options.resize or "crop"
         return None
     model = load_model(options.init)
-    model.build()  # weights that do not fit their architecture are refused now
+    model.build()  # refuses weights that do not fit their architecture
     description = model.description
     if options.set or options.network not in (None, description.architecture):
         given = "--set" if options.set else f"--network {options.network}"
         raise UserError(
-            f"{given} cannot be combined with --init {options.init}, which holds a "
-            f"{description.architecture} of its own shape; "
-            "leave it out"
+            f"{given} cannot be combined with --init {options.init}, which defines the network "
+            f"({description.architecture}); leave it out"
         )
     own = description.preprocessing
     options.network, options.size = description.architecture, options.size or own.size
@@ -45,7 +44,7 @@ def read_init(options):
 
 
 def arguments_of(model):
-    """The arguments of a Model's network without BN folding, and without the classes, which follow from the
+    """The arguments of a Model's network without BN folding and without num_classes, which follows from the
     photos.
     """
     return {
@@ -56,7 +55,7 @@ def arguments_of(model):
 
 
 def origin_of_init(options, model):
-    """What a model file says of `--init`."""
+    """The entries of a model file about `--init`."""
     if model is None:
         return {}
     before = model.description.training
@@ -72,9 +71,9 @@ def take_weights(network, model, training, preprocessing):
     """Copy the weights of a Model into a network of its architecture for the classes of the PhotoSet
     `training`.
 
-    The rows of the last layer follow the class names; where these are others, that layer stays as it was
-    initialised. BN that was folded comes back without a change of what the network computes in eval mode.
-    Prints what was taken.
+    The rows of the last layer are reordered by class name; if the classes differ, that layer keeps its random
+    initialisation. Folded BN is restored without changing the network's outputs in eval mode. Prints the
+    number of copied tensors.
     """
     weights, taken = dict(model.state_dict), len(model.state_dict)
     head = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
@@ -114,15 +113,15 @@ def take_weights(network, model, training, preprocessing):
         ""
         if order
         else (
-            f"; the head for {len(theirs)} classes ({', '.join(theirs[:3])}, ...) is replaced by a new one "
-            f"for {len(names)}"
+            f"; the last layer, for {len(theirs)} classes ({', '.join(theirs[:3])}, ...), is replaced by a "
+            f"new one for {len(names)}"
         )
     )
-    print(f"{taken} tensors taken from {model.path}{new}", file=sys.stderr)
+    print(f"{taken} tensors copied from {model.path}{new}", file=sys.stderr)
 
 
 def unfolded(weights, network, pairs):
-    """The `state_dict` of `network` that computes what folded weights do: BN behind each of the pairs only
+    """The `state_dict` of `network` for the same function as the folded weights: the BN of each pair only
     adds the bias.
 
     pairs: from `foldable_pairs`. gamma = sqrt(1 + eps) undoes the division by sqrt(running_var + eps) =
@@ -146,10 +145,10 @@ def unfolded(weights, network, pairs):
 
 @torch.no_grad()
 def calibrate(network, images):
-    """Set every BN's statistics to those of its input for `images`, and gamma and beta so that eval mode
-    computes the same as before.
+    """Set every BN's statistics to those of its input for `images`, and gamma and beta so that the outputs in
+    eval mode do not change.
 
-    Training then normalises by about the statistics that the weights were made for.
+    In training mode BN then normalises by about the same statistics.
     """
     network.eval()
 

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy, distillation, and the mixing of photos that both understand."""
+"""Training losses: cross-entropy and distillation; and mixup, which works with both."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from compression.data.transfer import send
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss sees besides the logits.
+    """The inputs of a loss besides the logits.
 
     images: normalised views (N, C, H, W). labels: int64 (N,), -1 = unlabelled, or after mixup class
     probabilities (N, C), zero for the unlabelled part. positions: of the photos in the training set (N,).
@@ -25,19 +25,17 @@ class Batch:
 
 
 def balanced_weights(labels, num_classes):
-    """Weights of the classes, float32 (num_classes,): n / (num_classes * photos of the class), as
-    scikit-learn's "balanced".
+    """Class weights, float32 (num_classes,): n / (num_classes * photos of the class), as scikit-learn's
+    "balanced".
 
-    labels: int64 (n,), -1 = unlabelled, which counts nowhere. Over the labelled photos the weights have mean
-    1.
+    labels: int64 (n,), -1 = unlabelled, which is ignored. The mean weight over all labelled photos is 1.
     """
     counts = torch.bincount(labels[labels >= 0], minlength=num_classes).float()
     return counts.sum() / (num_classes * counts.clamp(min=1))
 
 
 class CrossEntropy:
-    """The loss of training from scratch. A loss is called with (logits, Batch) and may have a state to be
-    saved.
+    """The loss of training from scratch. A loss is called with (logits, Batch) and can have a state to save.
 
     class_weights: float32 (classes,), or None for equal ones.
     """
@@ -59,8 +57,8 @@ class CrossEntropy:
 def mix(images, labels, num_classes, max_share, generator):
     """Mixup after Zhang et al. 2018, with a uniform share in place of Beta(alpha, alpha).
 
-    Every view gets a share, uniform in [0, max_share], of another one of the batch. Returns (images, class
-    probabilities (N, num_classes)); the share of an unlabelled photo (-1) is zero.
+    Every view gets a share, uniform in [0, max_share], of another view of the batch. Returns (images, class
+    probabilities (N, num_classes)); an unlabelled photo (-1) contributes zeros.
     """
     share = max_share * torch.rand(len(images), generator=generator)
     partners = torch.randperm(len(images), generator=generator)
@@ -77,7 +75,7 @@ def distillation_loss(student_logits, teacher_probabilities, labels, alpha, temp
 
     student_logits: (N, C). teacher_probabilities: (N, C), the teacher's softmax at the same temperature T.
     labels: int64 (N,) with -1 for unlabelled photos, or probabilities (N, C). The divergence is summed over
-    the classes and averaged over the batch; so is the cross-entropy, in which unlabelled photos count zero.
+    the classes and averaged over the batch; so is the cross-entropy, which is zero for unlabelled photos.
     class_weights: (C,) of the cross-entropy, or None. T^2 keeps the gradient's scale independent of T. Raises
     UserError for alpha outside [0, 1] or T <= 0.
     """

@@ -1,11 +1,11 @@
 """Quantization-aware training (QAT): the weights are rounded in every step, and their scales are learned.
 
-Every weight that the scheme stores as codes becomes code * scale on the symmetric grid of grids.py, where the
-scales are learned (Esser et al. 2020, "Learned Step Size Quantization") and are float16 values whenever they
-are used, as in the file. BN stays in the network and its statistics are taken anew at the end: depthwise
-weights of few bits jump between two codes and leave the running averages wrong (Nagel et al. 2022,
-"Overcoming Oscillations in Quantization-Aware Training"). The checkpoints hold the rounded weights under the
-usual names and beside them `scales`; quantize.py stores these codes and scales without a change.
+Every weight that the scheme stores as codes becomes code * scale on the symmetric grid of grids.py. The
+scales are learned (Esser et al. 2020, "Learned Step Size Quantization") and rounded to float16 in every step,
+as in the file. BN is not folded during training, and its statistics are re-estimated at the end: depthwise
+weights of few bits oscillate between two codes, which makes the running averages wrong (Nagel et al. 2022,
+"Overcoming Oscillations in Quantization-Aware Training"). A checkpoint stores the rounded weights under the
+usual names, and `scales`; quantize.py stores these codes and scales unchanged.
 """
 
 from argparse import ArgumentTypeError
@@ -49,17 +49,18 @@ def parse_bits(text):
 
 
 def scheme_of(settings):
-    """The Scheme by which the settings of a training round its weights."""
+    """The Scheme that the weights are rounded by in training."""
     return Scheme(settings.qat_bits, settings.qat_granularity, "mse", overrides=settings.qat_overrides)
 
 
 class LearnedStep(nn.Module):
-    """Parametrization of a weight: rounded to `bits`, its scales starting where the squared error is least.
+    """Parametrization of a weight: rounded to `bits`, with scales that start at the least squared error.
 
-    Learned is the logarithm of the scale: a step of Adam has the same size whatever the gradient's, so it
-    changes every scale by the same fraction and cannot turn its sign (Jain et al. 2020, "Trained Quantization
-    Thresholds"). Rounding passes gradients as if it were not there, and clamping none, so that the gradients
-    are those of Esser et al. 2020, equations 3 and 5, with their factor 1 / sqrt(count * highest code).
+    The logarithm of the scale is learned: an Adam step does not depend on the gradient's size, so it changes
+    every scale by the same factor and cannot change its sign (Jain et al. 2020, "Trained Quantization
+    Thresholds"). Rounding uses the straight-through estimator, and clamped weights get no gradient, so the
+    gradients are those of Esser et al. 2020, equations 3 and 5, with their factor
+    1 / sqrt(count * highest code).
     """
 
     def __init__(self, weight, bits, granularity):
@@ -68,7 +69,7 @@ class LearnedStep(nn.Module):
         self.log_scale = nn.Parameter(mse_scale(weight, bits, granularity).log())
 
     def scale(self):
-        """The scales (1,) or (out_channels,) as float32 that float16 holds exactly: what a file stores."""
+        """The scales (1,) or (out_channels,) as float32 values that float16 represents exactly, as stored."""
         return self.log_scale.detach().exp().clamp(SMALLEST, LARGEST).half().float()
 
     def forward(self, weight):
@@ -77,7 +78,7 @@ class LearnedStep(nn.Module):
         scale = self.scale() + factor * (free - free.detach())
         scale = scale.view(-1, *[1] * (weight.ndim - 1))
         ratio = (weight / scale).clamp(low, high)
-        return (ratio.round() + (ratio - ratio.detach())) * scale  # adding 0 changes no value
+        return (ratio.round() + (ratio - ratio.detach())) * scale  # adds 0, with the gradient of `ratio`
 
 
 def fake_quantize(network, scheme):
@@ -111,7 +112,9 @@ def quantized_state(network):
 
 
 def reestimate_bn(network, photos, preprocessing, settings, device):
-    """BN statistics of one pass over the training photos, as views of the kind that the training saw."""
+    """Re-estimate BN statistics in one pass over the training photos, augmented as in training; returns the
+    network in eval mode.
+    """
     torch.manual_seed(settings.seed)  # dropout is active, as in training
     views, augmentation = torch.Generator().manual_seed(settings.seed), AUGMENTATIONS[settings.augment]
     size = min(settings.batch_size, len(photos))
@@ -130,12 +133,10 @@ def reestimate_bn(network, photos, preprocessing, settings, device):
 
 
 def finish(path, training, settings, device):
-    """Write the best epoch's checkpoint again with BN statistics re-estimated; the same again if it is done
-    already.
-    """
+    """Rewrite the best epoch's checkpoint with re-estimated BN statistics; repeating this changes nothing."""
     model = load_model(path)
     if not model.scales:
-        raise UserError(f"{path} holds no scales of a quantization-aware training; choose another --out")
+        raise UserError(f"{path} holds no scales of quantization-aware training; choose another --out")
     network = model.build().to(device, memory_format=torch.channels_last)
     network = reestimate_bn(network, training, model.description.preprocessing, settings, device)
     write_checkpoint(path, model.description, network.state_dict(), scales=model.scales)
@@ -143,10 +144,10 @@ def finish(path, training, settings, device):
 
 @torch.no_grad()
 def fold_into_scales(network, scales):
-    """Fold BN in place where it follows a weight on a grid per channel; returns the scales after that.
+    """Fold BN in place where it follows a weight with one scale per channel; returns the new scales.
 
-    scale' = float16(scale * gamma / sqrt(var + eps)), which may be negative; the codes stay, and the bias is
-    that of the gain which the rounded scale' stands for. `network` is a plain one with rounded weights.
+    scale' = float16(scale * gamma / sqrt(var + eps)), which can be negative. The codes do not change, and the
+    bias is computed with the gain of the rounded scale'. `network` is a plain network with rounded weights.
     """
     scales = dict(scales)
     codes = {
@@ -162,7 +163,7 @@ def fold_into_scales(network, scales):
             folded = gain.clamp(-LARGEST, LARGEST).half().float()
             folded = torch.where(
                 folded == 0, SMALLEST, folded
-            )  # so that the codes can be read off the weights
+            )  # so that the codes can be recovered from the weights
             norm.weight.copy_(folded.double() / scale.double() * deviation)
             scales[name] = bits, folded
     fold(network)

@@ -1,7 +1,8 @@
-"""How a network is trained: every hyperparameter with its default and limits, the optimizer, the schedule of
-the learning rate, the averaged weights, and the step that uses them.
+"""How a network is trained: every hyperparameter with its default and limits, the optimizer, the learning
+rate schedule, the exponential moving average (EMA) of the weights, and the optimizer step.
 
-A new hyperparameter is one field of `Settings`: `--recipe KEY=VALUE` of all training scripts knows it then.
+To add a hyperparameter, add a field to `Settings`: `--recipe KEY=VALUE` of all training scripts then accepts
+it.
 """
 
 import dataclasses
@@ -19,9 +20,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from compression.command_line import UserError, number
 from compression.data.augmentation import AUGMENTATIONS
 
-# precision -> what forward passes are computed in
+# precision -> data type of the forward pass
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What a stage does otherwise than Settings says, below; "sgd" holds wherever that optimizer is chosen.
+# Defaults of a script that differ from those of Settings; "sgd" applies wherever that optimizer is chosen.
 DEFAULTS = {
     "train_student.py": {},
     "train_kd.py": {"epochs": 120, "lr": 5e-3, "label_smoothing": 0.0},
@@ -32,7 +33,7 @@ DEFAULTS = {
 
 
 def setting(default, check, text):
-    """A field of a recipe: its default, what converts and checks the text of a command line, and its help."""
+    """A field of a recipe: its default, the argparse type that converts and checks its text, and its help."""
     return dataclasses.field(default=default, metadata={"check": check, "help": text})
 
 
@@ -53,67 +54,65 @@ PIXELS_OR_0 = number(int, 0, 4096)
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the outcome of a run, besides the network and the photos."""
+    """All settings that decide the result of a run, besides the network and the photos."""
 
     epochs: int = 60
     batch_size: int = setting(64, number(int, 2), "photos per step")
     optimizer: str = setting("adamw", one_of("adamw", "sgd"), "adamw, or sgd with Nesterov momentum 0.9")
     schedule: str = setting(
-        "cosine", one_of("cosine", "constant"), "cosine: half a cosine down to 0, after a warm-up"
+        "cosine", one_of("cosine", "constant"), "of the learning rate; cosine: warm-up, then a cosine to 0"
     )
     lr: float = setting(
-        2e-3, number(float, 0, open_low=True), "peak learning rate (with --qat-bits: 0.0005; of sgd: 0.1)"
+        2e-3, number(float, 0, open_low=True), "peak learning rate (with --qat-bits: 0.0005; sgd: 0.1)"
     )
     weight_decay: float = setting(0.05, number(float, 0), "not applied to BN and biases")
     label_smoothing: float = setting(0.1, number(float, 0, 0.99), "probability spread over all classes")
-    ema: float = setting(0.998, number(float, 0, 0.99999), "decay per step of the averaged weights; 0 = off")
-    augment: str = setting(
-        "standard", one_of(*AUGMENTATIONS), f"strength of the random views: {', '.join(AUGMENTATIONS)}"
-    )
-    mixup: float = setting(0.0, number(float, 0, 0.5), "mix up to this share of another photo into each view")
+    ema: float = setting(0.998, number(float, 0, 0.99999), "decay per step of the weights' EMA; 0 = off")
+    augment: str = setting("standard", one_of(*AUGMENTATIONS), f"augmentation: {', '.join(AUGMENTATIONS)}")
+    mixup: float = setting(0.0, number(float, 0, 0.5), "largest share of another photo mixed into a view")
     view_size: int = setting(
         0,
         PIXELS_OR_0,
-        "pixels of the random views; 0 = the input size, or what a trained network was trained on. "
-        "Random crops enlarge what they show, so about three quarters of --size fit it, and cost half "
-        "(Touvron et al. 2019)",
+        "size of the random views in pixels; 0 = the input size, or the view size of --init. Random crops "
+        "enlarge objects, so about three quarters of --size matches the size of objects in whole photos, at "
+        "half the cost (Touvron et al. 2019)",
     )
     views: int = setting(
         0,
         number(int, 0, 1000),
-        "fixed views per photo, which the epochs take turns with; teacher outputs for them are computed once "
-        "and cached. 0 = new views every epoch",
+        "fixed random views per photo, one per epoch in turn, so that teacher outputs are computed once and "
+        "cached; 0 = new views every epoch",
     )
-    warmup: float = setting(0.05, number(float, 0, 1), "share of all steps in which the learning rate rises")
+    warmup: float = setting(0.05, number(float, 0, 1), "share of all steps used for learning rate warm-up")
     gamma_l1: float = setting(
         0.0,
         number(float, 0),
-        "weight of sum |gamma| over all BNs (Liu et al. 2017), so that gamma ranks channels for prune.py; "
-        "try 0.0001",
+        "weight of the L1 penalty on BN gammas (Liu et al. 2017), by which prune.py ranks channels; try "
+        "0.0001",
     )
-    clip: float = setting(5.0, number(float, 0, open_low=True), "largest norm of a gradient")
+    clip: float = setting(5.0, number(float, 0, open_low=True), "largest gradient norm")
     class_weights: str = setting(
         "none",
         one_of("none", "balanced"),
-        "balanced: labels of rare classes count more, n / (classes * photos of the class), and balanced "
-        "accuracy picks the best epoch",
+        "balanced: weight classes by n / (classes * photos of the class), and pick the best epoch by "
+        "balanced accuracy",
     )
     keep_epoch: int = setting(
-        0, number(int, 0), "also keep the weights after this epoch, in epochN.pt, for prune.py --mode rewind"
+        0, number(int, 0), "also save the weights after this epoch as epochN.pt, for prune.py --mode rewind"
     )
-    qat_bits: int = 0  # of weights that are rounded in every step (see qat.py); 0 = off
+    qat_bits: int = 0  # bits of the weights in quantization-aware training (see qat.py); 0 = off
     qat_overrides: dict = dataclasses.field(default_factory=dict)  # layer -> other bits
     qat_granularity: str = setting(
-        "channel", one_of("tensor", "channel"), "with --qat-bits: one scale a layer, or one an output channel"
+        "channel", one_of("tensor", "channel"), "with --qat-bits: one scale per layer or per output channel"
     )
     precision: str = setting(
-        "fp32", one_of("auto", "fp32", "bf16", "fp16"), "auto: bf16 or fp16 where the hardware gains from it"
+        "fp32", one_of("auto", "fp32", "bf16", "fp16"), "auto: bf16 or fp16 where this is faster"
     )
     seed: int = 0
 
 
 def defaults_of(script, qat=False, chosen=None):
-    """The default settings of a script. chosen: what the command line says, since sgd wants others."""
+    """The default settings of a script. chosen: the given settings, since sgd has other defaults."""
     sgd = DEFAULTS["sgd"] if (chosen or {}).get("optimizer") == "sgd" else {}
     return {"precision": "auto", **DEFAULTS[script], **(DEFAULTS["qat"] if qat else {}), **sgd}
 
@@ -127,8 +126,8 @@ def recipe_fields(*groups, without=()):
 def parse_recipe(texts, fields):
     """`--recipe` options: ["lr=0.005", "augment=medium"] -> {"lr": 0.005, "augment": "medium"}.
 
-    fields: from `recipe_fields`. Of a key that is given twice, the last value counts. Raises UserError for an
-    unknown key, naming the nearest one, and for a value out of its limits.
+    fields: from `recipe_fields`. If a key is given twice, the last value is used. Raises UserError for an
+    unknown key, naming the nearest one, and for a value outside its limits.
     """
     chosen = {}
     for text in texts:
@@ -141,7 +140,7 @@ def parse_recipe(texts, fields):
         try:
             chosen[key] = fields[key].metadata["check"](value)
         except ArgumentTypeError as error:
-            raise UserError(f"--recipe {text}: {error}; --recipe help lists what there is") from None
+            raise UserError(f"--recipe {text}: {error}; --recipe help describes all keys") from None
     return chosen
 
 
@@ -156,7 +155,7 @@ def recipe_help(fields, defaults):
         )
         for key, name in names.items()
     ]
-    return "\n".join(["--recipe KEY=VALUE [KEY=VALUE ...], with the defaults:", *wrapped])
+    return "\n".join(["--recipe KEY=VALUE [KEY=VALUE ...], with defaults:", *wrapped])
 
 
 def add_recipe(parser, script, *groups, without=()):
@@ -167,16 +166,16 @@ def add_recipe(parser, script, *groups, without=()):
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="other settings of the training, e.g. lr=0.005 augment=medium; `--recipe help` lists them",
+        help="other training settings, e.g. lr=0.005 augment=medium; `--recipe help` lists all",
     )
     parser.set_defaults(script=script, recipe_fields=recipe_fields(Settings, *groups, without=without))
 
 
 def read_recipe(parser, argv=None):
-    """The parsed options of a parser with `add_recipe`: every key of the recipe is an attribute of them, and
-    `chosen` holds those that were given.
+    """The parsed options of a parser with `add_recipe`: every key of the recipe is an attribute, and `chosen`
+    holds the keys that were given.
 
-    Prints the table and exits where `--recipe help` is asked for, which needs no other argument.
+    `--recipe help` prints the table and exits; it needs no other argument.
     """
     words = sys.argv[1:] if argv is None else list(map(str, argv))
     if any(pair == ("--recipe", "help") for pair in zip(words, words[1:])):
@@ -193,7 +192,7 @@ def read_recipe(parser, argv=None):
     return options
 
 
-# ---------------------------------------------------------------- what the settings mean
+# ---------------------------------------------------------------- from settings to training
 
 
 def warmup_cosine(step, warmup_steps, total_steps):
@@ -205,7 +204,7 @@ def warmup_cosine(step, warmup_steps, total_steps):
 
 
 def build_schedule(optimizer, settings, steps_per_epoch):
-    """The learning rate step by step, as settings.schedule says."""
+    """The learning rate scheduler for settings.schedule, stepped once per batch."""
     total = settings.epochs * steps_per_epoch
     warmup, constant = max(1, round(settings.warmup * total)), settings.schedule == "constant"
     return torch.optim.lr_scheduler.LambdaLR(
@@ -214,14 +213,14 @@ def build_schedule(optimizer, settings, steps_per_epoch):
 
 
 def parameter_groups(network, weight_decay):
-    """Weight decay for weights of two dimensions and more; none for biases and BN."""
+    """Parameter groups: weight decay for weights of two or more dimensions, none for biases and BN."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     decayed, plain = ([one for one in parameters if (one.ndim >= 2) == wide] for wide in (True, False))
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 def build_optimizer(network, settings):
-    """AdamW, or SGD with Nesterov momentum 0.9, fused: one pass over all parameters."""
+    """AdamW, or SGD with Nesterov momentum 0.9; fused, in one pass over all parameters."""
     groups = parameter_groups(network, settings.weight_decay)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
@@ -229,14 +228,14 @@ def build_optimizer(network, settings):
 
 
 def gammas_of(network):
-    """The gamma of every BN: what settings.gamma_l1 penalises."""
+    """The gamma of every BN, for the penalty settings.gamma_l1."""
     norms = (nn.BatchNorm1d, nn.BatchNorm2d)
     return [module.weight for module in network.modules() if isinstance(module, norms)]
 
 
 def optimise(loss, network, optimizer, scaler, settings, gammas=()):
-    """One step of the optimizer on a scalar loss, to which the penalty on the gammas is added."""
-    # the penalty is not in the loss that is logged: runs stay comparable
+    """One optimizer step on a scalar loss plus the penalty on the gammas."""
+    # the penalty is not part of the logged loss, so that runs are comparable
     penalty = settings.gamma_l1 * sum(gamma.abs().sum() for gamma in gammas)
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss + penalty).backward()
@@ -248,11 +247,11 @@ def optimise(loss, network, optimizer, scaler, settings, gammas=()):
 
 @torch.no_grad()
 def average_weights(averaged, network, decay):
-    """One step of the exponential moving average of weights and buffers, into an `AveragedModel`; the first
-    one copies them.
+    """Update the exponential moving average of weights and buffers in an `AveragedModel`; the first call
+    copies them.
 
-    What its `update_parameters` does with `get_ema_multi_avg_fn`, except that the counter stays on the CPU:
-    copying that to the GPU, where nothing needs it, would wait for the GPU in every step.
+    The same as its `update_parameters` with `get_ema_multi_avg_fn`, but the counter remains on the CPU:
+    copying it to the GPU would wait for the GPU in every step.
     """
     update = get_ema_multi_avg_fn(decay if averaged.n_averaged > 0 else 0.0)
     groups = {}
