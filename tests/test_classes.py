@@ -78,11 +78,13 @@ def test_what_looks_the_same_is_shown_with_escapes_and_what_does_not_is_shown_pl
 
 
 def test_two_names_of_one_class_are_refused_and_exact_names_come_first():
-    with pytest.raises(UserError, match="classes a-b and a_b of the photos are one class of the model m"):
+    with pytest.raises(
+        UserError, match="classes a-b and a_b of the photos are the same class of the model m"
+    ):
         matched(["a-b", "a_b"], ["c", "a/b"])
     assert matched(["a-b", "a_b"], ["a_b", "a-b"]) == (1, 0)
     with pytest.raises(
-        UserError, match="a-b and a_b are one class of the folders; put their photos into one"
+        UserError, match="a-b and a_b are the same class of the folders; put their photos into one"
     ):
         in_class_order(["a-b", "a_b", "c"], "the folders")
 
@@ -175,7 +177,7 @@ def test_two_folders_of_one_class_are_refused(tmp_path):
     folders(tmp_path, "tea", unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café"))
     with pytest.raises(
         UserError,
-        match=r"'cafe\\u0301' .*'caf\\xe9' are one class of the class folders of .*; put their photos",
+        match=r"'cafe\\u0301' .*'caf\\xe9' are the same class of the class folders of .*; put their photos",
     ):
         list_labelled(tmp_path, "training")
 
@@ -361,7 +363,7 @@ def test_a_bare_teacher_is_matched_by_position_and_that_is_told(tmp_path, capsys
         read_teacher(tmp_path / "t.bin", ("tea", "rice", "soup"), torch.device("cpu"), size=32).order is None
     )
     assert (
-        f"the teacher {tmp_path / 't.bin'} are taken to be in the same order, tea, rice, soup"
+        f"the teacher {tmp_path / 't.bin'} are assumed to be in the same order, tea, rice, soup"
         in capsys.readouterr().err
     )
 

@@ -223,7 +223,7 @@ def test_a_validation_csv_beside_the_training_csv_is_the_validation_part(drawn, 
     write(tmp_path / "validation.csv", "label,feature", labels, pictures)
     assert len(list_labelled(tmp_path / "train.csv", "training")) == 210
     assert np.array_equal(list_labelled(tmp_path / "train.csv", "validation", FACE_CLASSES).faces, pictures)
-    with pytest.raises(UserError, match="at once"):
+    with pytest.raises(UserError, match="both training and validation"):
         list_labelled(tmp_path / "validation.csv", "training")
 
 
@@ -544,23 +544,26 @@ FACE = " ".join(["7"] * 2304)
     "content, message",
     [
         (b"", "no header in its first line"),
-        (b"label,feature\n", "has a header and no faces"),
-        (f"id,feature\n0,{FACE}\n".encode(), "the header 'id,feature' and label,feature is needed"),
+        (b"label,feature\n", "has a header but no faces"),
+        (f"id,feature\n0,{FACE}\n".encode(), "the header 'id,feature' instead of label,feature"),
         (f"0,{FACE}\n".encode(), "the header '0,7 7"),
         (f"label,feature\n0,{FACE}\n".encode(), "no class with ten faces"),
         (
             f"label,feature\n0,{FACE}\n1,{FACE} 7\n".encode(),
-            "line 3, has 2,305 pixels and a face has 48 x 48 = 2,304",
+            "line 3, has 2,305 pixels instead of 48 x 48 = 2,304",
         ),
         (f"label,feature\n\n0,{FACE[:-2]}\n".encode(), "line 3, has 2,303 pixels"),
         (b"label,feature\n0,\n", "line 2, has 0 pixels"),
-        (f"label,feature\n0,256{FACE[1:]}\n".encode(), "line 2, has a pixel of 256"),
-        (f"label,feature\n0,-1{FACE[1:]}\n".encode(), "line 2, has a pixel of -1"),
-        (f"label,feature\n0,{2**64 + 7}{FACE[1:]}\n".encode(), "line 2, has a pixel of 9223372036854775807"),
-        (f"label,feature\n0,7.5{FACE[1:]}\n".encode(), "line 2, has a pixel that is no whole number"),
-        (f"label,feature\n0,{FACE[:-1]}x\n".encode(), "line 2, has a pixel that is no whole number"),
-        (f"label,feature\n0,{FACE},Training\n".encode(), "line 2, has a pixel that is no whole number"),
-        (f"label,feature\n7,{FACE}\n".encode(), "line 2, has the label '7' and the classes are 0 to 6"),
+        (f"label,feature\n0,256{FACE[1:]}\n".encode(), "line 2, has the grey value 256"),
+        (f"label,feature\n0,-1{FACE[1:]}\n".encode(), "line 2, has the grey value -1"),
+        (
+            f"label,feature\n0,{2**64 + 7}{FACE[1:]}\n".encode(),
+            "line 2, has the grey value 9223372036854775807",
+        ),
+        (f"label,feature\n0,7.5{FACE[1:]}\n".encode(), "line 2, has a pixel that is not a whole number"),
+        (f"label,feature\n0,{FACE[:-1]}x\n".encode(), "line 2, has a pixel that is not a whole number"),
+        (f"label,feature\n0,{FACE},Training\n".encode(), "line 2, has a pixel that is not a whole number"),
+        (f"label,feature\n7,{FACE}\n".encode(), "line 2, has the label '7', which is not 0 to 6"),
         (f"label,feature\n-1,{FACE}\n".encode(), "line 2, has the label '-1'"),
         (f"label,feature\n,{FACE}\n".encode(), "line 2, has the label ''"),
         (f"label,feature\nhappy,{FACE}\n".encode(), "line 2, has the label 'happy'"),
@@ -596,16 +599,16 @@ def test_a_bad_training_csv_is_refused(refused, tmp_path, content, message):
 @pytest.mark.parametrize(
     "content, flags, message",
     [
-        (f"label,feature\n0,{FACE}\n", [], "the header 'label,feature' and id,feature is needed"),
-        ("id,feature\n", [], "has a header and no faces"),
+        (f"label,feature\n0,{FACE}\n", [], "the header 'label,feature' instead of id,feature"),
+        ("id,feature\n", [], "has a header but no faces"),
         (
             f"id,feature\n4,{FACE}\n5,{FACE}\n4,{FACE}\n",
             [],
-            "line 4, has the id 4, which an earlier line has too",
+            "line 4, has the id 4, which an earlier line also has",
         ),
-        (f"id,feature\n04,{FACE}\n4,{FACE}\n", [], "line 3, has the id 4, which an earlier line has too"),
-        (f"id,feature\na,{FACE}\n", [], "line 2, has the id 'a', which is no whole number"),
-        (f"id,feature\n,{FACE}\n", [], "the id '', which is no whole number"),
+        (f"id,feature\n04,{FACE}\n4,{FACE}\n", [], "line 3, has the id 4, which an earlier line also has"),
+        (f"id,feature\na,{FACE}\n", [], "line 2, has the id 'a', which is not a whole number"),
+        (f"id,feature\n,{FACE}\n", [], "the id '', which is not a whole number"),
         (f"id,feature\n,{FACE}\n", ["--ids", "names"], "the id '', which is empty"),
         (f"id,feature\n0,{FACE} 1\n", [], "line 2, has 2,305 pixels"),
     ],

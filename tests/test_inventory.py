@@ -74,7 +74,7 @@ def test_a_training_class_without_a_readable_photo_is_an_error_and_a_validation_
     photo(root / "training/tea/0.jpg", 5)
     (root / "validation/soup/0.jpg").unlink()
     (root / "validation/soup/1.jpg").write_bytes(b"no photo")
-    assert "no readable photo of 1 of 2 classes (soup): the validation accuracy says nothing" in told(root)
+    assert "no readable photo of 1 of 2 classes (soup): the validation accuracy does not cover" in told(root)
 
 
 def test_copies_of_training_photos_in_validation_are_counted_by_content(tmp_path):
@@ -84,16 +84,16 @@ def test_copies_of_training_photos_in_validation_are_counted_by_content(tmp_path
     text = told(root)
     assert (
         "1 of 5 validation photos are copies" in text
-        and "validation/soup/other name.jpg, which is training/soup/1.jpg" in text
+        and "validation/soup/other name.jpg, a copy of training/soup/1.jpg" in text
     )
-    assert "under another label" not in text
+    assert "with another label" not in text
 
 
 def test_one_photo_under_two_labels_is_warned_about_on_either_side(tmp_path):
     root = tree(tmp_path, soup=(3, 1), tea=(3, 1))
     shutil.copy(root / "training/soup/2.jpg", root / "training/tea/7.jpg")
     shutil.copy(root / "training/soup/0.jpg", root / "validation/tea/8.jpg")
-    assert "2 photos are also there under another label" in told(root)
+    assert "2 photos also appear with another label" in told(root)
 
 
 def test_photos_that_differ_in_one_pixel_are_no_copies():

@@ -137,7 +137,7 @@ def test_the_normalisation_that_is_better_on_validation_photos_is_taken_and_told
             (found, name) == (wanted, better)
             and "0.9000" in told
             and "0.1000" in told
-            and f"{better} is taken" in told
+            and f"{better} is used" in told
         )
     asked = []
     found, name = choose_normalisation(
@@ -179,7 +179,7 @@ def test_a_file_that_says_its_normalisation_cannot_be_given_another(small_model,
         ("evaluate.py", small_model, toy),
         ("quantize.py", small_model, tmp_path / "out.bin"),
     ):
-        assert "says how photos are normalised" in refused(*command, "--normalisation", "imagenet")
+        assert "states how photos are normalised" in refused(*command, "--normalisation", "imagenet")
 
 
 def test_what_is_chosen_travels_with_the_file_and_what_is_assumed_does_not(toy, call, tmp_path):

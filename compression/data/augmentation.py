@@ -1,10 +1,10 @@
-"""Random views of whole uint8 batches, on the training device, with parameters drawn for every photo.
+"""Augmentation of whole uint8 batches on the training device, with random parameters for every photo.
 
-The geometry (crop, flip, rotation, the size of the view) is one affine sampling, the colours (brightness,
-contrast, saturation, hue) and the normalisation are one 3x3 matrix and offset per photo: two passes over
-the pixels in all. Reading, augmenting and normalising costs about a tenth of a training step
-(results/data_path.json). Photos in the field come at every resolution; where the training photos do not, some
-can be blurred to a lower one first. Grey photos take the same views.
+The geometry (crop, flip, rotation, view size) is one affine sampling. The colours (brightness, contrast,
+saturation, hue) and the normalisation are one 3x3 matrix and offset per photo. This makes two passes over the
+pixels. Reading, augmenting and normalising takes about a tenth of a training step (results/data_path.json).
+If the training photos are all sharp, some can be blurred first, since other photos have any resolution. Grey
+photos are augmented the same way.
 """
 
 import math
@@ -15,19 +15,19 @@ import torch.nn.functional as F
 
 from compression.data.transfer import constant, send
 
-BLURS = (1.0, 0.75, 0.625, 0.5)  # what of the resolution may be left; the first is what is not blurred
+BLURS = (1.0, 0.75, 0.625, 0.5)  # remaining resolution by blur level; level 0 is not blurred
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's and torchvision's grey conversion
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges that random views are drawn from.
+    """Ranges of the random parameters.
 
     scale: area of the crop as a fraction of the photo, uniform. ratio: aspect ratio of the crop
     (log-uniform in [1/ratio, ratio]). flip: probability of a mirror image. degrees: rotation, uniform
     in +-degrees; corners beyond the photo are reflected. brightness, contrast, saturation: factors,
     uniform in [1 - x, 1 + x]. hue: shift in turns, uniform in +-hue. blur: share of the photos that are
-    first scaled down to one of BLURS and up again, as a thumbnail would be.
+    first scaled down to one of BLURS and up again, like an enlarged thumbnail.
     """
 
     scale: tuple = (0.35, 1.0)
@@ -84,33 +84,33 @@ class Augmentation:
 
     @staticmethod
     def apply(photos, preprocessing, parameters, size=None):
-        """The views that `parameters` (from `draw`) describe, as above."""
+        """The views of `__call__`, with given `parameters` (from `draw`)."""
         *parameters, blur = parameters
         affine, colour, contrast = (send(values, photos.device) for values in parameters)
         images = _blurred(photos.permute(0, 3, 1, 2).float(), blur)
         grid = _grid(affine, *((size, size) if size else images.shape[2:]))
         views = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
-        # contrast blends with the view's mean grey, taken after brightness and saturation
+        # contrast blends with the view's mean grey after brightness and saturation
         luma, mean, std = (
             constant(values, photos.device) for values in (LUMA, preprocessing.mean, preprocessing.std)
         )
-        if preprocessing.channels == 1:  # a grey pixel is R = G = B, which saturation and hue leave as it is
+        if preprocessing.channels == 1:  # a grey pixel is R = G = B: saturation and hue do not change it
             luma, colour = luma.sum(0, keepdim=True), colour[:, :1].sum(2, keepdim=True)
         grey = (colour @ views.mean((2, 3)).unsqueeze(2)).squeeze(2) @ luma / contrast
         offset = (grey * (1 - contrast)).view(-1, 1, 1) / (255 * std.view(-1, 1)) - (mean / std).view(-1, 1)
         views = torch.baddbmm(offset, colour / (255 * std.view(-1, 1)), views.flatten(2))
         for channel, (centre, spread) in enumerate(zip(preprocessing.mean, preprocessing.std)):
-            # to [0, 1] before the normalisation; faster than with tensors as bounds
+            # clamps to [0, 1] in units before normalisation; faster than with tensors as bounds
             views[:, channel].clamp_(-centre / spread, (1 - centre) / spread)
         return views.unflatten(2, grid.shape[1:3]).contiguous(memory_format=torch.channels_last)
 
 
 def _blurred(images, blur):
-    """Images (N, C, H, W), those with blur > 0 scaled down to BLURS[blur] of their size and up again, in
+    """Images (N, C, H, W); those with blur > 0 are scaled down to BLURS[blur] of their size and up again, in
     place.
 
-    blur: int64 (N,) on the CPU, so that a GPU need not be waited for to know which they are.
+    blur: int64 (N,) on the CPU, so that reading it does not wait for the GPU.
     """
     for level in blur.unique().tolist():
         if level:
@@ -126,7 +126,7 @@ def _blurred(images, blur):
 
 
 def _grid(affine, height, width):
-    """torch's affine_grid(align_corners=False), but faster: x and y lie in planes, not in pairs."""
+    """torch's affine_grid(align_corners=False), but faster: x and y are separate planes, not pairs."""
     x = (torch.arange(width, device=affine.device) * 2 + 1) / width - 1
     y = (torch.arange(height, device=affine.device) * 2 + 1) / height - 1
     rows = affine[:, :, 1, None] * y + affine[:, :, 2, None]

@@ -1,11 +1,11 @@
-"""Class names: which names mean the same class, and where a model's classes are among those of its data.
+"""Class names: which names mean the same class, and how the classes of a model and of data correspond.
 
     from compression.data.classes import match
     match(["Soup", "Noodles-Pasta"], "the photos", ["Noodles/Pasta", "Soup"], "the model", "rename them")   #
     (1, 0)
 
-A label is a position, and two files may have the same classes in another order: everywhere that data meets a
-model, or a teacher its student, positions come from here.
+A label is a position in a list of names, and two files can have the same classes in a different order. This
+module matches them, for a model and its data and for a teacher and its student.
 """
 
 import difflib
@@ -30,13 +30,13 @@ FOOD11_CLASSES = (
 
 
 def whole_number(text):
-    """A non-negative whole number in plain digits, at most 255 as in a file's name, or None."""
+    """A non-negative whole number of at most 255 ASCII digits (as in a file name), or None."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 255 else None
 
 
 def canonical(name):
-    """What equal names have in common: Unicode NFC, no spaces around, `-` and `_` as `/`, numbers without
-    leading zeros.
+    """A name in the form in which names are compared: Unicode NFC, no spaces around, `-` and `_` as `/`,
+    numbers without leading zeros.
     """
     name = unicodedata.normalize("NFC", name).strip().replace("-", "/").replace("_", "/")
     number = whole_number(name)
@@ -47,7 +47,7 @@ _FOOD11 = tuple(map(canonical, FOOD11_CLASSES))
 
 
 def unnamed(count):
-    """The names of classes that have none: "class 0", "class 1", ..."""
+    """Names for classes without names: "class 0", "class 1", ..."""
     return tuple(f"class {label}" for label in range(count))
 
 
@@ -57,10 +57,9 @@ def is_food11(names):
 
 
 def class_numbers(names):
-    """The number that each name stands for: "3" and "class 3" are 3, and so is "Egg" where all classes are
-    Food-11's.
+    """The class number of each name: 3 for "3" and "class 3", and for "Egg" if all classes are Food-11's.
 
-    None where the names stand for no numbers, or not for 0 to n-1.
+    None if the names are not numbers 0 to n-1 in one of these forms.
     """
     keys = list(map(canonical, names))
     for known in (_FOOD11, tuple(map(str, range(len(keys)))), unnamed(len(keys))):
@@ -70,30 +69,30 @@ def class_numbers(names):
 
 
 def in_class_order(names, whose):
-    """Names of folders in the order of their labels: by number where they stand for numbers, whole numbers by
-    value, else as text.
+    """Names of folders in the order of their labels: by class number, else by value if all are whole numbers,
+    else as text.
 
-    Raises UserError for two names of one class; whose: what has these classes, for that sentence.
+    Raises UserError for two names of the same class; whose: the owner of the classes, for the message.
     """
     found = {}
     for name in names:
         if found.setdefault(canonical(name), name) != name:
             raise UserError(
-                f"{_shown(found[canonical(name)])} and {_shown(name)} are one class of {whose}; put their "
-                "photos into one of them"
+                f"{_shown(found[canonical(name)])} and {_shown(name)} are the same class of {whose}; put "
+                "their photos into one folder"
             )
     numbers = class_numbers(names) or [whole_number(name.strip()) for name in names]
     return sorted(names) if None in numbers else [name for _, name in sorted(zip(numbers, names))]
 
 
 def match(names, whose, others, whose_others, advice, log=None):
-    """The position in `others` of each of `names`, as a tuple; `names` need not be all of them.
+    """The position in `others` of each of `names`, as a tuple; `others` can have more classes.
 
-    Names are compared as `canonical` has them. Where one side has numbers ("3", "class 3") or Food-11's names
-    and the other side the other, classes are matched by number, and classes without names by their position:
-    either is an assumption, for which `log` gets one sentence (default: a line on stderr).
-    whose, whose_others, advice: for the sentences. Raises UserError for a class that `others` lack, and for
-    two names of one class.
+    Names are compared in `canonical` form. If one side has numbers ("3", "class 3") and the other side
+    Food-11's names, classes are matched by number. Classes without names are matched by position. Both are
+    assumptions, and `log` gets a sentence about them (default: a line on stderr).
+    whose, whose_others, advice: for the messages. Raises UserError for a class that is not in `others`, and
+    for two names of the same class.
     """
     log = log or (lambda text: print(text, file=sys.stderr))
     positions = {canonical(name): position for position, name in enumerate(others)}
@@ -113,22 +112,20 @@ def match(names, whose, others, whose_others, advice, log=None):
     ]
     if None in found and len(names) == len(others) and unnamed(len(names)) in (tuple(names), tuple(others)):
         log(
-            f"note: the {len(names)} classes of {whose} and of {whose_others} are taken to be in the same "
-            "order, "
-            f"{_listed(names)}, because one of them has no names"
+            f"note: the {len(names)} classes of {whose} and of {whose_others} are assumed to be in the same "
+            f"order, {_listed(names)}, because one of them has no names"
         )
         return tuple(range(len(names)))
     for name, position in zip(names, found):
         if position is None:
             raise UserError(
                 f"class {_shown(name, others)} of {whose} ({_listed(names)}) is none of the classes of "
-                f"{whose_others} "
-                f"({_listed(others)}); {advice}"
+                f"{whose_others} ({_listed(others)}); {advice}"
             )
         if found.index(position) != names.index(name):
             raise UserError(
                 f"classes {_shown(names[found.index(position)])} and {_shown(name)} of {whose} "
-                f"are one class of {whose_others}; {advice}"
+                f"are the same class of {whose_others}; {advice}"
             )
     if assumed:
         food = is_food11(others) or canonical(assumed[0]) in _FOOD11
@@ -144,7 +141,7 @@ def _listed(names):
 
 
 def _shown(name, others=()):
-    """A name, and the one of `others` that it nearly is; both with escapes where they may look the same."""
+    """A name and the most similar one of `others`; also with escapes, since names can look alike."""
     near = difflib.get_close_matches(name, others, 1)
     if (name + "".join(near)).isascii():
         return name + "".join(f" (close to {other})" for other in near)

@@ -1,8 +1,8 @@
-"""What a training is about to use: photos per class and split, and what is wrong with them.
+"""A check of the photos before training: a table per class and split, and warnings about problems.
 
     check_photos(training_listing, training, validation_listing, validation)
 
-prints one table and warnings on stderr, or raises UserError for a class that cannot be trained.
+prints the table and warnings on stderr, or raises UserError for a class without training photos.
 """
 
 import sys
@@ -12,16 +12,16 @@ import pandas as pd
 
 from compression.command_line import UserError
 
-SHOWN_CLASSES = 20  # of more classes only the smallest and the largest are listed
-STEP = 8  # pixels between those by which equal photos are looked for
+SHOWN_CLASSES = 20  # with more classes, only the smallest and the largest are listed
+STEP = 8  # every STEP-th pixel is compared first when looking for copies
 
 
 def check_photos(training_listing, training, validation_listing, validation, log=None):
-    """Print photos per class and split: read, of these truncated, and left out; warn of copies and of
-    contradictory labels.
+    """Print the photos per class and split: read, truncated (also counted as read), and left out; warn about
+    copies and contradictory labels.
 
     training, validation: the PhotoSets of the two Listings. Raises UserError for a training class without a
-    photo that can be read.
+    readable photo.
     """
     log = log or (lambda text: print(text, file=sys.stderr))
     names = training.class_names
@@ -42,24 +42,23 @@ def check_photos(training_listing, training, validation_listing, validation, log
         raise UserError(
             f"{training_listing.folder} has no readable photo of {len(empty)} of {len(names)} classes "
             f"({', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''}); add photos of them, or "
-            "use one folder per "
-            "class that there is (training/<class name>/*.jpg)"
+            "use folders for the other classes only (training/<class name>/*.jpg)"
         )
     missing = [names[label] for label in np.flatnonzero(table["validation", "read"] == 0)]
     if missing:
         log(
             f"warning: {validation_listing.folder} has no readable photo of {len(missing)} of {len(names)} "
             f"classes ({', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}): the validation accuracy says nothing about them"
+            f"{', ...' if len(missing) > 5 else ''}): the validation accuracy does not cover them"
         )
     copies = find_copies(training, validation)
     if (copies >= 0).any():
         row = int(np.flatnonzero(copies >= 0)[0])
         log(
             f"warning: {(copies >= 0).sum()} of {len(validation)} validation photos are copies of training "
-            "photos, which makes the validation "
-            f"accuracy too high; remove them, e.g. {_name(validation_listing, validation, row)}, "
-            f"which is {_name(training_listing, training, copies[row])}"
+            "photos, which makes the validation accuracy too high; remove them, e.g. "
+            f"{_name(validation_listing, validation, row)}, a copy of "
+            f"{_name(training_listing, training, copies[row])}"
         )
     labels, twins = training.labels.numpy(), find_copies(training, training)
     pairs = [
@@ -75,14 +74,13 @@ def check_photos(training_listing, training, validation_listing, validation, log
     if contradictory:
         row, listing, photos, twin = contradictory[0]
         log(
-            f"warning: {len(contradictory)} photos are also there under another label; keep one of each, "
-            "e.g. "
+            f"warning: {len(contradictory)} photos also appear with another label; keep one of each, e.g. "
             f"{_name(listing, photos, row)} or {_name(training_listing, training, twin)}"
         )
 
 
 def _counts(listing, photos, names):
-    """A row per class: photos that are read, those of them that are truncated, and those left out."""
+    """A row per class: photos that were read, how many of these are truncated, and photos left out."""
     read, rows = np.bincount(photos.labels, minlength=len(names)), photos.rows.numpy()
     truncated = np.bincount(photos.labels.numpy()[np.isin(rows, photos.truncated)], minlength=len(names))
     return pd.DataFrame(
@@ -95,7 +93,7 @@ def _counts(listing, photos, names):
 
 
 def _text(table, names):
-    """The lines of the table; of many classes the smallest and the largest, of all the sums."""
+    """The lines of the table, with the sums; of many classes only the smallest and the largest."""
     table = table.set_axis(list(map(str, names)))
     smallest = table["training", "read"].sort_values(kind="stable").index
     shown = table if len(table) <= SHOWN_CLASSES else table.loc[[*smallest[:3], *smallest[-3:]]]
@@ -104,15 +102,15 @@ def _text(table, names):
 
 
 def find_copies(first, second):
-    """For every photo of the PhotoSet `second` the position of an identical one in `first`, or -1: int64
+    """For every photo of the PhotoSet `second`, the position of an identical photo in `first`, or -1: int64
     (N,).
 
-    Where both are the same PhotoSet, that of an earlier identical photo.
+    If both are the same PhotoSet, the position of an earlier identical photo.
     """
     known, found = {}, np.full(len(second), -1)
 
     def keys(photos):
-        """Bytes of every STEP-th pixel, without a copy of all photos."""
+        """Bytes of every STEP-th pixel, without copying all photos."""
         small = photos.photos.numpy()[:, ::STEP, ::STEP][photos.rows.numpy()]
         return map(bytes, small.reshape(len(small), -1))
 
@@ -133,7 +131,7 @@ def find_copies(first, second):
 
 
 def _name(listing, photos, position):
-    """A photo by its folder and file name, a face by its place in the file."""
+    """A photo's folder and file name, or a face's number in its file."""
     row = int(photos.rows[position])
     if not hasattr(listing, "paths"):
         return f"{listing.folder.name}, face {row + 1}"

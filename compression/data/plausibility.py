@@ -1,5 +1,5 @@
-"""Whether numbers from outside can be right: logits that are not finite, and files that do not say how photos
-are normalised.
+"""Checks of files from other programs: logits that are not finite, and the normalisation of photos where a
+file does not state it.
 """
 
 import sys
@@ -15,30 +15,30 @@ NORMALISATIONS = {
     "unit": ((0.0,) * 3, (1.0,) * 3),  # mean and std; "unit": values in [0, 1], as the course's
     "imagenet": (Preprocessing.mean, Preprocessing.std),
 }
-SAMPLE = 1000  # validation photos by which a normalisation is chosen
+SAMPLE = 1000  # validation photos used to choose a normalisation
 CHOICES = ("auto", *NORMALISATIONS)
 HELP = (
-    "where its file does not say: values in [0, 1], or with ImageNet's mean and "
-    "standard deviation; auto: whichever is better on validation photos"
+    "if its file does not state it: unit = values in [0, 1]; imagenet = ImageNet's mean and "
+    "standard deviation; auto = the better one on validation photos"
 )
 
 
 def add_normalisation(group, flag="--normalisation", whose="the model"):
-    """The option that says how photos are normalised for a file that does not."""
+    """The option for the normalisation of photos if a file does not state it."""
     group.add_argument(flag, choices=CHOICES, default="auto", help=f"of photos for {whose}, {HELP}")
 
 
 def check_logits(logits, network, images, whose="the model"):
-    """Raise UserError unless all logits (N, classes) that `network` made of `images` are finite; names the
-    layer where it begins.
+    """Raise UserError unless all logits (N, classes) of `network` for `images` are finite; names the first
+    layer whose output is not.
     """
     if torch.isfinite(logits).all():
         return
     layer = first_layer_not_finite(network, images)
     where = f", from its layer {layer} on" if layer else ""
     raise UserError(
-        f"{whose} gives logits that are not finite{where}, so they mean no class; use an undamaged file, or "
-        "train it again with a lower learning rate"
+        f"{whose} gives logits that are not finite{where}, so nothing can be predicted; use an undamaged "
+        "file, or train it again with a lower learning rate"
     )
 
 
@@ -68,7 +68,7 @@ def first_layer_not_finite(network, images):
 
 
 def normalised(preprocessing, name):
-    """A Preprocessing with one of the NORMALISATIONS; grey photos have values in [0, 1] in any case."""
+    """A Preprocessing with one of the NORMALISATIONS; that of grey photos is not changed."""
     if preprocessing.channels == 1:
         return preprocessing
     mean, std = NORMALISATIONS[name]
@@ -76,22 +76,22 @@ def normalised(preprocessing, name):
 
 
 def choose_normalisation(preprocessing, choice, whose, flag, accuracy_of=None):
-    """(Preprocessing, name of its normalisation) for a file that does not say it, by the option `flag` with
+    """(Preprocessing, name of its normalisation) for a file that does not state it, by the option `flag` with
     the value `choice`.
 
-    accuracy_of(preprocessing): validation accuracy, by which "auto" chooses; None where there are no labels,
-    and values in [0, 1] are assumed, which is printed.
+    accuracy_of(preprocessing): validation accuracy, by which "auto" chooses; None without labels: then values
+    in [0, 1] are assumed, and a note is printed.
     """
     if preprocessing.channels == 1 and choice == "imagenet":
         raise UserError(
-            f"{whose} takes grey photos, for which ImageNet has no normalisation; leave {flag} imagenet out"
+            f"{whose} takes grey photos, and ImageNet's normalisation is for RGB; leave {flag} imagenet out"
         )
     if choice != "auto" or preprocessing.channels == 1:
         name = "unit" if choice == "auto" else choice
     elif accuracy_of is None:
         name = "unit"
         print(
-            f"note: {whose} does not say how photos are normalised; values in [0, 1] are assumed, {flag} "
+            f"note: {whose} does not state how photos are normalised; values in [0, 1] are assumed, {flag} "
             "imagenet changes that",
             file=sys.stderr,
         )
@@ -100,32 +100,31 @@ def choose_normalisation(preprocessing, choice, whose, flag, accuracy_of=None):
         name = max(accuracies, key=accuracies.get)
         told = ", ".join(f"{one} {accuracy:.4f}" for one, accuracy in accuracies.items())
         print(
-            f"note: {whose} does not say how photos are normalised; by the accuracy on validation photos "
-            f"({told}) {name} is taken, "
-            f"{flag} changes that",
+            f"note: {whose} does not state how photos are normalised; by validation accuracy ({told}) {name} "
+            f"is used, {flag} changes that",
             file=sys.stderr,
         )
     return normalised(preprocessing, name), name
 
 
 def settle_normalisation(model, choice, accuracy_of=None):
-    """The Model with the normalisation that `--normalisation` asks for; itself where its file says one.
+    """The Model with the normalisation of `--normalisation`; unchanged if its file states one.
 
-    accuracy_of(model): validation accuracy. Raises UserError for a choice that contradicts the file.
+    accuracy_of(model): validation accuracy. Raises UserError for a choice although the file states one.
     """
     description, whose = model.description, f"the model {model.path}"
     if not description.assumes_normalisation:
         if choice != "auto":
             raise UserError(
-                f"{whose} says how photos are normalised, so --normalisation {choice} cannot change it; "
+                f"{whose} states how photos are normalised, so --normalisation {choice} cannot change it; "
                 "leave it out"
             )
         return model
 
     if description.class_names == FOOD11_CLASSES:
         print(
-            f"note: {whose} does not name its {len(FOOD11_CLASSES)} classes; they are taken to be "
-            "Food-11's, in this order",
+            f"note: {whose} does not name its {len(FOOD11_CLASSES)} classes; Food-11's are used, in "
+            "Food-11's order",
             file=sys.stderr,
         )
 
@@ -145,6 +144,6 @@ def settle_normalisation(model, choice, accuracy_of=None):
         accuracy_of and (lambda one: accuracy_of(with_preprocessing(one))),
     )
     settled = with_preprocessing(preprocessing)
-    if choice != "auto" or accuracy_of:  # else the next script that has labels may choose
+    if choice != "auto" or accuracy_of:  # else a later script with labels can choose
         settled.description.training["normalisation"] = name
     return settled

@@ -1,4 +1,4 @@
-"""A photo file becomes the network's input here, the same way in training, validation and inference."""
+"""From a photo file to the network's input, identical in training, validation and inference."""
 
 import collections
 import contextlib
@@ -18,9 +18,9 @@ from compression.command_line import UserError, available_cores
 from compression.data.transfer import constant
 
 RESIZE_RULES = ("crop", "squash", "course")
-GREY = {"mean": (0.5,), "std": (0.25,)}  # the normalisation of grey photos: about that of FER-2013's faces
-DECODER_VERSION = 3  # raise it when decode_photo changes, so that no stale cache is used
-MAX_PIXELS = 178_956_970  # Pillow's own limit, but of what is left of a JPEG after its reduction
+GREY = {"mean": (0.5,), "std": (0.25,)}  # normalisation of grey photos, about that of FER-2013's faces
+DECODER_VERSION = 3  # increase it when decode_photo changes, so that no stale cache is used
+MAX_PIXELS = 178_956_970  # Pillow's own limit, here for a JPEG after its reduced decoding
 OPTIONAL_DECODERS = {
     b"avif": "avif",
     b"avis": "avif",
@@ -28,31 +28,31 @@ OPTIONAL_DECODERS = {
     b"jp2 ": "jpg_2000",  # bytes 8 to 12, or 20 to 24 of JPEG 2000
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1"), "HEIC"),
 }
-Image.MAX_IMAGE_PIXELS = None  # Pillow would refuse a large JPEG that is read at an eighth of its scale
+Image.MAX_IMAGE_PIXELS = None  # Pillow would refuse a large JPEG even if it is decoded at 1/8 scale
 warnings.filterwarnings(
     "ignore", category=UserWarning, module=r"PIL\."
-)  # of palettes and EXIF tags; what is lost is reported
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # the same, which would go to stderr
+)  # about palettes and EXIF tags; photos that cannot be decoded are reported anyway
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # the same messages, logged to stderr
 warnings.filterwarnings(
     "ignore", message="Unknown feature"
-)  # of `features.check`, for a decoder that this Pillow is too old to know
+)  # from `features.check`, for a decoder that an old Pillow does not know
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How a photo becomes the network's input.
 
-    size: pixels per side. resize: "crop" scales the shorter side to `size` and takes the centre,
-    "squash" scales both sides, "course" takes the centre at the photo's own scale, padded with black
-    (the course's CenterCrop). mean, std: of the normalisation, for values in [0, 1]: three of each for
-    RGB, one for grey, and that decides the channels of every photo. detail: a photo whose shorter side is
-    longer is first reduced to this many pixels, so that a network trained on small photos sees large ones
-    as blurred as those (None: photos keep their detail).
+    size: pixels per side. resize: "crop" scales the shorter side to `size` and takes the centre crop,
+    "squash" scales both sides, "course" takes the centre crop without scaling, padded with black (the
+    course's CenterCrop). mean, std: of the normalisation, for values in [0, 1]: three each for RGB, one each
+    for grey; this decides the number of channels. detail: larger photos are first reduced to this shorter
+    side in pixels, so that a network trained on small photos gets large ones equally blurred (None: no
+    reduction).
     """
 
     size: int = 128
     resize: str = "crop"
-    mean: tuple = (0.485, 0.456, 0.406)  # ImageNet's, the field's convention for RGB photos
+    mean: tuple = (0.485, 0.456, 0.406)  # ImageNet's, the convention for RGB photos
     std: tuple = (0.229, 0.224, 0.225)
     detail: int | None = None
 
@@ -74,8 +74,8 @@ class Preprocessing:
             raise UserError(f"a detail of {self.detail} pixels cannot be used; choose 16 to 4096, or none")
         if self.detail and self.resize == "course":
             raise UserError(
-                "a detail does not go with the resize rule course, which cuts photos at their own scale; "
-                "leave one of them out"
+                "detail cannot be combined with the resize rule course, which does not scale photos; leave "
+                "one of them out"
             )
         if (
             len(self.mean) not in (1, 3)
@@ -99,7 +99,7 @@ class Preprocessing:
         return self.size, self.size, self.channels
 
     def to_dict(self):
-        """Plain values, as they are stored in files; `detail` only where there is one, as in older files."""
+        """Plain values, as stored in files; without `detail` if it is None, as in older files."""
         plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
         return plain if self.detail else {key: value for key, value in plain.items() if key != "detail"}
 
@@ -122,7 +122,7 @@ _TURNS = dict(
         ),
         start=2,
     )
-)  # EXIF orientation -> what turns it upright
+)  # EXIF orientation -> the operation that turns the photo upright
 
 
 def _to_rgb(image):
@@ -130,14 +130,14 @@ def _to_rgb(image):
         image.mode.startswith("I;16") or image.mode == "I"
     ):  # 16-bit grey: convert("RGB") would clip it to white
         grey = np.asarray(image).clip(0, 65535)
-        # cameras of 8 to 14 bits use the lower part of the range
+        # photos of 8 to 14 bits use only the lower part of the range
         highest = next(
             highest for highest in (255, 1023, 4095, 16383, 65535) if grey.max(initial=0) <= highest
         )
         image = Image.fromarray((grey / (highest / 255)).astype(np.uint8))
     elif (
         image.mode == "F"
-    ):  # values in [0, 1], with some above where light is too strong; or in [0, 255], or more
+    ):  # values in [0, 1], with higher ones in overexposed parts; or in [0, 255], or more
         grey = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)
         highest = grey.max(initial=0)
         image = Image.fromarray(
@@ -150,8 +150,8 @@ def _to_rgb(image):
 
 
 def _brightened(image):
-    """An RGB image of 16 bits a channel, of which Pillow keeps the upper 8, so that data of fewer bits does
-    not stay black.
+    """An RGB image with 16 bits per channel, of which Pillow keeps the upper 8; data of fewer bits is
+    brightened, since it would be almost black.
     """
     highest = max(high for _, high in image.getextrema())
     return image.point(
@@ -164,15 +164,13 @@ def _brightened(image):
 
 
 def photos_at_once(size):
-    """Photos in a batch that is only looked at: 256 of up to 128 px, and of larger ones as many as take no
-    more memory.
-    """
+    """Photos per inference batch: 256 for up to 128 px, fewer for larger photos to limit memory."""
     return max(1, min(256, 256 * 128**2 // size**2))
 
 
 def missing_decoder(path, error):
-    """Which decoder the photo at `path` needs that this Pillow lacks, by the file's first bytes and the
-    error; None if it is none.
+    """The decoder that the photo at `path` needs and this Pillow lacks, by the file's first bytes and the
+    error; None if no decoder is missing.
     """
     with open(path, "rb") as file:
         start = file.read(24)
@@ -184,12 +182,11 @@ def missing_decoder(path, error):
 def _upright(image):
     """The image turned by its EXIF orientation.
 
-    As `ImageOps.exif_transpose`, which writes the tags anew and so fails where any of them, even one that is
-    not needed, is odd.
+    Unlike `ImageOps.exif_transpose`, it does not write the tags again, which fails if any tag is invalid.
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow raises almost anything for damaged tags, and the pixels are sound
+    except Exception:  # Pillow raises almost any exception for damaged tags; the pixels can still be used
         return image
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
@@ -197,29 +194,29 @@ def _upright(image):
 def decode_photo(path, preprocessing):
     """One photo as uint8 (size, size, channels): upright by its EXIF orientation, resized by the rule.
 
-    Raises whatever Pillow raises for a file that it cannot decode entirely.
+    Raises Pillow's exception for a file that cannot be decoded completely.
     """
     return decode_inputs(path, [preprocessing])[0]
 
 
 def decode_inputs(path, preprocessings):
-    """One photo by several Preprocessings, each exactly as by `decode_photo`, but decoded once for all that
-    need it at the same scale.
+    """One photo for several Preprocessings, identical to `decode_photo` for each, but decoded only once per
+    scale.
     """
     decoded, inputs = {}, []
     for preprocessing in preprocessings:
         with Image.open(path) as image:  # reads no more than the header
             whole = image.size
             if preprocessing.resize != "course":
-                # JPEG decodes straight to >= twice the size: 3 times faster on 512 px photos
+                # decodes a JPEG at a reduced scale, at least twice the size: 3 times faster at 512 px
                 image.draft(None, (2 * (preprocessing.detail or preprocessing.size),) * 2)
             scale = image.size
             if (
                 math.prod(scale) > MAX_PIXELS or math.prod(whole) > 3 * MAX_PIXELS
-            ):  # a progressive JPEG needs memory for all of it
+            ):  # a progressive JPEG needs memory for its full size
                 raise ValueError(
-                    f"{math.prod(whole) / 1e6:.0f} megapixels, at most {MAX_PIXELS / 1e6:.0f} are read: "
-                    "make it smaller, or a JPEG"
+                    f"{math.prod(whole) / 1e6:.0f} megapixels, at most {MAX_PIXELS / 1e6:.0f} are allowed: "
+                    "make it smaller, or convert it to JPEG"
                 )
             if scale not in decoded:
                 sixteen_bits = image.mode == "RGB" and any("16" in str(tile[3]) for tile in image.tile)
@@ -254,15 +251,15 @@ def resize_image(image, preprocessing):
 
 @dataclass
 class DecodeReport:
-    """What went wrong while decoding: row -> reason."""
+    """Problems while decoding: row -> reason."""
 
     truncated: dict = field(default_factory=dict)
     unreadable: dict = field(default_factory=dict)
 
     @staticmethod
     def name(listing, rows, most=5):
-        """The files of a Listing in `rows` (row -> reason) with their reasons, as text; of more than `most`
-        the rest in a file.
+        """The files of a Listing in `rows` (row -> reason) with their reasons, as text; with more than
+        `most`, the full list is written to a temporary file.
         """
         named = [
             f"{listing.paths[row].relative_to(listing.folder)} ({without_path(reason, listing.paths[row])})"
@@ -282,7 +279,7 @@ class DecodeReport:
 
 
 def without_path(reason, path):
-    """Why a photo cannot be decoded, without the path that Pillow's messages repeat."""
+    """The reason why a photo cannot be decoded, without the path that Pillow's messages repeat."""
     return reason.replace(f" {str(path)!r}", "")
 
 
@@ -299,20 +296,20 @@ def decode_stream(paths, preprocessings, report, batch_size=64, label="decoding"
     """Decode photos on all cores; yields (rows, uint8 (n, size, size, channels) for each of the
     Preprocessings) and fills `report`.
 
-    Photos that fail come last and are tried once more, decoded as far as they go: Pillow's switch for
-    that is global, so it is only thrown when no other thread decodes.
+    Photos that fail come last: they are decoded again, now accepting truncated files. Pillow's switch for
+    this is global, so it is only changed when no other thread decodes.
     """
     from tqdm import tqdm
 
     def attempt(row):
         try:
             return row, decode_inputs(paths[row], preprocessings), None
-        except Exception as error:  # a hostile file can raise nearly anything inside Pillow
+        except Exception as error:  # Pillow raises almost any exception for a damaged file
             if getattr(error, "errno", None) not in (
                 None,
                 0,
                 errno.EINVAL,
-            ):  # the system's: no permission, a dangling link, a failing disk
+            ):  # an error of the system: no permission, a broken link, a failing disk
                 raise UserError(
                     f"{paths[row]} cannot be read: {error.strerror}; fix that or remove the file"
                 ) from None
@@ -324,9 +321,9 @@ def decode_stream(paths, preprocessings, report, batch_size=64, label="decoding"
             if kind := missing_decoder(paths[row], error):
                 raise UserError(
                     f"{paths[row]} cannot be read because Pillow {PIL.__version__} is installed here "
-                    f"without its {kind} decoder; "
-                    f"pip install {'pillow-heif' if kind == 'HEIC' else '--upgrade pillow'}, or convert "
-                    "such photos to JPEG"
+                    f"without its {kind} decoder; pip install "
+                    f"{'pillow-heif' if kind == 'HEIC' else '--upgrade pillow'}, or convert such photos to "
+                    "JPEG"
                 ) from None
             return row, None, str(error).splitlines()[0] if str(error) else type(error).__name__
 

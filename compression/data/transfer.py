@@ -1,4 +1,4 @@
-"""What goes from the CPU to the training device, on a way that does not make the CPU wait for a GPU."""
+"""Copies from the CPU to the training device, without waiting for a GPU."""
 
 from functools import lru_cache
 
@@ -6,8 +6,8 @@ import torch
 
 
 def send(values, device):
-    """A CPU tensor on `device`. To a GPU it travels from pinned memory, while the CPU goes on; one that is
-    there already stays as it is.
+    """A tensor on `device`. The copy to a GPU uses pinned memory and does not block the CPU; a tensor already
+    there is returned as it is.
     """
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
@@ -16,8 +16,6 @@ def send(values, device):
 
 @lru_cache
 def constant(values, device):
-    """A tuple of floats as a float32 tensor on `device`, copied there once. It is shared: do not change it in
-    place.
-    """
-    with torch.inference_mode(False):  # else the first caller decides whether it may take part in training
+    """A tuple of floats as a float32 tensor on `device`, copied once. It is shared: do not change it."""
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training
         return torch.tensor(values, dtype=torch.float32, device=device)

@@ -11,16 +11,15 @@ import torch
 
 from compression.data.plausibility import check_logits
 
-FACTOR = 7 / 6  # of the input size is the second one: training on random crops has shown everything enlarged
-STEP = 8  # pixels to which it is rounded
+FACTOR = 7 / 6  # second input size: larger, since random crops enlarged the objects in training
+STEP = 8  # pixels that the second size is rounded to
 
 
 def inputs_of(preprocessing, tta):
-    """The Preprocessings of all inputs that a prediction looks at, ascending by size: without `tta` the
-    model's own alone.
+    """The Preprocessings of a prediction, ascending by size; only the model's own without `tta`.
 
-    At other sizes the rule "course" does not scale but cut differently, and the grey faces of 48 px have
-    nothing more to show: they are mirrored only.
+    With the resize rule "course" another size would change the crop, and grey faces of 48 px gain no detail
+    at a larger size: for these, TTA only adds the mirror image.
     """
     if not tta or preprocessing.resize == "course" or preprocessing.channels == 1:
         return [preprocessing]
@@ -30,8 +29,9 @@ def inputs_of(preprocessing, tta):
 
 def mean_probabilities(network, inputs, preprocessing, tta, whose="the model"):
     """Class probabilities float32 (N, classes): the mean over `inputs`, each uint8 (N, size, size, channels),
-    and with `tta` their mirror images. whose: what the network is, for the UserError that logits that are not
-    finite raise.
+    and with `tta` their mirror images.
+
+    whose: names the network in the UserError for logits that are not finite.
     """
     views = [preprocessing.normalise(photos) for photos in inputs]
     if tta:

@@ -107,7 +107,7 @@ def quantize_minmax(values):
 
 
 def dequantize_minmax(low, high, codes):
-    """The inverse: min + q / 255 * (max - min) as float32; the error is at most half a step, (max - min) / 510."""
+    """The inverse: min + q / 255 * (max - min) as float32; error at most half a step, (max - min) / 510."""
     return (low + codes.astype(np.float64) / 255 * (high - low)).astype(np.float32)
 
 
@@ -197,7 +197,7 @@ def quantize_symmetric(weight, scale, bits):
 
 
 def dequantize_symmetric(codes, scale):
-    """codes * scale as float32; exact, since 8-bit codes times float16 scales need 19 bits of float32's 24."""
+    """codes * scale as float32; exact, since 8-bit codes times float16 scales need 19 of 24 bits."""
     return codes.float() * _along_channels(scale, codes)
 
 
