@@ -1,9 +1,9 @@
-# make demo    a toy Food-11 through the whole pipeline, on a fresh machine too
-# make lint    format and lint by ruff, as pyproject.toml says
-# make test    the tests; make test-matrix runs them on other processors, thread counts and library versions too
+# make demo    run the whole pipeline on a toy data set; sets up .venv first
+# make lint    check format and style with ruff
+# make test    run the tests; make test-matrix also uses other processors, thread counts and library versions
 # make readme  fill README.md's tables from results/
-# make report  report.pdf and its figures from results/; PHOTOS=Food-11 where the records are of the real photos
-# make clean   remove what demo and test have made, but not .venv and .venv-oldest
+# make report  build report.pdf and its figures from results/; PHOTOS=Food-11 if the records are of Food-11
+# make clean   remove the files of demo and test, but not .venv and .venv-oldest
 PYTHON ?= python3
 PHOTOS ?= stand-in
 venv := .venv/bin/python

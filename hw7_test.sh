@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Predict the photos of <data directory>/testing with model.bin and write the Kaggle CSV:
 #     bash hw7_test.sh <data directory> <prediction csv> [options of inference.py]
-# Every photo is seen mirrored and at two sizes (--tta); --no-tta among the options looks once.
+# Predictions are averaged over two sizes and mirror images (--tta); the option --no-tta uses one view.
 # Uses .venv beside this script or the python3 on the PATH, whichever has the packages (PYTHON=... names
-# another); if neither has, .venv is set up from requirements.txt first, which needs the network.
+# another). If neither has them, .venv is set up from requirements.txt first, which needs the internet.
 set -euo pipefail
 here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
@@ -12,7 +12,7 @@ if [ $# -lt 2 ]; then
     exit 2
 fi
 
-usable() { # has what inference imports, new enough; looking is 50 times faster than importing torch
+usable() { # has the packages of inference.py in new enough versions; 50 times faster than importing torch
     "$1" -c '
 import sys
 from importlib import metadata, util

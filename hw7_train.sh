@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Train the shipped model again, by the commands that made it:
+# Train the shipped model again, with the same commands:
 #     bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--epochs N] [--store-size N] [--runs DIR]
 #                       [options of train_kd.py, such as --size 96 --recipe detail=64 view_size=72]
-# A student is distilled from the teachers; then quantization-aware training fine-tunes its weights at 3 bits, on
-# other views (--seed 1). Without --teacher, a teacher is trained from scratch first. --store-size: input size of
-# the finished model, where another is better on validation photos. Stopped or killed? The same command continues.
-# PYTHON=... names the Python with the packages (else .venv's, else python3).
+# A student is distilled from the teachers; then quantization-aware training fine-tunes its weights at 3 bits,
+# on other views (--seed 1). Without --teacher, a teacher is trained from scratch first. --store-size: input size
+# of the model file, if another size is better on validation photos. If stopped, repeat the command to continue.
+# PYTHON=... names the Python with the packages (default: .venv's, else python3).
 set -euo pipefail
 here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
@@ -33,13 +33,13 @@ done
 python=${PYTHON:-python3}
 [ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
 
-# The length is counted in views, so that few photos get more epochs: 3.16 million views, of which 0.5 million are different ones.
+# The length is 3.16 million views, 0.5 million of them different, so that small data sets get more epochs.
 photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
-[ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script tells
+[ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script reports
 epochs=${epochs:-$(((3160000 + photos / 2) / photos))}
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
 views=$(((506000 + photos / 2) / photos))
-[ "$views" -le 1000 ] || views=1000 # more than train_kd.py takes
+[ "$views" -le 1000 ] || views=1000 # the limit of train_kd.py
 tuning=$(((epochs + 2) / 3))
 
 if [ ${#teachers[@]} = 0 ]; then
