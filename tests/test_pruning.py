@@ -796,14 +796,17 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
         (("--target", "bytes=1000"), "floor"),
         (("--target", "parameters=1000000"), "already met"),
         (("--target", "photos=3"), "neither parameters=N nor bytes=N"),
-        (("--rate", 0.5, "--mode", "rewind"), "name both"),
-        (("--rate", 0.5, "--rewind-to", "x.pt"), "name both"),
+        (("--rate", 0.5, "--mode", "rewind"), "give both or neither"),
+        (("--rate", 0.5, "--rewind-to", "x.pt"), "give both or neither"),
         (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"),
         (("--rate", 0.5, "--scope", "7"), "nothing to prune"),
         (("--rate", 0.5, "--scope", "x"), "list of stages"),
         (("--rate", 0.5, "--mode", "lowrank", "--recipe", "floor=2"), "floor"),
         (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher"),
-        (("--target", "parameters=1500", "--recipe", "ranking=global", "--rounds", 2), "no target"),
+        (
+            ("--target", "parameters=1500", "--recipe", "ranking=global", "--rounds", 2),
+            "--target cannot be planned",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):

@@ -442,7 +442,7 @@ def command(checkpoint, out, toy, *more, bits="3", script="train_student.py"):
 def test_quantize_stores_what_was_trained_without_loss(call, checkpoint, toy, tmp_path, granularity):
     """Codes and scales are those of the training, and the network is the one of its checkpoint."""
     done = call(*command(checkpoint, tmp_path / "run", toy, "--recipe", f"qat_granularity={granularity}"))
-    assert done.returncode == 0 and "a file at these bits" in done.stdout, done.stderr
+    assert done.returncode == 0 and "the model file at these bits" in done.stdout, done.stderr
     trained = load_model(tmp_path / "run/best.pt")
     store = [
         "quantize.py",
@@ -521,10 +521,10 @@ def test_single_layers_get_other_bits_and_keep_them(call, checkpoint, toy, tmp_p
 @pytest.mark.parametrize(
     "more, message",
     [
-        (("--bits", 4), "--bits asks for 4; leave it out"),
-        (("--granularity", "tensor"), "settles --granularity"),
-        (("--scale", "minmax"), "settles --scale"),
-        (("--override", "fc.0=8"), "settles --override"),
+        (("--bits", 4), "so --bits 4 cannot be used; leave it out"),
+        (("--granularity", "tensor"), "fixes --granularity"),
+        (("--scale", "minmax"), "fixes --scale"),
+        (("--override", "fc.0=8"), "fixes --override"),
         (("--max-bytes", 2000), "nothing was written"),
     ],
 )

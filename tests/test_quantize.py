@@ -111,7 +111,7 @@ def test_too_large_writes_nothing_and_its_advice_fits(refused, call, checkpoint,
     (tmp_path / "size.bin").unlink()
     sentence = refused("quantize", checkpoint, output, "--bits", 16, "--max-bytes", limit)
     assert not list(tmp_path.iterdir())
-    advice = re.search(r"; (--bits.*) makes ([\d,]+) bytes and would fit", sentence)
+    advice = re.search(r"; (--bits.*) would fit with ([\d,]+) bytes", sentence)
     assert call("quantize", checkpoint, output, *advice[1].split(), "--max-bytes", limit).returncode == 0
     assert numbers(advice[2]) == [output.stat().st_size] and output.stat().st_size <= limit
 
