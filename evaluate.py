@@ -162,7 +162,7 @@ def measure(model, listing, photos, device, tta=False, reduced=None):
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("model", type=Path, help="model file or checkpoint")
-    options.add_argument("data", type=Path, help="root that holds validation/")
+    options.add_argument("data", type=Path, help="folder with validation/")
     options.add_argument(
         "--reduce",
         type=number(int, 16, 4096),

@@ -43,10 +43,7 @@ def read_options(argv):
     command = parser(__doc__)
     command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
     command.add_argument(
-        "data",
-        type=Path,
-        nargs="?",
-        help="root that holds training/ and validation/; not needed for --dry-run",
+        "data", type=Path, nargs="?", help="folder with training/ and validation/; not needed for --dry-run"
     )
     group = command.add_argument_group("pruning")
     size = group.add_mutually_exclusive_group(required=True)

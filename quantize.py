@@ -96,7 +96,7 @@ def main(argv=None):
     group.add_argument(
         "--data",
         type=Path,
-        help="root that holds validation/, or train.csv of faces: measure the accuracy before and after",
+        help="folder with validation/, or train.csv of faces: measure the accuracy before and after",
     )
     add_cache(group)
     add_normalisation(group)

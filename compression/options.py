@@ -108,10 +108,9 @@ def add_training(parser, script, out, *groups, without=()):
 def add_length(group, script):
     """`--epochs`."""
     default = defaults_of(script).get("epochs", Settings.epochs)
+    qat = "" if script == "prune.py" else "; 15 with --qat-bits"
     group.add_argument(
-        "--epochs",
-        type=number(int, 1),
-        help=f"length of the schedule (default: {default}; 15 with --qat-bits)",
+        "--epochs", type=number(int, 1), help=f"length of the training (default: {default}{qat})"
     )
 
 

@@ -134,11 +134,11 @@ class Coupling:
                 self.of[node] = self._join(inputs)
             else:
                 unknown = (
-                    "the image"
+                    "the network's input"
                     if node.op == "placeholder"
-                    else "the classes"
+                    else "the network's output"
                     if node.op == "output"
-                    else f"goes through {node.name}, which cannot be followed"
+                    else f"passes through {node.name}, which pruning does not support"
                 )
                 for channels in inputs:
                     channels.stays = unknown
@@ -180,7 +180,7 @@ class Coupling:
             return before
         if isinstance(module, POOLS + ACTIVATIONS):
             return before
-        before.stays = f"goes through {name} ({type(module).__name__}), which cannot be followed"
+        before.stays = f"passes through {name} ({type(module).__name__}), which pruning does not support"
         return Channels(None, stays=before.stays)
 
     def _join(self, sets):
@@ -202,7 +202,7 @@ class Coupling:
         """Decide which sets can be pruned and whether their constants can be absorbed (probe: beta = 1)."""
         for channels in self.sets:
             if not channels.norms:
-                channels.stays = channels.stays or "no BN ranks them"
+                channels.stays = channels.stays or "no BN to rank them"
         for attempt in ("dropped", "stays"):
             values = self.constants(self._betas(torch.ones_like))
             for node, channels in self.readers():
@@ -230,7 +230,7 @@ class Coupling:
     def _problem(self, node, constant):
         """Why a layer cannot absorb a constant exactly; "" if it can."""
         if constant is None:
-            return f"not constant where {node.target} reads it"
+            return f"not constant at the input of {node.target}"
         if not constant.any():
             return ""
         if _padded(self.modules[node.target]):

@@ -125,7 +125,7 @@ def find_fractions(method, task):
     if present <= target:
         raise UserError(f"{flag} is already met: {options.checkpoint} has {present:,} {key}; lower it")
     if size(steps[0]) > target:
-        least = "at rank 1" if options.mode == "lowrank" else f"at --floor {options.floor}"
+        least = "at rank 1" if options.mode == "lowrank" else f"at floor={options.floor}"
         ways = [
             "raise it",
             *(["lower floor"] if options.floor > 1 else []),

@@ -60,7 +60,7 @@ class Settings:
     batch_size: int = setting(64, number(int, 2), "photos per step")
     optimizer: str = setting("adamw", one_of("adamw", "sgd"), "adamw, or sgd with Nesterov momentum 0.9")
     schedule: str = setting(
-        "cosine", one_of("cosine", "constant"), "of the learning rate; cosine: warm-up, then a cosine to 0"
+        "cosine", one_of("cosine", "constant"), "learning rate schedule; cosine: warm-up, then cosine to 0"
     )
     lr: float = setting(
         2e-3, number(float, 0, open_low=True), "peak learning rate (with --qat-bits: 0.0005; sgd: 0.1)"
@@ -73,9 +73,9 @@ class Settings:
     view_size: int = setting(
         0,
         PIXELS_OR_0,
-        "size of the random views in pixels; 0 = the input size, or the view size of --init. Random crops "
-        "enlarge objects, so about three quarters of --size matches the size of objects in whole photos, at "
-        "half the cost (Touvron et al. 2019)",
+        "size of the random views in pixels; 0 = the input size, or the view size of the network that "
+        "training starts from. Random crops enlarge objects, so about three quarters of --size gives objects "
+        "the same size as in whole photos, at half the cost (Touvron et al. 2019)",
     )
     views: int = setting(
         0,
