@@ -30,6 +30,7 @@ import numpy as np
 import PIL
 import torch
 
+from compression import distributed
 from compression.command_line import UserError
 from compression.data.classes import (
     FOOD11_CLASSES,
@@ -100,6 +101,11 @@ class Listing:
 
     def __len__(self):
         return len(self.paths)
+
+    def part(self, rows):
+        """The photos in these rows, to be decoded."""
+        paths, labels = (tuple(values[row] for row in rows) for values in (self.paths, self.labels))
+        return replace(self, paths=paths, labels=labels)
 
     def fingerprint(self):
         """A short hash of names and sizes: the same for every copy of the same data."""
@@ -570,10 +576,11 @@ def load_photos(listing, preprocessing, cache=None, log=None):
         try:
             cache = Path(cache) if cache else default_cache()
             place = cache / _cache_name(listing, preprocessing)
-            cached = _open_cache(place, len(listing), preprocessing)
-            if cached is None:
-                _build_cache(cache, place, listing, preprocessing)
+            with distributed.first_on_node():
                 cached = _open_cache(place, len(listing), preprocessing)
+                if cached is None:
+                    _build_cache(cache, place, listing, preprocessing)
+                    cached = _open_cache(place, len(listing), preprocessing)
         except OSError as error:
             log(
                 f"warning: the photo cache {cache or ''} cannot be written ({error.strerror or error}); "

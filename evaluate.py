@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from compression import distributed
 from compression.command_line import UserError, number, parser, pick_device, run
 from compression.data.faces import FaceListing
 from compression.data.plausibility import add_normalisation, settle_normalisation
@@ -44,10 +45,10 @@ def probabilities(network, photos, preprocessing, device, tta=False, whose="the 
     `inputs_of`.
     """
     answers, largest = [], max(each.size for each in inputs_of(preprocessing, tta))
-    for positions in torch.arange(len(photos[0])).split(photos_at_once(largest)):
+    for positions in distributed.share(torch.arange(len(photos[0])).split(photos_at_once(largest))):
         inputs = [part.batch(positions, device)[0] for part in photos]
         answers.append(mean_probabilities(network, inputs, preprocessing, tta, whose).cpu())
-    return torch.cat(answers)
+    return torch.cat(distributed.unshare(answers))
 
 
 def confusion(predicted, labels, num_classes):

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from compression import distributed
 from compression.command_line import UserError, number, parser, pick_device, run
 from compression.data.classes import class_numbers
 from compression.data.faces import faces_csv
@@ -45,6 +46,11 @@ def predict(network, listing, preprocessing, device, batch_size, tta=False):
     """
     network = network.to(device, memory_format=torch.channels_last)
     report, probabilities = DecodeReport(), None
+    # whole batches, so that every photo is seen among the same others whatever the number of processes
+    mine = torch.cat(
+        distributed.share(torch.arange(len(listing)).split(batch_size)) or [torch.empty(0).long()]
+    )
+    whole, listing = listing, listing.part(mine.tolist())
     for rows, *inputs in photo_stream(listing, inputs_of(preprocessing, tta), report, batch_size):
         answers = mean_probabilities(
             network, [torch.from_numpy(photos).to(device) for photos in inputs], preprocessing, tta
@@ -52,6 +58,21 @@ def predict(network, listing, preprocessing, device, batch_size, tta=False):
         if probabilities is None:
             probabilities = torch.full((len(listing), answers.shape[1]), torch.nan)
         probabilities[rows] = answers.cpu()
+    return merged(len(whole), distributed.gather((mine, probabilities, report)))
+
+
+def merged(count, parts):
+    """(probabilities (count, classes), DecodeReport) of (rows, probabilities of these, their DecodeReport) of
+    every process.
+    """
+    report, probabilities = DecodeReport(), None
+    for rows, values, own in parts:
+        for kind in ("truncated", "unreadable"):
+            getattr(report, kind).update({int(rows[row]): why for row, why in getattr(own, kind).items()})
+        if values is not None:
+            if probabilities is None:
+                probabilities = torch.full((count, values.shape[1]), torch.nan)
+            probabilities[rows] = values
     return probabilities, report
 
 

@@ -6,6 +6,8 @@ import math
 import os
 import sys
 
+from compression import distributed
+
 
 class UserError(ValueError):
     """An error that the user can correct; its text is one sentence: what was found, where, what to do."""
@@ -21,12 +23,16 @@ def run(main):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has no encoding
             stream.reconfigure(errors="backslashreplace")
+    errors = sys.stderr
+    distributed.quiet()
     try:
         status = main()
+        distributed.disconnect()
         sys.stdout.flush()
         sys.exit(status)
     except UserError as error:
-        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {error}", file=sys.stderr)
+        where = f" (rank {distributed.RANK})" if distributed.RANK else ""
+        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error{where}: {error}", file=errors)
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; by name, since importing torch is slow
@@ -88,7 +94,8 @@ def keep_freed_memory():
 def pick_device(name):
     """'auto', 'cpu', 'cuda' or 'cuda:1' as a `torch.device`; 'auto' is a GPU if there is one.
 
-    On the CPU it also calls `keep_freed_memory`.
+    On the CPU it also calls `keep_freed_memory`. Under torchrun, each process takes a GPU of its own and joins
+    the other processes.
     """
     import torch
 
@@ -96,6 +103,8 @@ def pick_device(name):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None and distributed.SIZE > 1:
+            device = torch.device("cuda", distributed.LOCAL_RANK)
     except RuntimeError:
         raise UserError(f"--device {name} is not a device; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -108,6 +117,7 @@ def pick_device(name):
         raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cpu":
         keep_freed_memory()
+    distributed.connect(device)
     return device
 
 

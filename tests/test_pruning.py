@@ -578,8 +578,8 @@ def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one
     assert call(*command, tmp_path / "whole").returncode == 0
     steps, train_step = iter(range(1, 100)), Run.train_step
 
-    def stopping(self, batch):
-        train_step(self, batch)
+    def stopping(self, batch, *rest):
+        train_step(self, batch, *rest)
         if next(steps) in (1, 8):  # in round 1, and behind it in round 2; epochs have two steps
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -476,10 +476,10 @@ def test_a_killed_run_resumes_to_the_same_file(call, checkpoint, toy, tmp_path, 
     assert call(*command(checkpoint, tmp_path / "whole", toy)).returncode == 0
     steps, train_step = iter(range(100)), Run.train_step
 
-    def killed(self, batch):
+    def killed(self, batch, *rest):
         if next(steps) == 5:
             raise KeyboardInterrupt
-        train_step(self, batch)
+        train_step(self, batch, *rest)
 
     monkeypatch.setattr(Run, "train_step", killed)
     assert call(*command(checkpoint, tmp_path / "parts", toy)).returncode == 130

@@ -13,7 +13,7 @@ unless a `validation.csv` is beside `train.csv`.
 import collections
 import hashlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -44,6 +44,10 @@ class FaceListing:
 
     def __len__(self):
         return len(self.faces)
+
+    def part(self, rows):
+        """The faces in these rows, to be decoded."""
+        return replace(self, faces=self.faces[rows], labels=tuple(self.labels[row] for row in rows))
 
     def fingerprint(self):
         """A short hash of labels and pixels: the same for every copy of the same data."""

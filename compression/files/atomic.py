@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from compression import distributed
 from compression.command_line import UserError
 from compression.files.torch_stream import read_torch_stream
 
@@ -53,7 +54,9 @@ def umask():
 
 
 def write_text(path, text):
-    """Write `text` to `path` atomically, as UTF-8 with LF line ends."""
+    """Write `text` to `path` atomically, as UTF-8 with LF line ends; of several processes, rank 0 does."""
+    if distributed.RANK:
+        return
     with atomic_path(path) as temporary:
         temporary.write_text(
             text, encoding="utf-8", errors="surrogateescape", newline="\n"
@@ -61,7 +64,9 @@ def write_text(path, text):
 
 
 def write_bytes(path, data):
-    """Write `data` to `path` atomically."""
+    """Write `data` to `path` atomically; of several processes, rank 0 does."""
+    if distributed.RANK:
+        return
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
@@ -76,6 +81,9 @@ def locked(folder):
     try:
         import fcntl
     except ImportError:
+        yield
+        return
+    if distributed.RANK:  # rank 0 holds it for all
         yield
         return
     with open(Path(folder) / ".lock", "w") as file:

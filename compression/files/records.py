@@ -8,6 +8,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
+from compression import distributed
 from compression.files.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,7 @@ def provenance(device, seed=None, data=None):
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "data": data or {},
         "device": name,
+        **({"processes": distributed.SIZE} if distributed.SIZE > 1 else {}),
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from compression import distributed
 from compression.command_line import UserError, number
 from compression.data.plausibility import CHOICES, HELP
 from compression.data.preprocessing import Preprocessing
@@ -276,10 +277,12 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
         )
         if early:
             write_checkpoint(folder / "early.pt", description, network.state_dict())
+            distributed.wait()
             early = load_model(folder / "early.pt")
         if options.mode == "none":
             write_checkpoint(folder / "best.pt", description, network.state_dict())
             row["after_training"] = row["after_cut"]
+            distributed.wait()
         else:
             torch.manual_seed(settings.seed)
             if options.mode == "retrain":

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compression import distributed
 from compression.command_line import UserError, number
 from compression.data.augmentation import AUGMENTATIONS
 from compression.data.classes import match, unnamed
@@ -21,7 +22,7 @@ from compression.files.atomic import atomic_path
 from compression.files.loading import load_model
 from compression.files.onnx import count_outputs, is_onnx, read_onnx
 from compression.training.loop import evaluate
-from compression.training.losses import balanced_weights, distillation_loss, soft_targets
+from compression.training.losses import Loss, balanced_weights, distillation_loss, soft_targets
 from compression.training.recipe import AUTOCAST, PIXELS, one_of, setting
 from dataset import default_cache
 
@@ -171,7 +172,7 @@ def check_teacher(teacher, validation, preprocessing, device, batches=None):
     return accuracy
 
 
-class Distillation:
+class Distillation(Loss):
     """The distillation loss as `fit` calls it: asks the teachers about the batch's views.
 
     views: with so many fixed views per photo, the teachers' probabilities are computed once and cached: a
@@ -271,10 +272,11 @@ def build_distillation(options, teachers, records, preprocessing, settings, trai
         name = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]
         try:
             folder = Path(cache) if cache else default_cache()
-            files = [
-                _mapped_targets(folder / f"teacher-{name}-{view}.npy", shape)
-                for view in range(settings.views)
-            ]
+            with distributed.first_on_node():
+                files = [
+                    _mapped_targets(folder / f"teacher-{name}-{view}.npy", shape)
+                    for view in range(settings.views)
+                ]
         except (OSError, UserError) as error:
             print(
                 f"warning: teacher outputs cannot be cached in a file ({error}); they are kept in memory",

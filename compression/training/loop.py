@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from compression import distributed
 from compression.command_line import UserError
 from compression.data.augmentation import AUGMENTATIONS
 from compression.data.plausibility import check_logits
@@ -73,16 +74,15 @@ def evaluate(network, photos, preprocessing, device, batch_size=None, batches=No
     Balanced accuracy is the mean over the classes that have photos of the share of each that is right.
 
     batches: stop after so many, of `photos_at_once` unless batch_size says otherwise. The network's mode is
-    left as it was. whose: what the network is, for the UserError that logits that are not finite raise;
-    without it the loss tells.
+    left as it was. Several processes share the batches, and all of them get the result. whose: what the
+    network is, for the UserError that logits that are not finite raise; without it the loss tells.
     """
     was_training = network.training
     network.eval()
     loss, classes, seen = torch.zeros((), device=device), len(photos.class_names), 0
     counts, right = torch.zeros(2, classes, device=device)
-    for positions in list(torch.arange(len(photos)).split(batch_size or photos_at_once(preprocessing.size)))[
-        :batches
-    ]:
+    parts = torch.arange(len(photos)).split(batch_size or photos_at_once(preprocessing.size))
+    for positions in distributed.share(parts[:batches]):
         images, labels = photos.batch(positions, device)
         inputs = preprocessing.normalise(images)
         logits = network(inputs).float()
@@ -95,6 +95,9 @@ def evaluate(network, photos, preprocessing, device, batch_size=None, batches=No
         )
         seen += len(labels)
     network.train(was_training)
+    if distributed.SIZE > 1:
+        numbers = distributed.total([loss.item(), seen, *right.tolist(), *counts.tolist()])
+        loss, seen, (right, counts) = numbers[0], numbers[1].item(), numbers[2:].view(2, classes)
     return Evaluation(
         loss.item() / seen, right.sum().item() / seen, (right / counts)[counts > 0].mean().item()
     )
@@ -111,6 +114,12 @@ class StopRequest:
             except ValueError:  # not in the main thread: the caller handles signals
                 break
         return self
+
+    def agreed(self):
+        """Whether any process has got a signal; then all of them act as if they had."""
+        if distributed.SIZE > 1:
+            self.signal = self.signal or max(one or 0 for one in distributed.gather(self.signal)) or None
+        return self.signal
 
     def _note(self, number, frame):
         self.signal = number
@@ -172,10 +181,14 @@ def fit(
     loss that is not finite; SystemExit with 128 + signal after Ctrl-C or SIGTERM, even if the run is complete
     by then.
     """
-    torch.backends.cudnn.benchmark = (
-        True  # few input shapes: views, photos, and their last batch; cuDNN chooses once for each
-    )
+    # few input shapes: views, photos, and their last batch; cuDNN chooses once for each
+    torch.backends.cudnn.benchmark = True
     batch_size = min(settings.batch_size, len(training))
+    if batch_size < 2 * distributed.SIZE > 2:
+        raise UserError(
+            f"a batch of {batch_size} photos is too small for {distributed.SIZE} processes: BN needs two "
+            "photos in each; raise batch_size, or start fewer processes"
+        )
     if batch_size < 2:
         raise UserError(
             f"{len(training)} training photo(s) in batches of {settings.batch_size} cannot be trained on: "
@@ -205,7 +218,9 @@ def fit(
     out = Path(out)
     last, finished = out / "last.pt", out / "record.json"
     check_run_folder(out, resume, keep_folder=True)
+    distributed.wait()  # until all have looked into the folder
     with locked(out), StopRequest() as stop:
+        distributed.wait()
         if last.exists():
             run.resume(last)
         if run.epoch == settings.epochs and finished.exists():
@@ -217,6 +232,7 @@ def fit(
             row = train_epoch(run, training, validation, stop)
             if row is None:
                 run.save(last, complete=True)
+                distributed.wait()  # a process that leaves earlier takes the others with it
                 print(f"stopped in epoch {run.epoch + 1} after {run.step} steps; continue with --resume")
                 raise SystemExit(128 + stop.signal)
             run.end_epoch(row)
@@ -247,11 +263,12 @@ def fit(
             "history": run.history,
         }
         write_record(finished, record)
+        distributed.wait()  # until the files are there for all
         print(
             f"best {run.measure.replace('_', ' ')} {run.best()[run.measure]:.4f} in epoch "
             f"{run.best()['epoch']}"
         )
-        if stop.signal:  # it came after the last step: the run is complete, and what follows must not start
+        if stop.agreed():  # it came after the last step: the run is complete, and what follows must not start
             raise SystemExit(128 + stop.signal)
     return record
 
@@ -281,25 +298,17 @@ def train_epoch(run, training, validation, stop, steps=None):
     for positions in tqdm(
         batches, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="step", disable=None, leave=False
     ):
-        images, labels = training.batch(positions, device)
-        if fixed:
-            images = augmentation.apply(
-                images, preprocessing, [values[positions] for values in fixed], settings.view_size
-            )
-        else:
-            images = (
-                augmentation(images, preprocessing, run.views, settings.view_size)
-                if augmentation
-                else preprocessing.normalise(images)
-            )
-        if settings.mixup:
-            images, labels = mix(images, labels, len(run.description.class_names), settings.mixup, run.views)
-        run.train_step(Batch(images, labels, positions, view))
-        if device.type == "cpu" or run.step % 50 == 0 or stop.signal:  # asking a GPU makes it wait
+        batch = draw_batch(run, training, positions, fixed, view)
+        weight, stopped = run.agree(batch, stop)  # what one process decided alone would make the others wait
+        run.train_step(batch, weight)
+        stopped = stop.signal if distributed.SIZE == 1 else stopped
+        if device.type == "cpu" or run.step % 50 == 0 or stopped:  # asking a GPU makes it wait
             run.check_finite()
-        if stop.signal:
+        if stopped:
+            stop.signal = stop.signal or stopped
             run.seconds += time.perf_counter() - started
             return None
+    run.end_steps()
     run.check_finite()
     loss, accuracy, balanced = evaluate(run.evaluated, validation, preprocessing, device, batches=steps)
     if not math.isfinite(loss):
@@ -318,6 +327,32 @@ def train_epoch(run, training, validation, stop, steps=None):
     }
 
 
+def draw_batch(run, training, positions, fixed, view):
+    """This process's share of the batch of photos at `positions`, as random views.
+
+    fixed: the parameters of every photo's view number `view`, or None for new ones. They are drawn for the
+    whole batch, so that the views do not depend on the number of processes.
+    """
+    settings, preprocessing = run.settings, run.description.preprocessing
+    augmentation = AUGMENTATIONS[settings.augment]
+    if fixed:
+        drawn = [values[positions] for values in fixed]
+    else:
+        drawn = augmentation.draw(len(positions), run.views) if augmentation else []
+    if not settings.mixup:  # which needs the whole batch
+        drawn, positions = [distributed.share(values) for values in drawn], distributed.share(positions)
+    images, labels = training.batch(positions, run.device)
+    if augmentation:
+        images = augmentation.apply(images, preprocessing, drawn, settings.view_size)
+    else:
+        images = preprocessing.normalise(images)
+    if settings.mixup:
+        images, labels = mix(images, labels, len(run.description.class_names), settings.mixup, run.views)
+        images, labels, positions = (distributed.share(values) for values in (images, labels, positions))
+        images = images.contiguous(memory_format=torch.channels_last)
+    return Batch(images, labels, positions, view)
+
+
 def quantize_command(folder):
     """The command line that makes a model file of the best.pt in a run's folder, in that folder, whatever its
     name.
@@ -328,9 +363,8 @@ def quantize_command(folder):
 def _log(history):
     """The history as CSV text."""
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, history[-1], lineterminator="\n"
-    )  # an older run's first rows may have fewer columns
+    # an older run's first rows may have fewer columns
+    writer = csv.DictWriter(text, history[-1], lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     return text.getvalue()

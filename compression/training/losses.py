@@ -34,8 +34,23 @@ def balanced_weights(labels, num_classes):
     return counts.sum() / (num_classes * counts.clamp(min=1))
 
 
-class CrossEntropy:
-    """The loss of training from scratch. A loss is called with (logits, Batch) and can have a state to save.
+class Loss:
+    """What a training minimises: called with (logits, Batch), it returns a scalar, a mean over the batch."""
+
+    def weight_of(self, batch):
+        """What the mean divides by: where several processes share a batch, each counts by this."""
+        return len(batch.labels)
+
+    def state_dict(self):
+        """What a resumed run needs of it."""
+        return {}
+
+    def load_state_dict(self, state):
+        """The inverse of `state_dict`."""
+
+
+class CrossEntropy(Loss):
+    """The loss of training from scratch.
 
     class_weights: float32 (classes,), or None for equal ones.
     """
@@ -47,11 +62,10 @@ class CrossEntropy:
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         return F.cross_entropy(logits, batch.labels, weight=weights, label_smoothing=self.label_smoothing)
 
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
+    def weight_of(self, batch):
+        if self.class_weights is None or batch.labels.ndim > 1:
+            return super().weight_of(batch)
+        return self.class_weights[batch.labels.cpu()].sum().item()
 
 
 def mix(images, labels, num_classes, max_share, generator):

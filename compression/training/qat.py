@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 from torch.optim.swa_utils import update_bn
 
+from compression import distributed
 from compression.command_line import UserError
 from compression.data.augmentation import AUGMENTATIONS
 from compression.files.loading import load_model
@@ -139,6 +140,8 @@ def finish(path, training, settings, device):
         raise UserError(f"{path} holds no scales of quantization-aware training; choose another --out")
     network = model.build().to(device, memory_format=torch.channels_last)
     network = reestimate_bn(network, training, model.description.preprocessing, settings, device)
+    distributed.spread(network.buffers())
+    distributed.wait()  # until all have read it
     write_checkpoint(path, model.description, network.state_dict(), scales=model.scales)
 
 

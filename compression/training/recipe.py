@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from compression import distributed
 from compression.command_line import UserError, number
 from compression.data.augmentation import AUGMENTATIONS
 
@@ -182,6 +183,7 @@ def read_recipe(parser, argv=None):
         print(recipe_help(parser.get_default("recipe_fields"), defaults_of(parser.get_default("script"))))
         raise SystemExit(0)
     options = parser.parse_args(words)
+    options.resume = options.resume or distributed.RESTARTS > 0
     options.chosen = parse_recipe(options.recipe, options.recipe_fields)
     known = defaults_of(options.script, bool(getattr(options, "qat_bits", None)), options.chosen)
     for key, field in options.recipe_fields.items():

@@ -2,11 +2,13 @@
 
 import json
 import shlex
+import signal
 from dataclasses import asdict
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from compression import distributed
 from compression.command_line import UserError
 from compression.data.classes import canonical
 from compression.files.atomic import read_torch, write_bytes
@@ -80,10 +82,12 @@ class Run:
         self.data, self.export = data or {}, export
         self.description, self.settings = description, settings
         self.device, self.steps_per_epoch = device, steps_per_epoch
-        self.network = network.to(device, memory_format=torch.channels_last)
+        network = network.to(device, memory_format=torch.channels_last)
+        self.gammas = gammas_of(network) if settings.gamma_l1 else []
+        self.network = distributed.synchronised(network, device)
+        self.parallel = distributed.parallel(self.network, device)
         self.ema = AveragedModel(self.network, use_buffers=True) if settings.ema else None
         self.optimizer = build_optimizer(self.network, settings)
-        self.gammas = gammas_of(self.network) if settings.gamma_l1 else []
         self.schedule = build_schedule(self.optimizer, settings, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.views = torch.Generator()
@@ -111,14 +115,27 @@ class Run:
             else "validation_accuracy"
         )
 
-    def train_step(self, batch):
-        """One optimiser step; returns nothing and does not wait for the GPU."""
+    def agree(self, batch, stop):
+        """(share of this process in the batch's mean loss, a signal that any process has got)."""
+        if distributed.SIZE == 1:
+            return 1.0, None
+        own = self.loss_function.weight_of(batch)
+        total, stopped = distributed.total([own, stop.signal or 0]).tolist()
+        return own / total, int(stopped > 0) and (stop.signal or signal.SIGTERM)
+
+    def train_step(self, batch, weight=1.0):
+        """One optimiser step; returns nothing and does not wait for the GPU.
+
+        weight: share of this process in the mean loss of the batch.
+        """
         autocast = AUTOCAST[self.settings.precision]
         with torch.autocast(self.device.type, autocast, enabled=autocast is not None):
-            logits = self.network(batch.images)
-        logits = logits.float()
-        loss = self.loss_function(logits, batch)
-        optimise(loss, self.network, self.optimizer, self.scaler, self.settings, self.gammas)
+            logits = self.parallel(batch.images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays
+        loss = weight * self.loss_function(logits, batch)
+        optimise(
+            distributed.SIZE * loss, self.network, self.optimizer, self.scaler, self.settings, self.gammas
+        )
         self.schedule.step()
         if self.ema:
             done = self.epoch * self.steps_per_epoch + self.step
@@ -130,6 +147,14 @@ class Run:
         self.labelled += labelled.sum()
         self.correct += right.sum()
         self.step += 1
+
+    def end_steps(self):
+        """Sum up what all processes have counted in this epoch, and give them rank 0's BN statistics."""
+        if distributed.SIZE > 1:
+            sums = distributed.total([self.loss_sum.item(), self.correct.item(), self.labelled.item()])
+            for own, total in zip((self.loss_sum, self.correct, self.labelled), sums):
+                own.fill_(total)
+            distributed.spread(self.evaluated.buffers())
 
     def check_finite(self):
         """Raise UserError if the sum of the epoch's losses is NaN or infinite."""
@@ -149,6 +174,7 @@ class Run:
 
     def state_dict(self):
         """Plain values and tensors only, so that it loads with weights_only=True."""
+        on_gpu = self.device.type == "cuda"
         return {
             "settings": asdict(self.settings),
             "steps_per_epoch": self.steps_per_epoch,
@@ -160,9 +186,9 @@ class Run:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": {
-                "torch": torch.get_rng_state(),
+                "torch": distributed.gather(torch.get_rng_state()),  # a state for every process
                 "views": self.views.get_state(),
-                "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+                "cuda": distributed.gather(torch.cuda.get_rng_state(self.device)) if on_gpu else None,
             },
             "epoch": self.epoch,
             "step": self.step,
@@ -184,10 +210,18 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"]["torch"])
         self.views.set_state(state["rng"]["views"])
-        if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        states = state["rng"]["torch"]
+        if len(states) == distributed.SIZE:
+            torch.set_rng_state(states[distributed.RANK])
+            if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
+                torch.cuda.set_rng_state(state["rng"]["cuda"][distributed.RANK], self.device)
+        else:
+            torch.manual_seed(1_000_003 * self.settings.seed + distributed.RANK)
+            print(
+                f"note: the run was saved by {len(states)} process(es) and goes on with {distributed.SIZE}, "
+                "so its weights will not be bitwise those of an uninterrupted run"
+            )
         for name in ("epoch", "step", "seconds", "starts"):
             setattr(self, name, state[name])
         self.history = json.loads(state["history"])
@@ -196,12 +230,8 @@ class Run:
 
     def save(self, path, complete):
         """Write a checkpoint atomically: complete = all that resuming needs, else the evaluated weights."""
-        write_checkpoint(
-            path,
-            self.description,
-            **self.export(self.evaluated),
-            **({"run": self.state_dict()} if complete else {}),
-        )
+        state = {"run": self.state_dict()} if complete else {}
+        write_checkpoint(path, self.description, **self.export(self.evaluated), **state)
 
     def resume(self, path):
         """Continue from a checkpoint; UserError if it is damaged or belongs to a different run."""
