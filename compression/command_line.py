@@ -94,8 +94,8 @@ def keep_freed_memory():
 def pick_device(name):
     """'auto', 'cpu', 'cuda' or 'cuda:1' as a `torch.device`; 'auto' is a GPU if there is one.
 
-    On the CPU it also calls `keep_freed_memory`. Under torchrun, each process takes a GPU of its own and joins
-    the other processes.
+    On the CPU it also calls `keep_freed_memory`. Under torchrun, each process takes a GPU of its own and
+    joins the others.
     """
     import torch
 

@@ -70,7 +70,8 @@ listings = [list_labelled(sys.argv[1], split) for split in ("training", "validat
 photos, others = (load_photos(listing, preprocessing, False, print) for listing in listings)
 description = Description.of("student", {}, photos.class_names, preprocessing)
 states = {}
-cases = {"plain": {}, "weights": {}, "mixup": {"mixup": 0.4}, "views": {"views": 1}, "odd": {"batch_size": 13}}
+cases = {"plain": {}, "weights": {}, "mixup": {"mixup": 0.4}, "views": {"views": 1}}
+cases["odd"] = {"batch_size": 13}
 for name, changes in cases.items():
     torch.manual_seed(0)
     network, teacher = Double(), Double().requires_grad_(False).eval()

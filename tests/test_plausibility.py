@@ -274,7 +274,7 @@ def test_a_pickled_model_or_namespace_is_refused_with_what_to_save(toy, refused,
             ("train_kd.py", toy, "--teacher", path, "--out", tmp_path / "kd"),
             ("quantize.py", path, tmp_path / "out.bin"),
         ):
-            assert "nothing was run: if you made the file, save model.state_dict() alone" in refused(*command)
+            assert "nothing was run: if you made it, save model.state_dict() alone" in refused(*command)
     torch.save(state(), tmp_path / "alone.pt")
     assert load_model(tmp_path / "alone.pt")
 

@@ -67,8 +67,8 @@ def predicted(call, data, model, folder, *flags):
         "--top-k",
         11,
         folder / "top.csv",
-        "--recipe",
-        "batch_size=4",
+        "--batch-size",
+        4,
     )
     assert done.returncode == 0, done.stderr
     with open(folder / "top.csv", newline="") as file:
