@@ -7,6 +7,7 @@ read the convolution's output.
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 LAYERS, NORMS = (nn.Conv2d, nn.Linear), (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -35,20 +36,16 @@ def fold(network):
     """
     for name, behind in foldable_pairs(network):
         layer, norm = network.get_submodule(name), network.get_submodule(behind)
-        before = layer.bias
-        layer.bias = nn.Parameter(
-            torch.empty(len(layer.weight), dtype=layer.weight.dtype, device=layer.weight.device)
-        )
         network.set_submodule(behind, nn.Identity())
-        if layer.weight.is_meta:  # meta arithmetic would import more of torch, for a second
+        if layer.weight.is_meta:  # arithmetic there imports a second's worth of torch
+            layer.bias = nn.Parameter(layer.weight.new_empty(len(layer.weight)))
             continue
-        gain = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
-        centre = (
-            norm.running_mean.double() if before is None else norm.running_mean.double() - before.double()
+        fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
+        bias = None if layer.bias is None else layer.bias.double()
+        statistics = norm.running_mean.double(), norm.running_var.double(), norm.eps
+        weight, bias = fuse(
+            layer.weight.double(), bias, *statistics, norm.weight.double(), norm.bias.double()
         )
-        folded = layer.weight.double() * gain.reshape(-1, *[1] * (layer.weight.ndim - 1))
-        layer.weight = nn.Parameter(
-            folded.to(layer.weight.dtype)
-        )  # a new tensor: the old one can be shared with a state_dict
-        layer.bias.copy_(norm.bias.double() - centre * gain)
+        # new parameters: a network can share its weights with a state_dict
+        layer.weight, layer.bias = (nn.Parameter(value.to(layer.weight.dtype)) for value in (weight, bias))
     return network
