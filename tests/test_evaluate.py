@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from evaluate import calibration, confusion
+from compression.stages.evaluating import calibration, confusion
 
 
 def test_confusion_counts_labels_in_rows_and_predictions_in_columns():
@@ -116,8 +116,8 @@ def test_a_model_agrees_with_itself_and_less_with_another(toy, small_model, smal
 def test_photos_are_small_by_their_shorter_side(tmp_path):
     from PIL import Image
 
+    from compression.stages.evaluating import shorter_sides
     from dataset import list_unlabelled
-    from evaluate import shorter_sides
 
     for name, size in (("a.png", (20, 90)), ("b.png", (90, 31)), ("c.png", (50, 40))):
         Image.new("RGB", size).save(tmp_path / name)

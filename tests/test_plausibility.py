@@ -281,7 +281,7 @@ def test_a_pickled_model_or_namespace_is_refused_with_what_to_save(toy, refused,
 
 def test_teachers_are_read_before_photos_are_decoded(toy, small_model, refused, tmp_path, monkeypatch):
     monkeypatch.setattr("compression.options.load_photos", None)
-    monkeypatch.setattr("evaluate.load_photos", None)
+    monkeypatch.setattr("compression.stages.evaluating.load_photos", None)
     (tmp_path / "bad.bin").write_bytes(b"no teacher")
     torch.save({"format": CHECKPOINT_FORMAT, "version": VERSION}, tmp_path / "empty.pt")
     torch.save(state(), tmp_path / "bare.pt")  # whose normalisation would be chosen on photos

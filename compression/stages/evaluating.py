@@ -1,0 +1,135 @@
+"""What `evaluate.py` measures: accuracy by class and resolution, confusions, calibration, agreement."""
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from compression import distributed
+from compression.data.faces import FaceListing
+from compression.data.preprocessing import photos_at_once
+from compression.data.tta import inputs_of, mean_probabilities
+from compression.training.distillation import SeenBy
+from dataset import load_photos
+
+BINS = 10  # of the reliability diagram
+
+
+@torch.inference_mode()
+def probabilities(network, photos, preprocessing, device, tta=False, whose="the model"):
+    """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of
+    `inputs_of`.
+    """
+    answers, largest = [], max(each.size for each in inputs_of(preprocessing, tta))
+    for positions in distributed.share(torch.arange(len(photos[0])).split(photos_at_once(largest))):
+        inputs = [part.batch(positions, device)[0] for part in photos]
+        answers.append(mean_probabilities(network, inputs, preprocessing, tta, whose).cpu())
+    return torch.cat(distributed.unshare(answers))
+
+
+def confusion(predicted, labels, num_classes):
+    """Counts int64 (classes, classes): row = label, column = prediction."""
+    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(
+        num_classes, num_classes
+    )
+
+
+def calibration(probability, labels, bins=BINS):
+    """(expected calibration error, [photos, mean confidence, accuracy] for every bin of confidence) by Guo et
+    al. 2017.
+
+    The bins divide [0, 1] evenly; the error is the mean of |accuracy - confidence| over the bins, weighted by
+    their photos.
+    """
+    confidence, predicted = probability.max(1)
+    right, rows, error = (predicted == labels).double(), [], 0.0
+    member = (confidence.double() * bins).long().clamp(max=bins - 1)
+    for index in range(bins):
+        inside = member == index
+        count = int(inside.sum())
+        mean, accuracy = (
+            float(values[inside].double().mean()) if count else 0.0 for values in (confidence, right)
+        )
+        rows.append([count, mean, accuracy])
+        error += count / len(labels) * abs(accuracy - mean)
+    return error, rows
+
+
+def load_sizes(listing, preprocessings, cache, told=False):
+    """A PhotoSet of the listing for each of the Preprocessings. Problems with the photos are printed once, or
+    not at all with `told`.
+    """
+    return [
+        load_photos(listing, preprocessing, cache, (lambda text: None) if told or index else None)
+        for index, preprocessing in enumerate(preprocessings)
+    ]
+
+
+def shorter_sides(listing):
+    """Pixels of every photo's shorter side, from the files' headers; 0 where the header is unreadable."""
+    if isinstance(listing, FaceListing):
+        return torch.full((len(listing),), listing.faces.shape[1])
+    sides = []
+    for path in listing.paths:
+        try:
+            with Image.open(path) as image:
+                sides.append(min(image.size))
+        except (
+            Exception
+        ):  # Pillow raises almost any exception for a damaged file; such photos are not in the PhotoSet
+            sides.append(0)
+    return torch.tensor(sides)
+
+
+def agreement(network, teacher, photos, preprocessing, device, tta=False):
+    """Share of photos for which a network and a Teacher predict the same class from the network's input.
+
+    photos: a PhotoSet for each of `inputs_of`.
+    """
+    answers = (
+        probabilities(asked, photos, preprocessing, device, tta, whose).argmax(1)
+        for asked, whose in (
+            (network, "the model"),
+            (SeenBy(teacher, preprocessing).eval(), f"the teacher {teacher.path}"),
+        )
+    )
+    return torch.eq(*answers).double().mean().item()
+
+
+def measure(model, listing, photos, device, tta=False, reduced=None):
+    """(metrics of a Model on the N photos of a Listing as plain values, class probabilities float32 (N,
+    classes)).
+
+    photos: a PhotoSet for each of `inputs_of`; reduced: the same for photos scaled down first.
+    """
+    preprocessing, names = model.description.preprocessing, model.description.class_names
+    network = model.build().to(device, memory_format=torch.channels_last)
+    answers, labels = probabilities(network, photos, preprocessing, device, tta), photos[0].labels.cpu()
+    predicted = answers.argmax(1)
+    right = predicted == labels
+    small = shorter_sides(listing)[photos[0].rows.cpu()] < preprocessing.size
+    table = confusion(predicted, labels, len(names))
+    error, reliability = calibration(answers, labels)
+    result = {
+        "photos": len(labels),
+        "tta": tta,
+        "accuracy": right.double().mean().item(),
+        "cross_entropy": F.nll_loss(answers.clamp(min=1e-12).log(), labels).item(),
+        "small_photos": int(small.sum()),
+    }
+    for name, part in (("accuracy_of_small", right[small]), ("accuracy_of_larger", right[~small])):
+        result[name] = part.double().mean().item() if len(part) else None
+    if reduced:
+        blurred = probabilities(network, reduced, preprocessing, device, tta).argmax(1)
+        result["accuracy_reduced"] = (blurred == labels).double().mean().item()
+    by_class = [
+        row[index].item() / row.sum().item() if row.any() else None for index, row in enumerate(table)
+    ]
+    shares = [share for share in by_class if share is not None]
+    result |= {
+        "balanced_accuracy": sum(shares) / len(shares),
+        "class_accuracy": dict(zip(names, by_class)),
+        "calibration_error": error,
+        "reliability": reliability,
+        "confusion": table.tolist(),
+    }
+    return result, answers
