@@ -11,13 +11,19 @@ toy := toy_food11
 
 .PHONY: demo test lint test-matrix readme report clean
 
-.venv/installed: requirements.txt tests/requirements.txt report/requirements.txt
+.venv/ready: requirements.txt
 	@echo "setting up .venv (a few GB, some minutes)"
-	$(PYTHON) -m venv .venv
+	test -x $(venv) || $(PYTHON) -m venv .venv
+	$(venv) -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+.venv/installed: requirements.txt tests/requirements.txt report/requirements.txt experiments/requirements.txt
+	@echo "setting up .venv with what the tests need (a few GB, some minutes)"
+	test -x $(venv) || $(PYTHON) -m venv .venv
 	$(venv) -m pip install --quiet --requirement tests/requirements.txt
 	@touch $@
 
-demo: .venv/installed
+demo: .venv/ready
 	$(venv) -m experiments.demo
 
 test: .venv/installed

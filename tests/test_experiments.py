@@ -66,6 +66,7 @@ def pretended(monkeypatch):
 
 
 def test_snakemake_runs_an_experiment_once_and_names_what_failed(tiny, call, tmp_path):
+    pytest.importorskip("snakemake")
     variants, command = tiny
     variants["broken"] = variants["four"].replace("widths=4,", "widths=0,")
     first = call(*command, "--workers", 2)
