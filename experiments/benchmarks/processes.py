@@ -111,10 +111,10 @@ def main(argv=None):
         "hours_per_epoch_1300k_photos": IMAGENET / options.batch_size * min(second.values()) / 3600,
     }
     print(
-        f"two processes of one thread train {result['speed_of_two_processes']:.2f} times as fast as one "
-        f"of two threads ({result['views_per_second']['1x2']:.0f} views/s); {result['communication_share']:.0%} of a "
-        f"step is communication; an epoch of 1.3 million photos would take "
-        f"{result['hours_per_epoch_1300k_photos']:.1f} hours and a cache of "
+        f"speed of two processes of one thread / one process of two threads: "
+        f"{result['speed_of_two_processes']:.2f} ({result['views_per_second']['1x2']:.0f} views/s); "
+        f"communication: {result['communication_share']:.0%} of a step; 1.3 million photos: "
+        f"{result['hours_per_epoch_1300k_photos']:.1f} hours an epoch, a cache of "
         f"{result['cache_bytes_1300k_photos'] / 1e9:.0f} GB"
     )
     if options.record:
