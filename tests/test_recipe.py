@@ -69,6 +69,11 @@ def test_the_table_lists_every_key_with_a_default_that_can_be_given(call, script
     assert ("label_smoothing" in told) == (script != "train_kd.py")
 
 
+@pytest.mark.parametrize("words", [("--weight-decay", "0.1"), ("--weight-decay=0.1",)])
+def test_a_flag_for_a_setting_is_answered_by_how_it_is_given(refused, toy, words):
+    assert "write --recipe weight_decay=VALUE" in refused("train_student.py", toy, *words)
+
+
 def test_defaults_are_settings():
     names = {field.name for field in dataclasses.fields(Settings)}
     assert all(values.keys() <= names for values in DEFAULTS.values())

@@ -161,6 +161,6 @@ def reading(path, what, advice):
     except MemoryError:
         raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
     except Exception as error:  # readers raise a dozen types for bytes that are not their own
-        reason = str(error) if str(error) and not isinstance(error, KeyError) else repr(error)
-        reason = " ".join(reason.split())[:150]
+        internal = isinstance(error, (LookupError, AttributeError)) or not str(error)
+        reason = "its bytes are not in the format" if internal else " ".join(str(error).split())[:150]
         raise UserError(f"{path} is damaged or no {what} ({reason}); {advice}") from None

@@ -182,6 +182,12 @@ def read_recipe(parser, argv=None):
     if any(pair == ("--recipe", "help") for pair in zip(words, words[1:])):
         print(recipe_help(parser.get_default("recipe_fields"), defaults_of(parser.get_default("script"))))
         raise SystemExit(0)
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and (key := flag[2:].replace("-", "_")) in parser.get_default(
+            "recipe_fields"
+        ):
+            raise UserError(f"{flag} is a setting of the recipe; write --recipe {key}=VALUE")
     options = parser.parse_args(words)
     options.resume = options.resume or distributed.RESTARTS > 0
     options.chosen = parse_recipe(options.recipe, options.recipe_fields)
