@@ -31,6 +31,38 @@ def timed(function):
     return time.perf_counter() - began, result
 
 
+def start_up(imports):
+    """Seconds until Python has started and imported these modules: the least of three."""
+    command = [sys.executable, "-c", f"import {imports}"]
+    return min(timed(lambda: subprocess.run(command, cwd=ROOT, check=True))[0] for _ in range(3))
+
+
+def parts(paths, tta):
+    """{part: seconds} of predicting photos as inference.py does, one part after another."""
+    starting = start_up("inference")
+    load, model = timed(lambda: load_model(ROOT / "model.bin"))
+    preprocessing, network = (
+        model.description.preprocessing,
+        model.build().to(memory_format=torch.channels_last),
+    )
+    stream = decode_stream(paths, inputs_of(preprocessing, tta), DecodeReport())
+    decode, batches = timed(lambda: [inputs for _, *inputs in stream])
+    with torch.inference_mode():
+
+        def answers(inputs):
+            return mean_probabilities(
+                network, [torch.from_numpy(photos) for photos in inputs], preprocessing, tta
+            )
+
+        forward, _ = timed(lambda: [answers(inputs) for inputs in batches])
+    return {
+        "start-up: Python and imports": starting,
+        "reading and decoding model.bin": load,
+        "decoding the photos": decode,
+        "the network": forward,
+    }
+
+
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("data", type=Path, help="root that holds testing/")
@@ -50,34 +82,8 @@ def main(argv=None):
             raise UserError(
                 "two runs of hw7_test.sh wrote different files; find out why before publishing a time"
             )
-    start_up = min(
-        timed(lambda: subprocess.run([sys.executable, "-c", "import inference"], cwd=ROOT, check=True))[0]
-        for _ in range(3)
-    )
-
     device = pick_device("cpu")  # keeps freed memory, as in inference.py
-    load, model = timed(lambda: load_model(ROOT / "model.bin"))
-    preprocessing, network = (
-        model.description.preprocessing,
-        model.build().to(memory_format=torch.channels_last),
-    )
-    stream = decode_stream(listing.paths, inputs_of(preprocessing, tta=True), DecodeReport())
-    decode, batches = timed(lambda: [inputs for _, *inputs in stream])
-    with torch.inference_mode():
-
-        def answers(inputs):
-            return mean_probabilities(
-                network, [torch.from_numpy(photos) for photos in inputs], preprocessing, tta=True
-            )
-
-        forward, _ = timed(lambda: [answers(inputs) for inputs in batches])
-    seconds = {
-        "in all (the slower of two runs)": max(wholes),
-        "start-up: Python and imports": start_up,
-        "reading and decoding model.bin": load,
-        "decoding the photos": decode,
-        "the network": forward,
-    }
+    seconds = {"in all (the slower of two runs)": max(wholes), **parts(listing.paths, tta=True)}
     for name, value in seconds.items():
         print(f"{value:6.2f} s  {name}")
     if options.record:

@@ -1,0 +1,195 @@
+"""Prediction's speed: hw7_test.sh against the loop of the course's notebook, decoders, and bf16 against fp32.
+
+    python -m experiments.benchmarks.speed_inference food-11 --record results/speed_inference.json
+
+The whole programs predict the same photos in turns: hw7_test.sh with and without its test-time augmentation,
+and course_loop.py, which has the course's network at the course's input size. Photos are testing photos of
+144 px, and the same enlarged to 512 px: what counts here is how long they take to decode. All decoders use
+the same threads and read from files; ours also resizes, the others do not. bf16 is asked about every testing
+photo.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.io import decode_jpeg, read_file
+
+from compression.command_line import UserError, available_cores, number, parser, pick_device, run
+from compression.data.preprocessing import DecodeReport, decode_stream
+from compression.files.loading import load_model
+from compression.files.records import provenance, write_record
+from dataset import list_testing, load_photos
+from experiments.benchmarks import course_loop
+from experiments.benchmarks.alternating import alternate
+from experiments.benchmarks.hw7_test import ROOT, parts, start_up, timed
+
+SMALL, LARGE = 144, 512
+
+
+def pick_photos(paths, count):
+    """So many photos whose shorter side is SMALL; UserError if there are fewer."""
+    chosen = []
+    for path in paths:
+        with Image.open(path) as image:
+            if min(image.size) == SMALL and image.format == "JPEG":
+                chosen.append(path)
+        if len(chosen) == count:
+            return chosen
+    raise UserError(
+        f"only {len(chosen)} testing photos are JPEGs with a shorter side of {SMALL} px; lower --photos to that"
+    )
+
+
+def write_photos(paths, root, side):
+    """The photos as root/testing/0000.jpg and on, enlarged to this shorter side; returns their new paths."""
+    (root / "testing").mkdir(parents=True)
+    written = []
+    for index, path in enumerate(paths):
+        written.append(root / "testing" / f"{index:04}.jpg")
+        if side == SMALL:
+            written[-1].write_bytes(path.read_bytes())
+        else:
+            with Image.open(path) as image:
+                size = [round(length * side / min(image.size)) for length in image.size]
+                image.convert("RGB").resize(size, Image.LANCZOS).save(written[-1], quality=90)
+    return written
+
+
+def whole_programs(root, count, rounds):
+    """{program: {"seconds", "ratio" to the course's loop}}, medians over rounds in which all run in turn."""
+    ours = ["bash", ROOT / "hw7_test.sh", root, root / "prediction.csv", "--device", "cpu"]
+    commands = {
+        "the course's loop": [
+            sys.executable,
+            "-m",
+            "experiments.benchmarks.course_loop",
+            root,
+            root / "course.csv",
+        ],
+        "`hw7_test.sh`": ours,
+        "`hw7_test.sh --no-tta`": [*ours, "--no-tta"],
+    }
+    found = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            found[name].append(
+                timed(lambda c=command: subprocess.run(c, cwd=ROOT, check=True, capture_output=True))[0]
+            )
+    for file in ("prediction.csv", "course.csv"):
+        assert (root / file).read_text().count("\n") == count + 1
+    course = found["the course's loop"]
+    return {
+        name: {
+            "seconds": statistics.median(seconds),
+            "ratio": statistics.median(theirs / own for theirs, own in zip(course, seconds)),
+        }
+        for name, seconds in found.items()
+    }
+
+
+def course_parts(paths):
+    """{part: seconds} of the course's loop, one part after another."""
+    network = course_loop.build("student").eval()
+    decode, batches = timed(lambda: list(course_loop.testing_batches(paths)))
+    forward, _ = timed(lambda: course_loop.predict(network, batches))
+    return {
+        "start-up: Python and imports": start_up("experiments.benchmarks.course_loop"),
+        "decoding the photos": decode,
+        "the network": forward,
+    }
+
+
+def decoders(paths, preprocessing, rounds):
+    """{decoder: photos per second}, medians over rounds in which all run in turn."""
+
+    def ours():
+        for _ in decode_stream(paths, [preprocessing], DecodeReport()):
+            pass
+
+    def draft(path):
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * (preprocessing.detail or preprocessing.size),) * 2)
+            image.load()
+
+    def in_threads(decode):
+        with ThreadPoolExecutor(available_cores()) as pool:
+            for _ in pool.map(decode, paths):
+                pass
+
+    ways = {
+        "ours, resized": ours,
+        "Pillow at a reduced scale": lambda: in_threads(draft),
+        "`torchvision.io.decode_jpeg`": lambda: in_threads(lambda path: decode_jpeg(read_file(str(path)))),
+    }
+    found = {name: [] for name in ways}
+    for _ in range(rounds + 1):  # the first warms up
+        for name, decode in ways.items():
+            found[name].append(timed(decode)[0])
+    return {name: len(paths) / statistics.median(seconds[1:]) for name, seconds in found.items()}
+
+
+@torch.inference_mode()
+def in_bf16(model, photos, rounds, batch_size=64):
+    """Share of photos, uint8 (N, size, size, C), with the same class in bf16 as in fp32, and how much faster
+    it is.
+    """
+    network = model.build().to(memory_format=torch.channels_last)
+    batches = [model.description.preprocessing.normalise(part) for part in photos.split(batch_size)]
+
+    def classes(enabled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            return torch.cat([network(batch).argmax(1) for batch in batches])
+
+    same = (classes(False) == classes(True)).sum().item()
+    fp32, bf16 = alternate(lambda _: classes(False), lambda _: classes(True), rounds, 1, torch.device("cpu"))
+    ratio = statistics.median(before / after for before, after in zip(fp32, bf16))
+    return {"photos": len(photos), "same_class": same, "share": same / len(photos), "speed_ratio": ratio}
+
+
+def main(argv=None):
+    options = parser(__doc__)
+    options.add_argument("data", type=Path, help="root that holds testing/")
+    options.add_argument("--photos", type=number(int, 1), default=1000, help="photos to predict and decode")
+    options.add_argument("--rounds", type=number(int, 1), default=3, help="alternating rounds")
+    options.add_argument("--record", type=Path, help="write a JSON record there")
+    options = options.parse_args(argv)
+    listing, device = list_testing(options.data), pick_device("cpu")
+    chosen, model = pick_photos(listing.paths, options.photos), load_model(ROOT / "model.bin")
+    preprocessing, results = model.description.preprocessing, {}
+    for side in (SMALL, LARGE):
+        with tempfile.TemporaryDirectory() as folder:
+            paths = write_photos(chosen, Path(folder), side)
+            results[f"{side} px"] = {
+                "programs": whole_programs(Path(folder), len(paths), options.rounds),
+                "parts": {
+                    "the course's loop": course_parts(paths),
+                    "`hw7_test.sh`": parts(paths, tta=True),
+                    "`hw7_test.sh --no-tta`": parts(paths, tta=False),
+                },
+                "decoders": decoders(paths, preprocessing, options.rounds),
+            }
+        print(f"{side} px: {results[f'{side} px']}")
+    photos = load_photos(listing, preprocessing, cache=False)
+    half = in_bf16(model, photos.photos[photos.rows], options.rounds)
+    print(f"bf16: {half}")
+    if options.record:
+        write_record(
+            options.record,
+            {
+                **provenance(device, 0, {"testing": listing.fingerprint()}),
+                "photos": options.photos,
+                "results": results,
+                "bf16": half,
+            },
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
