@@ -7,7 +7,6 @@ Predicts testing/ as the notebook would, with an untrained `student`: for its ti
 """
 
 import csv
-import sys
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from compression.command_line import UserError, parser, run
 from models import build
 
 SIZE, BATCH_SIZE = 256, 32
@@ -74,8 +74,19 @@ def testing_batches(paths):
     return DataLoader(Photos(paths, [0] * len(paths), TESTING), batch_size=BATCH_SIZE)
 
 
-if __name__ == "__main__":
-    paths = sorted((Path(sys.argv[1]) / "testing").glob("*.jpg"))
+def main(argv=None):
+    options = parser(__doc__)
+    options.add_argument("data", type=Path, help="root that holds testing/*.jpg")
+    options.add_argument("output", type=Path, help="the CSV to write")
+    options = options.parse_args(argv)
+    paths = sorted((options.data / "testing").glob("*.jpg"))
+    if not paths:
+        raise UserError(f"there are no photos {options.data}/testing/*.jpg; check the data directory")
     labels = predict(build("student").eval(), testing_batches(paths))
-    with open(sys.argv[2], "w", newline="") as file:
+    with open(options.output, "w", newline="") as file:
         csv.writer(file).writerows([["Id", "label"], *zip((path.stem for path in paths), labels)])
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

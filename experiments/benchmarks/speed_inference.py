@@ -42,7 +42,7 @@ def pick_photos(paths, count):
         if len(chosen) == count:
             return chosen
     raise UserError(
-        f"only {len(chosen)} testing photos are JPEGs with a shorter side of {SMALL} px; lower --photos to that"
+        f"only {len(chosen)} testing photos are JPEGs of {SMALL} px (shorter side); lower --photos to that"
     )
 
 
@@ -155,7 +155,7 @@ def in_bf16(model, photos, rounds, batch_size=64):
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("data", type=Path, help="root that holds testing/")
-    options.add_argument("--photos", type=number(int, 1), default=1000, help="photos to predict and decode")
+    options.add_argument("--photos", type=number(int, 1), default=600, help="photos to predict and decode")
     options.add_argument("--rounds", type=number(int, 1), default=3, help="alternating rounds")
     options.add_argument("--record", type=Path, help="write a JSON record there")
     options = options.parse_args(argv)
