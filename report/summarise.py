@@ -29,6 +29,8 @@ TEACHERS = json.loads((HERE / "published.json").read_text())["teachers"]  # by f
 TOLERANCE = 0.002  # of an accuracy measured again on the same photos: other batches round otherwise
 OPTIONAL = {"finetune20_0.95"}  # hours of training
 UNCHANGED = "testing/labelled_measured"  # the student of `choices` and `alpha_temperature` before any change
+BENCHMARKS = ("hw7_test", "data_path", "fixed_views", "onnx_teacher", "onnx_export")
+BENCHMARKS += ("speed_training", "speed_inference", "speed_step")
 MODES = ("none", "mistake1", "finetune1", "finetune5", "retrain5")
 BASES = {  # experiment: the variants that all its variants are compared with
     "alpha_temperature": [UNCHANGED],
@@ -305,14 +307,9 @@ def summarise(results=ROOT / "results", photos=STANDIN):
     records = Records(results, photos)
     found = {"photos": photos, "claims": list(CLAIMS), "model": handed_in(records)}
     found |= {name: experiment(records, name) for name in BASES}
-    for name in ("hw7_test", "data_path", "fixed_views", "onnx_teacher"):
+    for name in BENCHMARKS:
         record = records(f"{name}.json", any_photos=True)
-        kept = ("photos", "seconds", "size", "results", "device", "teacher")
-        found[name] = {key: record.get(key) for key in kept}
-    exported = records("onnx_export.json", any_photos=True)
-    found["onnx_export"] = {
-        key: exported[key] for key in ("model", "bytes", "photos", "agreement", "seconds")
-    }
+        found[name] = {key: one for key, one in record.items() if key not in ("command", "date", "versions")}
     found["records"] = {
         name: {
             "number": len(group),

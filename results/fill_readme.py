@@ -3,8 +3,7 @@
     python results/fill_readme.py            # rewrite the tables
     python results/fill_readme.py --check    # only tell whether they are up to date (status 1 if not)
 
-A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; tables.md.jinja says what it holds, and
-no number there is typed by hand.
+A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; tables.md.jinja says what it holds.
 """
 
 import re
@@ -21,7 +20,7 @@ from summarise import summarise
 from compression.command_line import UserError, parser, run
 from compression.files.atomic import write_text
 
-PAGES = ("README.md", "docs/findings.md", "docs/teachers.md", "docs/onnx.md")
+PAGES = ("README.md", "docs/findings.md", "docs/teachers.md", "docs/onnx.md", "docs/speed.md")
 TABLE = re.compile(r"<!-- begin (\w+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
 
