@@ -29,7 +29,7 @@ from compression.files.records import provenance, write_record
 from compression.options import add_cache, cache_folder, validation_accuracy
 from compression.pages.report import report_page
 from compression.stages.evaluating import agreement, load_sizes, measure
-from compression.training.distillation import check_normalisations, read_teacher, settle_teacher
+from compression.training.teachers import check_normalisations, read_teacher, settle_teacher
 from dataset import list_labelled, list_testing_beside
 
 

@@ -33,8 +33,9 @@ from compression.options import (
 )
 from compression.pruning.methods import ByGamma, ByRank
 from compression.stages.pruning import Pruning, Task, make_plan, parse_target, prune, read_record
-from compression.training.distillation import Teaching, add_teachers, check_teaching, read_teachers
+from compression.training.distillation import Teaching, add_teachers, check_teaching
 from compression.training.recipe import PIXELS, add_recipe, read_recipe
+from compression.training.teachers import read_teachers
 from models import check_size
 
 
@@ -83,13 +84,7 @@ def read_options(argv):
     group = command.add_argument_group("training")
     add_teachers(group, required=False)
     add_length(group, "prune.py")
-    add_recipe(
-        group,
-        "prune.py",
-        Teaching,
-        Pruning,
-        without=("views", "class_weights", "qat_granularity", "keep_epoch"),
-    )
+    add_recipe(group, "prune.py", Teaching, Pruning, without=("views", "qat_granularity", "keep_epoch"))
     group.add_argument("--size", type=PIXELS, help="input size in pixels (default: the checkpoint's)")
     add_cache(group)
     add_run(command, "runs/pruned", dry_run="print the plan, then exit; no photo is read, nothing is written")
@@ -143,7 +138,7 @@ def main(argv=None):
         names, channels = class_names_of(options, model), model.description.preprocessing.channels
         teachers = read_teachers(options, names, channels, device)
     accuracy_of = validation_accuracy(options, device) if options.data else None
-    model = settle_normalisation(model, options.normalisation, accuracy_of)
+    model = settle_normalisation(model, options.normalisation, accuracy_of, "--recipe normalisation=")
     preprocessing = model.description.preprocessing
     preprocessing = replace(preprocessing, size=options.size or preprocessing.size)
     network = model.build()

@@ -24,12 +24,11 @@ from compression.training.distillation import (
     Teaching,
     add_teachers,
     build_distillation,
-    check_teachers,
     check_teaching,
     origin_of_distillation,
-    read_teachers,
 )
 from compression.training.recipe import read_recipe
+from compression.training.teachers import check_teachers, read_teachers
 from dataset import join, list_labelled, list_testing_beside, list_unlabelled, load_photos, photo_channels
 
 

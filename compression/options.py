@@ -8,11 +8,12 @@ import torch
 
 from compression.command_line import UserError, number, pick_device
 from compression.data.inventory import check_photos
-from compression.data.plausibility import SAMPLE
+from compression.data.plausibility import SAMPLE, settle_normalisation
 from compression.data.preprocessing import GREY, RESIZE_RULES, Preprocessing
 from compression.networks.registry import ARCHITECTURES, build, check_size, parse_arguments
+from compression.training.evaluation import evaluate
 from compression.training.initialisation import arguments_of
-from compression.training.loop import evaluate, pick_precision
+from compression.training.loop import pick_precision
 from compression.training.qat import parse_bits
 from compression.training.recipe import PIXELS, Settings, add_recipe, defaults_of, one_of, setting
 from dataset import list_labelled, load_photos, photo_channels
@@ -218,6 +219,19 @@ def validation_accuracy(options, device):
     return accuracy_of
 
 
+def settled(init, options, device):
+    """The Model of --init with the normalisation that is better on validation photos, where its file does not
+    state one and the photos are of its classes.
+    """
+    try:
+        flag = "quantize.py --bits 32 --max-bytes 100000000 --normalisation "  # its file states one
+        return settle_normalisation(init, "auto", validation_accuracy(options, device), flag)
+    except UserError as error:  # other classes: its outputs do not show which one is right
+        mean, std = init.description.preprocessing.mean, init.description.preprocessing.std
+        print(f"note: mean {mean} and std {std} are assumed for {init.path} ({error})", file=sys.stderr)
+        return init
+
+
 def view_size_of(options, trained=None, size=None):
     """The recipe's view_size; if not given, that in the Description of a trained network, unless larger than
     `size`; 0 = the input size.
@@ -271,11 +285,10 @@ def load(options, init=None):
     """
     device = pick_device(options.device)
     settings = read_settings(options, device, init.description if init else None)
-    own = (
-        init.description.preprocessing
-        if init
-        else Preprocessing(**(GREY if photo_channels(options.data) == 1 else {}))
-    )
+    if init:
+        own = settled(init, options, device).description.preprocessing
+    else:
+        own = Preprocessing(**(GREY if photo_channels(options.data) == 1 else {}))
     preprocessing = replace(own, size=options.size, resize=options.resize, detail=options.detail)
     photos = load_splits(options, preprocessing, f"{settings.precision} on {device}")
     torch.manual_seed(options.seed)

@@ -30,7 +30,7 @@ TOLERANCE = 0.002  # of an accuracy measured again on the same photos: other bat
 OPTIONAL = {"finetune20_0.95"}  # hours of training
 UNCHANGED = "testing/labelled_measured"  # the student of `choices` and `alpha_temperature` before any change
 BENCHMARKS = ("hw7_test", "data_path", "fixed_views", "onnx_teacher", "onnx_export")
-BENCHMARKS += ("speed_training", "speed_inference", "speed_step")
+BENCHMARKS += ("speed_training", "speed_inference", "speed_step", "processes")
 MODES = ("none", "mistake1", "finetune1", "finetune5", "retrain5")
 BASES = {  # experiment: the variants that all its variants are compared with
     "alpha_temperature": [UNCHANGED],

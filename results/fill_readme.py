@@ -20,7 +20,7 @@ from summarise import summarise
 from compression.command_line import UserError, parser, run
 from compression.files.atomic import write_text
 
-PAGES = ("README.md", "docs/findings.md", "docs/teachers.md", "docs/onnx.md", "docs/speed.md")
+PAGES = ("README.md", *(f"docs/{page}.md" for page in ("findings", "teachers", "onnx", "speed", "scaling")))
 TABLE = re.compile(r"<!-- begin (\w+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
 

@@ -18,7 +18,7 @@ from compression.data.classes import FOOD11_CLASSES, class_numbers, in_class_ord
 from compression.data.preprocessing import Preprocessing
 from compression.files.loading import load_model
 from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description
-from compression.training.distillation import read_teacher
+from compression.training.teachers import read_teacher
 from dataset import list_labelled, list_testing, load_photos
 from models import build
 

@@ -53,7 +53,7 @@ def test_equal_logits_diverge_by_nothing_even_where_the_teacher_is_sure():
 
 def test_it_trains_and_leaves_the_loss_of_train_kd_alone(toy, small_model, call, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "compression.training.distillation.check_teacher", lambda *arguments, **more: 0.5
+        "compression.training.teachers.check_teacher", lambda *arguments, **more: 0.5
     )  # a network of random weights
     before, command = (
         distillation.distillation_loss,
@@ -82,7 +82,7 @@ def test_it_trains_and_leaves_the_loss_of_train_kd_alone(toy, small_model, call,
 
 
 def test_beta_is_listed_recorded_and_compared_on_resume(toy, small_model, call, tmp_path, monkeypatch):
-    monkeypatch.setattr("compression.training.distillation.check_teacher", lambda *arguments, **more: 0.5)
+    monkeypatch.setattr("compression.training.teachers.check_teacher", lambda *arguments, **more: 0.5)
     shown = call("experiments/benchmarks/decoupled_distillation.py", "--help").stdout
     assert "--beta BETA" in shown and "NCKD" in shown and "--recipe" in shown
     command = [

@@ -17,17 +17,12 @@ from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
 from compression.files.loading import load_model
 from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description
-from compression.training.distillation import (
-    Distillation,
-    SeenBy,
-    Teacher,
-    build_distillation,
-    check_teacher,
-    read_teacher,
-)
-from compression.training.loop import evaluate, fit
+from compression.training.distillation import Distillation, build_distillation
+from compression.training.evaluation import evaluate
+from compression.training.loop import fit
 from compression.training.losses import Batch, CrossEntropy, distillation_loss, mix, soft_targets
 from compression.training.recipe import Settings
+from compression.training.teachers import SeenBy, Teacher, check_teacher, read_teacher
 from dataset import FOOD11_CLASSES, PhotoSet, list_labelled, list_unlabelled, load_photos
 from experiments.toy_food11 import draw_picture
 from models import build
@@ -660,7 +655,7 @@ def test_the_student_starts_from_the_seed_whatever_the_teachers_file(
         lambda network, *arguments, **options: started.append(network.state_dict()),
     )
     monkeypatch.setattr(
-        "compression.training.distillation.check_teacher", lambda *arguments, **options: 0.5
+        "compression.training.teachers.check_teacher", lambda *arguments, **options: 0.5
     )  # random weights
     torch.save(
         build("resnet18").state_dict(), tmp_path / "teacher.bin"
@@ -676,7 +671,7 @@ def test_the_student_starts_from_the_seed_whatever_the_teachers_file(
 
 def test_resuming_with_another_size_of_a_resnet18_is_refused(toy, call, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "compression.training.distillation.check_teacher", lambda *arguments, **options: 0.5
+        "compression.training.teachers.check_teacher", lambda *arguments, **options: 0.5
     )  # random weights
     torch.save(build("resnet18").state_dict(), tmp_path / "teacher.bin")
     command = arguments(toy, tmp_path / "teacher.bin", tmp_path / "run", "--epochs", 1, "--recipe")

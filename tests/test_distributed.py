@@ -44,7 +44,8 @@ from compression import distributed
 from compression.command_line import pick_device
 from compression.data.preprocessing import Preprocessing
 from compression.files.model_file import Description
-from compression.training.distillation import Distillation, Teacher
+from compression.training.distillation import Distillation
+from compression.training.teachers import Teacher
 from compression.training.loop import StopRequest, train_epoch
 from compression.training.losses import CrossEntropy, balanced_weights
 from compression.training.recipe import Settings

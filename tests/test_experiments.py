@@ -372,7 +372,7 @@ def test_the_shipped_model_reaches_its_recorded_accuracy(food11):
     """Where the stand-in is at hand: the accuracy after quantization, again."""
     import torch
 
-    from compression.training.loop import evaluate
+    from compression.training.evaluation import evaluate
     from dataset import list_labelled, load_photos
 
     record, model = json.loads((ROOT / "results/model.json").read_text()), load_model(ROOT / "model.bin")

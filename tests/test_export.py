@@ -25,7 +25,7 @@ from compression.files.onnx import read_onnx
 from compression.files.onnx_export import to_onnx
 from compression.networks.registry import full_arguments
 from compression.quantization.grids import Scheme
-from compression.training.distillation import SeenBy, read_teacher
+from compression.training.teachers import SeenBy, read_teacher
 from dataset import FOOD11_CLASSES, list_labelled, list_testing, load_photos
 from models import ARCHITECTURES, build
 

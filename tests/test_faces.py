@@ -503,7 +503,7 @@ def test_a_teacher_of_rgb_photos_is_refused_for_faces_and_one_of_grey_photos_for
 
 
 def test_a_resnet18_of_grey_faces_sees_values_from_0_to_1(tmp_path):
-    from compression.training.distillation import read_teacher
+    from compression.training.teachers import read_teacher
 
     network = build("resnet18", num_classes=7, in_channels=1).eval()
     torch.save(network.state_dict(), tmp_path / "teacher.bin")

@@ -17,8 +17,8 @@ from compression.data.preprocessing import Preprocessing
 from compression.files.loading import load_model
 from compression.files.model_file import Model
 from compression.quantization.folding import fold
+from compression.training.evaluation import evaluate
 from compression.training.initialisation import calibrate, take_weights
-from compression.training.loop import evaluate
 from compression.training.losses import Batch, CrossEntropy, balanced_weights, distillation_loss
 from dataset import PhotoSet
 from models import build
@@ -233,7 +233,7 @@ def test_balanced_accuracy_is_the_mean_over_classes_with_photos():
 
 
 def test_balanced_accuracy_picks_the_best_epoch_with_balanced_weights(toy, call, tmp_path, monkeypatch):
-    from compression.training.loop import Evaluation
+    from compression.training.evaluation import Evaluation
 
     scripted = iter([Evaluation(1.0, 0.9, 0.2), Evaluation(1.0, 0.1, 0.8)] * 2)
     monkeypatch.setattr("compression.training.loop.evaluate", lambda *arguments, **options: next(scripted))

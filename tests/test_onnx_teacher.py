@@ -11,7 +11,7 @@ import torch
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
 from compression.files.onnx import is_onnx, read_onnx
-from compression.training.distillation import SeenBy, read_teacher
+from compression.training.teachers import SeenBy, read_teacher
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx2torch")

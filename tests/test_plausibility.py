@@ -21,8 +21,8 @@ from compression.data.preprocessing import Preprocessing
 from compression.files.foreign import COURSE_PREPROCESSING, bare_state_dict, without_prefixes
 from compression.files.loading import load_model
 from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description
-from compression.training.distillation import check_teachers, read_teachers
 from compression.training.run_folder import write_checkpoint
+from compression.training.teachers import check_teachers, read_teachers
 from dataset import FOOD11_CLASSES, list_labelled, load_photos
 from models import build
 
@@ -130,7 +130,7 @@ def test_the_normalisation_that_is_better_on_validation_photos_is_taken_and_told
     for better in ("unit", "imagenet"):
         wanted = normalised(bare, better)
         found, name = choose_normalisation(
-            bare, "auto", "the model m", "--normalisation", lambda one, w=wanted: 0.9 if one == w else 0.1
+            bare, "auto", "the model m", "--normalisation ", lambda one, w=wanted: 0.9 if one == w else 0.1
         )
         told = capsys.readouterr().err
         assert (
@@ -141,10 +141,10 @@ def test_the_normalisation_that_is_better_on_validation_photos_is_taken_and_told
         )
     asked = []
     found, name = choose_normalisation(
-        bare, "unit", "the model m", "--normalisation", lambda one: asked.append(one)
+        bare, "unit", "the model m", "--normalisation ", lambda one: asked.append(one)
     )
     assert name == "unit" and not asked, "an explicit option is not questioned"
-    assert choose_normalisation(bare, "auto", "the model m", "--normalisation")[1] == "unit"
+    assert choose_normalisation(bare, "auto", "the model m", "--normalisation ")[1] == "unit"
     assert "values in [0, 1] are assumed" in capsys.readouterr().err
 
 
@@ -156,7 +156,7 @@ def test_a_bare_teacher_gets_the_normalisation_it_was_trained_with(toy, small_ne
     options = argparse.Namespace(
         teacher=[tmp_path / "teacher.bin"], teacher_size=32, teacher_normalisation="auto", dry_run=False
     )
-    monkeypatch.setattr("compression.training.distillation.check_teacher", lambda *arguments, **more: 0.5)
+    monkeypatch.setattr("compression.training.teachers.check_teacher", lambda *arguments, **more: 0.5)
     for name in ("imagenet", "unit"):
         (teacher,) = read_teachers(options, validation.class_names, 3, CPU)
         with torch.no_grad():
@@ -215,7 +215,7 @@ def test_normalisations_that_mean_nothing_are_refused(toy, small_model, refused,
     )
     with pytest.raises(UserError, match="grey photos"):
         choose_normalisation(
-            Preprocessing(48, mean=(0,), std=(1,)), "imagenet", "the model m", "--normalisation"
+            Preprocessing(48, mean=(0,), std=(1,)), "imagenet", "the model m", "--normalisation "
         )
 
 
@@ -277,6 +277,20 @@ def test_a_pickled_model_or_namespace_is_refused_with_what_to_save(toy, refused,
             assert "nothing was run: if you made it, save model.state_dict() alone" in refused(*command)
     torch.save(state(), tmp_path / "alone.pt")
     assert load_model(tmp_path / "alone.pt")
+
+
+def test_training_from_a_bare_file_chooses_its_normalisation_where_the_classes_agree(toy, call, tmp_path):
+    torch.save(state(), tmp_path / "bare.pt")
+    more = ("--init", tmp_path / "bare.pt", "--size", 32, "--cache", "none", "--device", "cpu", "--dry-run")
+    done = call("train_student.py", toy, *more)
+    assert done.returncode == 0 and "--normalisation" in done.stderr and "validation" in done.stderr, done
+    for split in ("training", "validation"):
+        for name in ("my tea", "my rice"):
+            (tmp_path / "own" / split / name).mkdir(parents=True)
+            for photo in sorted((toy / split).iterdir())[:3]:
+                (tmp_path / "own" / split / name / f"{name} {photo.name}").write_bytes(photo.read_bytes())
+    done = call("train_student.py", tmp_path / "own", *more)
+    assert done.returncode == 0 and "are assumed for" in done.stderr, done
 
 
 def test_teachers_are_read_before_photos_are_decoded(toy, small_model, refused, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from compression.files.model_file import Description
 from compression.pruning import channels as pruning
 from compression.pruning import shapes
 from compression.pruning.channels import Coupling, choose, compact, scores
-from compression.training import distillation
+from compression.training import losses, teachers
 from compression.training.losses import Batch, CrossEntropy
 from compression.training.recipe import Settings, build_optimizer
 from compression.training.run_folder import Run, write_checkpoint
@@ -695,7 +695,7 @@ def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_s
     path, teacher = checkpoint(tmp_path, arguments=SMALL), tmp_path / "teacher.bin"
     network = random_network("resnet18").float()
     torch.save(network.state_dict(), teacher)
-    monkeypatch.setattr(distillation, "check_teacher", lambda *arguments, **options: 0.5)
+    monkeypatch.setattr(teachers, "check_teacher", lambda *arguments, **options: 0.5)
     command = (
         "prune.py",
         path,
@@ -965,3 +965,30 @@ def test_rewinding_to_another_network_is_refused(refused, tmp_path):
     other = checkpoint(tmp_path / "other", arguments={**SMALL, "hidden": 8})
     more = ("--rate", 0.5, "--mode", "rewind", "--rewind-to", other, "--dry-run")
     assert "holds another network than" in refused("prune.py", path, *more)
+
+
+def test_balanced_class_weights_are_for_labels_with_a_teacher_too(call, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "check_teacher", lambda *arguments, **options: 0.5)  # random weights
+    seen, path = [], checkpoint(tmp_path, arguments=SMALL)
+    original = losses.distillation_loss
+
+    def noting(*arguments, **more):
+        seen.append(more.get("class_weights"))
+        return original(*arguments, **more)
+
+    monkeypatch.setattr("compression.training.distillation.distillation_loss", noting)
+    command = (
+        "prune.py",
+        path,
+        toy,
+        "--rate",
+        0.5,
+        "--teacher",
+        path,
+        *SHORT,
+        "--recipe",
+        "class_weights=balanced",
+    )
+    done = call(*command, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert seen and all(torch.allclose(weights, torch.ones(11)) for weights in seen)  # the toy is balanced

@@ -17,7 +17,8 @@ from compression.files.loading import load_model
 from compression.files.model_file import Description
 from compression.quantization.folding import foldable_pairs
 from compression.quantization.grids import Scheme, dequantize_symmetric, mse_scale, quantize_symmetric
-from compression.training.loop import evaluate, fit
+from compression.training.evaluation import evaluate
+from compression.training.loop import fit
 from compression.training.losses import CrossEntropy
 from compression.training.qat import (
     LearnedStep,

@@ -23,7 +23,8 @@ from compression.data.preprocessing import Preprocessing, photos_at_once
 from compression.files.loading import load_model
 from compression.files.model_file import Description
 from compression.options import add_training, read_settings
-from compression.training.loop import Evaluation, evaluate, fit, pick_precision
+from compression.training.evaluation import Evaluation, evaluate
+from compression.training.loop import fit, pick_precision
 from compression.training.losses import Batch, CrossEntropy, mix
 from compression.training.recipe import (
     Settings,

@@ -84,15 +84,15 @@ def choose_normalisation(preprocessing, choice, whose, flag, accuracy_of=None):
     """
     if preprocessing.channels == 1 and choice == "imagenet":
         raise UserError(
-            f"{whose} takes grey photos, and ImageNet's normalisation is for RGB; leave {flag} imagenet out"
+            f"{whose} takes grey photos, and ImageNet's normalisation is for RGB; leave {flag}imagenet out"
         )
     if choice != "auto" or preprocessing.channels == 1:
         name = "unit" if choice == "auto" else choice
     elif accuracy_of is None:
         name = "unit"
         print(
-            f"note: {whose} does not state how photos are normalised; values in [0, 1] are assumed, {flag} "
-            "imagenet changes that",
+            f"note: {whose} does not state how photos are normalised; values in [0, 1] are assumed, "
+            f"{flag}imagenet changes that",
             file=sys.stderr,
         )
     else:
@@ -101,13 +101,13 @@ def choose_normalisation(preprocessing, choice, whose, flag, accuracy_of=None):
         told = ", ".join(f"{one} {accuracy:.4f}" for one, accuracy in accuracies.items())
         print(
             f"note: {whose} does not state how photos are normalised; by validation accuracy ({told}) {name} "
-            f"is used, {flag} changes that",
+            f"is used, {flag}{min(accuracies, key=accuracies.get)} changes that",
             file=sys.stderr,
         )
     return normalised(preprocessing, name), name
 
 
-def settle_normalisation(model, choice, accuracy_of=None):
+def settle_normalisation(model, choice, accuracy_of=None, flag="--normalisation "):
     """The Model with the normalisation of `--normalisation`; unchanged if its file states one.
 
     accuracy_of(model): validation accuracy. Raises UserError for a choice although the file states one.
@@ -116,8 +116,7 @@ def settle_normalisation(model, choice, accuracy_of=None):
     if not description.assumes_normalisation:
         if choice != "auto":
             raise UserError(
-                f"{whose} states how photos are normalised, so --normalisation {choice} cannot change it; "
-                "leave it out"
+                f"{whose} states how photos are normalised, so {flag}{choice} cannot change it; leave it out"
             )
         return model
 
@@ -140,7 +139,7 @@ def settle_normalisation(model, choice, accuracy_of=None):
         description.preprocessing,
         choice,
         whose,
-        "--normalisation",
+        flag,
         accuracy_of and (lambda one: accuracy_of(with_preprocessing(one))),
     )
     settled = with_preprocessing(preprocessing)

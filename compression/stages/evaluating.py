@@ -8,7 +8,7 @@ from compression import distributed
 from compression.data.faces import FaceListing
 from compression.data.preprocessing import photos_at_once
 from compression.data.tta import inputs_of, mean_probabilities
-from compression.training.distillation import SeenBy
+from compression.training.teachers import SeenBy
 from dataset import load_photos
 
 BINS = 10  # of the reliability diagram

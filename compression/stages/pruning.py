@@ -19,10 +19,13 @@ from compression.networks.registry import build, count_macs, count_parameters
 from compression.options import load_splits
 from compression.pruning.channels import CRITERIA
 from compression.quantization.grids import Scheme
-from compression.training.distillation import Distillation, check_teachers
-from compression.training.loop import evaluate, fit, quantize_command
+from compression.training.distillation import Distillation
+from compression.training.evaluation import evaluate
+from compression.training.loop import fit, quantize_command
+from compression.training.losses import balanced_weights
 from compression.training.recipe import Settings, one_of, setting
 from compression.training.run_folder import write_checkpoint
+from compression.training.teachers import check_teachers
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,8 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
             if options.mode == "retrain":
                 network = build(description.architecture, **description.arguments)
             teaching = preprocessing, options.alpha, options.temperature, settings.precision
+            balanced = settings.class_weights == "balanced"
+            weights = balanced_weights(training.labels, len(training.class_names)) if balanced else None
             trained = fit(
                 network.requires_grad_(True),
                 description,
@@ -296,7 +301,7 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
                 settings,
                 folder,
                 device,
-                Distillation(teachers, *teaching) if teachers else None,
+                Distillation(teachers, *teaching, class_weights=weights) if teachers else None,
                 resume=options.resume,
                 details={"pruning": {**chosen, **row}, "teachers": told},
             )

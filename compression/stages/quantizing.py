@@ -13,7 +13,7 @@ from compression.files.model_file import decode, encode, predicted_data_bytes, t
 from compression.options import cache_folder
 from compression.quantization.folding import foldable_pairs
 from compression.quantization.grids import Scheme
-from compression.training.loop import evaluate
+from compression.training.evaluation import evaluate
 from compression.training.qat import fold_into_scales
 from dataset import list_labelled, load_photos
 

@@ -1,175 +1,24 @@
-"""Teachers: reading and checking them, the options of distillation, and the loss that asks them."""
+"""Distillation: its options, its loss, and the cache of teacher outputs."""
 
 import hashlib
 import json
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from compression import distributed
 from compression.command_line import UserError, number
 from compression.data.augmentation import AUGMENTATIONS
-from compression.data.classes import match, unnamed
-from compression.data.plausibility import CHOICES, HELP, SAMPLE, choose_normalisation
-from compression.data.preprocessing import Preprocessing
-from compression.data.transfer import constant, send
+from compression.data.plausibility import CHOICES, HELP
+from compression.data.transfer import send
 from compression.files.atomic import atomic_path
-from compression.files.loading import load_model
-from compression.files.onnx import count_outputs, is_onnx, read_onnx
-from compression.training.loop import evaluate
 from compression.training.losses import Loss, balanced_weights, distillation_loss, soft_targets
 from compression.training.recipe import AUTOCAST, PIXELS, one_of, setting
+from compression.training.teachers import UNKNOWN_SIZE
 from dataset import default_cache
-
-UNKNOWN_SIZE = 128  # input pixels of a teacher whose file does not tell them
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A network in eval mode, the preprocessing it is used with, and the size in pixels of the random views
-    it was trained on, if another.
-    """
-
-    network: nn.Module
-    preprocessing: Preprocessing
-    path: Path
-    view_size: int | None = None
-    transductive: bool = False  # whether it was trained on the photos to be predicted
-    says_size: bool = True  # whether its input size is the one its file tells
-    order: tuple | None = None  # place of each of the student's classes among the teacher's; None = the same
-    says_normalisation: bool = True  # whether its file tells the normalisation
-
-    def logits(self, images, seen_by, size=None):
-        """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own
-        normalisation and `size` (by default its input size), in the order of the student's classes.
-        """
-
-        def constants(preprocessing):
-            return (
-                constant(values, images.device).view(-1, 1, 1)
-                for values in (preprocessing.mean, preprocessing.std)
-            )
-
-        (mean, std), (own_mean, own_std) = constants(seen_by), constants(self.preprocessing)
-        pixels = images * std + mean
-        size = size or self.preprocessing.size
-        if pixels.shape[-1] != size:
-            pixels = F.interpolate(
-                pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False
-            )
-        logits = self.network(((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last))
-        return (
-            logits
-            if self.order is None
-            else logits.index_select(1, constant(self.order, logits.device).long())
-        )
-
-
-def read_teacher(
-    path, class_names, device, channels=3, size=None, unknown_size=UNKNOWN_SIZE, whose="the photos"
-):
-    """The teacher in a file for photos of so many channels; its logits are put in the order of `class_names`,
-    by name.
-
-    whose: what has these classes; size: input pixels in place of what the file tells; unknown_size: those
-    where neither tells, as for another program's state_dict. Raises UserError if the file is no teacher,
-    knows other classes, or was trained on grey photos for RGB ones or the other way round.
-    """
-    origin = {}
-    if is_onnx(path):
-        network, told = read_onnx(path)
-        taken, names = told["channels"], told.get("class_names")
-        preprocessing = Preprocessing(
-            size=size or told.get("size", unknown_size),  # values in [0, 1] unless the file tells
-            mean=told.get("mean", (0.0,) * taken),
-            std=told.get("std", (1.0,) * taken),
-        )
-        says_size, says_mean = size is None and "size" in told, "mean" in told and "std" in told
-        classes = count_outputs(network, taken, preprocessing.size, path)
-        if names and len(names) != classes:
-            raise UserError(
-                f"the teacher {path} names {len(names)} classes and answers with {classes} logits; export "
-                "it again"
-            )
-    else:
-        model = load_model(path, what="teacher file")
-        network, description = model.build(), model.description
-        origin, taken, classes = (
-            description.training,
-            description.preprocessing.channels,
-            len(description.class_names),
-        )
-        says_size, says_mean = size is None and not description.foreign, not description.assumes_normalisation
-        # views are scaled to the teacher's size, whatever rule its photos were resized by
-        preprocessing = replace(
-            description.preprocessing,
-            resize="crop",
-            size=size or (unknown_size if description.foreign else description.preprocessing.size),
-        )
-        names = None if description.foreign else description.class_names
-    advice = "use a teacher of the same classes"
-    if classes != len(class_names):
-        theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
-        raise UserError(
-            f"the teacher {path} has {classes} classes ({theirs}) and {len(class_names)} are those of "
-            f"{whose} "
-            f"({', '.join(class_names[:3])}, ...); {advice}"
-        )
-    order = match(class_names, whose, names or unnamed(classes), f"the teacher {path}", advice)
-    if taken != channels:
-        raise UserError(
-            f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; "
-            "use a teacher that was trained on photos like them"
-        )
-    network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
-    view_size = None if size else origin.get("view_size")
-    usable = type(view_size) is int and 16 <= view_size <= 4096
-    return Teacher(
-        network,
-        preprocessing,
-        Path(path),
-        view_size if usable else None,
-        bool(origin.get("transductive")),
-        says_size,
-        None if order == tuple(range(classes)) else order,
-        says_mean,
-    )
-
-
-class SeenBy(nn.Module):
-    """A teacher as a network for the student's input, so that it can be evaluated like one."""
-
-    def __init__(self, teacher, preprocessing):
-        super().__init__()
-        self.teacher, self.preprocessing = teacher, preprocessing
-
-    def forward(self, images):
-        return self.teacher.logits(images, self.preprocessing)
-
-
-def check_teacher(teacher, validation, preprocessing, device, batches=None):
-    """The teacher's validation accuracy on the student's input; UserError if it is no better than chance."""
-    accuracy = evaluate(
-        SeenBy(teacher, preprocessing),
-        validation,
-        preprocessing,
-        device,
-        batches=batches,
-        whose=f"the teacher {teacher.path}",
-    )[1]
-    guessing = validation.labels.bincount().max().item() / len(validation)
-    if accuracy <= guessing and batches is None:
-        raise UserError(
-            f"the teacher {teacher.path} is right for {accuracy:.1%} of the validation photos, "
-            f"and always naming the commonest class for {guessing:.1%}; "
-            "check its input size and normalisation, or use another teacher"
-        )
-    return accuracy
 
 
 class Distillation(Loss):
@@ -352,74 +201,6 @@ def check_teaching(options):
         )
     if options.views and options.augment == "none":
         raise UserError("views needs random views; leave it out or choose another recipe than augment=none")
-
-
-def read_teachers(options, class_names, channels, device):
-    """The teachers that the options name; read before photos are decoded, which can take minutes."""
-    teachers = [
-        read_teacher(path, class_names, device, channels, options.teacher_size) for path in options.teacher
-    ]
-    check_normalisations(teachers, options.teacher_normalisation)
-    return teachers
-
-
-def check_normalisations(teachers, choice):
-    """UserError for a normalisation that is asked for where every teacher's file says its own."""
-    if teachers and choice != "auto" and all(teacher.says_normalisation for teacher in teachers):
-        raise UserError(
-            f"the teacher {teachers[0].path} says how photos are normalised, so teacher_normalisation "
-            "cannot change it; leave it out"
-        )
-
-
-def settle_teacher(teacher, choice, validation, preprocessing, device):
-    """The Teacher with the normalisation that is asked for or better on validation photos, where its file
-    does not say one.
-    """
-    if teacher.says_normalisation:
-        return teacher
-    whose, sample = f"the teacher {teacher.path}", validation.sample(SAMPLE)
-
-    def accuracy_of(one):
-        return evaluate(
-            SeenBy(replace(teacher, preprocessing=one), preprocessing),
-            sample,
-            preprocessing,
-            device,
-            whose=whose,
-        )[1]
-
-    settled, _ = choose_normalisation(
-        teacher.preprocessing, choice, whose, "--recipe teacher_normalisation=", accuracy_of
-    )
-    return replace(teacher, preprocessing=settled)
-
-
-def check_teachers(teachers, options, validation, preprocessing, device):
-    """(teachers, records of them): with the normalisation of those that do not say it, and checked on the
-    student's input.
-    """
-    found, records = [], []
-    for teacher in teachers:
-        teacher = settle_teacher(teacher, options.teacher_normalisation, validation, preprocessing, device)
-        found.append(teacher)
-        accuracy = check_teacher(
-            teacher, validation, preprocessing, device, batches=2 if options.dry_run else None
-        )
-        print(
-            f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views "
-            f"seen at {teacher.preprocessing.size} px" + (", of two batches only" if options.dry_run else "")
-        )
-        records.append(
-            {
-                "file": teacher.path.name,
-                "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
-                "size": teacher.preprocessing.size,
-                "validation_accuracy": accuracy,
-                **({"transductive": True} if teacher.transductive else {}),
-            }
-        )
-    return found, records
 
 
 def origin_of_distillation(options, teachers, records):

@@ -17,11 +17,12 @@ from compression.command_line import number, parser, pick_device, run
 from compression.data.preprocessing import Preprocessing
 from compression.files.model_file import Description
 from compression.files.records import provenance, write_record
-from compression.training.distillation import Distillation, Teacher
+from compression.training.distillation import Distillation
 from compression.training.loop import pick_precision
 from compression.training.losses import Batch
 from compression.training.recipe import Settings
 from compression.training.run_folder import Run
+from compression.training.teachers import Teacher
 from experiments.benchmarks.alternating import alternate
 from models import build
 
