@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
+from zipfile import BadZipFile
 
 from compression import distributed
 from compression.command_line import UserError
@@ -140,7 +141,7 @@ def read_torch(path, what):
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no {what} at {path}; check the path")
-    with reading(path, what, "use a file that torch.save wrote without pickled code"):
+    with reading(path, what, "copy it again, or use another file"):
         return read_torch_stream(Path(path).read_bytes(), path)
 
 
@@ -161,6 +162,6 @@ def reading(path, what, advice):
     except MemoryError:
         raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
     except Exception as error:  # readers raise a dozen types for bytes that are not their own
-        internal = isinstance(error, (LookupError, AttributeError)) or not str(error)
+        internal = isinstance(error, (LookupError, AttributeError, BadZipFile)) or not str(error)
         reason = "its bytes are not in the format" if internal else " ".join(str(error).split())[:150]
         raise UserError(f"{path} is damaged or no {what} ({reason}); {advice}") from None
