@@ -40,6 +40,7 @@ NO_SETTINGS = {
     "device",
     "cache",
     "init",
+    "rewind_to",
     "teacher",
     "unlabeled",
 }

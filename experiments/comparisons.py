@@ -137,6 +137,24 @@ EXPERIMENTS = {
             },
         },
     ),
+    "rewinding": Experiment(
+        "the course's student cut once and trained for 18 epochs: fine-tuned, or with the first training's "
+        "learning rates from its last weights, from those of its second epoch, or from new ones",
+        {
+            "base": f"train_student.py {SMALL} keep_epoch=2 --epochs 20 --network student {RUN}",
+            **{
+                f"{name}_{rate}": f"{CUT} --mode {mode} --epochs 18 --recipe augment=light lr={lr} "
+                f"--rate {rate} --scope 3-6 {RUN}"
+                for rate in (0.6, 0.35)
+                for name, mode, lr in (
+                    ("finetune", "finetune", 0.001),
+                    ("lr_rewinding", "finetune", 0.002),
+                    ("rewinding", "rewind --rewind-to {base}/epoch2.pt", 0.002),
+                    ("retrain", "retrain", 0.002),
+                )
+            },
+        },
+    ),
     "pruning_wide8": Experiment(
         "wide8 of a student report cut at two rates, fine-tuned or not",
         {
