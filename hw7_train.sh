@@ -48,7 +48,7 @@ if [ ${#teachers[@]} = 0 ]; then
 fi
 distil=("${teachers[@]}" --recipe alpha=0.9 temperature=2 augment=medium "views=$views" batch_size=128)
 "$python" "$here/train_kd.py" "$data" "${distil[@]}" lr=0.005 view_size=96 --size 128 \
-    --set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,576,576,576 --set pools=1,0,0,1,0,0,0 --set head=384 \
+    --set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,624,624,624 --set pools=1,0,0,1,0,0,0 --set head=384 \
     --epochs "$epochs" --out "$runs/student" --resume "${student[@]}"
 "$python" "$here/train_kd.py" "$data" "${distil[@]}" lr=0.001 --init "$runs/student/best.pt" --qat-bits 3 \
     --epochs "$tuning" --seed 1 --out "$runs/rounded" --resume
