@@ -33,23 +33,22 @@ done
 python=${PYTHON:-python3}
 [ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
 
-# The length is 3.16 million views, 0.5 million of them different, so that small data sets get more epochs.
+# The length is 3.16 million views, so that small data sets get more epochs. A photo has a fixed view for every
+# five epochs: teacher outputs are computed once for each, and cached.
 photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 [ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script reports
 epochs=${epochs:-$(((3160000 + photos / 2) / photos))}
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
-views=$(((506000 + photos / 2) / photos))
-[ "$views" -le 1000 ] || views=1000 # the limit of train_kd.py
 tuning=$(((epochs + 2) / 3))
 
 if [ ${#teachers[@]} = 0 ]; then
     "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume
     teachers=(--teacher "$runs/teacher/best.pt")
 fi
-distil=("${teachers[@]}" --recipe alpha=0.9 temperature=2 augment=medium "views=$views" batch_size=128)
-"$python" "$here/train_kd.py" "$data" "${distil[@]}" lr=0.005 view_size=96 --size 128 \
+distil=("${teachers[@]}" --recipe alpha=0.9 temperature=2 augment=medium batch_size=128)
+"$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(((epochs + 4) / 5))" lr=0.005 view_size=96 --size 128 \
     --set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,624,624,624 --set pools=1,0,0,1,0,0,0 --set head=384 \
     --epochs "$epochs" --out "$runs/student" --resume "${student[@]}"
-"$python" "$here/train_kd.py" "$data" "${distil[@]}" lr=0.001 --init "$runs/student/best.pt" --qat-bits 3 \
+"$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(((tuning + 4) / 5))" lr=0.001 --init "$runs/student/best.pt" --qat-bits 3 \
     --epochs "$tuning" --seed 1 --out "$runs/rounded" --resume
 "$python" "$here/quantize.py" "$runs/rounded/best.pt" "$model" --data "$data" --record "$runs/model.json" "${stored[@]}"
