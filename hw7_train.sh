@@ -33,11 +33,11 @@ done
 python=${PYTHON:-python3}
 [ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
 
-# The length is 3.16 million views, so that small data sets get more epochs. A photo has a fixed view for every
+# The length is 3.8 million views, so that small data sets get more epochs. A photo has a fixed view for every
 # five epochs: teacher outputs are computed once for each, and cached.
 photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 [ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script reports
-epochs=${epochs:-$(((3160000 + photos / 2) / photos))}
+epochs=${epochs:-$(((3800000 + photos / 2) / photos))}
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
 tuning=$(((epochs + 2) / 3))
 
@@ -45,7 +45,7 @@ if [ ${#teachers[@]} = 0 ]; then
     "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume
     teachers=(--teacher "$runs/teacher/best.pt")
 fi
-distil=("${teachers[@]}" --recipe alpha=0.9 temperature=2 augment=medium batch_size=128)
+distil=("${teachers[@]}" --recipe alpha=0.5 temperature=2 augment=medium batch_size=128)
 "$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(((epochs + 4) / 5))" lr=0.005 view_size=96 --size 128 \
     --set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,624,624,624 --set pools=1,0,0,1,0,0,0 --set head=384 \
     --epochs "$epochs" --out "$runs/student" --resume "${student[@]}"
