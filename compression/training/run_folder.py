@@ -3,6 +3,7 @@
 import json
 import shlex
 import signal
+import warnings
 from dataclasses import asdict
 
 import torch
@@ -68,6 +69,8 @@ def capture(network, images, autocast):
     """
     before = [buffer.clone() for buffer in network.buffers()]  # capturing runs the network, with its BN updates
     random_state = torch.cuda.get_rng_state(images.device)
+    # a speed hint of torch about the capturing stream
+    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
     # the cache would keep weights of the captured step
     with torch.autocast("cuda", autocast, enabled=autocast is not None, cache_enabled=False):
         torch.cuda.make_graphed_callables(network, (torch.zeros_like(images),))
