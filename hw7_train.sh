@@ -40,15 +40,16 @@ photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 epochs=${epochs:-$(((3800000 + photos / 2) / photos))}
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
 tuning=$(((epochs + 2) / 3))
+views() { echo $(($1 > 5000 ? 1000 : ($1 + 4) / 5)); } # train_kd.py takes at most 1000
 
 if [ ${#teachers[@]} = 0 ]; then
     "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume
     teachers=(--teacher "$runs/teacher/best.pt")
 fi
 distil=("${teachers[@]}" --recipe alpha=0.5 temperature=2 augment=medium batch_size=128)
-"$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(((epochs + 4) / 5))" lr=0.005 view_size=96 --size 128 \
+"$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(views "$epochs")" lr=0.005 view_size=96 --size 128 \
     --set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,624,624,624 --set pools=1,0,0,1,0,0,0 --set head=384 \
     --epochs "$epochs" --out "$runs/student" --resume "${student[@]}"
-"$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(((tuning + 4) / 5))" lr=0.001 --init "$runs/student/best.pt" --qat-bits 3 \
+"$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(views "$tuning")" lr=0.001 --init "$runs/student/best.pt" --qat-bits 3 \
     --epochs "$tuning" --seed 1 --out "$runs/rounded" --resume
 "$python" "$here/quantize.py" "$runs/rounded/best.pt" "$model" --data "$data" --record "$runs/model.json" "${stored[@]}"
