@@ -205,9 +205,8 @@ def experiment(records, name):
             mean = wide["accuracy"].filter(regex=f"_{kind}$", axis="index").mean()
             wide["accuracy"].loc[f"all_{kind}"] = mean
             found[f"all_{kind}"] = {"photos": group[0]["photos"]["validation"], "accuracy": statistics(mean)}
-    base = []
-    if UNCHANGED in BASES[name]:
-        base = [row for row in records.experiment("testing") if row[0] == UNCHANGED.split("/")[1]]
+    base = records.experiment("testing") if UNCHANGED in BASES[name] else []
+    base = [row for row in base if row[0] == UNCHANGED.split("/")[1]]
     for metric in ("accuracy", "small", "larger", "reduced", "agree_validation", "agree_testing", "gap"):
         for variant, one in found.items():
             ours = wide[metric].loc[variant] if variant in wide[metric].index else pd.Series()
@@ -239,21 +238,22 @@ def check_same_network(name, record, shipped):
 
 def handed_in(records):
     """What is measured of model.bin, of its training and of its 32-bit weights."""
-    model, trained = records("model.json"), records("model_training.json")
+    model, trained, tuned = (records(f"{name}.json") for name in ("model", "model_training", "model_qat"))
     names = ("evaluation", "evaluation_before", "evaluation_tta", "evaluation_food11")
     measured = {name: records(f"{name}.json") for name in names}
-    for name, record in {"model_training": trained, **measured}.items():
+    for name, record in {"model_training": trained, "model_qat": tuned, **measured}.items():
         check_same_network(f"{name}.json", record, model)
-    for name, key in (("evaluation", "after"), ("evaluation_before", "before")):
-        record, expected = measured[name], model[f"validation_accuracy_{key}"]
-        pixels = [one["model"]["preprocessing"]["size"] for one in (record, model)]
-        if abs(record["accuracy"] - expected) > TOLERANCE or pixels[0] != pixels[1]:
+    before, after = measured["evaluation_before"]["accuracy"], model["validation_accuracy_after"]
+    for name, expected in (("evaluation", after), ("evaluation_before", before)):
+        record = measured[name]
+        seen_at, pixels = (one["model"]["preprocessing"]["size"] for one in (record, model))
+        if abs(record["accuracy"] - expected) > TOLERANCE or seen_at != pixels:
             raise UserError(
-                f"the record results/{name}.json is stale: it has {record['accuracy']:.4f} at {pixels[0]} px "
-                f"and results/model.json {expected:.4f} at {pixels[1]} px; run evaluate.py --record again"
+                f"the record results/{name}.json is stale: it has {record['accuracy']:.4f} at {seen_at} px "
+                f"and results/model.json {after:.4f} at {pixels} px; run evaluate.py --record again"
             )
-    for name in ("evaluation_earlier", "evaluation_earlier_food11"):
-        measured[name] = records(f"{name}.json")
+    others = ("evaluation_earlier", "evaluation_earlier_food11")
+    measured |= {name: records(f"{name}.json") for name in others}
     kept = ("accuracy", "photos", "small_photos", "accuracy_of_small", "accuracy_of_larger", "class_accuracy")
     kept += ("calibration_error", "confusion", "reliability", "bits", "device")
     evaluations = {name: {key: one.get(key) for key in kept} for name, one in measured.items()}
@@ -267,19 +267,19 @@ def handed_in(records):
 
     sizes = [{**metrics(one), **facts(one)} for one in records.folder("input_size")]
     rounded = [{**metrics(one), **facts(one)} for one in records.folder("rounding")]
-    before, after = model["validation_accuracy_before"], model["validation_accuracy_after"]
     pairs = pd.DataFrame(evaluation["confusion"], *[list(evaluation["class_accuracy"])] * 2).stack()
     pairs = pairs[[label != taken for label, taken in pairs.index]]
     return {
         **facts(trained),
-        **{key: facts(model)[key] for key in ("pixels", "bits", "raw_bytes", "qat_epochs")},
+        **{key: facts(model)[key] for key in ("pixels", "bits", "raw_bytes")},
+        "qat_epochs": tuned["settings"]["epochs"],
         "bytes": model["file_bytes"],
         "before": before,
         "after": after,
         "photos": photos,
         "seed": trained["seed"],
         "measured_on": PHOTO_SETS.get(model["data"]["validation"], records.photos),
-        "minutes": (trained["seconds"] + model["fine_tuning"]["seconds"]) / 60,
+        "minutes": (trained["seconds"] + tuned["seconds"]) / 60,
         "device": trained["device"],
         "loss": single(after, before),
         "averaging": single(evaluations["evaluation_tta"]["accuracy"], evaluation["accuracy"]),

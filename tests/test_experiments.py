@@ -329,14 +329,16 @@ def test_every_link_between_the_pages_leads_to_a_file(page):
 
 
 def test_the_shipped_model_is_the_recorded_one():
-    record, training = (
-        json.loads((ROOT / f"results/{name}.json").read_text()) for name in ("model", "model_training")
+    record, training, tuning = (
+        json.loads((ROOT / f"results/{name}.json").read_text())
+        for name in ("model", "model_training", "model_qat")
     )
     model = load_model(ROOT / "model.bin")
     assert (ROOT / "model.bin").stat().st_size == record["file_bytes"] <= 300_000
     assert model.description.to_dict() == record["model"] and model.bits == record["bits"]
     unfolded = build(model.description.architecture, **{**model.description.arguments, "folded": False})
     assert sum(parameter.numel() for parameter in unfolded.parameters()) == training["parameters"]
+    assert training["parameters"] == tuning["parameters"] and tuning["settings"]["qat_bits"] == model.bits
     assert abs(record["validation_accuracy_before"] - record["validation_accuracy_after"]) < 0.05
     assert not model.description.training.get("transductive")
 

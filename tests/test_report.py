@@ -165,6 +165,7 @@ STALE = {
     "evaluation.json": lambda record: record.update(accuracy=0.1),
     "evaluation_before.json": lambda record: record["model"]["preprocessing"].update(size=96),
     "model_training.json": lambda record: record["model"]["arguments"].update(head=128),
+    "model_qat.json": lambda record: record["model"]["arguments"].update(head=128),
     "scratch/student-seed0.json": lambda record: record["data"].update(validation="another"),
     "testing/labelled_measured-seed0.json": lambda record: record["model"]["training"].update(epochs=30),
 }

@@ -62,12 +62,13 @@ def plain_state(network):
 
 
 def capture(network, images, autocast):
-    """Replace the network's forward and backward pass in training by CUDA graphs, for batches like `images`.
+    """Replace a network's forward and backward pass in training by CUDA graphs, for batches like `images`.
 
-    On a GPU, launching the kernels of a small network one by one takes longer than computing them. In eval mode
-    the network is as before. autocast: data type of the forward pass, or None.
+    On a GPU, launching the kernels of a small network one by one takes longer than computing them. In eval
+    mode the network is as before. autocast: data type of the forward pass, or None.
     """
-    before = [buffer.clone() for buffer in network.buffers()]  # capturing runs the network, with its BN updates
+    # capturing runs the network, which updates BN's statistics
+    before = [buffer.clone() for buffer in network.buffers()]
     random_state = torch.cuda.get_rng_state(images.device)
     # a speed hint of torch about the capturing stream
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
