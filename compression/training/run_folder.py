@@ -72,9 +72,10 @@ def capture(network, images, autocast):
     random_state = torch.cuda.get_rng_state(images.device)
     # a speed hint of torch about the capturing stream
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
-    # the cache would keep weights of the captured step
-    with torch.autocast("cuda", autocast, enabled=autocast is not None, cache_enabled=False):
-        torch.cuda.make_graphed_callables(network, (torch.zeros_like(images),))
+    # autocast's cache would keep weights of the captured step
+    casts = torch.autocast("cuda", autocast, enabled=autocast is not None, cache_enabled=False)
+    with torch.cuda.device(images.device), casts:
+        torch.cuda.make_graphed_callables(network, (torch.zeros_like(images),), allow_unused_input=True)
     torch.cuda.set_rng_state(random_state, images.device)
     for buffer, value in zip(network.buffers(), before, strict=True):
         buffer.copy_(value)
