@@ -39,7 +39,7 @@ photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 [ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script reports
 epochs=${epochs:-$(((3800000 + photos / 2) / photos))}
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
-tuning=$(((epochs + 2) / 3))
+tuning=$(((epochs + 3) / 4))
 views() { echo $(($1 > 5000 ? 1000 : ($1 + 4) / 5)); } # train_kd.py takes at most 1000
 
 if [ ${#teachers[@]} = 0 ]; then
