@@ -46,7 +46,7 @@ AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
 OWN = "{data} --size 96 --epochs 10 --recipe view_size=72 detail=64 batch_size=32"
 SHIPPED = (
-    "--set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,576,576,576 --set pools=1,0,0,1,0,0,0 "
+    "--set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,624,624,624 --set pools=1,0,0,1,0,0,0 "
     "--set head=384"
 )  # the network of model.bin
 # our network by thousands of parameters: expanded channels, width of the head, bits at which it fits 300,000
