@@ -263,6 +263,11 @@ def read_settings(options, device, trained=None):
         for field in fields(Settings)
         if field.metadata and hasattr(options, field.name)
     }
+    if values.get("stop_epoch", 0) > options.epochs:
+        raise UserError(
+            f"stop_epoch={options.stop_epoch} is after the last epoch, {options.epochs}; choose an earlier "
+            "one, or more --epochs"
+        )
     bits, overrides = getattr(options, "qat_bits", None) or (0, {})
     return Settings(
         **values

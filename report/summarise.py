@@ -272,6 +272,7 @@ def handed_in(records):
     return {
         **facts(trained),
         **{key: facts(model)[key] for key in ("pixels", "bits", "raw_bytes")},
+        "epochs": trained["model"]["training"]["epochs"],
         "qat_epochs": tuned["settings"]["epochs"],
         "bytes": model["file_bytes"],
         "before": before,

@@ -944,3 +944,24 @@ def test_resuming_with_changed_photos_is_refused(tmp_path):
             CPU,
             resume=True,
         )
+
+
+def test_stop_epoch_ends_a_run_within_its_schedule(toy, call, tmp_path):
+    words = (
+        "--size 16 --epochs 3 --network residual6 --device cpu --cache none --set stem=4,4 --set widths=4,4 "
+    )
+    words += "--set hidden=8,8 --set pools=1,0 --recipe batch_size=11"
+    command = ["train_student.py", toy, *words.split()]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert call(*command, "--out", whole).returncode == 0
+    command += ["stop_epoch=2", "--out", stopped]
+    assert call(*command).returncode == 0
+    first, second = (json.loads((out / "record.json").read_text()) for out in (whole, stopped))
+    rates = [[row["lr"] for row in record["history"]] for record in (first, second)]
+    assert rates[1] == rates[0][:2] and rates[1][-1] > 0
+    assert second["history"][-1]["train_loss"] == first["history"][1]["train_loss"]
+    assert load_model(stopped / "best.pt").description.training["epochs"] == 2
+    assert "is finished already" in call(*command, "--resume").stdout
+    command[-3] = "stop_epoch=4"
+    done = call(*command, "--resume")
+    assert done.returncode == 2 and "stop_epoch=4 is after the last epoch, 3" in done.stderr

@@ -36,7 +36,7 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
     device, settings, preprocessing, training, validation = loaded
     origin = {
         "script": options.script,
-        "epochs": settings.epochs,
+        "epochs": settings.last_epoch,
         "seed": settings.seed,
         "data": training.fingerprint,
         "view_size": settings.view_size or options.size,

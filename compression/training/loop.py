@@ -175,11 +175,11 @@ def fit(
         distributed.wait()
         if last.exists():
             run.resume(last)
-        if run.epoch == settings.epochs and finished.exists():
+        if run.epoch == settings.last_epoch and finished.exists():
             print(f"the run in {out} is finished already")
             return _finished_record(finished)
         run.starts.append(provenance(device, settings.seed, data))
-        while run.epoch < settings.epochs:
+        while run.epoch < settings.last_epoch:
             started = time.perf_counter()
             row = train_epoch(run, training, validation, stop)
             if row is None:

@@ -101,6 +101,12 @@ class Settings:
     keep_epoch: int = setting(
         0, number(int, 0), "also save the weights after this epoch as epochN.pt, for prune.py --mode rewind"
     )
+    stop_epoch: int = setting(
+        0,
+        number(int, 0),
+        "end after this epoch of the schedule, before the learning rate is 0, so that quantization-aware "
+        "training goes on from there; 0 = at its end",
+    )
     qat_bits: int = 0  # bits of the weights in quantization-aware training (see qat.py); 0 = off
     qat_overrides: dict = dataclasses.field(default_factory=dict)  # layer -> other bits
     qat_granularity: str = setting(
@@ -110,6 +116,11 @@ class Settings:
         "fp32", one_of("auto", "fp32", "bf16", "fp16"), "auto: bf16 or fp16 where this is faster"
     )
     seed: int = 0
+
+    @property
+    def last_epoch(self):
+        """The epoch after which the training ends."""
+        return self.stop_epoch or self.epochs
 
 
 def defaults_of(script, qat=False, chosen=None):
