@@ -79,7 +79,7 @@ def comma(values):
 
 
 def store(trained, bits, qat=False, granularity="channel"):
-    """The command that stores a trained network; qat: after two epochs of training through the rounding."""
+    """The command that stores a trained network; qat: after two epochs of QAT."""
     command = f"quantize.py {{{trained}}}/best.pt {{out}}/model.bin --max-bytes 1000000 {RECORD}"
     if not qat:
         return f"{command} --bits {bits} --granularity {granularity}"

@@ -250,7 +250,7 @@ def test_snakemake_is_optional(refused, toy, monkeypatch):
 
 
 def test_the_training_before_storing_is_in_the_record(tmp_path):
-    """As it is in those records whose training through the rounding was one command with the storing."""
+    """As it is in those records whose QAT was one command with the storing."""
     job = job_of("quantize.py", tmp_path)
     assert job.record() == {}
     write_record(tmp_path / "run/record.json", {"settings": {"epochs": 2}, "history": [1], "model": {}})
