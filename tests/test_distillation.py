@@ -78,9 +78,9 @@ def test_alpha_0_is_cross_entropy_and_asks_no_teacher():
         loss = Distillation([mute()], Preprocessing(SIZE), alpha, 4.0, "fp32")
         if alpha:
             with pytest.raises(AssertionError, match="was asked"):
-                loss(logits(1), batch)
+                loss.prepare(batch)
         else:
-            assert torch.equal(loss(logits(1), batch), F.cross_entropy(logits(1), LABELS))
+            assert torch.equal(loss(logits(1), loss.prepare(batch)), F.cross_entropy(logits(1), LABELS))
 
 
 @pytest.mark.parametrize("temperature", [1, 4, 20])
@@ -516,7 +516,7 @@ def test_the_teacher_is_asked_about_the_very_batch(tmp_path):
     own = Preprocessing(SIZE)
     loss = Distillation([Teacher(Listening(), own, None)], own, 1.0, 1.0, "fp32")
     images = torch.randn(3, 3, SIZE, SIZE)
-    loss(torch.zeros(3, 2), Batch(images, torch.tensor([0, 1, 0]), torch.arange(3), None))
+    loss.prepare(Batch(images, torch.tensor([0, 1, 0]), torch.arange(3), None))
     assert torch.allclose(seen[0], images, atol=1e-3)
 
 

@@ -30,6 +30,7 @@ from compression.training.recipe import (
     Settings,
     average_weights,
     build_optimizer,
+    paired,
     parameter_groups,
     read_recipe,
     warmup_cosine,
@@ -106,19 +107,19 @@ def run_state(out):
 
 
 class KillAfter(CrossEntropy):
-    """A loss that raises, or sends a signal to this process, at its n-th call."""
+    """A loss that raises, or sends a signal to this process, at its n-th batch."""
 
     def __init__(self, calls, number=None):
         super().__init__(label_smoothing=0.1)
         self.calls, self.number = calls, number
 
-    def __call__(self, logits, batch):
+    def prepare(self, batch):
         self.calls -= 1
         if self.calls == 0:
             if self.number is None:
                 raise RuntimeError("killed")
             os.kill(os.getpid(), self.number)
-        return super().__call__(logits, batch)
+        return batch
 
 
 @pytest.mark.parametrize(
@@ -669,13 +670,14 @@ def test_the_averaged_weights_are_bitwise_those_of_torch():
     """Floats and whole numbers (BN's counter), the first step and later ones."""
     network = first_run(small()).network
     ours = AveragedModel(network, use_buffers=True)
+    pairs = paired(ours, network)
     theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
     for step in range(4):
         network(torch.rand(8, 3, SIZE, SIZE))  # moves BN's statistics
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average_weights(ours, network, 0.7)
+        average_weights(ours, pairs, 0.7)
         theirs.update_parameters(network)
         assert same_tensors(ours.state_dict(), theirs.state_dict()), step
     assert ours.n_averaged == 4

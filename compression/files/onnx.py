@@ -7,11 +7,13 @@ as code. The metadata may hold `class_names`, `size` (input pixels), `mean` and 
 for values in [0, 1]), each as JSON.
 
 `onnx2torch` knows neither quantized weights nor the newest operators. So weights behind DequantizeLinear are
-computed beforehand, and the graph is brought to an opset that it knows, OPSET.
+computed when the file is read, and the graph is brought to an opset that it knows, OPSET. Constant shapes are
+computed then too; onnx2torch would compute them for every batch.
 """
 
 import json
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from compression.command_line import UserError
 MAX_BYTES = 1 << 30
 OPSET = 17
 DECODING = ("DequantizeLinear", "Cast", "Add")  # what stands between a quantized weight and its layer
+# what computes the shapes of padding and reshaping, each time anew and on the device
+SHAPES = ("Constant", "ConstantOfShape", "Concat", "Slice", "Reshape", "Transpose", "Cast", "Unsqueeze")
+LARGEST_SHAPE = 64  # values
 
 
 def is_onnx(path):
@@ -110,8 +115,8 @@ def _with_plain_weights(model):
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     decoded, nodes = {}, []
     for node in graph.node:
-        if node.op_type in DECODING and all(name in constants for name in node.input):
-            arrays = {name: constants[name] for name in node.input}
+        arrays = {name: constants.get(name) for name in node.input}
+        if _computable(node.op_type, list(arrays.values())):
             decoded[node.output[0]] = ReferenceEvaluator(node, opsets).run(None, arrays)[0]
             constants |= decoded
         else:
@@ -122,6 +127,16 @@ def _with_plain_weights(model):
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes), graph.initializer.extend(weights)
     return version_converter.convert_version(model, OPSET) if opsets.get("", OPSET) > OPSET else model
+
+
+def _computable(operator, arrays):
+    """Whether a node with these inputs (None: not known beforehand) is computed when the file is read."""
+    if any(array is None for array in arrays):
+        return False
+    small = sum(array.size for array in arrays) <= LARGEST_SHAPE
+    if operator == "ConstantOfShape":  # of which the input is a size
+        small = small and abs(math.prod(arrays[0].tolist())) <= LARGEST_SHAPE
+    return operator in DECODING or (operator in SHAPES and small)
 
 
 def _metadata(path, texts):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +74,12 @@ class Distillation(Loss):
             self.cached_targets[batch.view][batch.positions] = known
         return send(known, device)
 
+    def prepare(self, batch):
+        return replace(batch, targets=self.targets(batch)) if self.alpha else batch
+
     def __call__(self, logits, batch):
-        probabilities = self.targets(batch) if self.alpha else None
-        weights = {} if self.class_weights is None else {"class_weights": self.class_weights.to(logits)}
-        return distillation_loss(logits, probabilities, batch.labels, self.alpha, self.temperature, **weights)
+        more = {"class_weights": self.weights_for(logits)}
+        return distillation_loss(logits, batch.targets, batch.labels, self.alpha, self.temperature, **more)
 
     def state_dict(self):
         in_checkpoint = self.cached_targets and not self.in_files

@@ -250,7 +250,7 @@ def train_epoch(run, training, validation, stop, steps=None):
     for positions in tqdm(
         batches, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="step", disable=None, leave=False
     ):
-        batch = draw_batch(run, training, positions, fixed, view)
+        batch = run.beside(lambda: draw_batch(run, training, positions, fixed, view))
         weight, stopped = run.agree(batch, stop)  # what one process decided alone would make the others wait
         run.train_step(batch, weight)
         stopped = stop.signal if distributed.SIZE == 1 else stopped
@@ -280,7 +280,7 @@ def train_epoch(run, training, validation, stop, steps=None):
 
 
 def draw_batch(run, training, positions, fixed, view):
-    """This process's share of the batch of photos at `positions`, as random views.
+    """This process's share of the batch of photos at `positions`, as random views, prepared for the loss.
 
     fixed: the parameters of every photo's view number `view`, or None for new ones. They are drawn for the
     whole batch, so that the views do not depend on the number of processes.
@@ -302,7 +302,7 @@ def draw_batch(run, training, positions, fixed, view):
         images, labels = mix(images, labels, len(run.description.class_names), settings.mixup, run.views)
         images, labels, positions = (distributed.share(values) for values in (images, labels, positions))
         images = images.contiguous(memory_format=torch.channels_last)
-    return Batch(images, labels, positions, view)
+    return run.loss_function.prepare(Batch(images, labels, positions, view))
 
 
 def quantize_command(folder):

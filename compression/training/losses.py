@@ -14,14 +14,21 @@ class Batch:
     """The inputs of a loss besides the logits.
 
     images: normalised views (N, C, H, W). labels: int64 (N,), -1 = unlabelled, or after mixup class
-    probabilities (N, C), zero for the unlabelled part. positions: of the photos in the training set (N,).
-    view: index of the fixed view, or None.
+    probabilities (N, C), zero for the unlabelled part. positions: of the photos in the training set (N,), on
+    the CPU. view: index of the fixed view, or None. targets: probabilities (N, C) of the teachers, where the
+    loss has asked them already.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
-    positions: torch.Tensor
+    positions: torch.Tensor | None
     view: int | None
+    targets: torch.Tensor | None = None
+
+
+def tensors_of(batch):
+    """The tensors of a Batch."""
+    return [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
 
 
 def balanced_weights(labels, num_classes):
@@ -35,11 +42,28 @@ def balanced_weights(labels, num_classes):
 
 
 class Loss:
-    """What a training minimises: called with (logits, Batch), it returns a scalar, a mean over the batch."""
+    """What a training minimises: called with (logits, Batch), it returns a scalar, a mean over the batch.
+
+    On a GPU its operations are recorded once and repeated for every batch (see `cuda_graph`), so it must not
+    wait for the GPU. What differs from batch to batch on the CPU belongs into `prepare`. class_weights:
+    float32 (classes,), or None for equal ones.
+    """
+
+    class_weights = None
+
+    def prepare(self, batch):
+        """The Batch as the loss is called with it."""
+        return batch
 
     def weight_of(self, batch):
         """What the mean divides by: where several processes share a batch, each counts by this."""
         return len(batch.labels)
+
+    def weights_for(self, logits):
+        """The class weights on the device of the logits, copied there once; None for equal ones."""
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(logits)
+        return self.class_weights
 
     def state_dict(self):
         """What a resumed run needs of it."""
@@ -50,16 +74,13 @@ class Loss:
 
 
 class CrossEntropy(Loss):
-    """The loss of training from scratch.
-
-    class_weights: float32 (classes,), or None for equal ones.
-    """
+    """The loss of training from scratch."""
 
     def __init__(self, label_smoothing=0.0, class_weights=None):
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
 
     def __call__(self, logits, batch):
-        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        weights = self.weights_for(logits)
         return F.cross_entropy(logits, batch.labels, weight=weights, label_smoothing=self.label_smoothing)
 
     def weight_of(self, batch):

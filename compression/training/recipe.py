@@ -264,20 +264,25 @@ def optimise(loss, network, optimizer, scaler, settings, gammas=()):
     scaler.update()
 
 
-@torch.no_grad()
-def average_weights(averaged, network, decay):
-    """Update the exponential moving average of weights and buffers in an `AveragedModel`; the first call
-    copies them.
-
-    The same as its `update_parameters` with `get_ema_multi_avg_fn`, but the counter remains on the CPU:
-    copying it to the GPU would wait for the GPU in every step.
-    """
-    update = get_ema_multi_avg_fn(decay if averaged.n_averaged > 0 else 0.0)
+def paired(averaged, network):
+    """(weights and buffers of an `AveragedModel`, the same of the network): two lists for each data type."""
     groups = {}
     both = ([*model.parameters(), *model.buffers()] for model in (averaged.module, network))
     for ours, theirs in zip(*both, strict=True):
         groups.setdefault(ours.dtype, ([], []))
         groups[ours.dtype][0].append(ours), groups[ours.dtype][1].append(theirs)
-    for ours, theirs in groups.values():
+    return list(groups.values())
+
+
+@torch.no_grad()
+def average_weights(averaged, pairs, decay):
+    """Update the exponential moving average of weights and buffers in an `AveragedModel`; the first call
+    copies them. pairs: from `paired`.
+
+    The same as its `update_parameters` with `get_ema_multi_avg_fn`, but the counter remains on the CPU:
+    copying it to the GPU would wait for the GPU in every step.
+    """
+    update = get_ema_multi_avg_fn(decay if averaged.n_averaged > 0 else 0.0)
+    for ours, theirs in pairs:
         update(ours, theirs, None)
     averaged.n_averaged += 1

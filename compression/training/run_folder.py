@@ -3,7 +3,6 @@
 import json
 import shlex
 import signal
-import warnings
 from dataclasses import asdict
 
 import torch
@@ -14,7 +13,8 @@ from compression.command_line import UserError
 from compression.data.classes import canonical
 from compression.files.atomic import read_torch, write_bytes
 from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description, to_bytes
-from compression.training.losses import CrossEntropy
+from compression.training.cuda_graph import CudaGraph
+from compression.training.losses import CrossEntropy, tensors_of
 from compression.training.recipe import (
     AUTOCAST,
     Settings,
@@ -23,6 +23,7 @@ from compression.training.recipe import (
     build_schedule,
     gammas_of,
     optimise,
+    paired,
 )
 
 
@@ -61,26 +62,6 @@ def plain_state(network):
     return {"weights": network.state_dict()}
 
 
-def capture(network, images, autocast):
-    """Replace a network's forward and backward pass in training by CUDA graphs, for batches like `images`.
-
-    On a GPU, launching the kernels of a small network one by one takes longer than computing them. In eval
-    mode the network is as before. autocast: data type of the forward pass, or None.
-    """
-    # capturing runs the network, which updates BN's statistics
-    before = [buffer.clone() for buffer in network.buffers()]
-    random_state = torch.cuda.get_rng_state(images.device)
-    # a speed hint of torch about the capturing stream
-    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
-    # autocast's cache would keep weights of the captured step
-    casts = torch.autocast("cuda", autocast, enabled=autocast is not None, cache_enabled=False)
-    with torch.cuda.device(images.device), casts:
-        torch.cuda.make_graphed_callables(network, (torch.zeros_like(images),), allow_unused_input=True)
-    torch.cuda.set_rng_state(random_state, images.device)
-    for buffer, value in zip(network.buffers(), before, strict=True):
-        buffer.copy_(value)
-
-
 class Run:
     """Everything that changes during training, with its saving and loading.
 
@@ -108,10 +89,16 @@ class Run:
         self.network = distributed.synchronised(network, device)
         self.parallel = distributed.parallel(self.network, device)
         self.ema = AveragedModel(self.network, use_buffers=True) if settings.ema else None
+        self.averaged = paired(self.ema, self.network) if settings.ema else None
         self.optimizer = build_optimizer(self.network, settings)
         self.schedule = build_schedule(self.optimizer, settings, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-        self.views, self.captured = torch.Generator(), False
+        self.views = torch.Generator()
+        on_gpu = device.type == "cuda"
+        self.stream = torch.cuda.Stream(device) if on_gpu else None  # in which the next batch is made
+        self.graph = None
+        if on_gpu and distributed.SIZE == 1:
+            self.graph = CudaGraph(self.compute, self.optimizer, device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # step: within the epoch
         self.loss_sum, self.correct, self.labelled = (
             torch.zeros((), device=device) for _ in range(3)
@@ -144,15 +131,41 @@ class Run:
         total, stopped = distributed.total([own, stop.signal or 0]).tolist()
         return own / total, int(stopped > 0) and (stop.signal or signal.SIGTERM)
 
+    def beside(self, make):
+        """The Batch that `make()` returns. A GPU makes it in a stream of its own, while it still computes the
+        steps before, and a teacher that waits for the GPU does not wait for these.
+        """
+        if not self.stream:
+            return make()
+        with torch.cuda.stream(self.stream):
+            batch = make()
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self.stream)
+        for values in tensors_of(batch):
+            if values.is_cuda:
+                values.record_stream(current)
+        return batch
+
     def train_step(self, batch, weight=1.0):
         """One optimiser step; returns nothing and does not wait for the GPU.
 
-        weight: share of this process in the mean loss of the batch.
+        batch: as the loss prepared it. weight: share of this process in the mean loss of the batch.
         """
+        if self.graph:
+            self.graph(batch)
+        else:
+            self.compute(batch, weight)
+        self.schedule.step()
+        if self.ema:
+            done = self.epoch * self.steps_per_epoch + self.step
+            # a warm-up, so that the first steps are soon forgotten
+            decay = min(self.settings.ema, (1 + done) / (10 + done))
+            average_weights(self.ema, self.averaged, decay)
+        self.step += 1
+
+    def compute(self, batch, weight=1.0):
+        """The part of a step that is the same for every batch: forward, backward, optimizer, sums."""
         autocast = AUTOCAST[self.settings.precision]
-        if self.device.type == "cuda" and distributed.SIZE == 1 and not self.captured:
-            capture(self.network, batch.images, autocast)
-            self.captured = True
         with torch.autocast(self.device.type, autocast, enabled=autocast is not None):
             logits = self.parallel(batch.images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays
@@ -160,17 +173,10 @@ class Run:
         optimise(
             distributed.SIZE * loss, self.network, self.optimizer, self.scaler, self.settings, self.gammas
         )
-        self.schedule.step()
-        if self.ema:
-            done = self.epoch * self.steps_per_epoch + self.step
-            # a warm-up, so that the first steps are soon forgotten
-            decay = min(self.settings.ema, (1 + done) / (10 + done))
-            average_weights(self.ema, self.network, decay)
         self.loss_sum += loss.detach()
         labelled, right = labelled_and_right(logits, batch.labels)
         self.labelled += labelled.sum()
         self.correct += right.sum()
-        self.step += 1
 
     def end_steps(self):
         """Sum up what all processes have counted in this epoch, and give them rank 0's BN statistics."""

@@ -27,13 +27,14 @@ def decoupled_divergence(student_logits, teacher_probabilities, labels, temperat
     """
     student = F.softmax(student_logits / temperature, dim=1)
     label = F.one_hot(labels, student.shape[1]).bool()
-    doubt = 1 - teacher_probabilities[label]
+    doubt = 1 - (teacher_probabilities * label).sum(1)
 
     def divergence(teacher, student):
         return (torch.special.xlogy(teacher, teacher) - teacher * student.clamp(min=1e-12).log()).sum(1)
 
     def against_others(probabilities):
-        return torch.stack([probabilities[label], 1 - probabilities[label]], 1)
+        own = (probabilities * label).sum(1)
+        return torch.stack([own, 1 - own], 1)
 
     def among_others(probabilities):
         others = probabilities.masked_fill(label, 0)
@@ -57,20 +58,20 @@ def main(argv=None):
         )
 
     def origin_of_distillation(parsed, teachers, records):
+        if parsed.mixup or parsed.unlabeled:
+            raise UserError("the decoupled loss needs one label a photo; leave mixup and --unlabeled out")
         options["beta"] = parsed.beta
         origin = distillation.origin_of_distillation(parsed, teachers, records)
         return {**origin, "loss": "decoupled", **options}
 
-    def loss(student_logits, teacher_probabilities, labels, alpha, temperature):
-        if labels.ndim != 1 or (labels < 0).any():
-            raise UserError("the decoupled loss needs one label a photo; leave mixup and --unlabeled out")
+    def loss(student_logits, teacher_probabilities, labels, alpha, temperature, class_weights=None):
         soft = 0
         if alpha:
             apart = decoupled_divergence(
                 student_logits, teacher_probabilities, labels, temperature, options["beta"]
             )
             soft = temperature**2 * apart
-        return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
+        return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels, class_weights)
 
     with (
         mock.patch.object(distillation, "distillation_loss", loss),
