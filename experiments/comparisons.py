@@ -26,6 +26,11 @@ NARROW = "--network residual6 --set hidden=96,160,160,256,256,256"
 SMALL = "{data} --size 64 --recipe augment=light"  # light: the schedules are short
 # what many runs can be afforded of without a GPU
 SHORT = "{data} --size 56 --recipe view_size=48 augment=light lr=0.002"
+LONG = "{data} --size 96 --epochs 30"
+MEDIUM = "--recipe detail=64 view_size=72 augment=medium lr=0.005"
+SOFT = "alpha=0.5 temperature=2"  # follows MEDIUM
+LONG_STRONG = f"train_kd.py {LONG} --teacher {{strong}} --network student"
+
 CUT = "prune.py {base}/best.pt {data}"
 TUNED = "--rounds ROUNDS --recipe augment=light lr=0.001"
 CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
@@ -41,7 +46,6 @@ QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quar
 QUARTERED = "prune.py {big}/best.pt {data} --target parameters=68363 --epochs 8 --recipe augment=light"
 STRONG = f"train_kd.py {SHORT} --teacher {{model}} --epochs 6 --network student"
 FIXED = STRONG.replace("view_size=48 augment=light", "augment=none")
-RECIPE = "train_kd.py {data} --size 56 --teacher {model} --epochs 10 --network student --recipe"
 AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
 OWN = "{data} --size 96 --epochs 10 --recipe view_size=72 detail=64 batch_size=32"
@@ -222,7 +226,7 @@ EXPERIMENTS = {
     "teachers": Experiment(
         "ResNet-18 trained from scratch, how it stands 16 and 8 bits, and how many of its answers stay",
         {
-            "resnet18": f"train_student.py {SHORT} --epochs 10 --network resnet18 {RUN}",
+            "resnet18": f"train_student.py {LONG} {MEDIUM.replace('0.005', '0.002')} --network resnet18 {RUN}",
             **{
                 f"resnet18_{bits}": store("resnet18", bits).replace("1000000", "30000000") for bits in (16, 8)
             },
@@ -234,39 +238,41 @@ EXPERIMENTS = {
         },
     ),
     "distillation": Experiment(
-        "three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one "
-        "(model.bin)",
+        "three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one",
         {
-            f"{network}_{name}": f"{script} --epochs 6 --network {network} {RUN}"
-            for network in ("student", "residual6", "slim9")
-            for name, script in (
-                ("scratch", f"train_student.py {SHORT}"),
-                ("weak", f"train_kd.py {SHORT} --teacher {{teachers/resnet18@0}}/best.pt"),
-                ("strong", f"train_kd.py {SHORT} --teacher {{model}}"),
+            f"{network}_{name}": f"{script} {MEDIUM} {more} --network {network} {arguments} {RUN}"
+            for network, arguments in (("student", ""), ("residual6", SHIPPED), ("slim9", ""))
+            for name, script, more in (
+                ("scratch", f"train_student.py {LONG}", ""),
+                ("weak", f"train_kd.py {LONG} --teacher {{teachers/resnet18@0}}/best.pt", SOFT),
+                ("strong", f"train_kd.py {LONG} --teacher {{strong}}", SOFT),
             )
         },
     ),
     "alpha_temperature": Experiment(
-        "weight of the teacher's answers and temperature, against alpha 0.8 and temperature 4, "
+        "weight of the teacher's answers and temperature, against alpha 0.5 and temperature 2, "
         "which is student_strong of `distillation`",
         {
-            **{f"alpha_{alpha}": f"{STRONG} --recipe alpha={alpha} {RUN}" for alpha in (0, 0.2, 0.5, 1)},
-            **{f"temperature_{t}": f"{STRONG} --recipe temperature={t} {RUN}" for t in (1, 2, 8, 20)},
-            "course": f"{STRONG} --recipe alpha=0.5 temperature=20 {RUN}",
+            f"{name}_{value}": f"{LONG_STRONG} {MEDIUM} {recipe} {RUN}"
+            for name, value, recipe in (
+                *(("alpha", alpha, f"alpha={alpha} temperature=2") for alpha in (0, 0.25, 0.75, 0.9, 1)),
+                *(("temperature", t, f"alpha=0.5 temperature={t}") for t in (1, 4, 8, 20)),
+            )
         },
     ),
     "recipes": Experiment(
-        "the course's recipe of distillation against our defaults: same student, teacher, photos and epochs",
+        "the course's recipe of distillation against ours: same student, teacher, photos and epochs",
         {
-            "ours": f"{RECIPE} augment=light {RUN}",
-            "course": f"{RECIPE} augment=course alpha=0.5 temperature=20 lr=0.001 weight_decay=0.01 "
-            f"schedule=constant batch_size=32 ema=0 {RUN}",
+            "ours": f"{LONG_STRONG} {MEDIUM} {SOFT} {RUN}",
+            "course": f"{LONG_STRONG} --recipe detail=64 augment=course alpha=0.5 temperature=20 lr=0.001 "
+            f"weight_decay=0.01 schedule=constant batch_size=32 ema=0 {RUN}",
         },
     ),
     "choices": Experiment(
-        "one thing changed in student_strong of `distillation`: "
+        "one thing changed in a short distillation from model.bin: "
         "another learning rate, no averaged weights, fixed views, another loss",
         {
+            "base": f"{STRONG} {RUN}",
             "lr": f"{STRONG.replace('0.002', '0.005')} {RUN}",
             "no_ema": f"{STRONG} --recipe ema=0 {RUN}",
             "fixed_views": f"{STRONG} --recipe views=2 {RUN}",
@@ -279,7 +285,7 @@ EXPERIMENTS = {
         "soft labels on the unlabelled testing photos: what is learned and what is memorised; "
         "never for a model that is handed in",
         {
-            "labelled_measured": f"evaluate.py {{distillation/student_strong}}/best.pt {AGREEMENT}",
+            "labelled_measured": f"evaluate.py {{choices/base}}/best.pt {AGREEMENT}",
             "unlabelled": f"{STRONG} --unlabeled {{data}}/testing {RUN}",
             "labelled_fixed": f"{FIXED} {RUN}",
             "unlabelled_fixed": f"{FIXED} --unlabeled {{data}}/testing {RUN}",
