@@ -24,7 +24,7 @@ from compression.files.loading import load_model
 from compression.files.model_file import Description
 from compression.options import add_training, read_settings
 from compression.training.evaluation import Evaluation, evaluate
-from compression.training.loop import fit, pick_precision
+from compression.training.loop import draw_batch, fit, pick_precision
 from compression.training.losses import Batch, CrossEntropy, mix
 from compression.training.recipe import (
     Settings,
@@ -226,6 +226,34 @@ def test_a_step_does_not_wait_for_the_gpu():
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize(
+    "settings",
+    [small(), small(optimizer="sgd", ema=0), small(precision="fp16"), small(gamma_l1=1e-4, warmup=0.5)],
+    ids=["adamw", "sgd", "fp16", "penalty"],
+)
+def test_a_step_that_is_replayed_as_a_cuda_graph_trains_as_one_that_is_not(settings, monkeypatch):
+    """Each of 12 batches differs, so does the learning rate; the first steps are not replayed on either side."""
+    device, results = torch.device("cuda"), []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    arguments = {**NARROW, "dropout": 0.0}  # whose random numbers would differ
+    description = Description.of("residual6", arguments, TRAINING.class_names, Preprocessing(size=SIZE))
+    for as_graph in (False, True):
+        torch.manual_seed(0)
+        run = Run(build("residual6", **description.arguments).train(), description, settings, 6, device)
+        run.graph = run.graph if as_graph else None
+        for step in range(12):
+            batch = run.beside(lambda: draw_batch(run, TRAINING, torch.arange(16) + step, None, None))
+            run.train_step(batch)
+        results.append((run.loss_sum.item(), run.correct.item(), run.evaluated.state_dict()))
+    (loss, correct, weights), (other_loss, other_correct, other_weights) = results
+    half = settings.precision == "fp16"
+    assert other_loss == pytest.approx(loss, rel=0.05 if half else 1e-3)
+    assert abs(correct - other_correct) <= (20 if half else 2)
+    for name, values in weights.items():
+        assert torch.allclose(values, other_weights[name], rtol=0.2 if half else 0.01, atol=0.05), name
 
 
 def test_a_signal_in_the_last_evaluation_leaves_a_complete_run_and_starts_nothing_more(tmp_path, monkeypatch):
