@@ -235,7 +235,7 @@ def test_a_step_does_not_wait_for_the_gpu():
     ids=["adamw", "sgd", "fp16", "penalty"],
 )
 def test_a_step_that_is_replayed_as_a_cuda_graph_trains_as_one_that_is_not(settings, monkeypatch):
-    """Each of 12 batches differs, so does the learning rate; the first steps are not replayed on either side."""
+    """Each of 12 batches differs, so does the learning rate; the first steps are replayed on neither side."""
     device, results = torch.device("cuda"), []
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     arguments = {**NARROW, "dropout": 0.0}  # whose random numbers would differ
