@@ -226,9 +226,7 @@ EXPERIMENTS = {
     "teachers": Experiment(
         "ResNet-18 trained from scratch, how it stands 16 and 8 bits, and how many of its answers stay",
         {
-            "resnet18": f"train_student.py {LONG} {MEDIUM} --network resnet18 {RUN}".replace(
-                "0.005", "0.002"
-            ),
+            "resnet18": f"train_student.py {LONG} {MEDIUM} lr=0.002 --network resnet18 {RUN}",
             **{
                 f"resnet18_{bits}": store("resnet18", bits).replace("1000000", "30000000") for bits in (16, 8)
             },

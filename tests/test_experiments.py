@@ -391,8 +391,8 @@ def test_the_shipped_model_reaches_its_recorded_accuracy(food11):
 
 
 def hw7_train(folder, *options, gpu=False):
-    """The commands that hw7_train.sh starts for `folder`/food, noted by a stand-in for Python that finds a GPU
-    or not.
+    """The commands that hw7_train.sh starts for `folder`/food, noted by a stand-in for Python, which finds a
+    GPU or none.
     """
     python, noted = folder / "python", folder / "noted.txt"
     python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit {int(not gpu)}\necho "$@" >> "{noted}"\n')
