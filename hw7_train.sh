@@ -34,16 +34,14 @@ done
 python=${PYTHON:-python3}
 [ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
 
-# The length is 3.8 million views, so that small data sets get more epochs. On a CPU, a photo has a fixed view for
-# every five epochs: teacher outputs are computed once for each, and cached. On a GPU every epoch has new views.
+# The length is 6.3 million views, so that small data sets get more epochs. A photo has a fixed view for every
+# five epochs: teacher outputs are computed once for each, and cached.
 photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 [ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script reports
-epochs=${epochs:-$(((3800000 + photos / 2) / photos))}
+epochs=${epochs:-$(((6300000 + photos / 2) / photos))}
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
-gpu=no
-"$python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' 2>/dev/null && gpu=yes
 stop=$((epochs * 2 / 3 + 1)) tuning=$(((epochs + 3) / 4))
-views() { [ "$gpu" = yes ] && echo 0 || echo $(($1 > 5000 ? 1000 : ($1 + 4) / 5)); } # train_kd.py takes at most 1000
+views() { echo $(($1 > 5000 ? 1000 : ($1 + 4) / 5)); } # train_kd.py takes at most 1000
 
 if [ ${#teachers[@]} = 0 ]; then
     "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume

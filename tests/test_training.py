@@ -103,7 +103,7 @@ def same_tensors(before, after):
 
 
 def run_state(out):
-    return torch.load(out / "last.pt", weights_only=True)
+    return torch.load(out / "last.pt", weights_only=True, map_location="cpu")
 
 
 class KillAfter(CrossEntropy):

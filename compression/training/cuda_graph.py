@@ -48,7 +48,7 @@ class CudaGraph:
         groups = self.optimizer.param_groups
         values = {name: value.clone() for name, value in vars(batch).items() if value is not None}
         self.batch = replace(batch, **values)
-        self.rates = [torch.tensor(group["lr"], device=self.device) for group in groups]
+        self.rates = [torch.full((), group["lr"], device=self.device) for group in groups]
         before = [dict(group) for group in groups]
         for group, rate in zip(groups, self.rates):
             group.update(lr=rate, capturable=True)
