@@ -238,19 +238,24 @@ EXPERIMENTS = {
         },
     ),
     "distillation": Experiment(
-        "three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one",
+        "three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one; "
+        "and the course's recipe for one of them",
         {
-            f"{network}_{name}": f"{script} {MEDIUM} {more} --network {network} {arguments} {RUN}"
-            for network, arguments in (("student", ""), ("residual6", SHIPPED), ("slim9", ""))
-            for name, script, more in (
-                ("scratch", f"train_student.py {LONG}", ""),
-                ("weak", f"train_kd.py {LONG} --teacher {{teachers/resnet18@0}}/best.pt", SOFT),
-                ("strong", f"train_kd.py {LONG} --teacher {{strong}}", SOFT),
-            )
+            **{
+                f"{network}_{name}": f"{script} {MEDIUM} {more} --network {network} {arguments} {RUN}"
+                for network, arguments in (("student", ""), ("residual6", SHIPPED), ("slim9", ""))
+                for name, script, more in (
+                    ("scratch", f"train_student.py {LONG}", ""),
+                    ("weak", f"train_kd.py {LONG} --teacher {{teachers/resnet18@0}}/best.pt", SOFT),
+                    ("strong", f"train_kd.py {LONG} --teacher {{strong}}", SOFT),
+                )
+            },
+            "student_course": f"{LONG_STRONG} --recipe detail=64 augment=course alpha=0.5 temperature=20 "
+            f"lr=0.001 weight_decay=0.01 schedule=constant batch_size=32 ema=0 {RUN}",
         },
     ),
     "alpha_temperature": Experiment(
-        "weight of the teacher's answers and temperature, against alpha 0.5 and temperature 2, "
+        "weight of the teacher and temperature, against alpha 0.5 and temperature 2, "
         "which is student_strong of `distillation`",
         {
             f"{name}_{value}": f"{LONG_STRONG} {MEDIUM} {recipe} {RUN}"
@@ -258,14 +263,6 @@ EXPERIMENTS = {
                 *(("alpha", alpha, f"alpha={alpha} temperature=2") for alpha in (0, 0.25, 0.75, 0.9, 1)),
                 *(("temperature", t, f"alpha=0.5 temperature={t}") for t in (1, 4, 8, 20)),
             )
-        },
-    ),
-    "recipes": Experiment(
-        "the course's recipe of distillation against ours: same student, teacher, photos and epochs",
-        {
-            "ours": f"{LONG_STRONG} {MEDIUM} {SOFT} {RUN}",
-            "course": f"{LONG_STRONG} --recipe detail=64 augment=course alpha=0.5 temperature=20 lr=0.001 "
-            f"weight_decay=0.01 schedule=constant batch_size=32 ema=0 {RUN}",
         },
     ),
     "choices": Experiment(

@@ -28,18 +28,17 @@ PHOTO_SETS = json.loads((ROOT / "results/photo_sets.json").read_text())  # finge
 TEACHERS = json.loads((HERE / "published.json").read_text())["teachers"]  # by file: name, parameters
 TOLERANCE = 0.002  # of an accuracy measured again on the same photos: other batches round otherwise
 OPTIONAL = {"finetune20_0.95"}  # hours of training
-UNCHANGED = "testing/labelled_measured"  # the student of `choices` and `alpha_temperature` before any change
+UNCHANGED = "distillation/student_strong"  # what `alpha_temperature` changes
 BENCHMARKS = ("hw7_test", "data_path", "fixed_views", "onnx_teacher", "onnx_export")
-BENCHMARKS += ("speed_training", "speed_inference", "speed_step", "processes")
+BENCHMARKS += ("speed_training", "speed_inference", "speed_step", "speed_gpu", "processes")
 MODES = ("none", "mistake1", "finetune1", "finetune5", "retrain5")
 BASES = {  # experiment: the variants that all its variants are compared with
     "alpha_temperature": [UNCHANGED],
     "bits": ["student_4_tensor", "residual6_4_tensor"],
-    "choices": [UNCHANGED],
+    "choices": ["base"],
     "compress": ["big", "big_long", "quantized_long", "direct"],
-    "distillation": [
-        f"{name}_{kind}" for name in ("slim9", "student", "residual6", "all") for kind in ("scratch", "weak")
-    ],
+    "distillation": ["student_course"]
+    + [f"{name}_{kind}" for name in ("slim9", "student", "residual6", "all") for kind in ("scratch", "weak")],
     "equal_bytes": ["float_251", "stored_251"],
     "families": [f"plain_{width}" for width in (32, 64, 90, 128, 256)],
     "lowrank": ["channels_171606", "channels_114810"],
@@ -47,7 +46,6 @@ BASES = {  # experiment: the variants that all its variants are compared with
     "own_classes": ["scratch"],
     "pruning": [f"{mode}_{rate}" for mode in MODES for rate in (0.95, 0.9)],
     "pruning_wide8": [f"{mode}_{rate}" for mode in MODES[:2] for rate in (0.95, 0.85)],
-    "recipes": ["course"],
     "resolution": ["standard_measured"],
     "scratch": ["student"],
     "teachers": [],
@@ -205,7 +203,7 @@ def experiment(records, name):
             mean = wide["accuracy"].filter(regex=f"_{kind}$", axis="index").mean()
             wide["accuracy"].loc[f"all_{kind}"] = mean
             found[f"all_{kind}"] = {"photos": group[0]["photos"]["validation"], "accuracy": statistics(mean)}
-    base = records.experiment("testing") if UNCHANGED in BASES[name] else []
+    base = records.experiment("distillation") if UNCHANGED in BASES[name] else []
     base = [row for row in base if row[0] == UNCHANGED.split("/")[1]]
     for metric in ("accuracy", "small", "larger", "reduced", "agree_validation", "agree_testing", "gap"):
         for variant, one in found.items():
