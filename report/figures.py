@@ -22,6 +22,12 @@ MODES = {  # of pruning: name in the legend, colour, marker, dashes
     "retrain5": ("from scratch, 5 epochs a round", ORANGE, "^", "-."),
     "once": ("last shape from scratch, 15 epochs", GREEN, "D", "none"),
 }
+REWINDING = {  # the same of one cut, each followed by 18 epochs
+    "finetune": ("once: fine-tuned", BLUE, "o", ":"),
+    "lr_rewinding": ("once: learning rate rewound", PURPLE, "P", "-"),
+    "rewinding": ("once: weights rewound to epoch 2", RED, "v", "--"),
+    "retrain": ("once: from scratch", ORANGE, "^", "-."),
+}
 
 
 def panels(columns, height, width=6.5, **options):
@@ -53,16 +59,21 @@ def logarithmic(axes, ticks):
 
 
 def pruning(summary):
-    """Parameters against accuracy: a panel per rate, a line per way of going on after a cut."""
+    """Parameters against accuracy: a panel per rate, a line per way of going on after a cut; and of one cut."""
     runs, base = summary["pruning"], summary["pruning"]["base"]
-    figure, axes = panels(2, 2.6, sharex=True, sharey=True)
+    figure, axes = panels(3, 2.9, sharey=True)
     for panel, rate in zip(axes, ("0.95", "0.9")):
         for mode, look in MODES.items():
             if variant := runs.get(f"{mode}_{rate}"):
                 points = [(one["parameters"] / 1000, one["accuracy"]) for one in variant["rounds"]]
                 start = [] if mode == "once" else [(base["parameters"] / 1000, base["accuracy"])]
                 series(panel, start + points, *look)
-        panel.set(title=f"rate {float(rate):.2f}", xlabel="parameters, thousands")
+        panel.set(title=f"rate {float(rate):.2f}, five rounds", xlabel="parameters, thousands")
+    runs, base = summary["rewinding"], summary["rewinding"]["base"]
+    for mode, look in REWINDING.items():
+        points = [base, *(runs[f"{mode}_{rate}"] for rate in (0.6, 0.35))]
+        series(axes[2], [(one["parameters"] / 1000, one["accuracy"]) for one in points], *look)
+    axes[2].set(title="rates 0.6 and 0.35, one round", xlabel="parameters, thousands")
     axes[0].set_ylabel(f"accuracy ({summary['photos']}), %")
     legend(figure, axes)
     return figure

@@ -47,6 +47,7 @@ BASES = {  # experiment: the variants that all its variants are compared with
     "pruning": [f"{mode}_{rate}" for mode in MODES for rate in (0.95, 0.9)],
     "pruning_wide8": [f"{mode}_{rate}" for mode in MODES[:2] for rate in (0.95, 0.85)],
     "resolution": ["standard_measured"],
+    "rewinding": [f"{mode}_{rate}" for mode in ("finetune", "retrain") for rate in (0.6, 0.35)],
     "scratch": ["student"],
     "teachers": [],
     "testing": ["labelled_measured", "labelled_fixed_measured"],
