@@ -59,7 +59,7 @@ def logarithmic(axes, ticks):
 
 
 def pruning(summary):
-    """Parameters against accuracy: a panel per rate, a line per way of going on after a cut; and of one cut."""
+    """Parameters against accuracy: a panel per rate, a line per way of going on after a cut; one cut."""
     runs, base = summary["pruning"], summary["pruning"]["base"]
     figure, axes = panels(3, 2.9, sharey=True)
     for panel, rate in zip(axes, ("0.95", "0.9")):

@@ -28,12 +28,11 @@ PHOTO_SETS = json.loads((ROOT / "results/photo_sets.json").read_text())  # finge
 TEACHERS = json.loads((HERE / "published.json").read_text())["teachers"]  # by file: name, parameters
 TOLERANCE = 0.002  # of an accuracy measured again on the same photos: other batches round otherwise
 OPTIONAL = {"finetune20_0.95"}  # hours of training
-UNCHANGED = "distillation/student_strong"  # what `alpha_temperature` changes
 BENCHMARKS = ("hw7_test", "data_path", "fixed_views", "onnx_teacher", "onnx_export")
 BENCHMARKS += ("speed_training", "speed_inference", "speed_step", "speed_gpu", "processes")
 MODES = ("none", "mistake1", "finetune1", "finetune5", "retrain5")
 BASES = {  # experiment: the variants that all its variants are compared with
-    "alpha_temperature": [UNCHANGED],
+    "alpha_temperature": [],  # with student_strong of `distillation`, as "base"
     "bits": ["student_4_tensor", "residual6_4_tensor"],
     "choices": ["base"],
     "compress": ["big", "big_long", "quantized_long", "direct"],
@@ -171,16 +170,6 @@ def difference(ours, theirs, photos):
     return {"mean": mean, "bound": bound, "verdict": int(np.sign(mean)) if abs(mean) > bound + 1e-9 else 0}
 
 
-def same_training(changed, base, name):
-    """UserError unless a variant was trained for as long and by the same teacher as its base."""
-    one, other = (variant.get("training", {}) for variant in (changed, base))
-    if any(one.get(key) != other.get(key) for key in ("epochs", "teachers")):
-        raise UserError(
-            f"the records results/{UNCHANGED}-seed*.json are of another training than results/{name}; "
-            f"run `python -m experiments {name} DATA` again"
-        )
-
-
 def experiment(records, name):
     """{variant: facts, statistics of every metric, differences, accuracy after every round}."""
     rows = records.experiment(name)
@@ -204,8 +193,8 @@ def experiment(records, name):
             mean = wide["accuracy"].filter(regex=f"_{kind}$", axis="index").mean()
             wide["accuracy"].loc[f"all_{kind}"] = mean
             found[f"all_{kind}"] = {"photos": group[0]["photos"]["validation"], "accuracy": statistics(mean)}
-    base = records.experiment("distillation") if UNCHANGED in BASES[name] else []
-    base = [row for row in base if row[0] == UNCHANGED.split("/")[1]]
+    base = records.experiment("distillation") if name == "alpha_temperature" else []
+    base = {seed: metrics(record) for variant, seed, record in base if variant == "student_strong"}
     for metric in ("accuracy", "small", "larger", "reduced", "agree_validation", "agree_testing", "gap"):
         for variant, one in found.items():
             ours = wide[metric].loc[variant] if variant in wide[metric].index else pd.Series()
@@ -213,8 +202,7 @@ def experiment(records, name):
                 continue
             others = {base: wide[metric].loc[base] for base in BASES[name] if base in wide[metric].index}
             if base:
-                same_training(one, facts(base[0][2]), name)
-                others["base"] = pd.Series({seed: metrics(record)[metric] for _, seed, record in base})
+                others["base"] = pd.Series({seed: one[metric] for seed, one in base.items()})
             if metric == "accuracy" and "before" in wide and variant in wide["before"].index:
                 others["before"] = wide["before"].loc[variant]
             one[metric]["vs"] = {

@@ -167,7 +167,6 @@ STALE = {
     "model_training.json": lambda record: record["model"]["arguments"].update(head=128),
     "model_qat.json": lambda record: record["model"]["arguments"].update(head=128),
     "scratch/student-seed0.json": lambda record: record["data"].update(validation="another"),
-    "distillation/student_strong-seed0.json": lambda record: record["model"]["training"].update(epochs=30),
 }
 
 
