@@ -44,7 +44,7 @@ CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
 QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quarter of its parameters
 # the same quarter
 QUARTERED = "prune.py {big}/best.pt {data} --target parameters=68363 --epochs 8 --recipe augment=light"
-STRONG = f"train_kd.py {SHORT} --teacher {{model}} --epochs 6 --network student"
+STRONG = f"train_kd.py {SHORT} alpha=0.8 temperature=4 --teacher {{model}} --epochs 6 --network student"
 FIXED = STRONG.replace("view_size=48 augment=light", "augment=none")
 AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
@@ -196,8 +196,8 @@ EXPERIMENTS = {
             "factorised": f"{QUARTERED} --mode lowrank {RUN}",
             "factorised_global": f"{QUARTERED} ranking=global --mode lowrank {RUN}",
             "distilled": (
-                f"train_kd.py {SHORT} --teacher {{big}}/best.pt --epochs 8 --network student --set "
-                f"{QUARTER} {RUN}"
+                f"train_kd.py {SHORT} alpha=0.8 temperature=4 --teacher {{big}}/best.pt --epochs 8 "
+                f"--network student --set {QUARTER} {RUN}"
             ),
             "direct": f"train_student.py {SHORT} --epochs 16 --network student --set {QUARTER} {RUN}",
         },

@@ -167,10 +167,10 @@ class Teaching:
     """How a student learns from its teachers: keys of a recipe."""
 
     alpha: float = setting(
-        0.8, number(float, 0, 1), "weight of the teacher: 1 = soft labels only, 0 = hard labels only"
+        0.5, number(float, 0, 1), "weight of the teacher: 1 = soft labels only, 0 = hard labels only"
     )
     temperature: float = setting(
-        4.0, number(float, 0, 1000, open_low=True), "of both distributions; above 1 they are softer"
+        2.0, number(float, 0, 1000, open_low=True), "of both distributions; above 1 they are softer"
     )
     teacher_size: int = setting(
         None, PIXELS, f"input size of the teacher (default: what its file tells, else {UNKNOWN_SIZE})"
