@@ -10,12 +10,12 @@ import torch
 
 from compression.training.losses import tensors_of
 
-USUAL_STEPS = 3  # before recording, in which libraries choose their kernels and the optimizer makes its state
+WARM_UP_STEPS = 3  # in which libraries choose their kernels and the optimizer makes its state
 
 
 class CudaGraph:
-    """Calls `compute(batch)`; after USUAL_STEPS calls it records the kernels of the next one, and from then
-    on launches these kernels again, with the batch copied to where they read it.
+    """Calls `compute(batch)`. After WARM_UP_STEPS calls it records the kernels of the next one; from then on
+    it replays them, with the batch copied to where they read it.
 
     compute: takes a Batch whose tensors have the same shapes every time, runs `optimizer.step()`, returns
     nothing, and does not wait for the GPU.
@@ -29,7 +29,7 @@ class CudaGraph:
         self.calls += 1
         batch = replace(batch, positions=None, view=None)
         with torch.cuda.device(self.device):
-            if self.calls <= USUAL_STEPS:
+            if self.calls <= WARM_UP_STEPS:
                 self.stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(self.stream):  # as recording, which is not done on the default stream
                     self.compute(batch)

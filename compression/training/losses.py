@@ -15,8 +15,8 @@ class Batch:
 
     images: normalised views (N, C, H, W). labels: int64 (N,), -1 = unlabelled, or after mixup class
     probabilities (N, C), zero for the unlabelled part. positions: of the photos in the training set (N,), on
-    the CPU. view: index of the fixed view, or None. targets: probabilities (N, C) of the teachers, where the
-    loss has asked them already.
+    the CPU. view: index of the fixed view, or None. targets: probabilities (N, C) of the teachers, once
+    `prepare` has added them.
     """
 
     images: torch.Tensor
