@@ -2,8 +2,8 @@
 # Train the shipped model again, with the same commands:
 #     bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--epochs N] [--store-size N] [--runs DIR]
 #                       [options of train_kd.py, such as --size 96 --recipe detail=64 view_size=72]
-# A student is distilled from the teachers for two thirds of its learning rate schedule; then quantization-aware
-# training goes on at 3 bits, on other views (--seed 1). Without --teacher, a teacher is trained from scratch first.
+# A student is distilled from the teachers for two thirds of its learning rate schedule; quantization-aware training
+# at 3 bits takes the last third, on the same views, whose teacher outputs are cached. Without --teacher, a teacher is trained from scratch first.
 # --store-size: input size of the model file, if another size is better on validation photos. If stopped, repeat the
 # command to continue.
 # PYTHON=... names the Python with the packages (default: .venv's, else python3).
@@ -40,7 +40,7 @@ photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 [ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script reports
 epochs=${epochs:-$(((6300000 + photos / 2) / photos))}
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
-stop=$((epochs * 2 / 3 + 1)) tuning=$(((epochs + 3) / 4))
+stop=$((epochs * 2 / 3 + 1)) tuning=$(((epochs + 2) / 3))
 views() { echo $(($1 > 5000 ? 1000 : ($1 + 4) / 5)); } # train_kd.py takes at most 1000
 
 if [ ${#teachers[@]} = 0 ]; then
@@ -51,6 +51,6 @@ distil=("${teachers[@]}" --recipe alpha=0.5 temperature=2 augment=medium batch_s
 "$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(views "$epochs")" "stop_epoch=$stop" lr=0.005 view_size=96 --size 128 \
     --set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,624,624,624 --set pools=1,0,0,1,0,0,0 --set head=384 \
     --epochs "$epochs" --out "$runs/student" --resume "${student[@]}"
-"$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(views "$tuning")" lr=0.001 --init "$runs/student/best.pt" --qat-bits 3 \
-    --epochs "$tuning" --seed 1 --out "$runs/rounded" --resume
+"$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(views "$epochs")" lr=0.001 --init "$runs/student/best.pt" --qat-bits 3 \
+    --epochs "$tuning" --out "$runs/rounded" --resume
 "$python" "$here/quantize.py" "$runs/rounded/best.pt" "$model" --data "$data" --record "$runs/model.json" "${stored[@]}"

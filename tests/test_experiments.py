@@ -424,8 +424,8 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
         ]
         assert "views=1000" in command, "no more than train_kd.py takes"
     assert "detail=64" in student and value(student, "--size") == "96"
-    assert value(student, "--epochs") == "126000" and value(tuning, "--epochs") == "31500", (
-        "a schedule of 6.3 million views, and a quarter of it for QAT"
+    assert value(student, "--epochs") == "126000" and value(tuning, "--epochs") == "42000", (
+        "a schedule of 6.3 million views, and a third of it for QAT"
     )
     assert "stop_epoch=84001" in student and "stop_epoch" not in " ".join(tuning)
     assert value(tuning, "--init") == stored[1].replace("rounded", "student")
