@@ -2,10 +2,10 @@
 # Train the shipped model again, with the same commands:
 #     bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--epochs N] [--store-size N] [--runs DIR]
 #                       [options of train_kd.py, such as --size 96 --recipe detail=64 view_size=72]
-# A student is distilled from the teachers for two thirds of its learning rate schedule; quantization-aware training
-# at 3 bits takes the last third, on the same views, whose teacher outputs are cached. Without --teacher, a teacher is trained from scratch first.
-# --store-size: input size of the model file, if another size is better on validation photos. If stopped, repeat the
-# command to continue.
+# A student is distilled from the teachers for two thirds of its learning rate schedule. Quantization-aware training at
+# 3 bits takes the last third, on the same views, whose teacher outputs are cached. Without --teacher, a teacher is
+# trained from scratch first. --store-size: input size of the model file, if another size is better on validation
+# photos. If stopped, repeat the command to continue.
 # PYTHON=... names the Python with the packages (default: .venv's, else python3).
 set -euo pipefail
 here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
