@@ -618,6 +618,6 @@ def test_another_version_of_pillow_decodes_again(load, cache, monkeypatch):
     """It may read what this one could not, and resize otherwise."""
     load()
     before = {path.name for path in cache.iterdir()}
-    monkeypatch.setattr("dataset.PIL.__version__", "99.0")
+    monkeypatch.setattr("compression.files.photo_cache.PIL.__version__", "99.0")
     load()
     assert {path.name for path in cache.iterdir()} - before
