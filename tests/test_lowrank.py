@@ -24,7 +24,8 @@ from compression.networks.lowrank import (
     full_rank,
     merge,
 )
-from compression.pruning.channels import Coupling, choose, compact
+from compression.pruning.channels import choose, compact
+from compression.pruning.coupling import Coupling
 from compression.quantization.grids import Scheme
 from compression.training.run_folder import write_checkpoint
 from dataset import FOOD11_CLASSES

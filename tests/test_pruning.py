@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +17,9 @@ from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
 from compression.files.loading import load_model
 from compression.files.model_file import Description
-from compression.pruning import channels as pruning
 from compression.pruning import shapes
-from compression.pruning.channels import Coupling, choose, compact, scores
+from compression.pruning.channels import choose, compact, scores
+from compression.pruning.coupling import NORMS, Coupling
 from compression.training import losses, teachers
 from compression.training.losses import Batch, CrossEntropy
 from compression.training.recipe import Settings, build_optimizer
@@ -46,7 +45,7 @@ def random_network(name, **arguments):
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight)
-        if isinstance(module, pruning.NORMS):
+        if isinstance(module, NORMS):
             for tensor in (module.weight, module.bias, module.running_mean):
                 tensor.normal_()
             module.running_var.uniform_(0.5, 2)
@@ -528,7 +527,6 @@ def test_views_of_before_are_taken_over_where_they_are_no_larger_than_the_new_si
 def test_the_reference_mistake_changes_statistics_only_and_is_refused_in_fp16(
     call, refused, toy, tmp_path, monkeypatch
 ):
-    monkeypatch.syspath_prepend(Path(pruning.__file__).parent / "benchmarks")
     command = (
         "experiments/benchmarks/reference_mistake.py",
         checkpoint(tmp_path, arguments=SMALL),

@@ -9,7 +9,8 @@ import torch
 from compression.command_line import UserError
 from compression.networks.lowrank import choose_ranks, directions, factorisable, factorise, full_rank, merge
 from compression.networks.registry import build
-from compression.pruning.channels import NORMS, Coupling, choose, compact, read_scope
+from compression.pruning.channels import choose, compact, read_scope
+from compression.pruning.coupling import NORMS, Coupling
 
 
 class ByGamma:

@@ -1,0 +1,328 @@
+"""Which channels of a network must be removed together, and what becomes of their constants.
+
+    coupling = Coupling(network)
+    coupling.sets                     # Channels, in the order of the layers
+
+The coupling is read from the traced graph (torch.fx). The output channels of a convolution or linear layer
+remain one set through normalisation, activations, pooling and depthwise convolutions, until another layer
+mixes them; additions and products join two sets. A grouped convolution couples the channels of a group: they
+are removed as a unit.
+
+A removed channel is one whose BN has gamma = 0: its output is the constant act(beta). Where every layer that
+reads the set can absorb a constant exactly (no zero padding, no squeeze-excite factor before it), the
+constant is added to the next bias, or to the running mean of the BN after a layer without one. Elsewhere beta
+is set to 0 too: the constant is dropped.
+"""
+
+import copy
+import math
+import operator
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from compression.command_line import UserError
+
+NORMS, LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d), (nn.Conv2d, nn.Linear)
+POOLS = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.Flatten,
+    nn.Identity,
+)  # these leave a constant unchanged
+ACTIVATIONS = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+    nn.Tanh,
+)
+ELEMENTWISE = {
+    operator.add,
+    operator.iadd,
+    operator.sub,
+    operator.mul,
+    operator.imul,
+    operator.truediv,
+    torch.add,
+    torch.mul,
+    torch.relu,
+    torch.sigmoid,
+    torch.tanh,
+    F.relu,
+    F.relu6,
+    F.silu,
+    F.hardswish,
+    F.hardsigmoid,
+    F.gelu,
+    F.leaky_relu,
+    "add",
+    "mul",
+    "relu",
+    "sigmoid",
+    "tanh",
+}
+PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul"}
+RESHAPES = {torch.flatten, F.dropout, F.adaptive_avg_pool2d, "flatten", "contiguous"}
+
+
+@dataclass(eq=False)
+class Channels:
+    """Channels that must be removed from all these layers together, `unit` neighbours at a time.
+
+    stays: why none can be removed; dropped: why the constant of a removed channel is dropped (else it is
+    absorbed exactly).
+    """
+
+    count: int | None
+    unit: int = 1
+    producers: list = field(default_factory=list)  # names of the layers whose outputs they are,
+    through: list = field(default_factory=list)  # of their depthwise and grouped convolutions,
+    norms: list = field(default_factory=list)  # of their BNs,
+    consumers: list = field(default_factory=list)  # and of the layers that read them
+    stays: str = ""
+    dropped: str = ""
+
+    @property
+    def name(self):
+        """The first layer whose outputs they are."""
+        return self.producers[0]
+
+
+class Coupling:
+    """The channel sets of a network in the order of its layers, and the constants of removed channels."""
+
+    def __init__(self, network):
+        self.modules = dict(network.named_modules())
+        try:
+            self.nodes = list(fx.Tracer().trace(network).nodes)
+        except (fx.proxy.TraceError, TypeError) as error:
+            raise UserError(
+                f"the network cannot be traced ({str(error)[:100]}); "
+                "its forward must not depend on the values of its input"
+            ) from None
+        self.of = {}  # node -> the channels of its output
+        used = set()
+        for node in self.nodes:
+            inputs = [self.of[one] for one in node.all_input_nodes]
+            if node.op == "call_module":
+                self.of[node] = self._module(node, inputs[0])
+                if node.target in used and any(self.modules[node.target].parameters()):
+                    self.of[node].stays = inputs[0].stays = f"{node.target} is used twice"
+                used.add(node.target)
+            elif (
+                node.op in ("call_function", "call_method")
+                and inputs
+                and node.target in ELEMENTWISE | RESHAPES
+            ):
+                self.of[node] = self._join(inputs)
+            else:
+                unknown = (
+                    "the network's input"
+                    if node.op == "placeholder"
+                    else "the network's output"
+                    if node.op == "output"
+                    else f"passes through {node.name}, which pruning does not support"
+                )
+                for channels in inputs:
+                    channels.stays = unknown
+                self.of[node] = Channels(None, stays=unknown)
+        self.sets = [channels for channels in dict.fromkeys(self.of.values()) if channels.producers]
+        for channels in self.sets:
+            for names in (channels.producers, channels.through, channels.norms, channels.consumers):
+                names.sort(key=list(self.modules).index)
+        self._decide()
+
+    def carried_to(self, network):
+        """The same coupling for the pruned network, which cannot be traced again: with one channel or group
+        left, the graph does not show that a convolution was depthwise.
+        """
+        carried = copy.copy(self)
+        carried.modules = dict(network.named_modules())
+        now = {
+            channels: replace(channels, count=len(carried.modules[channels.name].weight))
+            for channels in self.sets
+        }
+        carried.sets, carried.of = (
+            list(now.values()),
+            {node: now.get(channels, channels) for node, channels in self.of.items()},
+        )
+        return carried
+
+    def _module(self, node, before):
+        """The output channels of a module that reads the channels `before`."""
+        module, name = self.modules[node.target], node.target
+        if isinstance(module, LAYERS) and getattr(module, "groups", 1) == 1:
+            before.consumers.append(name)
+            return Channels(len(module.weight), producers=[name])
+        if isinstance(module, nn.Conv2d) and module.in_channels == module.out_channels == before.count:
+            before.through.append(name)
+            before.unit = math.lcm(before.unit, module.in_channels // module.groups)
+            return before
+        if isinstance(module, NORMS) and module.affine and module.num_features == before.count:
+            before.norms.append(name)
+            return before
+        if isinstance(module, POOLS + ACTIVATIONS):
+            return before
+        before.stays = f"passes through {name} ({type(module).__name__}), which pruning does not support"
+        return Channels(None, stays=before.stays)
+
+    def _join(self, sets):
+        """Join the sets that an elementwise operation combines."""
+        first = sets[0]
+        for other in sets[1:]:
+            if other is not first:
+                if other.count != first.count:
+                    first.stays = other.stays = "is combined with another number of channels"
+                for part in ("producers", "through", "norms", "consumers"):
+                    getattr(first, part).extend(getattr(other, part))
+                first.unit, first.stays = math.lcm(first.unit, other.unit), first.stays or other.stays
+                self.of = {
+                    node: first if channels is other else channels for node, channels in self.of.items()
+                }
+        return first
+
+    def _decide(self):
+        """Decide which sets can be pruned and whether their constants can be absorbed (probe: beta = 1)."""
+        for channels in self.sets:
+            if not channels.norms:
+                channels.stays = channels.stays or "no BN to rank them"
+        for attempt in ("dropped", "stays"):
+            values = self.constants(self._betas(torch.ones_like))
+            for node, channels in self.readers():
+                problem = self._problem(node, values[node.all_input_nodes[0]])
+                if problem and not channels.stays:
+                    setattr(channels, attempt, getattr(channels, attempt) or problem)
+
+    def _betas(self, of_bias):
+        """BN name -> its beta in a removed channel: of_bias(beta), or zeros where constants are dropped."""
+        dropped = {name for channels in self.sets if channels.dropped for name in channels.norms}
+        return {
+            name: torch.zeros_like(module.bias) if name in dropped else of_bias(module.bias.detach())
+            for name, module in self.modules.items()
+            if isinstance(module, NORMS) and module.affine
+        }
+
+    def readers(self):
+        """(node, channels that it reads) of every layer that mixes channels."""
+        return [
+            (node, self.of[node.all_input_nodes[0]])
+            for node in self.nodes
+            if node.op == "call_module" and node.target in self.of[node].producers
+        ]
+
+    def _problem(self, node, constant):
+        """Why a layer cannot absorb a constant exactly; "" if it can."""
+        if constant is None:
+            return f"not constant at the input of {node.target}"
+        if not constant.any():
+            return ""
+        if _padded(self.modules[node.target]):
+            return f"zero padding of {node.target}"
+        return "" if self._bias(node) else f"no bias after {node.target}"
+
+    def _bias(self, node):
+        """The nodes from a layer to the one whose bias or running mean can absorb a constant in its output;
+        None without one.
+        """
+        module, users = self.modules[node.target], list(node.users)
+        if isinstance(module, NORMS) or module.bias is not None:
+            return [node]
+        if len(users) != 1 or users[0].op != "call_module":
+            return None
+        behind = self.modules[users[0].target]
+        follows = isinstance(behind, NORMS) or (
+            isinstance(behind, LAYERS) and getattr(behind, "groups", 1) == 1 and not _padded(behind)
+        )
+        rest = self._bias(users[0]) if follows else None
+        return rest and [node, *rest]
+
+    def constants(self, betas):
+        """The output of every node in channels whose BNs have gamma = 0: node -> one value per channel, None
+        where it is not constant.
+
+        betas: BN name -> its beta, one value per channel.
+        """
+        values = {}
+        for node in self.nodes:
+            inputs = [values[one] for one in node.all_input_nodes]
+            if node.op == "call_module":
+                values[node] = self._constant(self.modules[node.target], node.target, inputs[0], betas)
+            elif node.target in RESHAPES and inputs:
+                values[node] = inputs[0]
+            elif node.target in PRODUCTS and any(value is not None and not value.any() for value in inputs):
+                values[node] = next(value for value in inputs if value is not None and not value.any())
+            elif (
+                self.of[node].stays
+                or not inputs
+                or any(value is None for value in inputs)
+                or len({len(value) for value in inputs}) > 1
+            ):
+                values[node] = None
+            else:
+                args = fx.map_arg(node.args, lambda one: values[one].clone())  # some operate in place
+                if node.op == "call_method":
+                    values[node] = getattr(args[0], node.target)(*args[1:], **node.kwargs)
+                else:
+                    values[node] = node.target(*args, **node.kwargs)
+        return values
+
+    @staticmethod
+    def _constant(module, name, value, betas):
+        """`constants` for one module, given its input's constant."""
+        if isinstance(module, NORMS):
+            return betas.get(name)
+        if value is None or isinstance(module, nn.Linear):
+            return None
+        if isinstance(
+            module, nn.Conv2d
+        ):  # with depthwise convolution and no zero padding, the output is constant too
+            if module.groups == 1 or (value.any() and (_padded(module) or module.groups != len(value))):
+                return None
+            constant = value if not value.any() else value * module.weight.detach().flatten(1).sum(1)
+            return constant if module.bias is None else constant + module.bias.detach()
+        if isinstance(module, nn.AvgPool2d) and module.padding and module.count_include_pad and value.any():
+            return None
+        return module(value.clone()) if isinstance(module, ACTIVATIONS) else value
+
+    @torch.no_grad()
+    def absorb(self, removed):
+        """Add the constants of the removed channels, {set: indices}, to the biases and running means."""
+        values = self.constants(self._betas(torch.clone))
+        for node, channels in self.readers():
+            constant = values[node.all_input_nodes[0]]
+            if channels in removed and constant[removed[channels]].any():
+                path = self._bias(node)
+                gone = torch.zeros_like(constant).index_copy(
+                    0, removed[channels], constant[removed[channels]]
+                )
+                for step in path[:-1]:
+                    gone = _matrix(self.modules[step.target], len(gone)) @ gone
+                target = self.modules[path[-1].target]
+                if isinstance(target, NORMS):
+                    target.running_mean -= gone
+                else:
+                    target.bias += _matrix(target, len(gone)) @ gone
+
+
+def _padded(module):
+    return isinstance(module, nn.Conv2d) and (
+        module.padding if isinstance(module.padding, str) else any(module.padding)
+    )
+
+
+def _matrix(layer, channels):
+    """(outputs, channels): the layer as a matrix, for an input that is constant in every channel."""
+    return layer.weight.reshape(len(layer.weight), channels, -1).sum(2)
