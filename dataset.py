@@ -9,7 +9,7 @@
 Food-11: `training/` and `validation/` hold `<class>_<index>.jpg`, `testing/` holds `<id>.jpg`. A tree of
 one folder per class (`training/<class name>/*.jpg`) is read as well; class names then are the folders' (or
 Food-11's own, where they are its eleven classes). So is the 2019 homework's CSV of grey faces, wherever a
-folder is named (see faces.py). How one photo is decoded and resized is in preprocessing.py, the cache of
+folder is named (see faces.py). How one photo is decoded and resized is in decoding.py, the cache of
 decoded photos in photo_cache.py.
 """
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from compression.command_line import UserError
 from compression.data.augmentation import AUGMENTATIONS
+from compression.data.decoding import decode_photo, resize_image
 from compression.data.faces import FACE_CLASSES
-from compression.data.preprocessing import GREY, Preprocessing, decode_photo, resize_image
+from compression.data.preprocessing import GREY, Preprocessing
 from compression.files.loading import load_model
 from compression.files.model_file import Description, encode, to_bytes
 from compression.training.run_folder import write_checkpoint

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from compression.command_line import UserError
-from compression.data.preprocessing import Preprocessing, decode_photo
+from compression.data.decoding import decode_photo
+from compression.data.preprocessing import Preprocessing
 from compression.files.foreign import COURSE_PREPROCESSING, export
 from compression.files.loading import load_model
 from compression.files.model_file import Description, encode, to_bytes

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from compression.data.preprocessing import Preprocessing, decode_photo
+from compression.data.decoding import decode_photo
+from compression.data.preprocessing import Preprocessing
 from compression.files.loading import load_model
 from compression.files.model_file import Description, encode, to_bytes
 from compression.quantization.grids import Scheme

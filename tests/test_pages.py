@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from compression.data.preprocessing import DecodeReport
+from compression.data.decoding import DecodeReport
 from compression.files.loading import load_model
 from compression.pages.gallery import gallery_page
 from compression.pages.report import (

@@ -1,4 +1,4 @@
-"""preprocessing.py: every kind of photo as upright RGB, the resize rules, damaged files, normalisation."""
+"""decoding.py, preprocessing.py: every kind of photo as upright RGB, resize rules, damaged files, normalisation."""
 
 import io
 import struct
@@ -13,13 +13,8 @@ from PIL import Image, ImageFile, features
 from torchvision.transforms import v2
 
 from compression.command_line import UserError
-from compression.data.preprocessing import (
-    DecodeReport,
-    Preprocessing,
-    decode_photo,
-    decode_stream,
-    resize_image,
-)
+from compression.data.decoding import DecodeReport, decode_photo, decode_stream, resize_image
+from compression.data.preprocessing import Preprocessing
 from dataset import list_testing, reads_heic
 from experiments.toy_food11 import draw_picture
 
@@ -314,7 +309,7 @@ def test_the_report_names_at_most_five_files_with_their_reasons(tmp_path):
 
 
 def test_a_jpeg_beyond_pillows_limit_is_read_at_reduced_scale_and_others_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("compression.data.preprocessing.MAX_PIXELS", 200 * 200)
+    monkeypatch.setattr("compression.data.decoding.MAX_PIXELS", 200 * 200)
     paths = [
         saved(tmp_path, Image.new("RGB", (400, 300), (200, 0, 0)), name)
         for name in ("large.jpg", "large.png")
@@ -333,21 +328,20 @@ def test_pillow_neither_warns_nor_refuses_a_photo_of_90_megapixels(tmp_path, rec
 def test_momentary_failures_are_errors_and_not_remembered_as_bad_photos(tmp_path, monkeypatch):
     path = saved(tmp_path, Image.new("RGB", (16, 16)), "photo.webp", lossless=True)
     monkeypatch.setattr(
-        "compression.data.preprocessing.decode_inputs",
-        lambda *arguments: (_ for _ in ()).throw(MemoryError()),
+        "compression.data.decoding.decode_inputs", lambda *arguments: (_ for _ in ()).throw(MemoryError())
     )
     with pytest.raises(UserError, match="not enough memory"):
         list(decode_stream([path], [SQUASH16], DecodeReport()))
     monkeypatch.undo()
     path.write_bytes(b"RIFF\0\0\0\0WEBP what a missing decoder would not know either")
-    monkeypatch.setattr("compression.data.preprocessing.features.check", lambda name: False)
+    monkeypatch.setattr("compression.data.decoding.features.check", lambda name: False)
     with pytest.raises(UserError, match="without its webp decoder; pip install --upgrade pillow"):
         list(decode_stream([path], [SQUASH16], DecodeReport()))
     path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")  # under whatever name
     with pytest.raises(UserError, match="without its HEIC decoder; pip install pillow-heif, or convert"):
         list(decode_stream([path], [SQUASH16], DecodeReport()))
     monkeypatch.setattr(
-        "compression.data.preprocessing.decode_inputs",
+        "compression.data.decoding.decode_inputs",
         lambda *arguments: (_ for _ in ()).throw(OSError("codec: out of memory")),
     )
     with pytest.raises(UserError, match="not enough memory"):
@@ -357,7 +351,7 @@ def test_momentary_failures_are_errors_and_not_remembered_as_bad_photos(tmp_path
 def test_an_offset_that_no_file_has_is_the_files_own_fault(tmp_path, monkeypatch):
     path = saved(tmp_path, Image.new("RGB", (16, 16)))
     monkeypatch.setattr(
-        "compression.data.preprocessing.decode_inputs",
+        "compression.data.decoding.decode_inputs",
         lambda *arguments: (_ for _ in ()).throw(OSError(22, "Invalid argument")),
     )
     report = DecodeReport()
@@ -365,7 +359,7 @@ def test_an_offset_that_no_file_has_is_the_files_own_fault(tmp_path, monkeypatch
 
 
 def test_a_jpeg_whose_whole_would_not_fit_into_memory_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("compression.data.preprocessing.MAX_PIXELS", 30 * 1000)
+    monkeypatch.setattr("compression.data.decoding.MAX_PIXELS", 30 * 1000)
     path, report = (
         saved(tmp_path, Image.new("RGB", (400, 300)), "large.jpg", progressive=True),
         DecodeReport(),

@@ -10,7 +10,8 @@ import numpy
 import pytest
 import torch
 
-from compression.data.preprocessing import Preprocessing, decode_photo
+from compression.data.decoding import decode_photo
+from compression.data.preprocessing import Preprocessing
 from compression.files.loading import load_model
 from compression.files.model_file import Description
 from compression.quantization.folding import fold

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from compression.data import preprocessing as module
-from compression.data.preprocessing import GREY, Preprocessing, decode_inputs, decode_photo
+from compression.data import decoding as module
+from compression.data.decoding import decode_inputs, decode_photo
+from compression.data.preprocessing import GREY, Preprocessing
 from compression.data.tta import inputs_of, mean_probabilities
 from compression.files.loading import load_model
 from compression.files.model_file import encode, to_bytes

@@ -22,7 +22,7 @@ from PIL import Image
 
 from compression.command_line import UserError
 from compression.data.classes import match, unnamed, whole_number
-from compression.data.preprocessing import resize_image
+from compression.data.decoding import resize_image
 
 FACE_CLASSES = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
 SIDE = 48

@@ -23,8 +23,8 @@ import torch
 
 from compression import distributed
 from compression.command_line import UserError
+from compression.data.decoding import DECODER_VERSION, DecodeReport, decode_stream
 from compression.data.faces import FaceListing, face_stream
-from compression.data.preprocessing import DECODER_VERSION, DecodeReport, decode_stream
 from compression.data.transfer import send
 from compression.files.atomic import umask
 

@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from compression.data.decoding import decode_photo, without_path
 from compression.data.faces import FaceListing
-from compression.data.preprocessing import Preprocessing, decode_photo, without_path
+from compression.data.preprocessing import Preprocessing
 from compression.pages.rendering import embedded, photo_name, readable, render
 
 SHOWN = 3  # classes of each photo

@@ -6,7 +6,7 @@ import io
 import torch
 
 from compression import distributed
-from compression.data.preprocessing import DecodeReport
+from compression.data.decoding import DecodeReport
 from compression.data.tta import inputs_of, mean_probabilities
 from dataset import photo_stream
 

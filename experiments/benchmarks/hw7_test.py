@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from compression.command_line import UserError, parser, pick_device, run
-from compression.data.preprocessing import DecodeReport, decode_stream
+from compression.data.decoding import DecodeReport, decode_stream
 from compression.data.tta import inputs_of, mean_probabilities
 from compression.files.loading import load_model
 from compression.files.records import provenance, write_record

@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision.io import decode_jpeg, read_file
 
 from compression.command_line import UserError, available_cores, number, parser, pick_device, run
-from compression.data.preprocessing import DecodeReport, decode_stream
+from compression.data.decoding import DecodeReport, decode_stream
 from compression.files.loading import load_model
 from compression.files.records import provenance, write_record
 from dataset import list_testing, load_photos
