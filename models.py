@@ -16,7 +16,8 @@ import torch
 
 from compression.command_line import UserError, number, parser, run
 from compression.data.preprocessing import Preprocessing
-from compression.files.model_file import Description, predicted_file_bytes
+from compression.files.description import Description
+from compression.files.model_file import predicted_file_bytes
 from compression.networks.layers import Architecture
 from compression.networks.registry import (
     ARCHITECTURES,

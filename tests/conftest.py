@@ -43,7 +43,7 @@ def small_network(toy):
     import torch
 
     from compression.data.preprocessing import Preprocessing
-    from compression.files.model_file import Description
+    from compression.files.description import Description
     from dataset import FOOD11_CLASSES, list_testing, load_photos
     from models import build
 

@@ -16,8 +16,9 @@ import torch
 from compression.command_line import UserError
 from compression.data.classes import FOOD11_CLASSES, class_numbers, in_class_order, match
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description
+from compression.files.model_file import CHECKPOINT_FORMAT, VERSION
 from compression.training.teachers import read_teacher
 from dataset import list_labelled, list_testing, load_photos
 from models import build

@@ -15,8 +15,9 @@ from conftest import learn_by_heart
 
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description
+from compression.files.model_file import CHECKPOINT_FORMAT, VERSION
 from compression.training.distillation import Distillation, build_distillation
 from compression.training.evaluation import evaluate
 from compression.training.loop import fit

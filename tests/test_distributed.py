@@ -43,7 +43,7 @@ from torch import nn
 from compression import distributed
 from compression.command_line import pick_device
 from compression.data.preprocessing import Preprocessing
-from compression.files.model_file import Description
+from compression.files.description import Description
 from compression.training.distillation import Distillation
 from compression.training.teachers import Teacher
 from compression.training.loop import StopRequest, train_epoch

@@ -11,11 +11,11 @@ from conftest import learn_by_heart
 
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
 from compression.files.model_file import (
     CHECKPOINT_FORMAT,
     VERSION,
-    Description,
     Model,
     encode,
     predicted_file_bytes,

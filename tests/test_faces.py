@@ -19,8 +19,9 @@ from compression.data.augmentation import AUGMENTATIONS
 from compression.data.decoding import decode_photo, resize_image
 from compression.data.faces import FACE_CLASSES
 from compression.data.preprocessing import GREY, Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import Description, encode, to_bytes
+from compression.files.model_file import encode, to_bytes
 from compression.training.run_folder import write_checkpoint
 from dataset import (
     join,

@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
-from compression.files.model_file import Description
+from compression.files.description import Description
 from compression.quantization.folding import fold, foldable_pairs
 from dataset import FOOD11_CLASSES
 from models import ARCHITECTURES, build

@@ -21,9 +21,10 @@ import torch
 from compression.command_line import UserError
 from compression.data.decoding import decode_photo
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.foreign import COURSE_PREPROCESSING, export
 from compression.files.loading import load_model
-from compression.files.model_file import Description, encode, to_bytes
+from compression.files.model_file import encode, to_bytes
 from compression.files.restricted_pickle import read_pickle
 from dataset import FOOD11_CLASSES, list_testing
 from models import ARCHITECTURES, build

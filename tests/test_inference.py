@@ -16,8 +16,9 @@ from PIL import Image
 
 from compression.data.decoding import decode_photo
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import Description, encode, to_bytes
+from compression.files.model_file import encode, to_bytes
 from compression.quantization.grids import Scheme
 from dataset import FOOD11_CLASSES
 from models import build

@@ -12,8 +12,9 @@ from torch import nn
 
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import Description, decode, encode
+from compression.files.model_file import decode, encode
 from compression.networks.lowrank import (
     Factors,
     choose_ranks,

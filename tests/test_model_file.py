@@ -17,17 +17,9 @@ import torch
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
 from compression.files.coding import pack
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import (
-    Description,
-    checksum,
-    decode,
-    encode,
-    labelled,
-    store,
-    stored_tensors,
-    to_bytes,
-)
+from compression.files.model_file import checksum, decode, encode, labelled, store, stored_tensors, to_bytes
 from compression.files.storage import restore_tensor
 from compression.quantization.grids import Scheme, dequantize_minmax, quantize_minmax
 from dataset import FOOD11_CLASSES

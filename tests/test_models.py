@@ -431,7 +431,8 @@ def test_plan_of_the_student_fits_the_homework_at_8_bits_only():
 
 def test_a_planned_file_is_never_far_from_the_file_itself():
     from compression.data.preprocessing import Preprocessing
-    from compression.files.model_file import Description, encode, sizes, to_bytes
+    from compression.files.description import Description
+    from compression.files.model_file import encode, sizes, to_bytes
     from compression.quantization.grids import Scheme
     from dataset import FOOD11_CLASSES
 

@@ -208,7 +208,7 @@ def test_names_in_a_report_cannot_be_markup(hostile_report):
 def test_faces_have_a_report(tmp_path, call, small_network):
     from compression.data.faces import FACE_CLASSES
     from compression.data.preprocessing import GREY, Preprocessing
-    from compression.files.model_file import Description
+    from compression.files.description import Description
     from models import build
 
     draw_faces(tmp_path / "train.csv", "label", [row % 7 for row in range(140)])

@@ -18,9 +18,10 @@ from compression.data.plausibility import (
     settle_normalisation,
 )
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.foreign import COURSE_PREPROCESSING, bare_state_dict, without_prefixes
 from compression.files.loading import load_model
-from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description
+from compression.files.model_file import CHECKPOINT_FORMAT, VERSION
 from compression.training.run_folder import write_checkpoint
 from compression.training.teachers import check_teachers, read_teachers
 from dataset import FOOD11_CLASSES, list_labelled, load_photos

@@ -1,4 +1,4 @@
-"""decoding.py, preprocessing.py: every kind of photo as upright RGB, resize rules, damaged files, normalisation."""
+"""From photo files to inputs: every kind as upright RGB, resize rules, damaged files, normalisation."""
 
 import io
 import struct

@@ -15,8 +15,8 @@ from torch import nn
 import models
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import Description
 from compression.pruning import shapes
 from compression.pruning.channels import choose, compact, scores
 from compression.pruning.coupling import NORMS, Coupling

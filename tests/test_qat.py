@@ -13,8 +13,8 @@ import torch
 
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import Description
 from compression.quantization.folding import foldable_pairs
 from compression.quantization.grids import Scheme, dequantize_symmetric, mse_scale, quantize_symmetric
 from compression.training.evaluation import evaluate

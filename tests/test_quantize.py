@@ -12,8 +12,8 @@ import torch
 
 from compression.data.decoding import decode_photo
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import Description
 from compression.quantization.folding import fold
 from dataset import FOOD11_CLASSES, list_labelled
 from models import build

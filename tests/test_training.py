@@ -20,9 +20,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from compression.command_line import UserError, parser
 from compression.data.augmentation import AUGMENTATIONS
 from compression.data.preprocessing import Preprocessing, photos_at_once
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import Description
 from compression.options import add_training, read_settings
+from compression.training.cuda_graph import WARM_UP_STEPS
 from compression.training.evaluation import Evaluation, evaluate
 from compression.training.loop import draw_batch, fit, pick_precision
 from compression.training.losses import Batch, CrossEntropy, mix
@@ -219,7 +220,8 @@ def test_a_step_does_not_wait_for_the_gpu():
         views = augmentation(images, description.preprocessing, run.views)
         run.train_step(Batch(*mix(views, labels, 2, 0.3, run.views), torch.arange(16), None))
 
-    step()  # the first one copies constants and chooses convolutions
+    for _ in range(WARM_UP_STEPS + 1):  # which copy constants, choose convolutions, and record a CUDA graph
+        step()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(4):

@@ -24,7 +24,8 @@ from compression.command_line import UserError
 from compression.data.classes import FOOD11_CLASSES, unnamed
 from compression.data.preprocessing import Preprocessing
 from compression.files.atomic import reading
-from compression.files.model_file import FOREIGN, Description, Model
+from compression.files.description import FOREIGN, Description
+from compression.files.model_file import Model
 from compression.files.restricted_pickle import Array, Stream, numpy_names, read_pickle
 from compression.files.torch_stream import ZIP_MAGIC, open_zip, read_entry
 from compression.networks.depthwise import DepthwiseNet

@@ -6,13 +6,13 @@ import torch
 
 from compression.command_line import UserError
 from compression.files.atomic import read_torch
+from compression.files.description import Description
 from compression.files.foreign import bare_state_dict, load_foreign, recognise
 from compression.files.model_file import (
     CHECKPOINT_FORMAT,
     MODEL_FORMAT,
     MODEL_VERSION,
     VERSION,
-    Description,
     Model,
     restored,
     stored_state,

@@ -12,8 +12,9 @@ from compression import distributed
 from compression.command_line import UserError, number
 from compression.data.plausibility import CHOICES, HELP
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import Description, Model, predicted_file_bytes
+from compression.files.model_file import Model, predicted_file_bytes
 from compression.files.records import provenance, write_record
 from compression.networks.registry import build, count_macs, count_parameters
 from compression.options import load_splits

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from compression.files.model_file import Description, predicted_file_bytes
+from compression.files.description import Description
+from compression.files.model_file import predicted_file_bytes
 from compression.networks.registry import build, count_parameters
 from compression.options import network_arguments
 from compression.quantization.folding import foldable_pairs

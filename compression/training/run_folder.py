@@ -12,7 +12,8 @@ from compression import distributed
 from compression.command_line import UserError
 from compression.data.classes import canonical
 from compression.files.atomic import read_torch, write_bytes
-from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, Description, to_bytes
+from compression.files.description import Description
+from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, to_bytes
 from compression.training.cuda_graph import CudaGraph
 from compression.training.losses import CrossEntropy, tensors_of
 from compression.training.recipe import (

@@ -16,7 +16,7 @@ import torch
 from compression.command_line import UserError, number, parser, pick_device, run
 from compression.data.augmentation import AUGMENTATIONS
 from compression.data.preprocessing import Preprocessing
-from compression.files.model_file import Description
+from compression.files.description import Description
 from compression.files.records import provenance, write_record
 from compression.training.loop import pick_precision
 from compression.training.losses import Batch

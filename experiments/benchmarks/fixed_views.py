@@ -15,7 +15,7 @@ import torch
 
 from compression.command_line import number, parser, pick_device, run
 from compression.data.preprocessing import Preprocessing
-from compression.files.model_file import Description
+from compression.files.description import Description
 from compression.files.records import provenance, write_record
 from compression.training.distillation import Distillation
 from compression.training.loop import pick_precision

@@ -22,7 +22,7 @@ import torch
 from compression import distributed
 from compression.command_line import UserError, number, parser, pick_device, run
 from compression.data.preprocessing import Preprocessing
-from compression.files.model_file import Description
+from compression.files.description import Description
 from compression.files.records import provenance, write_record
 from compression.networks.registry import ARCHITECTURES, count_parameters
 from compression.training.loop import draw_batch, pick_precision

@@ -16,8 +16,8 @@ import torch
 from compression.command_line import UserError, number, parser, pick_device, run
 from compression.data.classes import FOOD11_CLASSES
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import Description
 from compression.files.records import provenance, write_record
 from compression.training.distillation import Distillation
 from compression.training.loop import draw_batch, pick_precision

@@ -17,7 +17,7 @@ from PIL import Image
 
 from compression.command_line import UserError, number, parser, pick_device, run
 from compression.data.preprocessing import Preprocessing
-from compression.files.model_file import Description
+from compression.files.description import Description
 from compression.files.records import provenance, write_record
 from compression.training.loop import draw_batch, pick_precision
 from compression.training.recipe import Settings

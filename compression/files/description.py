@@ -1,0 +1,143 @@
+"""All that a model file or checkpoint says of its network besides the weights."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from compression.command_line import UserError
+from compression.data.preprocessing import Preprocessing
+from compression.networks.registry import build, check_size, full_arguments
+
+FOREIGN = "a file of another program"
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is needed to use a network's weights: how to build it, feed it and name its answers."""
+
+    architecture: str
+    arguments: dict
+    class_names: tuple
+    preprocessing: Preprocessing
+    training: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, architecture, arguments, class_names, preprocessing, training=None):
+        """A description with all of the network's arguments, of which `num_classes` follows from the class
+        names.
+        """
+        arguments = full_arguments(architecture, **{**arguments, "num_classes": len(class_names)})
+        return cls(architecture, arguments, tuple(class_names), preprocessing, training or {})
+
+    def to_dict(self):
+        """Plain values only, as they are stored in files."""
+        plain = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        return {**plain, "preprocessing": self.preprocessing.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values, path):
+        """The inverse of `to_dict`; raises UserError naming `path` if something is missing or of the wrong
+        kind.
+        """
+        try:
+            fields = ("architecture", "arguments", "class_names", "preprocessing", "training")
+            values = json.loads(json.dumps({key: values[key] for key in fields}))
+            description = cls(
+                values["architecture"],
+                dict(values["arguments"]),
+                tuple(values["class_names"]),
+                Preprocessing(**values["preprocessing"]),
+                dict(values["training"]),
+            )
+            if not all(
+                isinstance(name, str) for name in (description.architecture, *description.class_names)
+            ):
+                raise TypeError("names must be text")
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ) as error:  # json: TypeError for what is not a plain value
+            reason = f"{type(error).__name__}: {str(error)[:150]}"
+            raise UserError(
+                f"{path} does not describe its network ({reason}); create the file again"
+            ) from None
+        if description.arguments.get("num_classes") != len(description.class_names):
+            raise UserError(
+                f"{path} names {len(description.class_names)} classes, which is not what its network has; "
+                "create the file again"
+            )
+        return description
+
+    @property
+    def foreign(self):
+        """Whether another program wrote the weights, so that class names and preprocessing are assumed."""
+        return self.training.get("from") == FOREIGN
+
+    @property
+    def assumes_normalisation(self):
+        """Whether the normalisation is assumed, and nobody has chosen it yet."""
+        return self.foreign and "normalisation" not in self.training
+
+    @property
+    def validation_share(self):
+        """The share of the training photos that was set apart for validation; 0 where there were validation
+        photos.
+        """
+        share = self.training.get("validation_share")
+        return share if type(share) is float and 0 < share < 1 else 0.0
+
+    def skeleton(self, path="the model"):
+        """The network on the meta device, without memory for weights; UserError if it cannot be built."""
+        try:
+            with torch.device("meta"):
+                return build(self.architecture, **self.arguments)
+        except UserError as error:
+            raise UserError(f"{path} describes no network that can be built: {error}") from None
+
+    def build(self, state_dict, path="the model"):
+        """The network in eval mode with these weights; UserError if they do not fit the architecture."""
+        network = self.skeleton(path)
+        self.check_channels(network)
+        kinds = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+        try:
+            network.load_state_dict(state_dict, assign=True)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split("\n\t")[1:2]).strip()[:150]
+            raise UserError(
+                f"the weights in {path} do not fit {self.architecture} ({detail}); create the file again"
+            ) from None
+        for name, tensor in network.state_dict().items():
+            if tensor.dtype != kinds[name] or not torch.isfinite(tensor).all():
+                raise UserError(
+                    f"tensor {name} in {path} is not {kinds[name]} or not finite; create the file again"
+                )
+            if name.endswith("running_var") and (tensor < 0).any():
+                raise UserError(f"tensor {name} in {path} has negative variances; use an undamaged file")
+        try:
+            check_size(network, self.preprocessing.size)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        return network.eval().requires_grad_(False)
+
+    def check_data_channels(self, channels, path):
+        """UserError if photos have another number of channels than this network was trained on."""
+        if channels != self.preprocessing.channels:
+            raise UserError(
+                f"{path} takes photos of {self.preprocessing.channels} channel(s) and these have {channels}; "
+                "use a file that was trained on photos like them"
+            )
+
+    def check_channels(self, network):
+        """UserError if the network does not take the channels that the preprocessing makes."""
+        channels = next(
+            module.in_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d)
+        )
+        if channels != self.preprocessing.channels:
+            photos = "RGB" if self.preprocessing.channels == 3 else "grey"
+            raise UserError(
+                f"{self.architecture} with {channels} input channel(s) cannot read {photos} photos; "
+                f"build it with in_channels={self.preprocessing.channels}"
+            )
