@@ -135,3 +135,16 @@ def test_photos_are_enlarged_for_the_decoders(toy, tmp_path):
     for path in speed_inference.write_photos(paths, tmp_path / "data", 512):
         with Image.open(path) as image:
             assert min(image.size) == 512
+
+
+def test_fixed_views_compares_both_ways(call, tmp_path):
+    sizes = ("--size", 32, "--batch-size", 2, "--rounds", 1, "--steps", 1)
+    record = tmp_path / "record.json"
+    done = call("experiments/benchmarks/fixed_views.py", *sizes, "--device", "cpu", "--record", record)
+    assert done.returncode == 0, done.stderr
+    assert all(one["ratio"] > 0 for one in json.loads(record.read_text())["results"].values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_speed_gpu_without_a_gpu_names_the_benchmark_for_a_cpu(refused):
+    assert "on a CPU, use speed_step" in refused("experiments/benchmarks/speed_gpu.py")

@@ -3,6 +3,7 @@ are no teacher.
 """
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -128,6 +129,42 @@ def test_weights_in_other_files_are_not_followed(tmp_path):
     )
     with pytest.raises(UserError, match="lie in other files"):
         read_onnx(tmp_path / "t.onnx")
+
+
+def test_a_constant_in_another_file_is_not_followed_either(tmp_path, monkeypatch):
+    """Even where that file exists."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.bin").write_bytes(WEIGHT.tobytes())
+    model = onnx.load(save(tmp_path / "t.onnx"))
+    outside = numpy_helper.from_array(WEIGHT, "weight")
+    onnx.external_data_helper.set_external_data(outside, "secret.bin")
+    outside.ClearField("raw_data")
+    del model.graph.initializer[:]
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["weight"], value=outside))
+    onnx.save(model, tmp_path / "t.onnx")
+    with pytest.raises(UserError, match="lie in other files"):
+        read_onnx(tmp_path / "t.onnx")
+
+
+@pytest.mark.parametrize("hostile", ["an outer sum", "a chain of sums"])
+def test_decoding_weights_takes_no_more_memory_than_the_file_explains(tmp_path, hostile):
+    model, nodes = onnx.load(save(tmp_path / "t.onnx")), []
+    if hostile == "an outer sum":
+        arrays = {"a": np.ones((20_000, 1), np.float32), "b": np.ones((1, 20_000), np.float32)}  # 1.6 GB
+        nodes.append(helper.make_node("Add", ["a", "b"], ["c"]))
+    else:
+        arrays, nodes = {"c0": np.ones(100_000, np.float32)}, []
+        nodes = [
+            helper.make_node("Add", [f"c{step}", "c0"], [f"c{step + 1}"]) for step in range(5_000)
+        ]  # 2 GB
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+    onnx.save(model, tmp_path / "t.onnx")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="larger than both|times as large"):
+        read_onnx(tmp_path / "t.onnx")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
 def test_without_the_packages_one_sentence_says_what_to_install(tmp_path, monkeypatch):

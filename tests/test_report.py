@@ -139,7 +139,7 @@ def test_a_claim_that_no_longer_holds_stops_the_build_and_the_check(built, resul
         shutil.copytree(built, out, dirs_exist_ok=True)
         before = (out / "report.pdf").read_bytes()
         done = call("build.py", "--results", results, "--out", out, *options)
-        assert done.returncode == 2 and 'the claim "our recipe is as good as the course\'s"' in done.stderr
+        assert done.returncode == 2 and 'the claim "no difference to the course\'s recipe"' in done.stderr
         assert done.stderr.count("\n") == 1 and (out / "report.pdf").read_bytes() == before
 
 

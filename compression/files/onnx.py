@@ -7,26 +7,23 @@ as code. The metadata may hold `class_names`, `size` (input pixels), `mean` and 
 for values in [0, 1]), each as JSON.
 
 `onnx2torch` knows neither quantized weights nor the newest operators. So weights behind DequantizeLinear are
-computed when the file is read, and the graph is brought to an opset that it knows, OPSET. Constant shapes are
-computed then too; onnx2torch would compute them for every batch.
+computed beforehand, and the graph is brought to an opset that it knows, OPSET.
 """
 
 import json
 import logging
-import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from compression.command_line import UserError
 
 MAX_BYTES = 1 << 30
+MAX_EXPANSION = 64  # bytes computed while weights are decoded, for every byte of the file
 OPSET = 17
 DECODING = ("DequantizeLinear", "Cast", "Add")  # what stands between a quantized weight and its layer
-# what computes the shapes of padding and reshaping, each time anew and on the device
-SHAPES = ("Constant", "ConstantOfShape", "Concat", "Slice", "Reshape", "Transpose", "Cast", "Unsqueeze")
-LARGEST_SHAPE = 64  # values
 
 
 def is_onnx(path):
@@ -53,7 +50,8 @@ def read_onnx(path):
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} has more than {MAX_BYTES:,} bytes; use a smaller teacher")
         model = onnx.load(path, load_external_data=False)
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        tensors = [*model.graph.initializer, *(one.t for node in model.graph.node for one in node.attribute)]
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
             raise UserError(
                 f"the weights of {path} lie in other files; save the model as a single .onnx file"
             )
@@ -113,12 +111,18 @@ def _with_plain_weights(model):
 
     graph, opsets = model.graph, {entry.domain: entry.version for entry in model.opset_import}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    decoded, nodes = {}, []
+    decoded, nodes, spent = {}, [], 0
     for node in graph.node:
-        arrays = {name: constants.get(name) for name in node.input}
-        if _computable(node.op_type, list(arrays.values())):
-            decoded[node.output[0]] = ReferenceEvaluator(node, opsets).run(None, arrays)[0]
-            constants |= decoded
+        if node.op_type in DECODING and all(name in constants for name in node.input):
+            arrays = {name: constants[name] for name in node.input}
+            shapes = [array.shape for array in arrays.values()]
+            if node.op_type == "Add" and np.broadcast_shapes(*shapes) not in shapes:
+                raise ValueError("a sum of weights is larger than both")
+            array = ReferenceEvaluator(node, opsets).run(None, arrays)[0]
+            decoded[node.output[0]] = constants[node.output[0]] = array
+            spent += array.nbytes
+            if spent > MAX_EXPANSION * model.ByteSize():
+                raise ValueError(f"its decoded weights are more than {MAX_EXPANSION} times as large")
         else:
             nodes.append(node)
     if decoded:
@@ -127,16 +131,6 @@ def _with_plain_weights(model):
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes), graph.initializer.extend(weights)
     return version_converter.convert_version(model, OPSET) if opsets.get("", OPSET) > OPSET else model
-
-
-def _computable(operator, arrays):
-    """Whether a node with these inputs (None: not known beforehand) is computed when the file is read."""
-    if any(array is None for array in arrays):
-        return False
-    small = sum(array.size for array in arrays) <= LARGEST_SHAPE
-    if operator == "ConstantOfShape":  # of which the input is a size
-        small = small and abs(math.prod(arrays[0].tolist())) <= LARGEST_SHAPE
-    return operator in DECODING or (operator in SHAPES and small)
 
 
 def _metadata(path, texts):

@@ -61,7 +61,7 @@ def measure(architecture, arguments, device, size, batch_size, rounds, steps):
 
     def step_with(targets):
         loss.cached_targets = targets
-        training.train_step(batch)
+        training.train_step(loss.prepare(batch))
 
     # the warm-up fills the memory
     return alternate(lambda _: step_with([]), lambda _: step_with(memory), rounds, steps, device)

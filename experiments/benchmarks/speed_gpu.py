@@ -59,10 +59,10 @@ def training(name, arguments, settings, teacher, data, device, as_graph):
     return state, step
 
 
-def difference(*arguments, steps=8):
+def difference(*arguments, steps=12):
     """The largest relative difference of the losses of a few steps in fp32, as a graph and without."""
     name, network, settings, *rest = arguments
-    settings, losses = replace(settings, precision="fp32"), []
+    settings, losses = replace(settings, precision="fp32", schedule="constant", lr=1e-3, warmup=0.0), []
     for as_graph in (False, True):
         state, step = training(name, network, settings, *rest, as_graph)
         before, found = 0.0, []
