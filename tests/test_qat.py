@@ -5,6 +5,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -321,7 +322,7 @@ def test_qat_regains_what_rounding_lost(tmp_path, monkeypatch, granularity):
         network, description, photos, photos, learning, tmp_path / "run", CPU, export=quantized_state
     )
     assert [row["validation_accuracy"] for row in record["history"]] == [0.5, 1, 1, 1, 1, 1]
-    finish(tmp_path / "run/best.pt", photos, learning, CPU)
+    finish(tmp_path / "run", photos, photos, learning, CPU)
     loss, accuracy, _ = measured(load_model(tmp_path / "run/best.pt").build())
     assert accuracy == 1 and loss < 0.2  # log(1 + exp(-2 * scale)), with a scale near 1
 
@@ -373,7 +374,7 @@ def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(floats, tmp
             torch.equal(states[0][part][name], states[1][part][name]) for name in states[0][part]
         )
     for name in ("whole", "parts"):
-        finish(tmp_path / name / "best.pt", TRAINING, settings(augment="standard"), CPU)
+        finish(tmp_path / name, TRAINING, VALIDATION, settings(augment="standard"), CPU)
     whole, parts = (load_model(tmp_path / name / "best.pt") for name in ("whole", "parts"))
     assert all(torch.equal(whole.state_dict[name], parts.state_dict[name]) for name in whole.state_dict)
     assert all(torch.equal(whole.scales[name][1], parts.scales[name][1]) for name in whole.scales)
@@ -385,9 +386,33 @@ def test_a_run_of_other_bits_is_not_continued(floats, tmp_path):
         tune(floats, tmp_path, Scheme(4, "tensor", "mse"), changes={"epochs": 1}, resume=True)
 
 
-def test_a_checkpoint_without_scales_is_not_finished(floats):
+def test_a_checkpoint_without_scales_is_not_finished(floats, tmp_path):
+    shutil.copy(floats, tmp_path / "best.pt")
     with pytest.raises(UserError, match="holds no scales"):
-        finish(floats, TRAINING, settings(), CPU)
+        finish(tmp_path, TRAINING, VALIDATION, settings(), CPU)
+
+
+@pytest.mark.parametrize("spoiled", ["best", "last"])
+def test_after_qat_the_better_of_best_and_last_epoch_stays_and_once_more_changes_nothing(
+    floats, tmp_path, capsys, spoiled
+):
+    """Of one the bias of the last layer makes every answer the first class, which is right, of the other the
+    second.
+    """
+    tune(floats, tmp_path, changes={"epochs": 2})
+    biases = {}
+    for name in ("best", "last"):
+        model = load_model(tmp_path / f"{name}.pt")
+        biases[name] = torch.zeros_like(model.state_dict["fc.1.bias"])
+        biases[name][1 if name == spoiled else 0] = 100
+        weights = {**model.state_dict, "fc.1.bias": biases[name]}
+        write_checkpoint(tmp_path / f"{name}.pt", model.description, weights, scales=model.scales)
+    first = replace(VALIDATION, labels=torch.zeros_like(VALIDATION.labels))
+    kept = biases["last" if spoiled == "best" else "best"]
+    for _ in range(2):
+        finish(tmp_path, TRAINING, first, settings(), CPU)
+        assert torch.equal(load_model(tmp_path / "best.pt").state_dict["fc.1.bias"], kept)
+    assert "with re-estimated BN statistics" in capsys.readouterr().out
 
 
 def test_bn_is_reestimated_over_the_photos_of_the_training(floats):

@@ -76,5 +76,5 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
     if options.dry_run:
         return
     if settings.qat_bits:
-        finish(options.out / "best.pt", training, settings, device)
+        finish(options.out, training, validation, settings, device)
     print(f"next: {quantize_command(options.out)}")

@@ -29,6 +29,7 @@ from compression.quantization.grids import (
     mse_scale,
     quantize_symmetric,
 )
+from compression.training.evaluation import evaluate
 from compression.training.run_folder import write_checkpoint
 
 
@@ -133,16 +134,36 @@ def reestimate_bn(network, photos, preprocessing, settings, device):
     return network.eval()
 
 
-def finish(path, training, settings, device):
-    """Rewrite the best epoch's checkpoint with re-estimated BN statistics; repeating this changes nothing."""
-    model = load_model(path)
-    if not model.scales:
-        raise UserError(f"{path} holds no scales of quantization-aware training; choose another --out")
-    network = model.build().to(device, memory_format=torch.channels_last)
-    network = reestimate_bn(network, training, model.description.preprocessing, settings, device)
-    distributed.spread(network.buffers())
+def finish(out, training, validation, settings, device):
+    """Re-estimate the BN statistics of the best and of the last epoch in the run's folder `out`, and write
+    the more accurate of these networks to best.pt.
+
+    With few bits the running averages are wrong, so an epoch's validation accuracy says little. Repeating
+    this changes nothing.
+    """
+    accuracies, finished = {}, {}
+    for name in ("best", "last"):
+        path = out / f"{name}.pt"
+        model = load_model(path)
+        if not model.scales:
+            raise UserError(f"{path} holds no scales of quantization-aware training; choose another --out")
+        preprocessing = model.description.preprocessing
+        network = model.build().to(device, memory_format=torch.channels_last)
+        network = reestimate_bn(network, training, preprocessing, settings, device)
+        distributed.spread(network.buffers())
+        measured = evaluate(network, validation, preprocessing, device)
+        balanced = settings.class_weights == "balanced"
+        accuracies[name] = measured.balanced_accuracy if balanced else measured.accuracy
+        finished[name] = model.description, network.state_dict(), model.scales
+    chosen = max(accuracies, key=accuracies.get)  # the best epoch among equals
+    print(
+        "validation accuracy with re-estimated BN statistics: "
+        + ", ".join(f"{accuracy:.4f} of the {name} epoch" for name, accuracy in accuracies.items())
+        + f"; best.pt is the {chosen}"
+    )
     distributed.wait()  # until all have read it
-    write_checkpoint(path, model.description, network.state_dict(), scales=model.scales)
+    description, weights, scales = finished[chosen]
+    write_checkpoint(out / "best.pt", description, weights, scales=scales)
 
 
 @torch.no_grad()
