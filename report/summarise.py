@@ -262,6 +262,7 @@ def handed_in(records):
         "epochs": trained["model"]["training"]["epochs"],
         "qat_epochs": tuned["settings"]["epochs"],
         "bytes": model["file_bytes"],
+        "at_a_fifth": records("model_fifth.json")["validation_accuracy_after"],
         "before": before,
         "after": after,
         "photos": photos,
