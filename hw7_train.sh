@@ -5,7 +5,8 @@
 # A student is distilled from the teachers for two thirds of its learning rate schedule. Quantization-aware training at
 # 3 bits takes the last third, on the same views, whose teacher outputs are cached. Without --teacher, a teacher is
 # trained from scratch first. --store-size: input size of the model file, if another size is better on validation
-# photos. If stopped, repeat the command to continue.
+# photos. If stopped, repeat the command to continue. Options of train_kd.py are for the first of its two trainings;
+# with some of them (--seed, augment, temperature) the second asks the teacher again.
 # PYTHON=... names the Python with the packages (default: .venv's, else python3).
 set -euo pipefail
 here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)

@@ -1,4 +1,4 @@
-"""From photo files to network inputs: class names, decoding, augmentation, test-time augmentation.
+"""From photo files to network inputs: class names, folders, decoding, augmentation, test-time augmentation.
 
 May import command_line.
 """
