@@ -101,8 +101,10 @@ def locked(folder):
 
 def check_output(path, keep_folder=True):
     """Raise UserError now if `path` could not be written later; creates its folder, and removes what it
-    created unless `keep_folder`.
+    created unless `keep_folder`. Of several processes, rank 0 does: two would remove each other's folders.
     """
+    if distributed.RANK:
+        return
     missing = (
         []
         if keep_folder
