@@ -265,30 +265,17 @@ EXPERIMENTS = {
             )
         },
     ),
-    "choices": Experiment(
-        "one thing changed in a short distillation from model.bin: "
-        "another learning rate, no averaged weights, fixed views, another loss",
-        {
-            "base": f"{STRONG} {RUN}",
-            "lr": f"{STRONG.replace('0.002', '0.005')} {RUN}",
-            "no_ema": f"{STRONG} --recipe ema=0 {RUN}",
-            "fixed_views": f"{STRONG} --recipe views=2 {RUN}",
-            "dkd": f"{STRONG} {RUN}".replace(
-                "train_kd.py", "experiments/benchmarks/decoupled_distillation.py"
-            ),
-        },
-    ),
     "testing": Experiment(
         "soft labels on the unlabelled testing photos: what is learned and what is memorised; "
         "never for a model that is handed in",
         {
-            "labelled_measured": f"evaluate.py {{choices/base}}/best.pt {AGREEMENT}",
+            "labelled": f"{STRONG} {RUN}",
             "unlabelled": f"{STRONG} --unlabeled {{data}}/testing {RUN}",
             "labelled_fixed": f"{FIXED} {RUN}",
             "unlabelled_fixed": f"{FIXED} --unlabeled {{data}}/testing {RUN}",
             **{
                 f"{name}_measured": f"evaluate.py {{{name}}}/best.pt {AGREEMENT}"
-                for name in ("unlabelled", "labelled_fixed", "unlabelled_fixed")
+                for name in ("labelled", "unlabelled", "labelled_fixed", "unlabelled_fixed")
             },
         },
     ),

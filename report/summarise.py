@@ -34,7 +34,6 @@ MODES = ("none", "mistake1", "finetune1", "finetune5", "retrain5")
 BASES = {  # experiment: the variants that all its variants are compared with
     "alpha_temperature": [],  # with student_strong of `distillation`, as "base"
     "bits": ["student_4_tensor", "residual6_4_tensor"],
-    "choices": ["base"],
     "compress": ["big", "big_long", "quantized_long", "direct"],
     "distillation": ["student_course"]
     + [f"{name}_{kind}" for name in ("slim9", "student", "residual6", "all") for kind in ("scratch", "weak")],

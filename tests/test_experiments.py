@@ -206,8 +206,8 @@ def test_a_record_with_wrong_types_is_none(damage):
 def test_the_shipped_model_is_the_teacher_wherever_the_experiment_is_started(tmp_path, monkeypatch, folder):
     """Named from there, as a record keeps the command and has no use for the folder the project lies in."""
     monkeypatch.chdir(ROOT / folder)
-    jobs = experiments.plan("choices", Path("data"), Path("runs"), tmp_path, [0])
-    (job,) = (job for job in jobs if job.out.name == "no_ema-0")
+    jobs = experiments.plan("testing", Path("data"), Path("runs"), tmp_path, [0])
+    (job,) = (job for job in jobs if job.out.name == "unlabelled-0")
     teacher = Path(job.command[job.command.index("--teacher") + 1])
     assert teacher.samefile(ROOT / "model.bin") and not teacher.is_absolute()
 

@@ -3,9 +3,8 @@ against one that computes them.
 
     python -m experiments.benchmarks.fixed_views --record results/fixed_views.json
 
-The ratio is what every epoch takes after the first ones, in which the teacher is asked about each view; what
-it costs in accuracy is in results/choices. Both sides train for real, alternate in short rounds, and the
-median ratio counts.
+The ratio is what every epoch takes after the first ones, in which the teacher is asked about each view.
+Both sides train for real, alternate in short rounds, and the median ratio counts.
 """
 
 import statistics
