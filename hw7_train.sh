@@ -5,8 +5,8 @@
 # A student is distilled from the teachers for two thirds of its learning rate schedule. Quantization-aware training at
 # 3 bits takes the last third, on the same views, whose teacher outputs are cached. Without --teacher, a teacher is
 # trained from scratch first. --store-size: input size of the model file, if another size is better on validation
-# photos. If stopped, repeat the command to continue. Options of train_kd.py are for the first of its two trainings;
-# with some of them (--seed, augment, temperature) the second asks the teacher again.
+# photos. If stopped, repeat the command to continue. Options of train_kd.py are for both trainings, but the learning
+# rate and the network only for the first: the second has its own rate, and the network of the first.
 # PYTHON=... names the Python with the packages (default: .venv's, else python3).
 set -euo pipefail
 here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -16,20 +16,21 @@ usage() {
     exit 2
 }
 [ $# -ge 2 ] || usage
-data=$1 model=$2 runs=$here/runs/hw7 epochs= teachers=() student=() stored=()
+data=$1 model=$2 runs=$here/runs/hw7 epochs= teachers=() network=() options=() stored=()
 shift 2
 while [ $# -gt 0 ]; do
     case $1 in
-    --teacher | --epochs | --store-size | --runs)
+    --teacher | --epochs | --store-size | --runs | --network | --set)
         [ $# -ge 2 ] || usage
         case $1 in
         --teacher) teachers+=(--teacher "$2") ;;
         --epochs) epochs=$2 ;;
         --store-size) stored=(--size "$2") ;;
         --runs) runs=$2 ;;
+        *) network+=("$1" "$2") ;;
         esac
         shift 2 ;;
-    *) student+=("$1") && shift ;;
+    *) options+=("$1") && shift ;;
     esac
 done
 python=${PYTHON:-python3}
@@ -42,16 +43,17 @@ photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 epochs=${epochs:-$(((6300000 + photos / 2) / photos))}
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
 stop=$((epochs * 2 / 3 + 1)) tuning=$(((epochs + 2) / 3))
-views() { echo $(($1 > 5000 ? 1000 : ($1 + 4) / 5)); } # train_kd.py takes at most 1000
+views=$((epochs > 5000 ? 1000 : (epochs + 4) / 5)) # train_kd.py takes at most 1000
 
 if [ ${#teachers[@]} = 0 ]; then
     "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume
     teachers=(--teacher "$runs/teacher/best.pt")
 fi
-distil=("${teachers[@]}" --recipe alpha=0.5 temperature=2 augment=medium batch_size=128)
-"$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(views "$epochs")" "stop_epoch=$stop" lr=0.005 view_size=96 --size 128 \
+common=("${teachers[@]}" --size 128 --recipe alpha=0.5 temperature=2 augment=medium batch_size=128 view_size=96
+    lr=0.005 views=$views "${options[@]}" --resume)
+"$python" "$here/train_kd.py" "$data" "${common[@]}" --recipe stop_epoch=$stop --epochs "$epochs" --out "$runs/student" \
     --set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,624,624,624 --set pools=1,0,0,1,0,0,0 --set head=384 \
-    --epochs "$epochs" --out "$runs/student" --resume "${student[@]}"
-"$python" "$here/train_kd.py" "$data" "${distil[@]}" "views=$(views "$epochs")" lr=0.001 --init "$runs/student/best.pt" --qat-bits 3 \
-    --epochs "$tuning" --out "$runs/rounded" --resume
+    "${network[@]}"
+"$python" "$here/train_kd.py" "$data" "${common[@]}" --recipe lr=0.001 --epochs "$tuning" --out "$runs/rounded" \
+    --init "$runs/student/best.pt" --qat-bits 3
 "$python" "$here/quantize.py" "$runs/rounded/best.pt" "$model" --data "$data" --record "$runs/model.json" "${stored[@]}"

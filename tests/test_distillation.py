@@ -255,7 +255,7 @@ def test_a_teacher_that_guesses_is_refused(tmp_path):
     teacher = read_teacher(tmp_path / "teacher.pt", CLASSES, CPU)
     with torch.no_grad():
         teacher.network.fc[0].weight.zero_(), teacher.network.fc[0].bias.copy_(torch.tensor([1.0, 0.0]))
-    with pytest.raises(UserError, match="commonest class"):
+    with pytest.raises(UserError, match="most frequent class"):
         check_teacher(teacher, VALIDATION, Preprocessing(SIZE), CPU)
 
 

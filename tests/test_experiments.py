@@ -415,7 +415,8 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
     (tmp_path / "food/training").mkdir(parents=True)
     for index in range(50):
         (tmp_path / f"food/training/0_{index}.jpg").touch()
-    options = ("--teacher", "a.onnx", "--recipe", "detail=64", "--teacher", "b.pt", "--size", "96")
+    options = ("--teacher", "a.onnx", "--recipe", "teacher_size=64", "--teacher", "b.pt", "--size", "96")
+    options += ("--set", "head=320", "--recipe", "lr=0.01")
     student, tuning, stored = hw7_train(tmp_path, *options)
     for command in (student, tuning):
         assert [command[index + 1] for index, part in enumerate(command) if part == "--teacher"] == [
@@ -423,7 +424,12 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
             "b.pt",
         ]
         assert "views=1000" in command, "no more than train_kd.py takes"
-    assert "detail=64" in student and value(student, "--size") == "96"
+        assert "teacher_size=64" in command and value(command, "--size") == "96"
+    assert [[part for part in one if part.startswith("lr=")][-1] for one in (student, tuning)] == [
+        "lr=0.01",
+        "lr=0.001",
+    ]
+    assert value(student, "--set") == "head=320" and "--set" not in tuning, "which --init does not take"
     assert value(student, "--epochs") == "126000" and value(tuning, "--epochs") == "42000", (
         "a schedule of 6.3 million views, and a third of it for QAT"
     )

@@ -683,7 +683,7 @@ def test_a_teacher_that_guesses_is_refused(call, toy, tmp_path):
     assert (
         done.returncode == 2
         and "the teacher" in done.stderr
-        and "always naming the commonest class" in done.stderr
+        and "always predicting the most frequent class" in done.stderr
     )
 
 

@@ -19,7 +19,7 @@ SAMPLE = 1000  # validation photos used to choose a normalisation
 CHOICES = ("auto", *NORMALISATIONS)
 HELP = (
     "if its file does not state it: unit = values in [0, 1]; imagenet = ImageNet's mean and "
-    "standard deviation; auto = the better one on validation photos"
+    "standard deviation; auto = the better one on validation photos, or unit if the script reads none"
 )
 
 

@@ -168,7 +168,7 @@ def count_outputs(network, channels, size, path):
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
         raise UserError(
             f"the teacher {path} cannot take two photos of {size} px ({reason}); "
-            "give another --teacher-size, or export it with a dynamic batch"
+            "give another --recipe teacher_size=N, or export it with a dynamic batch"
         ) from None
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
         raise UserError(

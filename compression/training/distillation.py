@@ -96,7 +96,7 @@ def build_distillation(options, teachers, records, preprocessing, settings, trai
     """The `Distillation` that the options describe; teachers, records: from `check_teachers`; training: a
     PhotoSet.
 
-    With `--views`, teacher outputs go into the photo cache (False: into memory), where any later run finds
+    With `views`, teacher outputs go into the photo cache (False: into memory), where any later run finds
     them that shows the same teachers the same views: another student, or quantization-aware training after
     distillation.
     """

@@ -64,7 +64,7 @@ class Settings:
         "cosine", one_of("cosine", "constant"), "learning rate schedule; cosine: warm-up, then cosine to 0"
     )
     lr: float = setting(
-        2e-3, number(float, 0, open_low=True), "peak learning rate (with --qat-bits: 0.0005; sgd: 0.1)"
+        2e-3, number(float, 0, open_low=True), "peak learning rate (default with QAT: 0.0005; with sgd: 0.1)"
     )
     weight_decay: float = setting(0.05, number(float, 0), "not applied to BN and biases")
     label_smoothing: float = setting(0.1, number(float, 0, 0.99), "probability spread over all classes")

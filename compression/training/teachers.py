@@ -156,8 +156,8 @@ def check_teacher(teacher, validation, preprocessing, device, batches=None):
     guessing = validation.labels.bincount().max().item() / len(validation)
     if accuracy <= guessing and batches is None:
         raise UserError(
-            f"the teacher {teacher.path} is right for {accuracy:.1%} of the validation photos, "
-            f"and always naming the commonest class for {guessing:.1%}; "
+            f"the teacher {teacher.path} has a validation accuracy of {accuracy:.1%}, no better than "
+            f"always predicting the most frequent class ({guessing:.1%}); "
             "check its input size and normalisation, or use another teacher"
         )
     return accuracy

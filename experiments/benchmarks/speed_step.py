@@ -8,6 +8,7 @@ at its default size, the network of model.bin at the size of its training views;
 memory. Each change alternates with the step as it is.
 """
 
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -72,9 +73,20 @@ def depthwise_in_fp32(state):
             module.forward = lambda inputs, module=module: convolve(module, inputs)
 
 
+def fused_activations(state):
+    """torch.compile of each BN together with the activation behind it, and of nothing else."""
+    for block in state.network.modules():
+        for norm, activation in itertools.pairwise(block) if isinstance(block, nn.Sequential) else ():
+            if isinstance(norm, nn.BatchNorm2d) and isinstance(activation, nn.ReLU6 | nn.Hardswish):
+                both = norm.forward, activation.forward
+                norm.forward = torch.compile(lambda inputs, both=both: both[1](both[0](inputs)))
+                activation.forward = nn.Identity()
+
+
 CHANGES = {
     "depthwise convolutions in fp32": {"change": depthwise_in_fp32},
     "`torch.compile`": {"change": compiled},
+    "BN and activation fused by `torch.compile`": {"change": fused_activations},
     "batches of 128, not 64": {"batch_size": 128},
 }
 
