@@ -6,11 +6,12 @@
     python inference.py my-photos prediction.csv --ids names --html gallery.html
 
 The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending;
-`id,label` where the data is the 2019 homework's test.csv of faces. The label is the class number of Food-11,
-or the class's name if that is a number; other classes are numbered in the order of the model file, and a
-legend is printed. --label names writes names. The model file says everything else: network, classes, preprocessing.
-With --tta every photo is seen four times, mirrored and at two sizes (see compression/data/tta.py). No CSV is written unless
-every photo was read; the page of --html lists those that could not be read.
+`id,label` where the data is the 2019 homework's test.csv of faces. The label is the class number of
+Food-11, or the class's name if that is a number; other classes are numbered in the order of the model file,
+and a legend is printed. --label names writes names. The model file says everything else: network, classes,
+preprocessing. With --tta every photo is seen four times, mirrored and at two sizes (see
+compression/data/tta.py). No CSV is written unless every photo was read; the page of --html lists those that
+could not be read.
 """
 
 import argparse

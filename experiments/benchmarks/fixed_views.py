@@ -1,5 +1,5 @@
-"""When it pays to cache teacher outputs of fixed views (`train_kd.py --recipe views=N`): a step with cached outputs
-against one that computes them.
+"""When it pays to cache teacher outputs of fixed views (`train_kd.py --recipe views=N`): a step with cached
+outputs against one that computes them.
 
     python -m experiments.benchmarks.fixed_views --record results/fixed_views.json
 
