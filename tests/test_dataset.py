@@ -253,9 +253,10 @@ def test_name_that_is_not_utf_8_is_fingerprinted_and_loaded(tmp_path):
 
 
 def save(path, shade):
-    """A photo of one shade, which says after decoding which photo it was."""
+    """A photo of one shade, which says after decoding which photo it was; two differ in time too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 20), (shade,) * 3).save(path)
+    os.utime(path, ns=(shade * 10**9,) * 2)
 
 
 def shades(photo_set):
@@ -527,10 +528,14 @@ def test_two_processes_that_build_the_cache_at_once_both_get_the_photos(tmp_path
     listing = list_labelled(tmp_path / "data", "training")
     alone = load_photos(listing, Preprocessing(size=32), cache=False)
     expected = f"{hashlib.sha256(alone.photos.numpy().tobytes()).hexdigest()} {list(listing.labels)}\n"
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert out == expected and "warning" not in err
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
+            assert out == expected and "warning" not in err
+    finally:
+        for process in processes:
+            process.kill()
     (place,) = cache.iterdir()  # one cache and no leftovers
     assert sorted(os.listdir(place)) == ["notes.json", "photos.npy"]
     assert json.loads((place / "notes.json").read_text()) == {"truncated": {}, "unreadable": {}}

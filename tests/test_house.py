@@ -50,7 +50,7 @@ def imports(path):
             yield from ((alias.name, id(node) not in top) for alias in node.names)
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", sorted(modules()))
 def test_imports_point_down_and_none_hides(name):
     for imported, hidden in imports(modules()[name]):
         if imported not in modules() or imported == "compression":

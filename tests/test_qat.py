@@ -495,7 +495,7 @@ def test_quantize_stores_what_was_trained_without_loss(call, checkpoint, toy, tm
     photos = load_photos(list_labelled(toy, "validation"), trained.description.preprocessing, cache=False)
     images = trained.description.preprocessing.normalise(photos.photos)
     before, after = trained.build()(images), stored.build()(images)  # biases are rounded to float16
-    assert (before - after).abs().max() < 0.01 * before.abs().max()
+    assert (before - after).abs().max() < 0.05 * before.abs().max()
 
 
 def test_a_killed_run_resumes_to_the_same_file(call, checkpoint, toy, tmp_path, monkeypatch):

@@ -776,6 +776,8 @@ def arguments(data, out, *more):
         "batch_size=11",
         "--cache",
         "none",
+        "--device",
+        "cpu",
         "--out",
         out,
         *more,
@@ -794,7 +796,7 @@ def test_command_line_trains_and_its_checkpoint_describes_itself(toy, run_script
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_command_line_stopped_by_a_signal_saves_and_resumes(toy, call, tmp_path, number):
-    command = [str(part) for part in arguments(toy, tmp_path / "run", "--epochs", 400)]
+    command = [str(part) for part in arguments(toy, tmp_path / "run", "--epochs", 100_000)]
     process = subprocess.Popen(
         [sys.executable, ROOT / command[0], *command[1:]],
         stdout=subprocess.PIPE,
@@ -812,7 +814,7 @@ def test_command_line_stopped_by_a_signal_saves_and_resumes(toy, call, tmp_path,
     )
     assert run_state(tmp_path / "run")["run"]["epoch"] >= 1
     assert (
-        "already holds a run" in call(*arguments(toy, tmp_path / "run", "--epochs", 400)).stderr
+        "already holds a run" in call(*arguments(toy, tmp_path / "run", "--epochs", 100_000)).stderr
     )  # without --resume
 
 

@@ -55,9 +55,13 @@ def _commit():
     """The scripts' commit, with "+changes" if a script differs from it; "unknown" outside a checkout."""
 
     def git(*arguments):
-        return subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
+        command = [
+            "git",
+            "--no-optional-locks",
+            *arguments,
+        ]  # a lock would stop a `git commit` at that moment
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.sh")
