@@ -32,7 +32,7 @@ from compression.data.classes import (
     whole_number,
 )
 from compression.data.faces import faces_csv, list_faces, list_testing_faces
-from compression.data.layout import check_layout, check_photos, counted, list_entries, photo_stem, reads_heic
+from compression.data.layout import check_layout, check_photos, counted, list_entries, photo_stem
 from compression.files.photo_cache import (
     PhotoSet,
     default_cache,
@@ -42,34 +42,22 @@ from compression.files.photo_cache import (
     size_and_time,
 )
 
-__all__ = [
-    "FOOD11_CLASSES",
-    "Listing",
-    "PhotoSet",
-    "default_cache",
-    "join",
-    "list_labelled",
-    "list_testing",
-    "list_testing_beside",
-    "list_unlabelled",
-    "load_photos",
-    "photo_channels",
-    "photo_stream",
-    "reads_heic",
-    "split_off",
-]
 ADVICE = "give the same class the same name on both sides, or remove its photos"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Photo files with their labels (-1 = unlabelled), in a fixed order. `ids`: of testing photos."""
+    """Photo files with their labels (-1 = unlabelled), in a fixed order.
+
+    ids: of testing photos. piece: which piece of the folder `split_off` made, since each has its own cache.
+    """
 
     folder: Path
     paths: tuple
     labels: tuple
     class_names: tuple
     ids: tuple = ()
+    piece: str = ""
     id_header: ClassVar = "Id"
 
     def __len__(self):
@@ -106,12 +94,8 @@ def split_off(listing, share):
     for label in np.unique(labels):
         rows = np.random.default_rng(0).permutation(np.flatnonzero(labels == label))
         taken[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
-    return {
-        split: replace(
-            listing, paths=tuple(listing.paths[row] for row in rows), labels=tuple(labels[rows].tolist())
-        )
-        for split, rows in (("training", np.flatnonzero(~taken)), ("validation", np.flatnonzero(taken)))
-    }
+    parts = {"training": ~taken, "validation": taken}
+    return {split: replace(listing.part(np.flatnonzero(rows)), piece=split) for split, rows in parts.items()}
 
 
 def list_labelled(root, split, class_names=None, validation_share=0.0, whose="the training photos", log=None):
@@ -124,10 +108,10 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
     class_names; log: as for `match`.
     validation_share: share of the training photos that is the validation split, where there is no
     `root/validation`. Raises UserError for a wrong name, a class that class_names lack, a missing or empty
-    folder, two files with one id.
+    folder.
     """
     csv = faces_csv(root, "train.csv", "training")
-    if validation_share and (csv or (Path(root) / "validation").exists()):
+    if validation_share and (csv or os.path.exists(Path(root) / "validation")):
         raise UserError(
             f"{csv or root} has validation photos of its own, so no share of the training photos can take "
             "their place; "
@@ -155,36 +139,29 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
                 f"{folder} has a single class folder ({folders[0]}); add one of another class: a classifier "
                 "needs at least two"
             )
-        inside, nested = {}, []
         for name in folders:
-            inside[name], deeper = list_entries(folder / name)
-            nested += [f"{name}/{one}" for one in deeper]
-        if nested:
-            raise UserError(
-                f"{folder} holds {counted(nested, 'folder')} inside class folders; put the photos directly "
-                "into the class folders"
-            )
-        check_photos(folder, [f"{name}/{file}" for name, files in inside.items() for file in files])
-        for name, files in inside.items():
+            files, nested = list_entries(folder / name)
+            if nested:
+                raise UserError(
+                    f"{folder / name} holds {counted(nested, 'folder')}; put the photos directly into "
+                    "the class folder"
+                )
+            check_photos(folder / name, files)
             paths += [folder / name / file for file in files]
             labels += [label_of[name]] * len(files)
         return Listing(folder, tuple(paths), tuple(labels), names)
 
     names = tuple(class_names or FOOD11_CLASSES)
     check_photos(folder, files)
-    found, stems = (
-        {},
-        {file: tuple(map(whole_number, photo_stem(file).partition("_")[::2])) for file in files},
-    )
+    stems = {file: tuple(map(whole_number, photo_stem(file).partition("_")[::2])) for file in files}
     unnumbered = [file for file, stem in stems.items() if None in stem]
     if unnumbered:
         raise UserError(
             f"{folder} holds {counted(unnumbered, 'file')} not named <class>_<index>.jpg; "
             "rename or move them, or use one folder per class"
         )
-    food = not class_numbers(names) or is_food11(
-        names
-    )  # else the files' numbers are the ones that these names are
+    # else the files' numbers are the ones that these names are
+    food = not class_numbers(names) or is_food11(names)
     count = len(FOOD11_CLASSES if food else names)
     unknown = [file for file, (label, _) in stems.items() if label >= count]
     if unknown:
@@ -192,25 +169,14 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
             f"{folder} holds {counted(unknown, 'file')} with a class number that is not 0 to {count - 1}; "
             "rename them or use one folder per class"
         )
-    for file, (label, index) in stems.items():
-        if (label, index) in found:
-            raise UserError(
-                f"{folder / found[label, index]} and {folder / file} have the same class and index; "
-                "rename one"
-            )
-        found[label, index] = file
-    ordered, numbers = sorted(found), sorted({label for label, _ in found})
+    ordered, numbers = sorted(files, key=stems.get), sorted({label for label, _ in stems.values()})
     used = [FOOD11_CLASSES[number] if food else str(number) for number in numbers]
     positions = match(
         used, f"the photos in {root}, named <class>_<index>.jpg as Food-11's,", names, whose, ADVICE, log
     )
     position = dict(zip(numbers, positions))
-    return Listing(
-        folder,
-        tuple(folder / found[key] for key in ordered),
-        tuple(position[label] for label, _ in ordered),
-        names,
-    )
+    paths, labels = (folder / file for file in ordered), (position[stems[file][0]] for file in ordered)
+    return Listing(folder, tuple(paths), tuple(labels), names)
 
 
 def _folder_classes(folders, root, class_names, whose, log):
@@ -237,7 +203,7 @@ def list_testing(folder, by_name=False):
     if csv := faces_csv(folder, "test.csv", "testing"):
         return list_testing_faces(csv, by_name)
     folder = Path(folder)
-    if (folder / "testing").is_dir():
+    if os.path.isdir(folder / "testing"):
         folder = folder / "testing"
     files, folders = list_entries(folder)
     if not files:
@@ -251,33 +217,24 @@ def list_testing(folder, by_name=False):
             "move the folders elsewhere, or their photos out of them"
         )
     check_photos(folder, files)
-    found, unnumbered = (
-        {},
-        [] if by_name else [file for file in files if whole_number(photo_stem(file)) is None],
-    )
+    ids = {file: file if by_name else whole_number(photo_stem(file)) for file in files}
+    unnumbered = [file for file in files if ids[file] is None]
     if unnumbered:
         raise UserError(
             f"{folder} holds {counted(unnumbered, 'photo')} not named <id>.jpg with a whole number as id; "
             "rename them, or predict with --ids names"
         )
-    for file in files:
-        key = file if by_name else whole_number(photo_stem(file))
-        if key in found:
+    found = {}
+    for file, key in ids.items():
+        if found.setdefault(key, file) != file:
             raise UserError(f"{folder / found[key]} and {folder / file} have the same id {key}; rename one")
-        found[key] = file
     ids = tuple(sorted(found))
     return Listing(folder, tuple(folder / found[key] for key in ids), (-1,) * len(ids), (), ids)
-
-
-def list_unlabelled(folder):
-    """All photos directly in a folder, whatever their names, or all faces of a CSV, without labels. Raises
-    UserError if there are none.
-    """
-    return replace(list_testing(folder, by_name=True), ids=())
 
 
 def list_testing_beside(root):
     """The photos to predict that belong to the labelled ones at `root`; None if there are none."""
     csv = faces_csv(root, "train.csv", "training")
     place = csv.with_name("test.csv") if csv else Path(root) / "testing"
-    return list_testing(place, by_name=True) if (place.is_file() if csv else place.is_dir()) else None
+    found = os.path.isfile(place) if csv else os.path.isdir(place)
+    return list_testing(place, by_name=True) if found else None

@@ -26,7 +26,7 @@ from compression.data.tta import inputs_of
 from compression.files.atomic import check_distinct, check_output, write_text
 from compression.files.loading import load_model
 from compression.files.records import provenance, write_record
-from compression.options import add_cache, cache_folder, validation_accuracy
+from compression.options import add_cache, cache_folder, classes_of, validation_accuracy
 from compression.pages.report import report_page
 from compression.stages.evaluating import agreement, load_sizes, measure
 from compression.training.teachers import check_normalisations, read_teacher, settle_teacher
@@ -87,7 +87,7 @@ def main(argv=None):
         )
     for output in filter(None, (options.record, options.html)):
         check_output(output)
-    names, whose = model.description.class_names, f"the model {options.model}"
+    names, _, whose = classes = classes_of(options, model)
     teacher = (
         read_teacher(
             options.teacher,
@@ -103,7 +103,7 @@ def main(argv=None):
     check_normalisations([teacher] if teacher else [], options.teacher_normalisation)
     model = settle_normalisation(model, options.normalisation, validation_accuracy(options, device))
     preprocessing = model.description.preprocessing
-    listing = list_labelled(options.data, "validation", names, model.description.validation_share, whose)
+    listing = list_labelled(options.data, "validation", *classes)
     photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
     reduced = (
         load_sizes(

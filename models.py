@@ -10,7 +10,6 @@ homework 7 and of its students' reports; `residual6` is this project's own.
 """
 
 import inspect
-from dataclasses import replace
 
 import torch
 
@@ -28,20 +27,7 @@ from compression.networks.registry import (
     full_arguments,
     parse_arguments,
 )
-from compression.quantization.folding import foldable_pairs
 from compression.quantization.grids import Scheme
-
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "build",
-    "check_size",
-    "count_macs",
-    "count_parameters",
-    "full_arguments",
-    "parse_arguments",
-    "plan",
-]
 
 
 def plan(name, **arguments):
@@ -60,17 +46,13 @@ def plan(name, **arguments):
         [f"class {i}" for i in range(arguments.get("num_classes", classes))],
         Preprocessing(size),
     )
-    folded = replace(
-        description,
-        arguments={**description.arguments, **({"folded": True} if foldable_pairs(network) else {})},
-    )
     return {
         "name": name,
         "input": size,
         "parameters": count_parameters(network),
         "macs": count_macs(name, **arguments),
         "bytes": {
-            bits: predicted_file_bytes(folded, Scheme(bits, "channel", "mse")) for bits in (16, 8, 6, 4)
+            bits: predicted_file_bytes(description, Scheme(bits, "channel", "mse")) for bits in (16, 8, 6, 4)
         },
     }
 

@@ -29,7 +29,6 @@ from compression.options import add_cache, validation_accuracy
 from compression.stages.quantizing import (
     encode_within_limit,
     folded,
-    parse_overrides,
     resized,
     scheme_of,
     take_trained_scheme,
@@ -37,6 +36,7 @@ from compression.stages.quantizing import (
     validation,
     write_export,
 )
+from compression.training.qat import layer_bits
 
 NOT_EXPORTED = ("bits", "granularity", "scale", "override", "vectors", "size", "data", "record")
 
@@ -67,6 +67,7 @@ def main(argv=None):
     )
     group.add_argument(
         "--override",
+        type=layer_bits,
         metavar="LAYER=BITS",
         action="append",
         default=[],
@@ -109,7 +110,10 @@ def main(argv=None):
             f"--vectors {options.vectors} is for 2 to 8 bits, not for --bits {options.bits}; leave one of "
             "them out"
         )
-    grids = options.bits is None or min(options.bits, *parse_overrides(options.override).values(), 32) <= 8
+    layers = [layer.removesuffix(".weight") for layer, _ in options.override]
+    if len(set(layers)) < len(layers):
+        raise UserError("--override names a layer twice; leave one of them out")
+    grids = options.bits is None or min(options.bits, *dict(options.override).values(), 32) <= 8
     for name in () if grids else ("granularity", "scale"):
         if getattr(options, name) != command.get_default(name):
             raise UserError(

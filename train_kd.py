@@ -29,41 +29,20 @@ from compression.training.distillation import (
 )
 from compression.training.recipe import read_recipe
 from compression.training.teachers import check_teachers, read_teachers
-from dataset import join, list_labelled, list_testing_beside, list_unlabelled, load_photos, photo_channels
+from dataset import join, list_labelled, list_testing, list_testing_beside, load_photos, photo_channels
 
 
-def count_shared(first, second):
-    """How many photos of one listing are also in another: photos are compared by their bytes, faces by their
-    pixels.
+def contents(listing):
+    """The photos of a listing as a set: hashes of files, or the pixels of faces. Unreadable files are left
+    out: decoding reports them.
     """
-    if isinstance(first, FaceListing) and isinstance(second, FaceListing):
-        return len(
-            set.intersection(*({face.tobytes() for face in listing.faces} for listing in (first, second)))
-        )
-    if isinstance(first, FaceListing) or isinstance(second, FaceListing):
-        return 0
-    sizes = set.intersection(*({_size(path) for path in listing.paths} for listing in (first, second))) - {-1}
-    return len(set.intersection(*(_digests(listing, sizes) for listing in (first, second))))
-
-
-def _size(path):
-    """Bytes of a file; -1 for a broken link, which decoding will report."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _digests(listing, sizes):
-    """Hashes of the photos whose file size is in `sizes`. Unreadable files are skipped: decoding reports
-    them.
-    """
-    digests = set()
+    if isinstance(listing, FaceListing):
+        return {face.tobytes() for face in listing.faces}
+    found = set()
     for path in listing.paths:
-        if _size(path) in sizes:
-            with contextlib.suppress(OSError):
-                digests.add(hashlib.sha256(path.read_bytes()).digest())
-    return digests
+        with contextlib.suppress(OSError):
+            found.add(hashlib.sha256(path.read_bytes()).digest())
+    return found
 
 
 def list_extra(options):
@@ -74,11 +53,12 @@ def list_extra(options):
     """
     if not options.unlabeled:
         return None, False
-    extra = list_unlabelled(options.unlabeled)
+    extra = list_testing(options.unlabeled, by_name=True)
     names = list_labelled(options.data, "training").class_names
     quiet = {"log": lambda text: None}  # `load` lists them again and prints the notes
     validation = list_labelled(options.data, "validation", names, options.validation_share, **quiet)
-    measured = count_shared(extra, validation)
+    shown = contents(extra)
+    measured = len(shown & contents(validation))
     if measured and isinstance(
         extra, FaceListing
     ):  # the 2019 homework's test.csv repeats training rows; it is used as it is
@@ -97,7 +77,7 @@ def list_extra(options):
     # an empty folder or no photos: there is nothing to predict, so nothing to memorise
     except UserError:
         testing = None
-    transductive = bool(testing and count_shared(extra, testing))
+    transductive = bool(testing and shown & contents(testing))
     if transductive:
         print(
             "note: --unlabeled contains testing photos: the training is transductive, and the model file "

@@ -30,18 +30,13 @@ def run(main):
         distributed.disconnect()
         sys.stdout.flush()
         sys.exit(status)
-    except UserError as error:
+    except (UserError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; by name, since importing torch is slow
+            error = "out of GPU memory; use smaller batches or a smaller --size, or --device cpu"
+        elif not isinstance(error, UserError):
+            raise
         where = f" (rank {distributed.RANK})" if distributed.RANK else ""
         print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error{where}: {error}", file=errors)
-        sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; by name, since importing torch is slow
-            raise
-        print(
-            f"{sys.argv[0].rsplit('/', 1)[-1]}: error: out of GPU memory; "
-            "use smaller batches or a smaller --size, or --device cpu",
-            file=sys.stderr,
-        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -99,22 +94,22 @@ def pick_device(name):
     """
     import torch
 
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if count else "cpu"
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None and distributed.SIZE > 1:
             device = torch.device("cuda", distributed.LOCAL_RANK)
+        usable = device.type == "cpu" or device.type == "cuda" and (device.index or 0) < count
     except RuntimeError:
-        raise UserError(f"--device {name} is not a device; use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name} cannot be used: torch finds no GPU; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        usable = False
+    if not usable:
+        processes = f" for {distributed.SIZE} processes" * (distributed.SIZE > 1)
         raise UserError(
-            f"--device {name} cannot be used: torch finds only {torch.cuda.device_count()} GPU(s); use cuda:0"
+            f"--device {name} cannot be used: torch finds {count} GPU(s){processes}; use auto, cpu, cuda "
+            "or cuda:N"
         )
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cpu":
         keep_freed_memory()
     distributed.connect(device)
@@ -127,20 +122,14 @@ def number(kind, low, high=float("inf"), open_low=False):
     def convert(text):
         try:
             value = kind(text)
-            finite = math.isfinite(value)
-        except OverflowError:  # too large for a float
-            raise argparse.ArgumentTypeError(
-                f"{text[:20]}... is out of range: its {len(text)} digits are too many"
-            ) from None
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not {'a whole number' if kind is int else 'a number'}"
-            ) from None
-        if not finite or not low <= value <= high or (open_low and value == low):
-            bounds = f"{'above' if open_low else 'at least'} {low}" + (
-                f" and at most {high}" if high != float("inf") else ""
-            )
-            raise argparse.ArgumentTypeError(f"{text} is out of range: it must be {bounds}")
+            fits = low <= value <= high and math.isfinite(value) and not (open_low and value == low)
+        except (ValueError, OverflowError):  # the latter for more digits than a float takes
+            fits = False
+        if not fits:
+            what = "a whole number" if kind is int else "a number"
+            bounds = f"{'above' if open_low else 'of at least'} {low}"
+            bounds += f" and at most {high}" * (high != float("inf"))
+            raise argparse.ArgumentTypeError(f"{text[:20]!r} is out of range: it must be {what} {bounds}")
         return value
 
     return convert

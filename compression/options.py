@@ -129,19 +129,14 @@ def network_arguments(options, init=None):
     """The arguments of the network of --network and --set, for the channels of the data: RGB, or grey for a
     CSV of faces.
 
-    init: the Model of --init. The network is built once here, so that a mistake is reported before any photo
-    is read.
+    init: the Model of --init, whose arguments are kept. The network is built once here, so that a mistake is
+    reported before any photo is read.
     """
     channels = photo_channels(options.data)
     if init:
         init.description.check_data_channels(channels, init.path)
-        check_size(
-            build(init.description.architecture, **init.description.arguments),
-            options.view_size or options.size,
-        )
-        return arguments_of(init)
-    arguments = {"in_channels": channels, **parse_arguments(options.set)}
-    if "num_classes" in arguments or arguments["in_channels"] != channels:
+    arguments = arguments_of(init) if init else {"in_channels": channels, **parse_arguments(options.set)}
+    if "num_classes" in arguments or arguments.get("in_channels", channels) != channels:
         raise UserError(
             "--set cannot change num_classes or in_channels: they follow from the photos; leave them out"
         )
@@ -151,19 +146,22 @@ def network_arguments(options, init=None):
     return arguments
 
 
+def classes_of(options, model=None):
+    """(class names, validation share, whose they are) for `list_labelled`: those of a trained Model, or None,
+    that of the options and "the training photos".
+    """
+    if model:
+        description = model.description
+        return description.class_names, description.validation_share, f"the model {model.path}"
+    return None, options.validation_share, "the training photos"
+
+
 def load_splits(options, preprocessing, how, model=None):
     """(training photos, validation photos) of the data, described on stderr; how: the end of that line.
 
     model: a trained Model, whose class names, their order and validation share are used.
     """
-    if model:
-        names, share, whose = (
-            model.description.class_names,
-            model.description.validation_share,
-            f"the model {model.path}",
-        )
-    else:
-        names, share, whose = None, options.validation_share, "the training photos"
+    names, share, whose = classes_of(options, model)
     notes = []
     listing = list_labelled(options.data, "training", names, share, whose, notes.append)
     whose = whose if listing.class_names == names else "the training photos"
@@ -186,35 +184,18 @@ def load_splits(options, preprocessing, how, model=None):
 
 def class_names_of(options, model=None):
     """Class names of the training photos, as `load_splits` finds them; with a trained Model, in its order."""
-    names, share = (
-        (model.description.class_names, model.description.validation_share)
-        if model
-        else (None, options.validation_share)
-    )
-    whose = f"the model {model.path}" if model else "the training photos"
-    return list_labelled(options.data, "training", names, share, whose, lambda note: None).class_names
+    return list_labelled(options.data, "training", *classes_of(options, model), lambda note: None).class_names
 
 
 def validation_accuracy(options, device):
     """A function from a Model to its accuracy on a sample of the validation photos of the data."""
 
     def accuracy_of(model):
-        description = model.description
-        listing = list_labelled(
-            options.data,
-            "validation",
-            description.class_names,
-            description.validation_share,
-            f"the model {model.path}",
-            lambda note: None,
-        )
-        photos = load_photos(
-            listing, description.preprocessing, cache_folder(options), lambda text: None
-        ).sample(SAMPLE)
+        preprocessing, classes = model.description.preprocessing, classes_of(options, model)
+        listing = list_labelled(options.data, "validation", *classes, lambda note: None)
+        photos = load_photos(listing, preprocessing, cache_folder(options), lambda text: None).sample(SAMPLE)
         network = model.build().to(device, memory_format=torch.channels_last)
-        return evaluate(network, photos, description.preprocessing, device, whose=f"the model {model.path}")[
-            1
-        ]
+        return evaluate(network, photos, preprocessing, device, whose=classes[2]).accuracy
 
     return accuracy_of
 

@@ -12,7 +12,6 @@ for Snakemake; docs/scaling.md shows a grid on several machines.
 """
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import math
@@ -26,7 +25,7 @@ from functools import cache
 from pathlib import Path
 
 from compression.command_line import UserError, available_cores, number, parser, run
-from compression.files.records import write_record
+from compression.files.records import file_hash, write_record
 from experiments.comparisons import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -304,7 +303,7 @@ def main(argv=None):
 
     known = {split: list_labelled(data, split).fingerprint() for split in ("training", "validation")}
     if options.strong:
-        known["strong"] = hashlib.sha256(options.strong.read_bytes()).hexdigest()[:16]
+        known["strong"] = file_hash(options.strong)
     count, failed = update(asked, known, options)
     if failed:
         raise UserError(

@@ -133,6 +133,7 @@ EXPERIMENTS = {
                 f"{name}_{rate}": f"{cut.replace('ROUNDS', '5')} --rate {rate} --scope 3-6 {RUN}"
                 for rate in (0.95, 0.9)
                 for name, cut in CUTS.items()
+                if (name, rate) != ("finetune20", 0.95)  # hours of training
             },
             **{
                 f"once_{rate}": f"{CUT} --mode retrain --epochs 15 --rounds 1 --recipe augment=light "

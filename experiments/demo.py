@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from compression.command_line import UserError, number, parser, run
+from compression.command_line import UserError, parser, run
 from experiments.toy_food11 import CLASSES, draw_data, score
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,13 +29,12 @@ STAGES = (  # (what the table says, command, what it leaves, or None for a comma
     ),
     (
         "small student from scratch",
-        f"train_student.py {TOY} {SMALL} --epochs {{epochs}} --out {OUT}/scratch {TRAIN} lr=0.005",
+        f"train_student.py {TOY} {SMALL} --epochs 14 --out {OUT}/scratch {TRAIN} lr=0.005",
         "scratch",
     ),
     (
         "the same, distilled from the teacher",
-        f"train_kd.py {TOY} --teacher {OUT}/teacher/best.pt {SMALL} --epochs {{epochs}} --out {OUT}/kd "
-        f"{TRAIN}",
+        f"train_kd.py {TOY} --teacher {OUT}/teacher/best.pt {SMALL} --epochs 14 --out {OUT}/kd {TRAIN}",
         "kd",
     ),
     (
@@ -77,9 +76,7 @@ def row(label, name):
 
 
 def main(argv=None):
-    options = parser(__doc__)
-    options.add_argument("--epochs", type=number(int, 1), default=14, help="of the small student")
-    options = options.parse_args(argv)
+    parser(__doc__).parse_args(argv)
     for folder in (TOY, OUT):
         shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -90,7 +87,7 @@ def main(argv=None):
         measured = (
             f" --data {TOY} --cache none --record {OUT}/{name}.json" if command.startswith("quantize") else ""
         )
-        perform(command.format(epochs=options.epochs) + measured)
+        perform(command + measured)
     prediction, model = OUT / "prediction.csv", OUT / "model.bin"
     print(f"\n$ bash hw7_test.sh {TOY} {prediction} --model {model}", flush=True)
     command = ["bash", ROOT / "hw7_test.sh", TOY, prediction, "--model", model]

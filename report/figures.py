@@ -8,7 +8,6 @@ from pathlib import Path
 
 from matplotlib import style
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 style.use(Path(__file__).with_name("figures.mplstyle"))
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -53,9 +52,8 @@ def legend(figure, axes, columns=3):
 def logarithmic(axes, ticks):
     """A logarithmic x axis; ticks: {place: text}."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
-    axes.xaxis.set_major_formatter(lambda place, _: ticks.get(round(place), ""))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(list(ticks), ticks.values())
+    axes.minorticks_off()
 
 
 def pruning(summary):

@@ -1,6 +1,5 @@
-"""Reduce the records under results/ to report/summary.json, which report, figures and the pages' tables read.
-
-    python report/summarise.py
+"""Reduce the records under results/ to what the report, its figures and the pages' tables read (build.py
+writes it to report/summary.json).
 
 It holds {experiment: {variant: {fact: value, metric: {mean, std, n, vs: {other variant: difference}}}}}, and
 what is measured of the model that is handed in. Accuracies are shares of 1.
@@ -19,15 +18,13 @@ import pandas as pd
 from claims import CLAIMS
 from scipy.stats import t
 
-from compression.command_line import UserError, parser, run
-from compression.files.atomic import write_text
+from compression.command_line import UserError
 from experiments.comparisons import EXPERIMENTS
 
 STANDIN = "stand-in"
 PHOTO_SETS = json.loads((ROOT / "results/photo_sets.json").read_text())  # fingerprint of a split -> its name
 TEACHERS = json.loads((HERE / "published.json").read_text())["teachers"]  # by file: name, parameters
 TOLERANCE = 0.002  # of an accuracy measured again on the same photos: other batches round otherwise
-OPTIONAL = {"finetune20_0.95"}  # hours of training
 BENCHMARKS = ("hw7_test", "data_path", "fixed_views", "onnx_teacher", "onnx_export")
 BENCHMARKS += ("speed_training", "speed_inference", "speed_step", "speed_gpu", "processes")
 MODES = ("none", "mistake1", "finetune1", "finetune5", "retrain5")
@@ -92,10 +89,9 @@ class Records:
         command = f"`python -m experiments {name} DATA`"
         there = [path.stem.rsplit("-seed", 1) for path in (self.results / name).glob("*-seed*.json")]
         seeds = {int(seed) for _, seed in there} | {EXPERIMENTS[name].seeds[0]}
-        variants = [one for one in EXPERIMENTS[name].variants if one not in OPTIONAL or one in dict(there)]
         return [
             (variant, seed, self(f"{name}/{variant}-seed{seed}.json", command, EXPERIMENTS[name].subset))
-            for variant in variants
+            for variant in EXPERIMENTS[name].variants
             for seed in sorted(seeds)
         ]
 
@@ -109,8 +105,6 @@ def metrics(record):
         "accuracy": next((one[name] for name in names for one in (last, best, record) if name in one), None),
         "before": record.get("validation_accuracy_before", record.get("validation_accuracy")),
         "after_cut": last.get("after_cut"),
-        "small": record.get("accuracy_of_small"),
-        "larger": record.get("accuracy_of_larger"),
         "reduced": record.get("accuracy_reduced"),
         **{f"agree_{split}": agreement.get(split) for split in ("validation", "testing")},
         "gap": agreement["testing"] - agreement["validation"] if agreement.get("testing") else None,
@@ -194,7 +188,7 @@ def experiment(records, name):
             found[f"all_{kind}"] = {"photos": group[0]["photos"]["validation"], "accuracy": statistics(mean)}
     base = records.experiment("distillation") if name == "alpha_temperature" else []
     base = {seed: metrics(record) for variant, seed, record in base if variant == "student_strong"}
-    for metric in ("accuracy", "small", "larger", "reduced", "agree_validation", "agree_testing", "gap"):
+    for metric in ("accuracy", "reduced", "agree_validation", "agree_testing", "gap"):
         for variant, one in found.items():
             ours = wide[metric].loc[variant] if variant in wide[metric].index else pd.Series()
             if ours.isna().all():
@@ -307,12 +301,3 @@ def summarise(results=ROOT / "results", photos=STANDIN):
         for name, group in ((name, list(named.values())) for name, named in records.read.items())
     }
     return cleaned(found)
-
-
-def main(argv=None):
-    parser(__doc__).parse_args(argv)
-    write_text(HERE / "summary.json", json.dumps(summarise(), indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -64,20 +64,6 @@ def test_names_of_other_classes(name):
         matched([name, "rice"], ["rice", "tea"])
 
 
-def test_what_looks_the_same_is_shown_with_escapes_and_what_does_not_is_shown_plainly():
-    with pytest.raises(UserError) as caught:
-        matched(["rice", "soup\N{ZERO WIDTH SPACE}"], ["rice", "soup"])
-    assert r"'soup\u200b'" in str(caught.value) and "close to soup = 'soup'" in str(caught.value)
-    with pytest.raises(
-        UserError,
-        match=(
-            r"^class soup of the photos \(rice, soup\) is none of the classes of the model m \(rice, "
-            r"tea\); "
-        ),
-    ):
-        matched(["rice", "soup"], ["rice", "tea"])
-
-
 def test_two_names_of_one_class_are_refused_and_exact_names_come_first():
     with pytest.raises(
         UserError, match="classes a-b and a_b of the photos are the same class of the model m"
@@ -178,7 +164,7 @@ def test_two_folders_of_one_class_are_refused(tmp_path):
     folders(tmp_path, "tea", unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café"))
     with pytest.raises(
         UserError,
-        match=r"'cafe\\u0301' .*'caf\\xe9' are the same class of the class folders of .*; put their photos",
+        match="cafe\u0301 and caf\xe9 are the same class of the class folders of .*; put their photos",
     ):
         list_labelled(tmp_path, "training")
 

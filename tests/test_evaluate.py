@@ -117,16 +117,16 @@ def test_photos_are_small_by_their_shorter_side(tmp_path):
     from PIL import Image
 
     from compression.stages.evaluating import shorter_sides
-    from dataset import list_unlabelled
+    from dataset import list_testing
 
     for name, size in (("a.png", (20, 90)), ("b.png", (90, 31)), ("c.png", (50, 40))):
         Image.new("RGB", size).save(tmp_path / name)
     (tmp_path / "d.png").write_text("no picture")
-    assert shorter_sides(list_unlabelled(tmp_path)).tolist() == [20, 31, 40, 0]
+    assert shorter_sides(list_testing(tmp_path, by_name=True)).tolist() == [20, 31, 40, 0]
 
 
 @pytest.mark.parametrize(
-    "more, message", [(["--reduce", 32], "does not reduce"), (["--reduce", "x"], "not a whole number")]
+    "more, message", [(["--reduce", 32], "does not reduce"), (["--reduce", "x"], "must be a whole number")]
 )
 def test_wrong_arguments_are_one_sentence(toy, small_model, refused, more, message):
     assert message in refused("evaluate.py", small_model, toy, *more)

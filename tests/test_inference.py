@@ -349,7 +349,7 @@ def test_a_network_for_grey_photos_is_refused(refuse, toy, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_cuda_without_a_gpu_is_refused(refuse, toy, tmp_path):
-    assert "no GPU" in refuse(toy, tmp_path / "out.csv", "--device", "cuda")
+    assert "torch finds 0 GPU(s); use auto, cpu" in refuse(toy, tmp_path / "out.csv", "--device", "cuda")
     assert not os.listdir(tmp_path)
 
 

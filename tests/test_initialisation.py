@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from torch import nn
 
 from compression.data.classes import FOOD11_CLASSES
 from compression.data.preprocessing import Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
 from compression.files.model_file import Model
 from compression.quantization.folding import fold
 from compression.training.evaluation import evaluate
 from compression.training.initialisation import calibrate, take_weights
 from compression.training.losses import Batch, CrossEntropy, balanced_weights, distillation_loss
+from compression.training.run_folder import write_checkpoint
 from dataset import PhotoSet
 from models import build
 
@@ -29,8 +32,6 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def folded(small_network):
     """(Model with BN folded, the network it came from)."""
-    from dataclasses import replace
-
     description, network = small_network
     copy = build(description.architecture, **description.arguments)
     copy.load_state_dict(network.state_dict())
@@ -194,6 +195,35 @@ def test_contradictions_of_init_are_refused(toy, small_model, refused, tmp_path,
     assert "there is no model file" in refused(
         "train_student.py", toy, "--init", tmp_path / "none.pt", "--out", tmp_path / "run"
     )
+
+
+@pytest.mark.parametrize("more, small", [((), 32), (("--recipe", "view_size=64"), 32)])
+def test_a_size_that_is_too_small_for_the_network_is_told_before_photos_are_read(
+    toy, refused, tmp_path, monkeypatch, more, small
+):
+    monkeypatch.setattr("compression.options.load_photos", None)
+    shape = {"hidden": (4,) * 8, "widths": (4,) * 8, "pools": (1,) * 4 + (0,) * 4, "stem": (4, 4)}
+    description = Description.of("residual6", shape, FOOD11_CLASSES, Preprocessing(64))
+    network = build("residual6", **description.arguments)
+    write_checkpoint(tmp_path / "best.pt", description, network.state_dict())
+    command = ("train_student.py", toy, "--init", tmp_path / "best.pt", "--out", tmp_path / "run")
+    assert f"cannot take photos of {small} px" in refused(*command, "--size", small, *more)
+
+
+def test_a_model_of_a_validation_share_starts_a_training_with_validation_photos_and_passes_the_share_on(
+    small_network, toy, call, tmp_path
+):
+    description, network = small_network
+    path, alone = tmp_path / "best.pt", tmp_path / "alone"
+    told = replace(description, training={"validation_share": 0.25})
+    write_checkpoint(path, told, network.state_dict())
+    shutil.copytree(toy / "training", alone / "training")
+    for data, share in ((toy, None), (alone, 0.25)):
+        command = ("train_student.py", data, "--init", path, "--epochs", 1, "--cache", "none")
+        done = call(*command, "--recipe", "batch_size=4", "--out", tmp_path / f"run {share}")
+        assert done.returncode == 0, done.stderr
+        training = load_model(tmp_path / f"run {share}" / "best.pt").description.training
+        assert training.get("validation_share") == share
 
 
 # ---------------------------------------------------------------- imbalanced classes

@@ -97,17 +97,15 @@ def test_one_photo_under_two_labels_is_warned_about_on_either_side(tmp_path):
 
 
 def test_photos_that_differ_in_one_pixel_are_no_copies():
-    pixels = torch.zeros(3, 16, 16, 3, dtype=torch.uint8)
-    pixels[1, 3, 5, 0] = 1  # between the pixels that are looked at first
-    photos = PhotoSet(pixels, torch.arange(3), torch.zeros(3, dtype=torch.int64), ("a", "b"), "x")
-    assert find_copies(photos, photos).tolist() == [-1, -1, 0]
-    alike = replace(photos, photos=pixels[[0, 1, 1]])
-    assert find_copies(alike, alike).tolist() == [-1, -1, 1], (
-        "the first one with these pixels looked at is another photo"
-    )
-    assert find_copies(
-        PhotoSet(pixels[1:2], torch.arange(1), torch.zeros(1), ("a", "b"), "x"), photos
-    ).tolist() == [-1, 0, -1]
+    pixels = torch.zeros(4, 16, 16, 3, dtype=torch.uint8)
+    pixels[1:3, 3, 5, 0] = 1
+    training = PhotoSet(pixels, torch.arange(4), torch.zeros(4, dtype=torch.int64), ("a", "b"), "x")
+    pixels = torch.cat([torch.full_like(pixels[:1], 2), pixels])  # of which the first is not readable
+    validation = replace(training, photos=pixels[:3], rows=torch.tensor([1, 2]), labels=torch.zeros(2))
+    twins, copies = find_copies(training, validation)
+    assert twins.tolist() == [0, 1, 1, 0] and copies.tolist() == [0, 1]
+    other = replace(validation, rows=torch.tensor([0]), labels=torch.zeros(1))
+    assert find_copies(training, other)[1].tolist() == [-1]
 
 
 def test_the_split_takes_a_share_of_every_class_the_same_way_each_time(tmp_path):
@@ -154,26 +152,20 @@ def test_scripts_after_the_training_set_the_same_photos_apart(toy, call, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "folders, split, advice",
+    "photos, split, holds",
     [
-        (
-            ["train/soup", "train/tea", "val/soup"],
-            "training",
-            "rename train/ to training/, val/ to validation/",
-        ),
-        (
-            ["Training/soup", "Validation/soup"],
-            "training",
-            "rename Training/ to training/, Validation/ to validation/",
-        ),
-        (["soup", "tea"], "training", "if these are the classes, move them into"),
-        (["training/soup", "training/tea"], "validation", "--validation-share 0.2"),
+        (["soup/1.jpg", "tea/1.jpg"], "training", r"2 folders \(soup, tea\)"),
+        (["train/soup/1.jpg", "val/soup/1.jpg"], "training", r"2 folders \(train, val\)"),
+        (["training/0_0.jpg"], "validation", r"1 folder \(training\)"),
+        (["0_0.jpg", "0_1.jpg"], "training", r"2 files \(0_0.jpg, 0_1.jpg\)"),
     ],
 )
-def test_another_layout_is_told_how_to_become_ours(tmp_path, folders, split, advice):
-    for folder in folders:
-        photo(tmp_path / folder / "1.jpg", 0)
-    with pytest.raises(UserError, match=advice):
+def test_another_layout_is_told_what_ours_is(tmp_path, photos, split, holds):
+    for name in photos:
+        photo(tmp_path / name, 0)
+    with pytest.raises(
+        UserError, match=f"no folder .*/{split}, but {holds}; a data directory holds training/"
+    ):
         list_labelled(tmp_path, split)
 
 
@@ -186,17 +178,17 @@ def test_all_files_that_do_not_belong_are_counted(tmp_path):
         list_labelled(tmp_path, "training")
 
 
-def test_files_and_folders_in_several_class_folders_are_counted_together(tmp_path):
+def test_files_and_folders_in_a_class_folder_are_told(tmp_path):
     root = tree(tmp_path, soup=(1, 1), tea=(1, 1))
-    for name in ("soup", "tea"):
-        (root / "training" / name / "notes.txt").touch()
+    (root / "training/tea/notes.txt").touch()
     with pytest.raises(
-        UserError, match=r"2 files \(soup/notes.txt, tea/notes.txt\) without the ending of a photo"
+        UserError, match=r"training/tea holds 1 file \(notes.txt\) without the ending of a photo"
     ):
         list_labelled(root, "training")
-    for name in ("soup", "tea"):
-        (root / "training" / name / "more").mkdir()
-    with pytest.raises(UserError, match=r"2 folders \(soup/more, tea/more\) inside class folders"):
+    (root / "training/tea/more").mkdir()
+    with pytest.raises(
+        UserError, match=r"training/tea holds 1 folder \(more\); put the photos directly into"
+    ):
         list_labelled(root, "training")
 
 

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 CPU = torch.device("cpu")
 COLOURS = ("red", "green", "blue")
+UNUSABLE = "has metadata that cannot be used; export it again with class_names, size, mean and std"
 WEIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 4]], np.float32)
 
 
@@ -89,22 +90,30 @@ def test_a_fixed_input_shape_tells_the_size(tmp_path):
 @pytest.mark.parametrize(
     "metadata, message",
     [
-        ({"class_names": "red, green, blue"}, "class_names"),
-        ({"class_names": [1, 2, 3]}, "class_names"),
-        ({"size": "[96]"}, "size"),
-        ({"mean": "half"}, "mean"),
-        ({"std": "0.5"}, "std"),
-        ({"mean": "[" * 10_000}, "mean"),
-        ({"size": "true"}, "size"),
-        ({"size": 7}, "input size of 7"),
-        ({"mean": [0, 0, 0]}, "not the other of mean and std"),
-        ({"mean": [0, 0, 0], "std": [0, 0, 0]}, "std above 0"),
+        ({"class_names": "red, green, blue"}, UNUSABLE),
+        ({"class_names": [1, 2, 3]}, UNUSABLE),
+        ({"size": "[96]"}, UNUSABLE),
+        ({"mean": "half"}, UNUSABLE),
+        ({"mean": "0.5", "std": "0.5"}, UNUSABLE),
+        ({"mean": "[" * 10_000}, UNUSABLE),
+        ({"size": "true"}, UNUSABLE),
+        ({"size": 7}, UNUSABLE),
+        ({"mean": [0, 0, 0]}, UNUSABLE),
+        ({"mean": [0, 0, 0], "std": [0, 0, 0]}, UNUSABLE),
         ({"class_names": ["a", "b"]}, "names 2 classes"),
     ],
 )
 def test_metadata_that_means_nothing_is_refused(tmp_path, metadata, message):
     with pytest.raises(UserError, match=message):
         read_teacher(save(tmp_path / "t.onnx", metadata), COLOURS, CPU)
+
+
+def test_a_grey_network_with_the_normalisation_of_rgb_is_refused(tmp_path):
+    rgb = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    path = save(tmp_path / "t.onnx", rgb, shape=("N", 1, "H", "W"), weight=WEIGHT[:, :1])
+    with pytest.raises(UserError, match=UNUSABLE) as caught:
+        read_onnx(path)
+    assert "96, [0] and [1]," in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph", bytes(range(256)) * 9])

@@ -115,19 +115,10 @@ def test_the_training_curve_is_that_of_the_record_beside_the_model(small_network
     assert [row["validation_accuracy"] for row in rows] == [0.25, 0.375]
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", "{}", "[" * 100_000, '{"history": 3}', "another network", "not finite", "no share", "no rows"],
-)
+@pytest.mark.parametrize("content", ["", "[]", "{}", "[" * 100_000, '{"history": 3}', "another network"])
 def test_a_record_of_something_else_is_no_training_curve(small_network, tmp_path, content):
-    record = record_of(small_network[0])
-    content = {
-        "another network": record_of(small_network[0], architecture="residual6"),
-        "not finite": record.replace("0.375", "Infinity"),
-        "no share": record.replace("0.375", "37.5"),
-        "no rows": re.sub(r'"history": .*\]', '"history": [1]', record),
-    }.get(content, content)
-    (tmp_path / "record.json").write_text(content)
+    other = record_of(small_network[0], architecture="residual6")
+    (tmp_path / "record.json").write_text(other if content == "another network" else content)
     assert training_history(small_network[0].to_dict(), tmp_path / "model.bin") == []
 
 

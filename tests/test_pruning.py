@@ -17,7 +17,6 @@ from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
 from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.pruning import shapes
 from compression.pruning.channels import choose, compact, scores
 from compression.pruning.coupling import NORMS, Coupling
 from compression.training import losses, teachers
@@ -185,55 +184,31 @@ def test_a_block_whose_widths_agree_by_accident_does_not_become_residual():
     )
 
 
-class Squeezed(nn.Module):
-    """Conv, BN, activation, squeeze-excite, conv; then functional activations, a product of two and
-    concatenation.
-    """
+class Gated(nn.Module):
+    """Operations that no network of the table has: a product, and a concatenation."""
 
-    def __init__(self, width=8, squeezed=6, other=5, num_classes=11, in_channels=3):
+    def __init__(self, num_classes=11, in_channels=3):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width)
-        self.squeeze, self.squeeze_norm, self.excite = (
-            nn.Conv2d(width, squeezed, 1, bias=False),
-            nn.BatchNorm2d(squeezed),
-            nn.Conv2d(squeezed, width, 1),
-        )
-        self.behind, self.behind_norm = nn.Conv2d(width, other, 1), nn.BatchNorm2d(other)
-        self.joined = nn.Conv2d(2 * other, 4, 1)
+        self.conv, self.norm = nn.Conv2d(in_channels, 8, 1), nn.BatchNorm2d(8)
+        self.behind, self.behind_norm = nn.Conv2d(8, 5, 1), nn.BatchNorm2d(5)
+        self.free, self.free_norm = nn.Conv2d(10, 4, 1), nn.BatchNorm2d(4)
         self.fc = nn.Linear(4, num_classes)
 
     def forward(self, images):
-        features = torch.relu(self.norm(self.conv(images)))
-        gate = torch.sigmoid(
-            self.excite(
-                nn.functional.hardswish(
-                    self.squeeze_norm(self.squeeze(nn.functional.adaptive_avg_pool2d(features, 1)))
-                )
-            )
-        )
-        features = self.behind_norm(self.behind(features * gate))
-        return self.fc(self.joined(torch.cat([features, features], 1)).mean((2, 3)))
+        features = self.norm(self.conv(images))
+        features = self.behind_norm(self.behind(features * features.mean()))
+        features = self.free_norm(self.free(torch.cat([features, features], 1)))
+        return self.fc(nn.functional.avg_pool2d(features, 32).flatten(1))
 
 
-def test_squeeze_excite_is_followed_and_what_cannot_be_followed_stays(monkeypatch):
-    monkeypatch.setitem(ARCHITECTURES, "squeezed", Architecture(Squeezed, 32, "test"))
-    monkeypatch.setitem(
-        shapes._WIDTHS,
-        "Squeezed",
-        lambda network, arguments: {
-            "width": len(network.conv.weight),
-            "squeezed": len(network.squeeze.weight),
-        },
-    )
-    network = random_network("squeezed")
-    coupling, kept, arguments, small = cut("squeezed", network, 0.5)
-    features, squeezed, behind, *_ = coupling.sets
-    assert set(features.producers) == {"conv", "excite"} and set(features.consumers) == {"squeeze", "behind"}
-    assert "not constant" in features.dropped and not squeezed.dropped
-    assert "cat" in behind.stays and set(kept) == {features, squeezed}
-    assert (arguments["width"], arguments["squeezed"]) == (4, 3)
-    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
-    assert (masked(network, coupling, kept)(images) - small(images)).abs().max() <= 1e-5
+def test_what_cannot_be_followed_stays_and_the_plan_says_why():
+    coupling = Coupling(Gated())
+    assert [channels.stays for channels in coupling.sets] == [
+        "passes through mul, which pruning does not support",
+        "passes through cat, which pruning does not support",
+        "passes through avg_pool2d, which pruning does not support",
+        "the network's output",
+    ]
 
 
 def test_residual_additions_share_one_mask():
@@ -666,6 +641,12 @@ def test_retraining_forgets_the_weights_and_starts_from_the_seed(call, toy, tmp_
             == 0
         )
     assert same_weights(tmp_path / "a/round1/best.pt", tmp_path / "b/round1/best.pt")
+
+
+def test_a_dry_run_without_photos_ignores_the_teacher(call, tmp_path):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    done = call("prune.py", path, "--rate", 0.5, "--teacher", path, "--dry-run")
+    assert done.returncode == 0 and "dry run" in done.stdout, done.stderr
 
 
 def test_a_teacher_that_guesses_is_refused(call, toy, tmp_path):

@@ -5,7 +5,6 @@
 import json
 import math
 import os
-import shutil
 import signal
 from dataclasses import replace
 
@@ -386,12 +385,6 @@ def test_a_run_of_other_bits_is_not_continued(floats, tmp_path):
         tune(floats, tmp_path, Scheme(4, "tensor", "mse"), changes={"epochs": 1}, resume=True)
 
 
-def test_a_checkpoint_without_scales_is_not_finished(floats, tmp_path):
-    shutil.copy(floats, tmp_path / "best.pt")
-    with pytest.raises(UserError, match="holds no scales"):
-        finish(tmp_path, TRAINING, VALIDATION, settings(), CPU)
-
-
 @pytest.mark.parametrize("spoiled", ["best", "last"])
 def test_after_qat_the_better_of_best_and_last_epoch_stays_and_once_more_changes_nothing(
     floats, tmp_path, capsys, spoiled
@@ -408,10 +401,11 @@ def test_after_qat_the_better_of_best_and_last_epoch_stays_and_once_more_changes
         weights = {**model.state_dict, "fc.1.bias": biases[name]}
         write_checkpoint(tmp_path / f"{name}.pt", model.description, weights, scales=model.scales)
     first = replace(VALIDATION, labels=torch.zeros_like(VALIDATION.labels))
-    kept = biases["last" if spoiled == "best" else "best"]
+    better = "last" if spoiled == "best" else "best"
     for _ in range(2):
-        finish(tmp_path, TRAINING, first, settings(), CPU)
-        assert torch.equal(load_model(tmp_path / "best.pt").state_dict["fc.1.bias"], kept)
+        told = finish(tmp_path, TRAINING, first, settings(), CPU)
+        assert told == {"accuracies": {spoiled: 0.0, better: 1.0}, "chosen": better}
+        assert torch.equal(load_model(tmp_path / "best.pt").state_dict["fc.1.bias"], biases[better])
     assert "with re-estimated BN statistics" in capsys.readouterr().out
 
 
@@ -516,6 +510,9 @@ def test_a_killed_run_resumes_to_the_same_file(call, checkpoint, toy, tmp_path, 
         for file in files:
             assert call("quantize.py", file.parent / "best.pt", file).returncode == 0
         assert files[0].read_bytes() == files[1].read_bytes()
+        whole, parts = (json.loads(file.with_name("record.json").read_text()) for file in files)
+        assert whole["reestimated"] == parts["reestimated"] and len(parts["history"]) == 2
+        assert whole["reestimated"]["chosen"] in whole["reestimated"]["accuracies"].keys() == {"best", "last"}
     assert "is finished already" in done.stdout
     other = call(*command(checkpoint, tmp_path / "parts", toy, "--resume", bits="4"))
     assert other.returncode == 2 and "qat_bits was 3 in the saved run" in other.stderr
@@ -564,9 +561,11 @@ def test_what_contradicts_the_training_is_refused(refused, checkpoint, tmp_path,
     assert not (tmp_path / "model.bin").exists()
 
 
-@pytest.mark.parametrize("bits", ["1", "9", "x", "4,", "4,fc.0", "4,fc.0=9", "4,fc.0=8,fc.0=4", "4,=8"])
+@pytest.mark.parametrize(
+    "bits", ["1", "9", "x", "4,", "4,fc.0", "4,fc.0=9", "4,fc.0=16", "4,fc.0=8,fc.0=4", "4,=8"]
+)
 def test_bits_that_cannot_be_are_refused(refused, checkpoint, toy, tmp_path, bits):
-    assert "is not BITS or BITS,LAYER=BITS" in refused(*command(checkpoint, tmp_path / "run", toy, bits=bits))
+    assert "LAYER=BITS with 2 to 8 bits" in refused(*command(checkpoint, tmp_path / "run", toy, bits=bits))
 
 
 def test_an_override_of_no_layer_is_refused_before_photos_are_read(

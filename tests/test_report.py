@@ -191,7 +191,7 @@ def test_the_pdf_holds_every_part_in_embedded_fonts_and_vector_figures(built):
     text = text_of(built / "report.pdf")
     for heading in (*(f"Question {n}" for n in (1, 2, 3, 4)), "Questions 5 and 6", "Fewer bits", "Papers"):
         assert heading in text
-    assert text.index("model.bin classifies") < 200 and "None of these photos are Food-11" in text
+    assert text.index("model.bin classifies") < 200 and "None of these photos is from Food-11" in text
     reader = pypdf.PdfReader(built / "report.pdf")
     objects = [reader.get_object(number) for number in range(1, reader.trailer["/Size"])]
     objects = [one for one in objects if hasattr(one, "keys")]

@@ -8,7 +8,6 @@ A label is a position in a list of names, and two files can have the same classe
 module matches them, for a model and its data and for a teacher and its student.
 """
 
-import difflib
 import sys
 import unicodedata
 
@@ -78,7 +77,7 @@ def in_class_order(names, whose):
     for name in names:
         if found.setdefault(canonical(name), name) != name:
             raise UserError(
-                f"{_shown(found[canonical(name)])} and {_shown(name)} are the same class of {whose}; put "
+                f"{found[canonical(name)]} and {name} are the same class of {whose}; put "
                 "their photos into one folder"
             )
     numbers = class_numbers(names) or [whole_number(name.strip()) for name in names]
@@ -95,21 +94,16 @@ def match(names, whose, others, whose_others, advice, log=None):
     for two names of the same class.
     """
     log = log or (lambda text: print(text, file=sys.stderr))
-    positions = {canonical(name): position for position, name in enumerate(others)}
-    positions |= {name: position for position, name in enumerate(others)}
+    exact = {canonical(name): position for position, name in enumerate(others)}
+    exact |= {name: position for position, name in enumerate(others)}
     by_number = {}
     for position, number in enumerate(class_numbers(others) or ()):
         by_number[str(number)] = position
         if len(others) == len(_FOOD11):
             by_number[_FOOD11[number]] = position
+    positions = by_number | exact
     found = [positions.get(name, positions.get(canonical(name))) for name in names]
-    assumed = [
-        name for name, position in zip(names, found) if position is None and canonical(name) in by_number
-    ]
-    found = [
-        by_number.get(canonical(name)) if position is None else position
-        for name, position in zip(names, found)
-    ]
+    assumed = [name for name in names if not {name, canonical(name)} & exact.keys()]
     if None in found and len(names) == len(others) and unnamed(len(names)) in (tuple(names), tuple(others)):
         log(
             f"note: the {len(names)} classes of {whose} and of {whose_others} are assumed to be in the same "
@@ -119,12 +113,12 @@ def match(names, whose, others, whose_others, advice, log=None):
     for name, position in zip(names, found):
         if position is None:
             raise UserError(
-                f"class {_shown(name, others)} of {whose} ({_listed(names)}) is none of the classes of "
+                f"class {name} of {whose} ({_listed(names)}) is none of the classes of "
                 f"{whose_others} ({_listed(others)}); {advice}"
             )
         if found.index(position) != names.index(name):
             raise UserError(
-                f"classes {_shown(names[found.index(position)])} and {_shown(name)} of {whose} "
+                f"classes {names[found.index(position)]} and {name} of {whose} "
                 f"are the same class of {whose_others}; {advice}"
             )
     if assumed:
@@ -138,11 +132,3 @@ def match(names, whose, others, whose_others, advice, log=None):
 
 def _listed(names):
     return ", ".join(names[:12]) + ", ..." * (len(names) > 12)
-
-
-def _shown(name, others=()):
-    """A name and the most similar one of `others`; also with escapes, since names can look alike."""
-    near = difflib.get_close_matches(name, others, 1)
-    if (name + "".join(near)).isascii():
-        return name + "".join(f" (close to {other})" for other in near)
-    return f"{name} = {ascii(name)}" + "".join(f" (close to {other} = {ascii(other)})" for other in near)

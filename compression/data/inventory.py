@@ -5,6 +5,7 @@
 prints the table and warnings on stderr, or raises UserError for a class without training photos.
 """
 
+import hashlib
 import sys
 
 import numpy as np
@@ -13,7 +14,6 @@ import pandas as pd
 from compression.command_line import UserError
 
 SHOWN_CLASSES = 20  # with more classes, only the smallest and the largest are listed
-STEP = 8  # every STEP-th pixel is compared first when looking for copies
 
 
 def check_photos(training_listing, training, validation_listing, validation, log=None):
@@ -51,28 +51,25 @@ def check_photos(training_listing, training, validation_listing, validation, log
             f"classes ({', '.join(missing[:5])}"
             f"{', ...' if len(missing) > 5 else ''}): the validation accuracy does not cover them"
         )
-    copies = find_copies(training, validation)
-    if (copies >= 0).any():
-        row = int(np.flatnonzero(copies >= 0)[0])
+    labels, (twins, copies) = training.labels.numpy(), find_copies(training, validation)
+    copied = np.flatnonzero(copies >= 0)
+    if len(copied):
         log(
-            f"warning: {(copies >= 0).sum()} of {len(validation)} validation photos are copies of training "
+            f"warning: {len(copied)} of {len(validation)} validation photos are copies of training "
             "photos, which makes the validation accuracy too high; remove them, e.g. "
-            f"{_name(validation_listing, validation, row)}, a copy of "
-            f"{_name(training_listing, training, copies[row])}"
+            f"{_name(validation_listing, validation, copied[0])}, a copy of "
+            f"{_name(training_listing, training, copies[copied[0]])}"
         )
-    labels, twins = training.labels.numpy(), find_copies(training, training)
-    pairs = [
-        (int(row), training_listing, training, labels[row], twins[row]) for row in np.flatnonzero(twins >= 0)
-    ]
-    pairs += [
-        (int(row), validation_listing, validation, int(validation.labels[row]), copies[row])
-        for row in np.flatnonzero(copies >= 0)
-    ]
     contradictory = [
-        (row, listing, photos, twin) for row, listing, photos, label, twin in pairs if label != labels[twin]
+        *((training_listing, training, row, twins[row]) for row in np.flatnonzero(labels[twins] != labels)),
+        *(
+            (validation_listing, validation, row, copies[row])
+            for row in copied
+            if labels[copies[row]] != validation.labels[row]
+        ),
     ]
     if contradictory:
-        row, listing, photos, twin = contradictory[0]
+        listing, photos, row, twin = contradictory[0]
         log(
             f"warning: {len(contradictory)} photos also appear with another label; keep one of each, e.g. "
             f"{_name(listing, photos, row)} or {_name(training_listing, training, twin)}"
@@ -101,33 +98,17 @@ def _text(table, names):
     return pd.concat([shown, sums]).to_string().splitlines()
 
 
-def find_copies(first, second):
-    """For every photo of the PhotoSet `second`, the position of an identical photo in `first`, or -1: int64
-    (N,).
-
-    If both are the same PhotoSet, the position of an earlier identical photo.
+def find_copies(training, validation):
+    """For every training photo the position of the first identical one, for every validation photo that of an
+    identical training photo or -1: int64 (N,), (M,).
     """
-    known, found = {}, np.full(len(second), -1)
 
-    def keys(photos):
-        """Bytes of every STEP-th pixel, without copying all photos."""
-        small = photos.photos.numpy()[:, ::STEP, ::STEP][photos.rows.numpy()]
-        return map(bytes, small.reshape(len(small), -1))
+    def digests(photos):
+        return (hashlib.sha1(photos.photos[row].numpy()).digest() for row in photos.rows)
 
-    def same(row, other):
-        return np.array_equal(
-            second.photos[second.rows[row]].numpy(), first.photos[first.rows[other]].numpy()
-        )
-
-    if first is not second:
-        for row, key in enumerate(keys(first)):
-            known.setdefault(key, []).append(row)
-    for row, key in enumerate(keys(second)):
-        others = known.setdefault(key, [])
-        found[row] = next((other for other in others if same(row, other)), -1)
-        if first is second and found[row] < 0:
-            others.append(row)
-    return found
+    known = {}
+    twins = [known.setdefault(digest, row) for row, digest in enumerate(digests(training))]
+    return np.array(twins), np.array([known.get(digest, -1) for digest in digests(validation)])
 
 
 def _name(listing, photos, position):

@@ -1,46 +1,14 @@
 """Which files of a data directory are photos, and what is said of a folder that is laid out otherwise."""
 
 import os
-from pathlib import Path
 
 from compression.command_line import UserError
 
-PHOTO_SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".mpo",
-    ".png",
-    ".webp",
-    ".avif",
-    ".jp2",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-}
-HEIC_SUFFIXES = {".heic", ".heif"}  # photos where the package pillow-heif is installed
-LITTER = {
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "picasa.ini",
-    "icon\r",
-    "__macosx",
-    "@eadir",
-}  # left by other programs, as are .hidden ones
-OTHER_NAMES = {
-    "training": "training",
-    "validation": "validation",
-    "testing": "testing",
-    "train": "training",
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "test": "testing",
-}
+PHOTO_SUFFIXES = set(
+    ".jpg .jpeg .jpe .jfif .mpo .png .webp .avif .jp2 .bmp .gif .tif .tiff .ppm .heic .heif".split()
+)
+# left by other programs, as are .hidden ones
+LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"}
 
 
 def list_entries(folder):
@@ -72,28 +40,11 @@ def photo_stem(name):
 def check_photos(folder, files):
     """Raise UserError for files that are no photos by their names."""
     others = [name for name in files if os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES]
-    heic = [name for name in others if os.path.splitext(name)[1].lower() in HEIC_SUFFIXES]
-    if heic and not reads_heic():
-        raise UserError(
-            f"{folder} holds {counted(heic, 'HEIC photo')}, which Pillow cannot read; convert to JPEG, or "
-            "pip install pillow-heif"
-        )
-    others = [name for name in others if name not in heic]
     if others:
         raise UserError(
             f"{folder} holds {counted(others, 'file')} without the ending of a photo (.jpg, .png, ...); "
             "move them elsewhere"
         )
-
-
-def reads_heic():
-    """Whether Pillow reads HEIC from here on: with the package pillow-heif it does."""
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
 
 
 def counted(names, what, most=3):
@@ -103,36 +54,12 @@ def counted(names, what, most=3):
 
 
 def check_layout(root, split):
-    """Raise UserError, with the layout that is expected, where `root` is a folder without the folder of a
-    split.
-    """
-    root = Path(root)
-    if not root.is_dir() or (root / split).exists():
-        return
-    folders = sorted(
-        path.name
-        for path in root.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and path.name.lower() not in LITTER
-    )
-    renamed = [
-        f"{name}/ to {ours}/" for name in folders if (ours := OTHER_NAMES.get(name.lower(), name)) != name
-    ]
-    if renamed:
-        advice = f"rename {', '.join(renamed)}"
-    elif split == "validation" and (root / "training").is_dir():
-        advice = (
-            "put photos there in the layout of training/, or train with --validation-share 0.2, which "
-            "takes them from training/"
+    """Raise UserError where `root` is a folder without the folder of a split."""
+    if os.path.isdir(root) and not os.path.exists(os.path.join(root, split)):
+        files, folders = list_entries(root)
+        holds = counted(folders, "folder") if folders else counted(files, "file")
+        raise UserError(
+            f"there is no folder {os.path.join(root, split)}, but {holds}; a data directory holds training/ "
+            "and validation/, each with <class>_<index>.jpg or one folder per class, and without validation/ "
+            "a training needs --validation-share 0.2"
         )
-    elif folders:
-        advice = (
-            f"it holds {counted(folders, 'folder')}: if these are the classes, move them into "
-            f"{root / 'training'}, "
-            "and train with --validation-share 0.2 if there are no others for validation/"
-        )
-    else:
-        advice = (
-            "a data directory holds training/ and validation/, each with <class>_<index>.jpg or one "
-            "folder per class"
-        )
-    raise UserError(f"there is no folder {root / split}; {advice}")

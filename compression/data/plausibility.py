@@ -28,43 +28,13 @@ def add_normalisation(group, flag="--normalisation", whose="the model"):
     group.add_argument(flag, choices=CHOICES, default="auto", help=f"of photos for {whose}, {HELP}")
 
 
-def check_logits(logits, network, images, whose="the model"):
-    """Raise UserError unless all logits (N, classes) of `network` for `images` are finite; names the first
-    layer whose output is not.
-    """
-    if torch.isfinite(logits).all():
-        return
-    layer = first_layer_not_finite(network, images)
-    where = f", from its layer {layer} on" if layer else ""
-    raise UserError(
-        f"{whose} gives logits that are not finite{where}, so nothing can be predicted; use an undamaged "
-        "file, or train it again with a lower learning rate"
-    )
-
-
-@torch.no_grad()
-def first_layer_not_finite(network, images):
-    """Name of the first layer whose output for `images` is not finite; None if there is none."""
-    found = []
-
-    def watch(name):
-        def note(module, inputs, output):
-            if not found and isinstance(output, torch.Tensor) and not torch.isfinite(output).all():
-                found.append(name)
-
-        return note
-
-    hooks = [
-        module.register_forward_hook(watch(name))
-        for name, module in network.named_modules()
-        if not any(module.children())
-    ]
-    try:
-        network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found[0] if found else None
+def check_logits(logits, whose="the model"):
+    """Raise UserError unless all logits are finite."""
+    if not torch.isfinite(logits).all():
+        raise UserError(
+            f"{whose} gives logits that are not finite, so nothing can be predicted; use an undamaged file, "
+            "or train it again with a lower learning rate"
+        )
 
 
 def normalised(preprocessing, name):

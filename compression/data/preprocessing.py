@@ -29,13 +29,6 @@ class Preprocessing:
     detail: int | None = None
 
     def __post_init__(self):
-        try:
-            for name in ("mean", "std"):
-                object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
-        except (TypeError, ValueError, OverflowError):
-            raise UserError(
-                "mean and std need three numbers each, or one each for grey; correct the preprocessing"
-            ) from None
         if type(self.size) is not int or not 16 <= self.size <= 4096:
             raise UserError(f"an input size of {self.size} pixels cannot be used; choose 16 to 4096")
         if self.resize not in RESIZE_RULES:
@@ -49,16 +42,18 @@ class Preprocessing:
                 "detail cannot be combined with the resize rule course, which does not scale photos; leave "
                 "one of them out"
             )
-        if (
-            len(self.mean) not in (1, 3)
-            or len(self.std) != len(self.mean)
-            or not all(map(math.isfinite, self.mean + self.std))
-            or min(self.std) <= 0
-        ):
+        try:
+            mean, std = (tuple(map(float, values)) for values in (self.mean, self.std))
+            usable = len(mean) == len(std) in (1, 3) and all(map(math.isfinite, mean + std)) and min(std) > 0
+        except (TypeError, ValueError, OverflowError):
+            usable = False
+        if not usable:
             raise UserError(
-                "mean and std need three finite values each, or one each for grey, std above 0; correct the "
+                "mean and std need three finite numbers each, or one each for grey, std above 0; correct the "
                 "preprocessing"
             )
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
 
     @property
     def channels(self):

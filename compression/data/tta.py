@@ -36,7 +36,6 @@ def mean_probabilities(network, inputs, preprocessing, tta, whose="the model"):
     views = [preprocessing.normalise(photos) for photos in inputs]
     if tta:
         views += [view.flip(3) for view in views]
-    logits = [network(view).float() for view in views]
-    for one, view in zip(logits, views):
-        check_logits(one, network, view, whose)
-    return torch.stack([one.softmax(1) for one in logits]).mean(0)
+    logits = torch.stack([network(view).float() for view in views])
+    check_logits(logits, whose)
+    return logits.softmax(2).mean(0)

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -26,15 +26,14 @@ def atomic_path(path):
                 f"{path} is a device or pipe, which cannot be replaced by a file; name an ordinary file"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; choose another place for the output"
         ) from None
     try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o666 & ~umask())  # mkstemp makes it private
+        yield temporary
         with open(temporary, "r+b") as written:  # Windows cannot flush what is only open for reading
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -43,25 +42,12 @@ def atomic_path(path):
             f"cannot write {path}: {error.strerror or error}; nothing was changed there"
         ) from None
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def umask():
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path, text):
     """Write `text` to `path` atomically, as UTF-8 with LF line ends; of several processes, rank 0 does."""
-    if distributed.RANK:
-        return
-    with atomic_path(path) as temporary:
-        temporary.write_text(
-            text, encoding="utf-8", errors="surrogateescape", newline="\n"
-        )  # file names need not be UTF-8
+    write_bytes(path, text.encode(errors="surrogateescape"))  # file names need not be UTF-8
 
 
 def write_bytes(path, data):
@@ -87,6 +73,7 @@ def locked(folder):
     if distributed.RANK:  # rank 0 holds it for all
         yield
         return
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder) / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,17 +86,13 @@ def locked(folder):
         yield
 
 
-def check_output(path, keep_folder=True):
-    """Raise UserError now if `path` could not be written later; creates its folder, and removes what it
-    created unless `keep_folder`. Of several processes, rank 0 does: two would remove each other's folders.
+def check_output(path):
+    """Raise UserError now if `path` could not be written later; leaves nothing there. Of several processes,
+    rank 0 does: two would remove each other's folders.
     """
     if distributed.RANK:
         return
-    missing = (
-        []
-        if keep_folder
-        else [folder for folder in Path(os.path.realpath(path)).parents if not folder.exists()]
-    )
+    missing = [folder for folder in Path(os.path.realpath(path)).parents if not folder.exists()]
     try:
         with contextlib.suppress(_Unused), atomic_path(path):
             raise _Unused

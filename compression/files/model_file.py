@@ -18,7 +18,7 @@ The file is a dict of plain values and one uint8 tensor:
 import io
 import json
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -93,7 +93,8 @@ def predicted_data_bytes(description, scheme):
 
 
 def predicted_file_bytes(description, scheme):
-    """Bytes of a model file that is packed to the bit but not entropy-coded, from the shapes alone."""
+    """Bytes of a model file with BN folded, packed to the bit but not entropy-coded, by the shapes alone."""
+    description = replace(description, arguments={**description.arguments, "folded": True})
     shapes = shapes_of(description.skeleton())
     content = {
         "format": MODEL_FORMAT,

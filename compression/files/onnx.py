@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from compression.command_line import UserError
+from compression.data.preprocessing import Preprocessing
+from compression.files.atomic import reading
 
 MAX_BYTES = 1 << 30
 MAX_EXPANSION = 64  # bytes computed while weights are decoded, for every byte of the file
@@ -46,7 +48,9 @@ def read_onnx(path):
             f"an ONNX teacher needs two more packages ({error}); pip install onnx onnx2torch"
         ) from None
     path = Path(path)
-    try:
+    advice = f"export it again, with one float input (N, 3, H, W) and opset {OPSET}"
+    with reading(path, "ONNX classifier that onnx2torch can read", advice), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} has more than {MAX_BYTES:,} bytes; use a smaller teacher")
         model = onnx.load(path, load_external_data=False)
@@ -57,30 +61,8 @@ def read_onnx(path):
             )
         onnx.checker.check_model(model)
         channels, size = _input_shape(model.graph)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            network = onnx2torch.convert(_with_plain_weights(model)).eval()
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); check the path and its permissions"
-        ) from None
-    except (
-        Exception
-    ) as error:  # protobuf, onnx and the converter raise a dozen types for a file that is not theirs
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
-        raise UserError(
-            f"{path} is damaged or no ONNX classifier that onnx2torch can read ({reason}); export it again, "
-            f"with one float input (N, 3, H, W) and opset {OPSET}"
-        ) from None
-    told = _metadata(path, {entry.key: entry.value for entry in model.metadata_props})
-    if ("mean" in told) != ("std" in told):
-        raise UserError(
-            f"{path} has {'mean' if 'mean' in told else 'std'} in its metadata but not the other of mean "
-            "and std; "
-            "export it again with both"
-        )
+        network = onnx2torch.convert(_with_plain_weights(model)).eval()
+    told = _metadata(path, {entry.key: entry.value for entry in model.metadata_props}, channels)
     if size and told.get("size", size) != size:
         raise UserError(
             f"{path} says size {told['size']} but takes photos of {size} px only; export it again with one "
@@ -133,25 +115,23 @@ def _with_plain_weights(model):
     return version_converter.convert_version(model, OPSET) if opsets.get("", OPSET) > OPSET else model
 
 
-def _metadata(path, texts):
+def _metadata(path, texts, channels):
     """The values of `class_names`, `size`, `mean` and `std` that the metadata has, checked."""
-    told = {}
-    for key, kind in (("class_names", str), ("size", int), ("mean", (int, float)), ("std", (int, float))):
-        if key in texts:
-            try:
-                value = json.loads(texts[key])
-            except (ValueError, RecursionError):
-                value = None
-            values = value if isinstance(value, list) and key != "size" else [value]
-            if (key != "size") != isinstance(value, list) or not all(
-                isinstance(one, kind) and type(one) is not bool for one in values
-            ):
-                raise UserError(
-                    f"{path} has metadata {key} = {texts[key][:60]!r}, which is not JSON for it; export it "
-                    "again, "
-                    'e.g. with size = "96", mean = "[0, 0, 0]"'
-                )
-            told[key] = value
+    plain = {"size": 128, "mean": (0,) * channels, "std": (1,) * channels}
+    try:
+        told = {key: json.loads(texts[key]) for key in ("class_names", *plain) if key in texts}
+        seen = Preprocessing(**plain | {key: told[key] for key in plain.keys() & told})
+        names = told.get("class_names", [])
+        usable = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        usable &= seen.channels == channels and ("mean" in told) == ("std" in told)
+    except (ValueError, RecursionError):  # of JSON or the preprocessing
+        usable = False
+    if not usable:
+        raise UserError(
+            f"{path} has metadata that cannot be used; export it again with class_names, size, mean and std "
+            f'as JSON such as ["a", "b"], 96, {[0] * channels} and {[1] * channels}, mean and std both or '
+            "neither"
+        )
     return told
 
 

@@ -10,9 +10,9 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,6 @@ from compression.command_line import UserError
 from compression.data.decoding import DECODER_VERSION, DecodeReport, decode_stream
 from compression.data.faces import FaceListing, face_stream
 from compression.data.transfer import send
-from compression.files.atomic import umask
 
 
 def size_and_time(path):
@@ -111,14 +110,12 @@ def default_cache():
 
 def _cache_name(listing, preprocessing):
     """Of the folder in the cache: other or changed photos and other rules of decoding have other names."""
-    rule = f"{DECODER_VERSION} {preprocessing.size} {preprocessing.resize}" + " grey" * (
-        preprocessing.channels == 1
-    )
-    rule += f" detail {preprocessing.detail}" if preprocessing.detail else ""
+    rule = f"{DECODER_VERSION} {preprocessing.shape} {preprocessing.resize} {preprocessing.detail}"
     digest = hashlib.sha256(f"{rule} {PIL.__version__}".encode())
     for path in listing.paths:
         digest.update(os.fsencode(f"{path.relative_to(listing.folder)} {size_and_time(path)}\n"))
-    source = hashlib.sha256(os.fsencode(f"{listing.folder.resolve()} {rule}")).hexdigest()[:12]
+    place = f"{listing.folder.resolve()} {listing.piece}"
+    source = hashlib.sha256(os.fsencode(f"{place} {rule}")).hexdigest()[:12]
     return f"{listing.folder.name}-{preprocessing.size}-{source}-{digest.hexdigest()[:16]}"
 
 
@@ -127,19 +124,13 @@ def _open_cache(place, count, preprocessing):
     try:
         notes = json.loads((place / "notes.json").read_text())
         photos = np.load(place / "photos.npy", mmap_mode="c", allow_pickle=False)
-        if photos.shape != (count, *preprocessing.shape) or photos.dtype != np.uint8:
-            return None
         reasons = [
-            {int(row): str(reason) for row, reason in notes[kind].items()}
-            for kind in ("truncated", "unreadable")
+            {int(row): reason for row, reason in notes[kind].items()} for kind in ("truncated", "unreadable")
         ]
-        return (
-            (photos, DecodeReport(*reasons))
-            if all(0 <= row < count for rows in reasons for row in rows)
-            else None
-        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
+    fits = photos.shape == (count, *preprocessing.shape) and photos.dtype == np.uint8
+    return (photos, DecodeReport(*reasons)) if fits else None
 
 
 def _build_cache(cache, place, listing, preprocessing):
@@ -149,7 +140,8 @@ def _build_cache(cache, place, listing, preprocessing):
         with contextlib.suppress(OSError):  # another process may be removing it too
             if time.time() - leftover.stat().st_mtime > 24 * 3600:
                 shutil.rmtree(leftover, ignore_errors=True)
-    building = Path(tempfile.mkdtemp(dir=cache, prefix=".building-"))
+    building = cache / f".building-{secrets.token_hex(8)}"
+    building.mkdir()
     try:
         report, count = DecodeReport(), len(listing)
         with open(
@@ -170,7 +162,6 @@ def _build_cache(cache, place, listing, preprocessing):
         (building / "notes.json").write_text(
             json.dumps({"truncated": report.truncated, "unreadable": report.unreadable})
         )
-        os.chmod(building, 0o777 & ~umask())  # mkdtemp makes it private, and a cache may be shared
         with contextlib.suppress(OSError):
             os.rename(building, place)
         if _open_cache(place, count, preprocessing) is None:  # a damaged one stands there

@@ -1,5 +1,6 @@
 """Records: JSON files under which every published number can be found again and reproduced."""
 
+import hashlib
 import json
 import platform
 import shlex
@@ -44,6 +45,11 @@ def provenance(device, seed=None, data=None):
             "pillow": PIL.__version__,
         },
     }
+
+
+def file_hash(path):
+    """Identifies a file in records: the first 16 digits of its SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def write_record(path, record):

@@ -60,18 +60,11 @@ def training_history(description, model_path):
             _plain(trained[key]) == _plain(description[key])
             for key in ("architecture", "arguments", "class_names")
         )
-        rows = [
-            {key: float(value) for key, value in row.items() if isinstance(value, (int, float))}
-            for row in history
-        ]
-        usable = all(
-            math.isfinite(value) and (not key.endswith("accuracy") or 0 <= value <= 1)
-            for row in rows
-            for key, value in row.items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []  # no record, no JSON, or a record of something else
-    return rows if same and usable else []
+    if not same:
+        return []
+    return [{key: value for key, value in row.items() if value is not None} for row in history]
 
 
 def _plain(value):

@@ -158,7 +158,7 @@ def compact(architecture, arguments, network, coupling, kept, absorb=True):
                 modules[name].weight.shape[1] // channels.count
             )  # after flattening, a channel is several inputs
             cut(name, "weight", 1, (indices[:, None] * repeat + torch.arange(repeat)).flatten())
-    arguments = {**arguments, **widths(architecture, small, arguments)}
+    arguments = {**arguments, **widths(small, arguments)}
     with torch.device("meta"):
         result = build(architecture, **arguments)
     try:

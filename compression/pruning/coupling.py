@@ -5,13 +5,12 @@
 
 The coupling is read from the traced graph (torch.fx). The output channels of a convolution or linear layer
 remain one set through normalisation, activations, pooling and depthwise convolutions, until another layer
-mixes them; additions and products join two sets. A grouped convolution couples the channels of a group: they
-are removed as a unit.
+mixes them; additions join two sets. A grouped convolution couples the channels of a group: they are removed
+as a unit.
 
 A removed channel is one whose BN has gamma = 0: its output is the constant act(beta). Where every layer that
-reads the set can absorb a constant exactly (no zero padding, no squeeze-excite factor before it), the
-constant is added to the next bias, or to the running mean of the BN after a layer without one. Elsewhere beta
-is set to 0 too: the constant is dropped.
+reads the set can absorb a constant exactly (no zero padding), the constant is added to the next bias, or to
+the running mean of the BN after a layer without one. Elsewhere beta is set to 0 too: the constant is dropped.
 """
 
 import copy
@@ -20,62 +19,13 @@ import operator
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from compression.command_line import UserError
-
 NORMS, LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d), (nn.Conv2d, nn.Linear)
-POOLS = (
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.Flatten,
-    nn.Identity,
-)  # these leave a constant unchanged
-ACTIVATIONS = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.Sigmoid,
-    nn.Hardsigmoid,
-    nn.Tanh,
-)
-ELEMENTWISE = {
-    operator.add,
-    operator.iadd,
-    operator.sub,
-    operator.mul,
-    operator.imul,
-    operator.truediv,
-    torch.add,
-    torch.mul,
-    torch.relu,
-    torch.sigmoid,
-    torch.tanh,
-    F.relu,
-    F.relu6,
-    F.silu,
-    F.hardswish,
-    F.hardsigmoid,
-    F.gelu,
-    F.leaky_relu,
-    "add",
-    "mul",
-    "relu",
-    "sigmoid",
-    "tanh",
-}
-PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul"}
-RESHAPES = {torch.flatten, F.dropout, F.adaptive_avg_pool2d, "flatten", "contiguous"}
+# these leave a constant unchanged
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity)
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish)
+OPERATIONS = {operator.add: 2, torch.flatten: 1, "flatten": 1}  # outside of modules: their numbers of inputs
 
 
 @dataclass(eq=False)
@@ -106,13 +56,7 @@ class Coupling:
 
     def __init__(self, network):
         self.modules = dict(network.named_modules())
-        try:
-            self.nodes = list(fx.Tracer().trace(network).nodes)
-        except (fx.proxy.TraceError, TypeError) as error:
-            raise UserError(
-                f"the network cannot be traced ({str(error)[:100]}); "
-                "its forward must not depend on the values of its input"
-            ) from None
+        self.nodes = list(fx.Tracer().trace(network).nodes)
         self.of = {}  # node -> the channels of its output
         used = set()
         for node in self.nodes:
@@ -122,11 +66,7 @@ class Coupling:
                 if node.target in used and any(self.modules[node.target].parameters()):
                     self.of[node].stays = inputs[0].stays = f"{node.target} is used twice"
                 used.add(node.target)
-            elif (
-                node.op in ("call_function", "call_method")
-                and inputs
-                and node.target in ELEMENTWISE | RESHAPES
-            ):
+            elif inputs and OPERATIONS.get(node.target) == len(inputs):
                 self.of[node] = self._join(inputs)
             else:
                 unknown = (
@@ -180,12 +120,10 @@ class Coupling:
         return Channels(None, stays=before.stays)
 
     def _join(self, sets):
-        """Join the sets that an elementwise operation combines."""
+        """Join the sets that an addition combines."""
         first = sets[0]
         for other in sets[1:]:
             if other is not first:
-                if other.count != first.count:
-                    first.stays = other.stays = "is combined with another number of channels"
                 for part in ("producers", "through", "norms", "consumers"):
                     getattr(first, part).extend(getattr(other, part))
                 first.unit, first.stays = math.lcm(first.unit, other.unit), first.stays or other.stays
@@ -260,23 +198,10 @@ class Coupling:
             inputs = [values[one] for one in node.all_input_nodes]
             if node.op == "call_module":
                 values[node] = self._constant(self.modules[node.target], node.target, inputs[0], betas)
-            elif node.target in RESHAPES and inputs:
-                values[node] = inputs[0]
-            elif node.target in PRODUCTS and any(value is not None and not value.any() for value in inputs):
-                values[node] = next(value for value in inputs if value is not None and not value.any())
-            elif (
-                self.of[node].stays
-                or not inputs
-                or any(value is None for value in inputs)
-                or len({len(value) for value in inputs}) > 1
-            ):
+            elif OPERATIONS.get(node.target) != len(inputs) or any(value is None for value in inputs):
                 values[node] = None
             else:
-                args = fx.map_arg(node.args, lambda one: values[one].clone())  # some operate in place
-                if node.op == "call_method":
-                    values[node] = getattr(args[0], node.target)(*args[1:], **node.kwargs)
-                else:
-                    values[node] = node.target(*args, **node.kwargs)
+                values[node] = sum(inputs)
         return values
 
     @staticmethod
@@ -293,8 +218,6 @@ class Coupling:
                 return None
             constant = value if not value.any() else value * module.weight.detach().flatten(1).sum(1)
             return constant if module.bias is None else constant + module.bias.detach()
-        if isinstance(module, nn.AvgPool2d) and module.padding and module.count_include_pad and value.any():
-            return None
         return module(value.clone()) if isinstance(module, ACTIVATIONS) else value
 
     @torch.no_grad()
@@ -318,9 +241,7 @@ class Coupling:
 
 
 def _padded(module):
-    return isinstance(module, nn.Conv2d) and (
-        module.padding if isinstance(module.padding, str) else any(module.padding)
-    )
+    return isinstance(module, nn.Conv2d) and any(module.padding)
 
 
 def _matrix(layer, channels):

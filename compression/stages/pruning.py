@@ -1,7 +1,6 @@
 """Pruning in rounds: the plan of all rounds, the pruning itself, and the training after it."""
 
 import argparse
-import hashlib
 import json
 from bisect import bisect_right
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from compression.data.preprocessing import Preprocessing
 from compression.files.description import Description
 from compression.files.loading import load_model
 from compression.files.model_file import Model, predicted_file_bytes
-from compression.files.records import provenance, write_record
+from compression.files.records import file_hash, provenance, write_record
 from compression.networks.registry import build, count_macs, count_parameters
 from compression.options import load_splits
 from compression.pruning.channels import CRITERIA
@@ -25,7 +24,7 @@ from compression.training.evaluation import evaluate
 from compression.training.loop import fit, quantize_command
 from compression.training.losses import balanced_weights
 from compression.training.recipe import Settings, one_of, setting
-from compression.training.run_folder import write_checkpoint
+from compression.training.run_folder import check_same, write_checkpoint
 from compression.training.teachers import check_teachers
 
 
@@ -93,10 +92,9 @@ def measure(description, keys=("parameters", "bytes", "macs")):
     """
     with torch.device("meta"):
         network = build(description.architecture, **description.arguments)
-    folded = replace(description, arguments={**description.arguments, "folded": True})
     sizes = {
         "parameters": lambda: count_parameters(network),
-        "bytes": lambda: predicted_file_bytes(folded, Scheme(8, "channel", "mse")),
+        "bytes": lambda: predicted_file_bytes(description, Scheme(8, "channel", "mse")),
         "macs": lambda: count_macs(
             description.architecture, description.preprocessing.size, **description.arguments
         ),
@@ -143,19 +141,6 @@ def find_fractions(method, task):
     last = largest(target, key)
     first = max(last, largest(now["parameters"], "parameters"))
     return [first * (last / first) ** (index / options.rounds) for index in range(1, options.rounds)] + [last]
-
-
-def check_same(before, now, path):
-    """UserError if a record was started with other settings."""
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if old != new:
-            if isinstance(old, dict) and isinstance(new, dict):
-                check_same(old, new, path)
-            raise UserError(
-                f"{key} was {old} in the saved run {path} but is {new} now; "
-                "repeat the first command with --resume, or choose another --out"
-            )
 
 
 def read_record(path, resume):
@@ -334,8 +319,3 @@ def describe_choices(options, fractions, teachers):
         told = [{key: one[key] for key in ("sha256", "size")} for one in teachers]
         chosen |= {"teachers": told, "alpha": options.alpha, "temperature": options.temperature}
     return chosen
-
-
-def file_hash(path):
-    """Identifies a file in records: the first 16 digits of its SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from compression.command_line import UserError
 from compression.files.atomic import write_bytes
 from compression.files.foreign import EXPORTS, export, export_warnings, read_tensors
 from compression.files.model_file import decode, encode, predicted_data_bytes, to_bytes
-from compression.options import cache_folder
+from compression.options import cache_folder, classes_of
 from compression.quantization.folding import foldable_pairs
 from compression.quantization.grids import Scheme
 from compression.training.evaluation import evaluate
@@ -86,7 +86,7 @@ def take_trained_scheme(model, options, command):
         if getattr(options, name) != command.get_default(name):
             raise UserError(f"{model.path} was trained with --qat-bits, which fixes --{name}; leave it out")
     options.bits, options.granularity, options.scale = scheme.bits, scheme.granularity, scheme.scale
-    options.override = [f"{layer}={bits}" for layer, bits in scheme.overrides.items()]
+    options.override = list(scheme.overrides.items())
 
 
 def differences(before, after):
@@ -138,25 +138,8 @@ def search(model, options, accuracy_of=None):
 def scheme_of(options, bits, scale=None):
     """The Scheme of the options with these bits."""
     return Scheme(
-        bits,
-        options.granularity,
-        scale or options.scale or "mse",
-        options.vectors,
-        parse_overrides(options.override),
+        bits, options.granularity, scale or options.scale or "mse", options.vectors, dict(options.override)
     )
-
-
-def parse_overrides(settings):
-    """`--override` options: ["fc.1=8"] -> {"fc.1": 8}."""
-    overrides = {}
-    for setting in settings:
-        layer, _, bits = setting.rpartition("=")
-        if not layer or not bits.isascii() or not bits.isdecimal():
-            raise UserError(f"--override {setting} is not LAYER=BITS; write e.g. --override fc.1=8")
-        if layer.removesuffix(".weight") in {other.removesuffix(".weight") for other in overrides}:
-            raise UserError(f"--override names {layer} twice; leave one of them out")
-        overrides[layer] = int(bits[:4])
-    return overrides
 
 
 def table(tried, max_bytes):
@@ -215,14 +198,13 @@ def encode_within_limit(model, options, accuracy_of, scales=None):
 
 def validation(model, options, device):
     """(function from weights to validation accuracy, photos)."""
-    preprocessing = model.description.preprocessing
-    names, share = model.description.class_names, model.description.validation_share
-    listing = list_labelled(options.data, "validation", names, share, f"the model {model.path}")
+    preprocessing, classes = model.description.preprocessing, classes_of(options, model)
+    listing = list_labelled(options.data, "validation", *classes)
     photos = load_photos(listing, preprocessing, cache_folder(options)).to(device)
 
     def accuracy_of(weights, description=model.description):
         network = description.build(weights, model.path).to(device, memory_format=torch.channels_last)
-        return evaluate(network, photos, preprocessing, device, whose=f"the model {model.path}")[1]
+        return evaluate(network, photos, preprocessing, device, whose=classes[2]).accuracy
 
     return accuracy_of, photos
 

@@ -1,14 +1,12 @@
 """The shared part of train_student.py and train_kd.py: from the options to a trained network in a folder."""
 
-from dataclasses import replace
-
 import torch
 
 from compression.files.description import Description
 from compression.files.model_file import predicted_file_bytes
+from compression.files.records import write_record
 from compression.networks.registry import build, count_parameters
 from compression.options import network_arguments
-from compression.quantization.folding import foldable_pairs
 from compression.quantization.grids import Scheme
 from compression.training.initialisation import origin_of_init, read_init, take_weights
 from compression.training.loop import check_run_folder, fit, quantize_command
@@ -55,11 +53,10 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
         origin["qat"] = {"bits": settings.qat_bits, "granularity": settings.qat_granularity}
         origin["qat"] |= {"overrides": settings.qat_overrides} if settings.qat_overrides else {}
         details["parameters"], export = count_parameters(network), quantized_state  # without the scales
-        arguments = {**description.arguments, **({"folded": True} if foldable_pairs(network) else {})}
-        size = predicted_file_bytes(replace(description, arguments=arguments), scheme_of(settings))
+        size = predicted_file_bytes(description, scheme_of(settings))
         print(f"the model file at these bits will have about {size:,} bytes, or up to 10 % less")
         fake_quantize(network, scheme_of(settings))
-    fit(
+    record = fit(
         network,
         description,
         training,
@@ -76,5 +73,6 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
     if options.dry_run:
         return
     if settings.qat_bits:
-        finish(options.out, training, validation, settings, device)
+        record["reestimated"] = finish(options.out, training, validation, settings, device)
+        write_record(options.out / "record.json", record)
     print(f"next: {quantize_command(options.out)}")

@@ -36,10 +36,9 @@ def evaluate(network, photos, preprocessing, device, batch_size=None, batches=No
     parts = torch.arange(len(photos)).split(batch_size or photos_at_once(preprocessing.size))
     for positions in distributed.share(parts[:batches]):
         images, labels = photos.batch(positions, device)
-        inputs = preprocessing.normalise(images)
-        logits = network(inputs).float()
+        logits = network(preprocessing.normalise(images)).float()
         if whose:
-            check_logits(logits, network, inputs, whose)
+            check_logits(logits, whose)
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
         counts += torch.bincount(labels, minlength=classes)
         right += torch.zeros(classes, device=device).scatter_add(

@@ -2,7 +2,7 @@
 new last layer for other classes.
 """
 
-import hashlib
+import os
 import sys
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from compression.command_line import UserError
 from compression.data.classes import match
 from compression.files.loading import load_model
+from compression.files.records import file_hash
 from compression.networks.registry import build
 from compression.quantization.folding import NORMS, foldable_pairs
 
@@ -18,8 +19,8 @@ CALIBRATION = 256  # photos to measure BN statistics on, where a file has none
 
 
 def read_init(options):
-    """The Model of `--init`, or None; sets --network, --size, --validation-share, resize and detail where
-    they were not given.
+    """The Model of `--init`, or None; sets --network, --size, resize and detail where they were not given,
+    and --validation-share where the data has no validation photos of its own either.
 
     Raises UserError for a file that cannot be read, and for another --network or any --set.
     """
@@ -39,7 +40,8 @@ def read_init(options):
     own = description.preprocessing
     options.network, options.size = description.architecture, options.size or own.size
     options.resize, options.detail = options.resize or own.resize, options.detail or own.detail
-    options.validation_share = options.validation_share or description.validation_share
+    if not os.path.exists(options.data / "validation"):
+        options.validation_share = options.validation_share or description.validation_share
     return model
 
 
@@ -60,7 +62,7 @@ def origin_of_init(options, model):
         return {}
     before = model.description.training
     return {
-        "init": hashlib.sha256(options.init.read_bytes()).hexdigest()[:16],
+        "init": file_hash(options.init),
         "before": before,
         **({"transductive": True} if before.get("transductive") else {}),
     }

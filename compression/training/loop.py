@@ -13,9 +13,6 @@ from the seed: initialisation and dropout from torch's global generator, the ord
 their views from generators seeded anew for every epoch.
 """
 
-import csv
-import io
-import json
 import math
 import shlex
 import signal
@@ -23,6 +20,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -68,10 +66,8 @@ class StopRequest:
         return self
 
     def agreed(self):
-        """Whether any process has got a signal; then all of them act as if they had."""
-        if distributed.SIZE > 1:
-            self.signal = self.signal or max(one or 0 for one in distributed.gather(self.signal)) or None
-        return self.signal
+        """The signal that any process has got, the same in all of them; None without one."""
+        return max(one or 0 for one in distributed.gather(self.signal)) or None
 
     def _note(self, number, frame):
         self.signal = number
@@ -85,29 +81,18 @@ class StopRequest:
         self._restore()
 
 
-def check_run_folder(out, resume, keep_folder=False):
-    """Raise UserError if no run can be started in the folder `out`, or none be continued there with `resume`.
-
-    It is created on trial, and stays only with `keep_folder`.
-    """
+def check_run_folder(out, resume):
+    """Raise UserError if no run can be started in the folder `out`, or continued there with `resume`."""
     held = next((name for name in ("last.pt", "best.pt", "record.json") if (out / name).exists()), None)
     if held and not resume:
         way_on = "add --resume to continue it or " if held == "last.pt" else ""
         raise UserError(f"{out} already holds a run ({held}); {way_on}choose another --out")
-    check_output(out / "last.pt", keep_folder)
+    check_output(out / "last.pt")
     if (out / "record.json").exists() and not (out / "last.pt").exists():
         raise UserError(
             f"{out} holds record.json and no last.pt that could be continued, "
             "and a new training would overwrite what is there; choose another --out"
         )
-
-
-def _finished_record(path):
-    """The record of a run that is over; UserError if it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{path} is damaged; remove it, and --resume writes it again") from None
 
 
 def fit(
@@ -136,22 +121,17 @@ def fit(
     # few input shapes: views, photos, and their last batch; cuDNN chooses once for each
     torch.backends.cudnn.benchmark = True
     batch_size = min(settings.batch_size, len(training))
-    if batch_size < 2 * distributed.SIZE > 2:
+    if batch_size < 2 * distributed.SIZE:
         raise UserError(
-            f"a batch of {batch_size} photos is too small for {distributed.SIZE} processes: BN needs two "
-            "photos in each; raise batch_size, or start fewer processes"
-        )
-    if batch_size < 2:
-        raise UserError(
-            f"{len(training)} training photo(s) in batches of {settings.batch_size} cannot be trained on: "
-            "BN needs two photos in a batch; add photos"
-            + (" or raise batch_size" if settings.batch_size < 2 else "")
+            f"batches of {batch_size} of the {len(training)} training photo(s) are too small for "
+            f"{distributed.SIZE} process(es): BN needs two photos in each; add photos, raise batch_size, or "
+            "start fewer processes"
         )
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
-    if loss_function is None and settings.class_weights == "balanced":
-        loss_function = CrossEntropy(
-            settings.label_smoothing, balanced_weights(training.labels.cpu(), len(training.class_names))
-        )
+    if loss_function is None:
+        balanced = settings.class_weights == "balanced"
+        weights = balanced_weights(training.labels.cpu(), len(training.class_names)) if balanced else None
+        loss_function = CrossEntropy(settings.label_smoothing, weights)
     run = Run(
         network, description, settings, len(training) // batch_size, device, loss_function, data, export
     )
@@ -169,7 +149,7 @@ def fit(
 
     out = Path(out)
     last, finished = out / "last.pt", out / "record.json"
-    check_run_folder(out, resume, keep_folder=True)
+    check_run_folder(out, resume)
     distributed.wait()  # until all have looked into the folder
     with locked(out), StopRequest() as stop:
         distributed.wait()
@@ -177,8 +157,8 @@ def fit(
             run.resume(last)
         if run.epoch == settings.last_epoch and finished.exists():
             print(f"the run in {out} is finished already")
-            return _finished_record(finished)
-        run.starts.append(provenance(device, settings.seed, data))
+        else:
+            run.starts.append(provenance(device, settings.seed, data))
         while run.epoch < settings.last_epoch:
             started = time.perf_counter()
             row = train_epoch(run, training, validation, stop)
@@ -192,7 +172,9 @@ def fit(
                 run.save(out / f"epoch{run.epoch}.pt", complete=False)
             if run.best() is row:
                 run.save(out / "best.pt", complete=False)
-            write_text(out / "log.csv", _log(run.history))
+            # an older run's first rows may have fewer columns
+            table = pd.DataFrame(run.history, columns=list(row))
+            write_text(out / "log.csv", table.to_csv(index=False, lineterminator="\n"))
             run.save(last, complete=True)
             seen = "" if row["train_accuracy"] is None else f"train {row['train_accuracy']:.4f}  "
             print(
@@ -220,8 +202,8 @@ def fit(
             f"best {run.measure.replace('_', ' ')} {run.best()[run.measure]:.4f} in epoch "
             f"{run.best()['epoch']}"
         )
-        if stop.agreed():  # it came after the last step: the run is complete, and what follows must not start
-            raise SystemExit(128 + stop.signal)
+        if stopped := stop.agreed():  # after the last step: the run is complete, and nothing more must start
+            raise SystemExit(128 + stopped)
     return record
 
 
@@ -310,13 +292,3 @@ def quantize_command(folder):
     name.
     """
     return shlex.join(["python", "quantize.py", str(folder / "best.pt"), str(folder / "model.bin")])
-
-
-def _log(history):
-    """The history as CSV text."""
-    text = io.StringIO()
-    # an older run's first rows may have fewer columns
-    writer = csv.DictWriter(text, history[-1], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()

@@ -16,8 +16,8 @@ from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 from torch.optim.swa_utils import update_bn
 
 from compression import distributed
-from compression.command_line import UserError
 from compression.data.augmentation import AUGMENTATIONS
+from compression.files.atomic import read_torch
 from compression.files.loading import load_model
 from compression.quantization.folding import fold, foldable_pairs
 from compression.quantization.grids import (
@@ -33,21 +33,25 @@ from compression.training.evaluation import evaluate
 from compression.training.run_folder import write_checkpoint
 
 
+def layer_bits(text):
+    """An argparse type: "fc.1=8" -> ("fc.1", 8)."""
+    layer, _, bits = text.rpartition("=")
+    if not layer or bits not in map(str, (32, 16, *range(2, 9))):
+        raise ArgumentTypeError(
+            f"{text!r} is not LAYER=BITS with 2 to 8 bits, or in quantize.py 16 or 32, such as fc.1=8"
+        )
+    return layer, int(bits)
+
+
 def parse_bits(text):
     """An argparse type: "4,fc.1=8" -> (4, {"fc.1": 8}), the bits of most weights and of single layers."""
     first, *others = text.split(",")
-    pairs = [(layer, bits) for layer, _, bits in (other.rpartition("=") for other in others)]
-    numbers = [first, *(bits for _, bits in pairs)]
-    layers = [layer for layer, _ in pairs]
-    if (
-        not all(bits in map(str, range(2, 9)) for bits in numbers)
-        or "" in layers
-        or len(set(layers)) < len(layers)
-    ):
+    overrides = dict(map(layer_bits, others))
+    if not {first, *map(str, overrides.values())} <= set("2345678") or len(overrides) < len(others):
         raise ArgumentTypeError(
             f"{text!r} is not BITS or BITS,LAYER=BITS with 2 to 8 bits, such as 4 or 3,fc.1=8"
         )
-    return int(first), {layer: int(bits) for layer, bits in pairs}
+    return int(first), overrides
 
 
 def scheme_of(settings):
@@ -136,17 +140,17 @@ def reestimate_bn(network, photos, preprocessing, settings, device):
 
 def finish(out, training, validation, settings, device):
     """Re-estimate the BN statistics of the best and of the last epoch in the run's folder `out`, and write
-    the more accurate of these networks to best.pt.
+    the more accurate of these networks to best.pt: {"accuracies": {"best": a, "last": b}, "chosen": name}.
 
-    With few bits the running averages are wrong, so an epoch's validation accuracy says little. Repeating
-    this changes nothing.
+    With few bits the running averages are wrong, so an epoch's validation accuracy says little. best.pt
+    stores what is returned, and is not finished again.
     """
+    told = read_torch(out / "best.pt", "checkpoint").get("reestimated")
+    if told:
+        return told
     accuracies, finished = {}, {}
     for name in ("best", "last"):
-        path = out / f"{name}.pt"
-        model = load_model(path)
-        if not model.scales:
-            raise UserError(f"{path} holds no scales of quantization-aware training; choose another --out")
+        model = load_model(out / f"{name}.pt")
         preprocessing = model.description.preprocessing
         network = model.build().to(device, memory_format=torch.channels_last)
         network = reestimate_bn(network, training, preprocessing, settings, device)
@@ -163,7 +167,9 @@ def finish(out, training, validation, settings, device):
     )
     distributed.wait()  # until all have read it
     description, weights, scales = finished[chosen]
-    write_checkpoint(out / "best.pt", description, weights, scales=scales)
+    told = {"accuracies": accuracies, "chosen": chosen}
+    write_checkpoint(out / "best.pt", description, weights, scales=scales, reestimated=told)
+    return told
 
 
 @torch.no_grad()

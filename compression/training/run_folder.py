@@ -280,25 +280,20 @@ class Run:
         run = content["run"]
         before = {"settings": asdict(Settings()) | dict(run.get("settings") or {})}  # of an older version
         before |= {key: run.get(key) for key in ("data", "steps_per_epoch")}
-        before = _flat(Description.from_dict(content, path).to_dict() | before)
+        before = Description.from_dict(content, path).to_dict() | before
         now = {"settings": asdict(self.settings), "data": self.data, "steps_per_epoch": self.steps_per_epoch}
-        now = _flat(self.description.to_dict() | now)
+        now = self.description.to_dict() | now
         if list(map(canonical, before["class_names"])) == list(map(canonical, now["class_names"])):
             before["class_names"] = now["class_names"]  # of folders: another spelling of Food-11's own
-        for key in sorted(now.keys() | before.keys()):
-            if now.get(key) == before.get(key):
-                continue
-            trains = str(self.description.training.get("script")).startswith("train_")  # has --init
-            if key == "settings.epochs" and run.get("epoch") == before[key] and trains:
-                best = shlex.quote(str(path.parent / "best.pt"))
-                raise UserError(
-                    f"the run in {path.parent} has finished its {before[key]} epochs; to train on, start a "
-                    f"new run from it: --init {best} --epochs {now[key]} --out NEW"
-                )
+        trains = str(self.description.training.get("script")).startswith("train_")  # has --init
+        epochs, wanted = before["settings"]["epochs"], self.settings.epochs
+        if trains and run.get("epoch") == epochs != wanted:
+            best = shlex.quote(str(path.parent / "best.pt"))
             raise UserError(
-                f"{key.removeprefix('settings.')} was {before.get(key)} in the saved run {path} but is "
-                f"{now.get(key)} now; repeat the first command with --resume, or choose another --out"
+                f"the run in {path.parent} has finished its {epochs} epochs; to train on, start a "
+                f"new run from it: --init {best} --epochs {wanted} --out NEW"
             )
+        check_same(before, now, path)
         try:
             self.load_state_dict(run)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -306,6 +301,20 @@ class Run:
             raise UserError(
                 f"the run in {path} cannot be continued ({reason}); choose another --out"
             ) from None
+
+
+def check_same(before, now, path):
+    """UserError if the run saved in `path` was started with other settings.
+
+    before, now: dicts of plain values and of such dicts.
+    """
+    before, now = _flat(before), _flat(now)
+    for key in sorted(now.keys() | before.keys()):
+        if now.get(key) != before.get(key):
+            raise UserError(
+                f"{key.removeprefix('settings.')} was {before.get(key)} in the saved run {path} but is "
+                f"{now.get(key)} now; repeat the first command with --resume, or choose another --out"
+            )
 
 
 def _flat(values, prefix=""):

@@ -1,6 +1,5 @@
 """Teachers: reading them from any file, and checking them on the student's photos."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from compression.data.preprocessing import Preprocessing
 from compression.data.transfer import constant
 from compression.files.loading import load_model
 from compression.files.onnx import count_outputs, is_onnx, read_onnx
+from compression.files.records import file_hash
 from compression.training.evaluation import evaluate
 
 UNKNOWN_SIZE = 128  # input pixels of a teacher whose file does not state them
@@ -222,7 +222,7 @@ def check_teachers(teachers, options, validation, preprocessing, device):
         records.append(
             {
                 "file": teacher.path.name,
-                "sha256": hashlib.sha256(teacher.path.read_bytes()).hexdigest()[:16],
+                "sha256": file_hash(teacher.path),
                 "size": teacher.preprocessing.size,
                 "validation_accuracy": accuracy,
                 **({"transductive": True} if teacher.transductive else {}),

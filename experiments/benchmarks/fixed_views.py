@@ -8,21 +8,15 @@ Both sides train for real, alternate in short rounds, and the median ratio count
 """
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from compression.command_line import number, parser, pick_device, run
-from compression.data.preprocessing import Preprocessing
-from compression.files.description import Description
-from compression.files.records import provenance, write_record
+from compression.command_line import run
 from compression.training.distillation import Distillation
-from compression.training.loop import pick_precision
-from compression.training.losses import Batch
-from compression.training.recipe import Settings
-from compression.training.run_folder import Run
 from compression.training.teachers import Teacher
-from experiments.benchmarks.alternating import alternate
+from experiments.benchmarks.measuring import benchmark, in_turns, random_batch, random_run, ratio
 from models import build
 
 WIDE = {
@@ -37,76 +31,35 @@ TEACHERS = {
 }
 
 
-def measure(architecture, arguments, device, size, batch_size, rounds, steps):
-    """Seconds per step of a `student` (asking the teacher, from memory) of every round, as two lists."""
-    settings = Settings(precision=pick_precision("auto", device), batch_size=batch_size, epochs=1)
-    preprocessing = Preprocessing(size=size)
-    teacher = build(architecture, num_classes=11, in_channels=3, **arguments).eval().requires_grad_(False)
-    teacher = Teacher(
-        teacher.to(device, memory_format=torch.channels_last), preprocessing, Path(architecture)
-    )
-    loss = Distillation([teacher], preprocessing, 0.8, 4.0, settings.precision, batch_size, 11, views=1)
-    description = Description.of(
-        "student", {"in_channels": 3}, [str(label) for label in range(11)], preprocessing
-    )
-    training = Run(
-        build("student", **description.arguments).train(), description, settings, 1_000_000, device, loss
-    )
-    images = torch.randn(batch_size, 3, size, size, device=device).contiguous(
-        memory_format=torch.channels_last
-    )
-    batch = Batch(images, torch.randint(0, 11, (batch_size,), device=device), torch.arange(batch_size), 0)
-    memory = loss.cached_targets
-
-    def step_with(targets):
-        loss.cached_targets = targets
-        training.train_step(loss.prepare(batch))
-
-    # the warm-up fills the memory
-    return alternate(lambda _: step_with([]), lambda _: step_with(memory), rounds, steps, device)
-
-
-def main(argv=None):
-    options = parser(__doc__)
-    options.add_argument("--size", type=number(int, 32), default=96, help="pixels, of student and teacher")
-    options.add_argument("--batch-size", type=number(int, 2), default=64, help="photos per step")
-    options.add_argument("--rounds", type=number(int, 1), default=9, help="alternating rounds")
-    options.add_argument("--steps", type=number(int, 1), default=4, help="steps per round")
-    options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    options.add_argument("--record", type=Path, help="write a JSON record there")
-    options = options.parse_args(argv)
-    device = pick_device(options.device)
-    torch.manual_seed(0)
-
+def measure(device, size=96, batch_size=64, rounds=9, steps=2):
+    """For each teacher, the ratio and the seconds per step of a `student` that asks it, or remembers."""
     results = {}
     for text, (architecture, arguments) in TEACHERS.items():
-        asking, kept = measure(
-            architecture, arguments, device, options.size, options.batch_size, options.rounds, options.steps
-        )
-        ratio = statistics.median(remembered / asked for asked, remembered in zip(asking, kept))
-        seconds = statistics.median(asking), statistics.median(kept)
-        results[text] = {
-            "ratio": ratio,
-            "seconds_per_step_asking": seconds[0],
-            "seconds_per_step_from_memory": seconds[1],
-        }
-        print(
-            f"{text}: {ratio:.3f} times the steps that ask it ({1000 * seconds[0]:.0f} ms -> "
-            f"{1000 * seconds[1]:.0f} ms "
-            f"a step of {options.batch_size})"
-        )
-    if options.record:
-        write_record(
-            options.record,
-            {
-                **provenance(device, 0),
-                "size": options.size,
-                "batch_size": options.batch_size,
-                "results": results,
-            },
-        )
-    return 0
+        training = random_run("student", {}, size, device, batch_size=batch_size)
+        preprocessing, precision = training.description.preprocessing, training.settings.precision
+        teacher = build(architecture, num_classes=11, in_channels=3, **arguments).eval().requires_grad_(False)
+        teacher = teacher.to(device, memory_format=torch.channels_last)
+        teacher = Teacher(teacher, preprocessing, Path(architecture))
+        loss = Distillation([teacher], preprocessing, 0.8, 4.0, precision, batch_size, 11, views=1)
+        training.loss_function, memory = loss, loss.cached_targets
+        batch = replace(random_batch(batch_size, size, device), view=0)
 
+        def step_with(targets):
+            loss.cached_targets = targets
+            training.train_step(loss.prepare(batch))
+
+        # the warm-up fills the memory
+        ways = {"asking": lambda: step_with([]), "from memory": lambda: step_with(memory)}
+        found = in_turns(ways, rounds, device, steps)
+        results[text] = {
+            "ratio": ratio(found, "from memory", "asking"),
+            "seconds_per_step_asking": statistics.median(found["asking"]),
+            "seconds_per_step_from_memory": statistics.median(found["from memory"]),
+        }
+    return {"size": size, "batch_size": batch_size, "results": results}
+
+
+main = benchmark(__doc__, measure, device="auto")
 
 if __name__ == "__main__":
     run(main)

@@ -8,22 +8,20 @@ decodes the weights for every call, and with them decoded once at loading (`sess
 """
 
 import statistics
-from pathlib import Path
 
 import torch
 
-from compression.command_line import UserError, number, parser, pick_device, run
+from compression.command_line import UserError, run
 from compression.files.loading import load_model
 from compression.files.onnx_export import to_onnx
-from compression.files.records import provenance, write_record
 from dataset import list_testing, load_photos
-from experiments.benchmarks.alternating import alternate
+from experiments.benchmarks.measuring import benchmark, in_turns, ratio
 
 WEIGHTS = {"weights decoded in every call": "0", "weights decoded at loading": "1"}
 
 
 def open_session(content, threads=1, decode_at_loading="0"):
-    """An onnxruntime session on the CPU for the bytes of a .onnx file; UserError without onnxruntime."""
+    """An onnxruntime session on the CPU for a .onnx file or its bytes; UserError without onnxruntime."""
     try:
         import onnxruntime
     except ImportError:
@@ -40,109 +38,65 @@ def answers(session, inputs):
 
 
 @torch.inference_mode()
-def agreement(model, photos, batch_size=64):
+def agreement(model, photos):
     """How the float and the uint8 export answer for photos, uint8 (N, size, size, C), as torch does.
 
     {input: {"same_class": photos, "largest_difference": of a logit}}, and the largest logit there is.
     """
-    network, preprocessing = (
-        model.build().to(memory_format=torch.channels_last),
-        model.description.preprocessing,
-    )
-    sessions = {kind: open_session(to_onnx(model, kind)) for kind in ("float", "uint8")}
-    result = {kind: {"same_class": 0, "largest_difference": 0.0} for kind in sessions}
-    largest = 0.0
-    for part in photos.split(batch_size):
-        normalised = preprocessing.normalise(part)
-        expected = network(normalised)
-        largest = max(largest, expected.abs().max().item())
-        for kind, inputs in (("float", normalised.contiguous()), ("uint8", part)):
-            found, counted = answers(sessions[kind], inputs), result[kind]
-            counted["same_class"] += (found.argmax(1) == expected.argmax(1)).sum().item()
-            difference = (found - expected).abs().max().item()
-            counted["largest_difference"] = max(counted["largest_difference"], difference)
-    return result, largest
+    network = model.build().to(memory_format=torch.channels_last)
+    inputs = [(model.description.preprocessing.normalise(part), part) for part in photos.split(64)]
+    expected = torch.cat([network(normalised) for normalised, _ in inputs])
+    result = {}
+    for index, kind in enumerate(("float", "uint8")):
+        session = open_session(to_onnx(model, kind))
+        found = torch.cat([answers(session, one[index].contiguous()) for one in inputs])
+        result[kind] = {
+            "same_class": (found.argmax(1) == expected.argmax(1)).sum().item(),
+            "largest_difference": (found - expected).abs().max().item(),
+        }
+    return result, expected.abs().max().item()
 
 
 @torch.inference_mode()
 def latency(model, threads, batch_size, rounds, steps):
     """{way: {"torch": seconds, "onnxruntime": seconds, "ratio"}} for a batch on so many threads; medians."""
     torch.set_num_threads(threads)
-    preprocessing = model.description.preprocessing
+    preprocessing, result = model.description.preprocessing, {}
     network = model.build().to(memory_format=torch.channels_last)
-    shape = (batch_size, preprocessing.channels, preprocessing.size, preprocessing.size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    theirs, result = images.contiguous(memory_format=torch.channels_last), {}
+    images = torch.randn(batch_size, preprocessing.channels, preprocessing.size, preprocessing.size)
+    theirs = images.contiguous(memory_format=torch.channels_last)
     for way, decode_at_loading in WEIGHTS.items():
         session = open_session(to_onnx(model), threads, decode_at_loading)
-        ours, in_onnxruntime = map(
-            statistics.median,
-            alternate(
-                lambda _: network(theirs),
-                lambda _, session=session: answers(session, images),
-                rounds,
-                steps,
-                torch.device("cpu"),
-            ),
-        )
-        result[way] = {"torch": ours, "onnxruntime": in_onnxruntime, "ratio": in_onnxruntime / ours}
+        ways = {"torch": lambda: network(theirs), "onnxruntime": lambda: answers(session, images)}
+        found = in_turns(ways, rounds, times=steps)
+        medians = {name: statistics.median(seconds) for name, seconds in found.items()}
+        result[way] = {**medians, "ratio": ratio(found, "onnxruntime", "torch")}
     return result
 
 
-def main(argv=None):
-    options = parser(__doc__)
-    options.add_argument("model", type=Path, help="model file")
-    options.add_argument("data", type=Path, help="root that holds testing/")
-    options.add_argument(
-        "--threads", type=number(int, 1), nargs="+", default=[1, 2], help="threads to be timed with"
-    )
-    options.add_argument(
-        "--batch-sizes", type=number(int, 1), nargs="+", default=[1, 64], help="photos at once"
-    )
-    options.add_argument("--rounds", type=number(int, 1), default=9, help="alternating rounds")
-    options.add_argument("--photos", type=number(int, 1), default=256, help="photos to time in a round")
-    options.add_argument("--record", type=Path, help="write a JSON record there")
-    options = options.parse_args(argv)
-    device, model = pick_device("cpu"), load_model(options.model)
-    photos = load_photos(list_testing(options.data), model.description.preprocessing, cache=False)
-    sizes = {
-        "model_file": options.model.stat().st_size,
-        **{kind: len(to_onnx(model, kind)) for kind in ("float", "uint8")},
+def measure(device, model, data, threads=(1, 2), batch_sizes=(1, 64), rounds=9, count=256):
+    """Bytes, agreement, and times, of so many photos in a round."""
+    loaded = load_model(model)
+    photos = load_photos(list_testing(data), loaded.description.preprocessing, cache=False)
+    same, largest = agreement(loaded, photos.photos[photos.rows])
+    exported = {kind: len(to_onnx(loaded, kind)) for kind in ("float", "uint8")}
+    return {
+        "data": {"testing": photos.fingerprint},
+        "model": model.name,
+        "bits": loaded.bits,
+        "bytes": {"model_file": model.stat().st_size, **exported},
+        "photos": len(photos),
+        "agreement": same,
+        "largest_logit": largest,
+        "seconds": {
+            f"{number} threads, {size} photos": latency(loaded, number, size, rounds, count // size)
+            for number in threads
+            for size in batch_sizes
+        },
     }
-    print(", ".join(f"{name} {size:,} bytes" for name, size in sizes.items()))
-    same, largest = agreement(model, photos.photos[photos.rows])
-    for kind, values in same.items():
-        print(
-            f"{kind} input: the same class for {values['same_class']:,} of {len(photos):,} photos, "
-            f"logits differ by at most {values['largest_difference']:.2g} (the largest is {largest:.1f})"
-        )
-    seconds = {}
-    for threads in options.threads:
-        for batch_size in options.batch_sizes:
-            steps = max(1, options.photos // batch_size)
-            timed = latency(model, threads, batch_size, options.rounds, steps)
-            seconds[f"{threads} threads, {batch_size} photos"] = timed
-            for way, values in timed.items():
-                print(
-                    f"threads {threads}, photos {batch_size}, {way}: torch {1000 * values['torch']:.2f} ms, "
-                    f"onnxruntime {1000 * values['onnxruntime']:.2f} ms, ratio {values['ratio']:.2f}"
-                )
-    if options.record:
-        write_record(
-            options.record,
-            {
-                **provenance(device, 0, {"testing": photos.fingerprint}),
-                "model": options.model.name,
-                "bits": model.bits,
-                "bytes": sizes,
-                "photos": len(photos),
-                "agreement": same,
-                "largest_logit": largest,
-                "seconds": seconds,
-            },
-        )
-    return 0
 
+
+main = benchmark(__doc__, measure, {"model": "model file", "data": "root that holds testing/"})
 
 if __name__ == "__main__":
     run(main)

@@ -20,15 +20,15 @@ import torch
 from PIL import Image
 from torchvision.io import decode_jpeg, read_file
 
-from compression.command_line import UserError, available_cores, number, parser, pick_device, run
+from compression.command_line import UserError, available_cores, run
 from compression.data.decoding import DecodeReport, decode_stream
 from compression.files.loading import load_model
-from compression.files.records import provenance, write_record
 from dataset import list_testing, load_photos
 from experiments.benchmarks import course_loop
-from experiments.benchmarks.alternating import alternate
-from experiments.benchmarks.hw7_test import ROOT, parts, start_up, timed
+from experiments.benchmarks.hw7_test import parts, start_up
+from experiments.benchmarks.measuring import ROOT, benchmark, in_turns, ratio, timed
 
+COURSE = "the course's loop"
 SMALL, LARGE = 144, 512
 
 
@@ -42,7 +42,8 @@ def pick_photos(paths, count):
         if len(chosen) == count:
             return chosen
     raise UserError(
-        f"only {len(chosen)} testing photos are JPEGs of {SMALL} px (shorter side); lower --photos to that"
+        f"{len(chosen)} testing photos are JPEGs of {SMALL} px (shorter side), fewer than {count}; choose "
+        "other data"
     )
 
 
@@ -61,34 +62,15 @@ def write_photos(paths, root, side):
     return written
 
 
-def whole_programs(root, count, rounds):
-    """{program: {"seconds", "ratio" to the course's loop}}, medians over rounds in which all run in turn."""
+def whole_programs(root, rounds):
+    """{program: {"seconds", "ratio" to the course's loop}}."""
+    course = [sys.executable, "-m", "experiments.benchmarks.course_loop", root, root / "course.csv"]
     ours = ["bash", ROOT / "hw7_test.sh", root, root / "prediction.csv", "--device", "cpu"]
-    commands = {
-        "the course's loop": [
-            sys.executable,
-            "-m",
-            "experiments.benchmarks.course_loop",
-            root,
-            root / "course.csv",
-        ],
-        "`hw7_test.sh`": ours,
-        "`hw7_test.sh --no-tta`": [*ours, "--no-tta"],
-    }
-    found = {name: [] for name in commands}
-    for _ in range(rounds):
-        for name, command in commands.items():
-            found[name].append(
-                timed(lambda c=command: subprocess.run(c, cwd=ROOT, check=True, capture_output=True))[0]
-            )
-    for file in ("prediction.csv", "course.csv"):
-        assert (root / file).read_text().count("\n") == count + 1
-    course = found["the course's loop"]
+    commands = {COURSE: course, "`hw7_test.sh`": ours, "`hw7_test.sh --no-tta`": [*ours, "--no-tta"]}
+    options = {"cwd": ROOT, "check": True, "capture_output": True}
+    found = in_turns({name: lambda c=c: subprocess.run(c, **options) for name, c in commands.items()}, rounds)
     return {
-        name: {
-            "seconds": statistics.median(seconds),
-            "ratio": statistics.median(theirs / own for theirs, own in zip(course, seconds)),
-        }
+        name: {"seconds": statistics.median(seconds), "ratio": ratio(found, COURSE, name)}
         for name, seconds in found.items()
     }
 
@@ -106,11 +88,7 @@ def course_parts(paths):
 
 
 def decoders(paths, preprocessing, rounds):
-    """{decoder: photos per second}, medians over rounds in which all run in turn."""
-
-    def ours():
-        for _ in decode_stream(paths, [preprocessing], DecodeReport()):
-            pass
+    """{decoder: photos per second}."""
 
     def draft(path):
         with Image.open(path) as image:
@@ -123,73 +101,55 @@ def decoders(paths, preprocessing, rounds):
                 pass
 
     ways = {
-        "ours, resized": ours,
+        "ours, resized": lambda: [None for _ in decode_stream(paths, [preprocessing], DecodeReport())],
         "Pillow at a reduced scale": lambda: in_threads(draft),
         "`torchvision.io.decode_jpeg`": lambda: in_threads(lambda path: decode_jpeg(read_file(str(path)))),
     }
-    found = {name: [] for name in ways}
-    for _ in range(rounds + 1):  # the first warms up
-        for name, decode in ways.items():
-            found[name].append(timed(decode)[0])
-    return {name: len(paths) / statistics.median(seconds[1:]) for name, seconds in found.items()}
+    found = in_turns(ways, rounds)
+    return {name: len(paths) / statistics.median(seconds) for name, seconds in found.items()}
 
 
 @torch.inference_mode()
-def in_bf16(model, photos, rounds, batch_size=64):
+def in_bf16(model, photos, rounds):
     """Share of photos, uint8 (N, size, size, C), with the same class in bf16 as in fp32, and how much faster
     it is.
     """
     network = model.build().to(memory_format=torch.channels_last)
-    batches = [model.description.preprocessing.normalise(part) for part in photos.split(batch_size)]
+    batches = [model.description.preprocessing.normalise(part) for part in photos.split(64)]
 
     def classes(enabled):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             return torch.cat([network(batch).argmax(1) for batch in batches])
 
     same = (classes(False) == classes(True)).sum().item()
-    fp32, bf16 = alternate(lambda _: classes(False), lambda _: classes(True), rounds, 1, torch.device("cpu"))
-    ratio = statistics.median(before / after for before, after in zip(fp32, bf16))
-    return {"photos": len(photos), "same_class": same, "share": same / len(photos), "speed_ratio": ratio}
+    found = in_turns({"fp32": lambda: classes(False), "bf16": lambda: classes(True)}, rounds)
+    speed = ratio(found, "fp32", "bf16")
+    return {"photos": len(photos), "same_class": same, "share": same / len(photos), "speed_ratio": speed}
 
 
-def main(argv=None):
-    options = parser(__doc__)
-    options.add_argument("data", type=Path, help="root that holds testing/")
-    options.add_argument("--photos", type=number(int, 1), default=600, help="photos to predict and decode")
-    options.add_argument("--rounds", type=number(int, 1), default=3, help="alternating rounds")
-    options.add_argument("--record", type=Path, help="write a JSON record there")
-    options = options.parse_args(argv)
-    listing, device = list_testing(options.data), pick_device("cpu")
-    chosen, model = pick_photos(listing.paths, options.photos), load_model(ROOT / "model.bin")
-    preprocessing, results = model.description.preprocessing, {}
+def measure(device, data, count=600, rounds=3):
+    """Programs, their parts and decoders for both sizes of photos; bf16."""
+    listing, model, results = list_testing(data), load_model(ROOT / "model.bin"), {}
+    chosen, preprocessing = pick_photos(listing.paths, count), model.description.preprocessing
     for side in (SMALL, LARGE):
         with tempfile.TemporaryDirectory() as folder:
             paths = write_photos(chosen, Path(folder), side)
             results[f"{side} px"] = {
-                "programs": whole_programs(Path(folder), len(paths), options.rounds),
+                "programs": whole_programs(Path(folder), rounds),
                 "parts": {
-                    "the course's loop": course_parts(paths),
+                    COURSE: course_parts(paths),
                     "`hw7_test.sh`": parts(paths, tta=True),
                     "`hw7_test.sh --no-tta`": parts(paths, tta=False),
                 },
-                "decoders": decoders(paths, preprocessing, options.rounds),
+                "decoders": decoders(paths, preprocessing, rounds),
             }
-        print(f"{side} px: {results[f'{side} px']}")
     photos = load_photos(listing, preprocessing, cache=False)
-    half = in_bf16(model, photos.photos[photos.rows], options.rounds)
-    print(f"bf16: {half}")
-    if options.record:
-        write_record(
-            options.record,
-            {
-                **provenance(device, 0, {"testing": listing.fingerprint()}),
-                "photos": options.photos,
-                "results": results,
-                "bf16": half,
-            },
-        )
-    return 0
+    half = in_bf16(model, photos.photos[photos.rows], rounds)
+    found = {"testing": listing.fingerprint()}
+    return {"data": found, "photos": count, "results": results, "bf16": half}
 
+
+main = benchmark(__doc__, measure, {"data": "root that holds testing/"})
 
 if __name__ == "__main__":
     run(main)
