@@ -59,9 +59,8 @@ def list_extra(options):
     validation = list_labelled(options.data, "validation", names, options.validation_share, **quiet)
     shown = contents(extra)
     measured = len(shown & contents(validation))
-    if measured and isinstance(
-        extra, FaceListing
-    ):  # the 2019 homework's test.csv repeats training rows; it is used as it is
+    # the 2019 homework's test.csv repeats training rows; it is used as it is
+    if measured and isinstance(extra, FaceListing):
         print(
             f"note: {measured} faces of {options.unlabeled} are also validation faces, so the validation "
             "accuracy is too high",

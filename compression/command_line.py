@@ -53,9 +53,8 @@ class _Parser(argparse.ArgumentParser):
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
-        silent = (
-            action.default is None or action.default is False or action.default == []
-        )  # no "(default: None)"
+        # no "(default: None)"
+        silent = action.default is None or action.default is False or action.default == []
         return action.help if silent else super()._get_help_string(action)
 
 

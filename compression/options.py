@@ -166,9 +166,8 @@ def load_splits(options, preprocessing, how, model=None):
     listing = list_labelled(options.data, "training", names, share, whose, notes.append)
     whose = whose if listing.class_names == names else "the training photos"
     others = list_labelled(options.data, "validation", listing.class_names, share, whose, notes.append)
-    print(
-        *(f"{note}\n" for note in dict.fromkeys(notes)), sep="", end="", file=sys.stderr
-    )  # both splits can give the same note
+    # both splits can give the same note
+    print(*(f"{note}\n" for note in dict.fromkeys(notes)), sep="", end="", file=sys.stderr)
     training, validation = (
         load_photos(part, preprocessing, cache_folder(options)) for part in (listing, others)
     )

@@ -56,14 +56,12 @@ def small_network(toy):
         network = build("student", **description.arguments)
         for parameter in network.parameters():
             if parameter.ndim > 1:
-                torch.nn.init.kaiming_normal_(
-                    parameter
-                )  # PyTorch's own initialisation shrinks activations to float16's subnormals
+                # PyTorch's own initialisation shrinks activations to float16's subnormals
+                torch.nn.init.kaiming_normal_(parameter)
         for _ in range(50):  # BN statistics of photos, as after a training
             network(description.preprocessing.normalise(photos))
-        network.eval().fc[-1].bias -= network(description.preprocessing.normalise(photos)).mean(
-            0
-        )  # no class is everyone's favourite
+        # no class is everyone's favourite
+        network.eval().fc[-1].bias -= network(description.preprocessing.normalise(photos)).mean(0)
     return description, network.requires_grad_(False)
 
 
@@ -143,9 +141,8 @@ def learn_by_heart(network, preprocessing, photos):
         handle.remove()
         inputs = torch.cat([features[0], torch.ones(len(photos), 1)], 1)
         wanted = torch.nn.functional.one_hot(photos.labels, last.out_features).double()
-        solution = torch.linalg.lstsq(
-            inputs, wanted, driver="gelsd"
-        ).solution  # of least squares, where there are many
+        # of least squares, where there are many
+        solution = torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution
         last.weight.copy_(solution[:-1].T), last.bias.copy_(solution[-1])
         assert torch.equal(network(preprocessing.normalise(photos.photos)).argmax(1), photos.labels)
 

@@ -97,9 +97,8 @@ def test_unrotated_crops_stay_inside_the_photo(name):
     affine, *_ = Augmentation(scale=ranges.scale, ratio=ranges.ratio, degrees=0.0).draw(2000, seeded())
     corners = affine @ torch.tensor([[-1.0, -1, 1, 1], [-1, 1, -1, 1], [1, 1, 1, 1]])
     assert corners.abs().max() <= 1 + 1e-5
-    assert (
-        corners.amin((0, 2)).max() < -0.99 and corners.amax((0, 2)).min() > 0.99
-    )  # and they reach every border
+    # and they reach every border
+    assert corners.amin((0, 2)).max() < -0.99 and corners.amax((0, 2)).min() > 0.99
 
 
 def test_crop_area_and_ratio_stay_within_their_ranges():
@@ -111,14 +110,12 @@ def test_crop_area_and_ratio_stay_within_their_ranges():
 
 
 def test_crop_samples_the_part_of_the_photo_its_affine_names():
-    ramp = (
-        torch.arange(32, dtype=torch.uint8).mul(7).view(1, 1, 32, 1).expand(6, 32, 32, 3)
-    )  # value = 7 * column
+    # value = 7 * column
+    ramp = torch.arange(32, dtype=torch.uint8).mul(7).view(1, 1, 32, 1).expand(6, 32, 32, 3)
     zoomed = only(scale=(0.25, 0.25))
     affine, *_ = zoomed.draw(6, seeded())
-    position = (
-        affine[:, 0, :1] * ((torch.arange(32) + 0.5) / 16 - 1) + affine[:, 0, 2:] + 1
-    ) * 16 - 0.5  # column in the photo
+    # column in the photo
+    position = (affine[:, 0, :1] * ((torch.arange(32) + 0.5) / 16 - 1) + affine[:, 0, 2:] + 1) * 16 - 0.5
     inside = ((position >= 0) & (position <= 31))[:, None, None, :].expand(6, 3, 32, 32)
     views = zoomed(ramp, PLAIN, seeded()) * 255
     torch.testing.assert_close(

@@ -109,9 +109,8 @@ def test_a_blob_of_more_values_than_memory_can_be_had_for_is_not_decoded():
     """Two-bit codes take four values to a byte before LZMA, and a float32 each behind it."""
     assert pack([(2, np.zeros(10**6, np.uint8))])[0] == "bits"
     chance = np.random.default_rng(0)
-    aligned = chance.integers(0, 256, 40_000, dtype=np.uint8).tobytes() + bytes(
-        2_000_000
-    )  # 8 million values in 40 kB
+    # 8 million values in 40 kB
+    aligned = chance.integers(0, 256, 40_000, dtype=np.uint8).tobytes() + bytes(2_000_000)
     data = lzma.compress(aligned, format=lzma.FORMAT_RAW, filters=FILTERS)
     assert len(aligned) < 64 * len(data)
     with pytest.raises(ValueError, match="too short"):

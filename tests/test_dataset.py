@@ -234,9 +234,8 @@ def test_a_folder_without_permission_is_told(tmp_path, listed):
 
 def test_fingerprint_is_that_of_every_copy_and_of_no_other_data(tmp_path):
     draw_data(tmp_path / "here", training=12, validation=11, testing=1)
-    shutil.copytree(
-        tmp_path / "here", tmp_path / "there" / "copy", copy_function=shutil.copyfile
-    )  # with new times
+    # with new times
+    shutil.copytree(tmp_path / "here", tmp_path / "there" / "copy", copy_function=shutil.copyfile)
     here, there = (
         list_labelled(tmp_path / root, "training").fingerprint() for root in ("here", "there/copy")
     )

@@ -168,9 +168,8 @@ def save_model(path, seed=0, class_names=CLASSES, size=SIZE, widths=(4,) * 8):
     network = build("student", **description.arguments)
     for parameter in network.parameters():
         if parameter.ndim > 1:
-            torch.nn.init.kaiming_normal_(
-                parameter
-            )  # under PyTorch's own initialisation all photos give the same logits
+            # under PyTorch's own initialisation all photos give the same logits
+            torch.nn.init.kaiming_normal_(parameter)
     torch.save(
         {
             "format": CHECKPOINT_FORMAT,
@@ -484,9 +483,8 @@ def test_alpha_0_trains_as_without_a_teacher(tmp_path):
         ("kd", Distillation([mute()], Preprocessing(SIZE), 0.0, 2.0, "fp32")),
         ("plain", CrossEntropy()),
     ):
-        distil(
-            tmp_path / name, small(optimizer="sgd", lr=0.1, epochs=1), loss
-        )  # a step of SGD enlarges no rounding, as Adam's does
+        # a step of SGD enlarges no rounding, as Adam's does
+        distil(tmp_path / name, small(optimizer="sgd", lr=0.1, epochs=1), loss)
     torch.manual_seed(0)
     before = build("student", widths=[8] * 8, in_channels=3, num_classes=2).state_dict()
     kd, plain = (
@@ -575,9 +573,8 @@ def others(tmp_path):
     random = np.random.default_rng(1)
     (tmp_path / "others").mkdir()
     for index in range(5):
-        draw_picture(index, random).save(
-            tmp_path / "others" / f"{index:04}.jpg"
-        )  # named as those of testing/
+        # named as those of testing/
+        draw_picture(index, random).save(tmp_path / "others" / f"{index:04}.jpg")
     return tmp_path / "others"
 
 
@@ -647,12 +644,10 @@ def test_the_student_starts_from_the_seed_whatever_the_teachers_file(
         "compression.stages.training.fit",
         lambda network, *arguments, **options: started.append(network.state_dict()),
     )
-    monkeypatch.setattr(
-        "compression.training.teachers.check_teacher", lambda *arguments, **options: 0.5
-    )  # random weights
-    torch.save(
-        build("resnet18").state_dict(), tmp_path / "teacher.bin"
-    )  # building this one draws random numbers
+    # random weights
+    monkeypatch.setattr("compression.training.teachers.check_teacher", lambda *arguments, **options: 0.5)
+    # building this one draws random numbers
+    torch.save(build("resnet18").state_dict(), tmp_path / "teacher.bin")
     for teacher in (teacher_file, tmp_path / "teacher.bin"):
         assert call(*arguments(toy, teacher, tmp_path / "run", "--seed", 3)).returncode == 0
     torch.manual_seed(3)
@@ -663,9 +658,8 @@ def test_the_student_starts_from_the_seed_whatever_the_teachers_file(
 
 
 def test_resuming_with_another_size_of_a_resnet18_is_refused(toy, call, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "compression.training.teachers.check_teacher", lambda *arguments, **options: 0.5
-    )  # random weights
+    # random weights
+    monkeypatch.setattr("compression.training.teachers.check_teacher", lambda *arguments, **options: 0.5)
     torch.save(build("resnet18").state_dict(), tmp_path / "teacher.bin")
     command = arguments(toy, tmp_path / "teacher.bin", tmp_path / "run", "--epochs", 1, "--recipe")
     assert call(*command, "teacher_size=32").returncode == 0

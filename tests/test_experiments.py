@@ -314,9 +314,8 @@ def test_every_file_and_script_that_the_readme_names_exists():
         re.findall(r"python ([a-z0-9_/]+\.py)", text)
     )
     assert {"train_student.py", "quantize.py", "inference.py", "model.bin"} <= named
-    known = {path.name for path in ROOT.glob("compression/**/*.py")} | {
-        "teacher_resnet18.bin"
-    }  # the course's
+    # the course's
+    known = {path.name for path in ROOT.glob("compression/**/*.py")} | {"teacher_resnet18.bin"}
     assert not [name for name in named - known if not (ROOT / name).is_file()]
 
 

@@ -295,10 +295,8 @@ def test_a_face_is_grey_for_an_rgb_network_and_a_photo_for_a_grey_one(drawn, toy
     expected = np.asarray(Image.fromarray(decode_photo(photo, Preprocessing(64, "course"))).convert("L"))
     assert np.array_equal(decode_photo(photo, Preprocessing(64, "course", **GREY))[..., 0], expected)
     photos = list_labelled(toy, "validation")
-    for preprocessing in (
-        Preprocessing(32, **GREY),
-        Preprocessing(32),
-    ) * 2:  # one cache does not stand for the other
+    # one cache does not stand for the other
+    for preprocessing in (Preprocessing(32, **GREY), Preprocessing(32)) * 2:
         assert load_photos(photos, preprocessing, tmp_path).photos.shape == (22, *preprocessing.shape)
     assert len(list(tmp_path.iterdir())) == 2
     assert join(load_photos(photos, PLAIN, False), load_photos(listing, PLAIN)).photos.shape == (

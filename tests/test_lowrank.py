@@ -46,10 +46,8 @@ def images_for(name):
     return nn.functional.interpolate(patches, size=(size, size)) + torch.randn(size, size)
 
 
-RESNET = (
-    "resnet18",
-    {"widths": (8, 12, 16, 20), "hidden": (8, 8, 12, 12, 16, 16, 20, 24)},
-)  # narrow: SVD takes seconds at full width
+# narrow: SVD takes seconds at full width
+RESNET = ("resnet18", {"widths": (8, 12, 16, 20), "hidden": (8, 8, 12, 12, 16, 16, 20, 24)})
 
 
 @pytest.mark.parametrize(
@@ -338,9 +336,8 @@ def test_the_command_line_factorises_round_by_round_and_starts_from_the_nearest_
     model = load_model(tmp_path / "out" / "round2" / "best.pt")
     ranks = choose_ranks(network, 0.25)
     assert model.description.arguments["ranks"] == ranks
-    nearest = factorise(
-        copy.deepcopy(network), ranks, svd=True
-    )  # twice truncated is once truncated, without training between
+    # twice truncated is once truncated, without training between
+    nearest = factorise(copy.deepcopy(network), ranks, svd=True)
     product, expected = merge(model.build()), merge(nearest)
     assert all(
         torch.allclose(product[name], expected[name], atol=1e-3)

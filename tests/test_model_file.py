@@ -26,9 +26,8 @@ from dataset import FOOD11_CLASSES
 from models import ARCHITECTURES, build
 
 ROOT = Path(__file__).resolve().parent.parent
-PLAIN = Description.of(
-    "student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32)
-)  # for tensors that belong to no network
+# for tensors that belong to no network
+PLAIN = Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32))
 
 
 def scheme(bits, vectors=8):

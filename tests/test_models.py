@@ -423,9 +423,8 @@ def test_plan_of_the_student_fits_the_homework_at_8_bits_only():
     row = plan("student")
     assert row["parameters"] == 256_779
     assert row["bytes"][4] < row["bytes"][6] < row["bytes"][8] <= 300_000 < row["bytes"][16]
-    assert row["bytes"][16] >= 2 * (
-        256_779 - 2 * sum((16, *(16, 32, 64, 128, 256, 256, 256)))
-    )  # without gamma and beta
+    # without gamma and beta
+    assert row["bytes"][16] >= 2 * (256_779 - 2 * sum((16, *(16, 32, 64, 128, 256, 256, 256))))
     assert row["bytes"][4] < 0.6 * row["bytes"][8]
 
 

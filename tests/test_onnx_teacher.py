@@ -163,9 +163,8 @@ def test_decoding_weights_takes_no_more_memory_than_the_file_explains(tmp_path, 
         nodes.append(helper.make_node("Add", ["a", "b"], ["c"]))
     else:
         arrays, nodes = {"c0": np.ones(100_000, np.float32)}, []
-        nodes = [
-            helper.make_node("Add", [f"c{step}", "c0"], [f"c{step + 1}"]) for step in range(5_000)
-        ]  # 2 GB
+        # 2 GB
+        nodes = [helper.make_node("Add", [f"c{step}", "c0"], [f"c{step + 1}"]) for step in range(5_000)]
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
     for node in reversed(nodes):
         model.graph.node.insert(0, node)

@@ -155,6 +155,7 @@ def test_a_tag_of_the_wrong_type_does_not_keep_a_photo_from_being_turned(tmp_pat
     assert np.array_equal(decode_photo(saved(tmp_path, stored, exif=exif), SQUASH16), expected)
 
 
+# orientation "up!"
 @pytest.mark.parametrize(
     "exif",
     [
@@ -165,7 +166,7 @@ def test_a_tag_of_the_wrong_type_does_not_keep_a_photo_from_being_turned(tmp_pat
         b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",  # orientation 99
         b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0up!\0\0\0\0\0",
     ],
-)  # orientation "up!"
+)
 def test_damaged_exif_does_not_lose_the_photo(tmp_path, exif):
     path, report = (
         saved(tmp_path, Image.new("RGB", (16, 16), (9, 90, 200)), "photo.jpg", exif=exif, quality=100),
@@ -192,9 +193,8 @@ def test_crop_is_the_centre_of_the_photo_scaled_to_its_shorter_side(tmp_path, wi
     scaled = image.resize((width // 2, height // 2), Image.BICUBIC)
     left, top = (scaled.width - 16) // 2, (scaled.height - 16) // 2
     expected = np.asarray(scaled.crop((left, top, left + 16, top + 16)))
-    assert (
-        np.abs(decoded.astype(int) - expected).max() <= 1
-    )  # Pillow may take rows or columns first, and rounds between
+    # Pillow may take rows or columns first, and rounds between
+    assert np.abs(decoded.astype(int) - expected).max() <= 1
 
 
 def test_crop_enlarges_a_small_photo(tmp_path):

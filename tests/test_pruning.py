@@ -134,9 +134,8 @@ def test_the_masked_network_is_the_compacted_one(name):
         assert kept and count_parameters(small) < count_parameters(network)
         logits = small(images)
         assert (masked(network, coupling, kept)(images) - logits).abs().max() <= 1e-9
-        assert (network(images) - logits).abs().max() > 1e-2 and (
-            logits[0] - logits[1]
-        ).abs().max() > 1e-4  # else it would prove nothing
+        # else it would prove nothing
+        assert (network(images) - logits).abs().max() > 1e-2 and (logits[0] - logits[1]).abs().max() > 1e-4
         network = small
 
 
@@ -511,9 +510,8 @@ def test_the_reference_mistake_changes_statistics_only_and_is_refused_in_fp16(
         *SHORT,
     )
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "experiments.benchmarks.reference_mistake.pick_precision", lambda name, device: "fp16"
-        )  # as on a GPU
+        # as on a GPU
+        patch.setattr("experiments.benchmarks.reference_mistake.pick_precision", lambda name, device: "fp16")
         assert (
             "cannot be repeated in fp16" in refused(*command, "--out", tmp_path / "fp16")
             and not (tmp_path / "fp16").exists()
@@ -920,10 +918,8 @@ def test_rewinding_starts_every_round_from_the_early_weights_of_the_channels_tha
         kept = now if kept is None else {name: kept[name][now[name]] for name in now}
         assert set(kept) <= set(sets)
         pruned = load_model(tmp_path / f"whole/round{index}/best.pt").state_dict
-        for name in (
-            "cnn.3.0.weight",
-            "cnn.3.0.bias",
-        ):  # a depthwise layer: its channels are those of one set
+        # a depthwise layer: its channels are those of one set
+        for name in ("cnn.3.0.weight", "cnn.3.0.bias"):
             owner = next(channels for channels in coupling.sets if "cnn.3.0" in channels.through)
             assert torch.allclose(pruned[name], early.state_dict[name][kept[owner.name]], atol=1e-5), name
         assert torch.allclose(pruned["fc.7.bias"], early.state_dict["fc.7.bias"], atol=1e-5)

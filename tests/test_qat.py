@@ -297,9 +297,8 @@ def test_qat_regains_what_rounding_lost(tmp_path, monkeypatch, granularity):
     description = Description.of("red_or_not", {"num_classes": 2}, ("grey", "red"), preprocessing)
     labels = torch.arange(8) % 2
     photos = torch.zeros(8, SIZE, SIZE, 3, dtype=torch.uint8)
-    photos[..., 0] = torch.where(labels == 1, 204, 51).view(
-        -1, 1, 1
-    )  # 1 and -1 for the network; green and blue are 0
+    # 1 and -1 for the network; green and blue are 0
+    photos[..., 0] = torch.where(labels == 1, 204, 51).view(-1, 1, 1)
     photos = PhotoSet(photos, torch.arange(8), labels, description.class_names, "red")
     write_checkpoint(
         tmp_path / "floats.pt",

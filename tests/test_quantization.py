@@ -252,10 +252,8 @@ def test_storage_names():
             (16,),
         )
     ] == ["m8", "A8", "a4", "s8", "S3", "f4", "f2"]
-    assert [storage_of(vector, 3, Scheme(4, "channel", scale)) for scale in ("mse", "minmax")] == [
-        "s3",
-        "a3",
-    ]  # not a scale for every value
+    # not a scale for every value
+    assert [storage_of(vector, 3, Scheme(4, "channel", scale)) for scale in ("mse", "minmax")] == ["s3", "a3"]
     assert (
         storage_of(vector, 8, Scheme(4, "channel", "mse", 8)) == "m8"
         and storage_of(torch.tensor(3), None, Scheme()) == "i8"

@@ -50,9 +50,8 @@ def test_the_courses_student_fits_the_courses_limit(run_script, tmp_path):
     assert f"raw {raw:,} B -> packed " in done.stdout and f"-> file {size:,} B" in done.stdout
     model = load_model(tmp_path / "model.bin", max_bytes=300_000)
     assert model.bits == 8 and model.description.arguments["folded"]
-    assert (
-        sum(parameter.numel() for parameter in model.build().parameters()) == 256_779 - 2 * 1024
-    )  # without gamma and beta
+    # without gamma and beta
+    assert sum(parameter.numel() for parameter in model.build().parameters()) == 256_779 - 2 * 1024
 
 
 def folded_weights(path):

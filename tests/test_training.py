@@ -471,9 +471,8 @@ def test_training_follows_the_schedule(tmp_path):
     assert rates == pytest.approx(
         [settings.lr * warmup_cosine(steps * epoch, 3, 3 * steps) for epoch in (1, 2, 3)]
     )
-    assert first_run(settings).optimizer.param_groups[0]["lr"] == pytest.approx(
-        settings.lr / 4
-    )  # 4 = 0.25 of 15 steps, rounded
+    # 4 = 0.25 of 15 steps, rounded
+    assert first_run(settings).optimizer.param_groups[0]["lr"] == pytest.approx(settings.lr / 4)
 
 
 def test_label_smoothing_is_its_formula():
@@ -815,9 +814,8 @@ def test_command_line_stopped_by_a_signal_saves_and_resumes(toy, call, tmp_path,
         and "Traceback" not in errors
     )
     assert run_state(tmp_path / "run")["run"]["epoch"] >= 1
-    assert (
-        "already holds a run" in call(*arguments(toy, tmp_path / "run", "--epochs", 100_000)).stderr
-    )  # without --resume
+    # without --resume
+    assert "already holds a run" in call(*arguments(toy, tmp_path / "run", "--epochs", 100_000)).stderr
 
 
 def test_command_line_trains_on_a_folder_per_class(call, tmp_path):
@@ -836,13 +834,8 @@ def test_command_line_trains_on_a_folder_per_class(call, tmp_path):
     assert load_model(tmp_path / "run/best.pt").description.class_names == ("round things", "方")
 
 
-DEEP = [
-    "--network",
-    "residual6",
-    "--set",
-    "hidden=4,4,4,4,4,4,4,4",
-    "--set",
-]  # halves photos twice, and wherever it pools
+# halves photos twice, and wherever it pools
+DEEP = ["--network", "residual6", "--set", "hidden=4,4,4,4,4,4,4,4", "--set"]
 
 
 @pytest.mark.parametrize(

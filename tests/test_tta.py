@@ -115,9 +115,8 @@ def test_a_photo_at_several_sizes_is_what_each_size_alone_gives_and_decoded_no_m
     monkeypatch.setattr(module, "_to_rgb", lambda image: decoded.append(image.size) or to_rgb(image))
     together = decode_inputs(tmp_path / "photo.jpg", wanted)
     assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
-    assert len(decoded) == (
-        1 if resize == "course" else 2
-    )  # at half its scale for 112 and 128 px, whole for 144 and 260
+    # at half its scale for 112 and 128 px, whole for 144 and 260
+    assert len(decoded) == (1 if resize == "course" else 2)
 
 
 # ---------------------------------------------------------------- the mean

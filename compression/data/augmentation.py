@@ -52,9 +52,8 @@ class Augmentation:
             return low + (high - low) * torch.rand(count, generator=generator)
 
         area, log_ratio = uniform(*self.scale), uniform(-math.log(self.ratio), math.log(self.ratio))
-        width = (area.sqrt() * (log_ratio / 2).exp()).clamp(
-            max=1
-        )  # half the crop's extent in [-1, 1] coordinates
+        # half the crop's extent in [-1, 1] coordinates
+        width = (area.sqrt() * (log_ratio / 2).exp()).clamp(max=1)
         height = (area.sqrt() * (-log_ratio / 2).exp()).clamp(max=1)
         x, y = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
         mirror = 1 - 2 * (torch.rand(count, generator=generator) < self.flip).float()

@@ -54,12 +54,8 @@ class Description:
                 isinstance(name, str) for name in (description.architecture, *description.class_names)
             ):
                 raise TypeError("names must be text")
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            RecursionError,
-        ) as error:  # json: TypeError for what is not a plain value
+        # json: TypeError for what is not a plain value
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             reason = f"{type(error).__name__}: {str(error)[:150]}"
             raise UserError(
                 f"{path} does not describe its network ({reason}); create the file again"

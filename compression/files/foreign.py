@@ -70,9 +70,8 @@ def read_tensors(data, path):
     Raises UserError naming `path` if the pickle asks for code, any Exception if it is anything else.
     """
     content = read_pickle(Stream(data), path, numpy_names())
-    content = unwrapped(
-        content.value if isinstance(content, Array) else content
-    )  # np.savez wraps a dict in an array
+    # np.savez wraps a dict in an array
+    content = unwrapped(content.value if isinstance(content, Array) else content)
     if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
         raise ValueError("it is no dict of named arrays")
     state, bits, total = {}, set(), 0

@@ -144,9 +144,8 @@ def _build_cache(cache, place, listing, preprocessing):
     building.mkdir()
     try:
         report, count = DecodeReport(), len(listing)
-        with open(
-            building / "photos.npy", "wb"
-        ) as file:  # plain writes: a full disk is an OSError, in a memory map it kills
+        # plain writes: a full disk is an OSError, in a memory map it kills
+        with open(building / "photos.npy", "wb") as file:
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": (count, *preprocessing.shape)}
             )

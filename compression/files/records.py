@@ -61,11 +61,8 @@ def _commit():
     """The scripts' commit, with "+changes" if a script differs from it; "unknown" outside a checkout."""
 
     def git(*arguments):
-        command = [
-            "git",
-            "--no-optional-locks",
-            *arguments,
-        ]  # a lock would stop a `git commit` at that moment
+        # a lock would stop a `git commit` at that moment
+        command = ["git", "--no-optional-locks", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()
 

@@ -31,11 +31,8 @@ from compression.quantization.grids import (
     quantize_symmetric,
 )
 
-FLOAT16 = {
-    "f": LARGEST,
-    "s": LARGEST,
-    "a": LARGEST / 2,
-}  # beyond that, float16 numbers or grid parameters do not reach, and f4 takes over
+# beyond that, float16 numbers or grid parameters do not reach, and f4 takes over
+FLOAT16 = {"f": LARGEST, "s": LARGEST, "a": LARGEST / 2}
 
 
 def storage_of(tensor, bits, scheme):
@@ -93,9 +90,8 @@ def store_tensor(name, tensor, bits, scheme, scale=None):
     if storage == "m8":
         low, high, codes = quantize_minmax(array)
         return storage, [np.array([low, high], "<f4"), codes]
-    granularity = (
-        "channel" if storage[0].isupper() else "tensor"
-    )  # a grid for every value of a vector would be larger than the values
+    # a grid for every value of a vector would be larger than the values
+    granularity = "channel" if storage[0].isupper() else "tensor"
     if storage[0] in "aA":
         grid = affine_grid(array, bits, granularity)
         return storage, [*(column.astype("<f2") for column in grid), quantize_affine(array, *grid, bits)]
@@ -114,9 +110,8 @@ def restore_tensor(storage, arrays, shape):
     """The tensor, float32 or int64, of what `store_tensor` gave."""
     *parameters, values = arrays
     values, bits = values.reshape(shape), int(storage[1])
-    with np.errstate(
-        all="ignore"
-    ):  # of hostile values; what is not finite is refused when the network is built
+    # of hostile values; what is not finite is refused when the network is built
+    with np.errstate(all="ignore"):
         if storage == "m8":
             return torch.from_numpy(np.asarray(dequantize_minmax(*parameters[0].astype(np.float64), values)))
         if storage[0] in "aA":

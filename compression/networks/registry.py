@@ -154,13 +154,8 @@ def parse_arguments(settings):
         key, _, value = setting.partition("=")
         try:
             arguments[key] = ast.literal_eval(value)
-        except (
-            ValueError,
-            SyntaxError,
-            TypeError,
-            MemoryError,
-            RecursionError,
-        ):  # every exception of literal_eval
+        # every exception of literal_eval
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise UserError(
                 f"--set {setting} is not ARG=VALUE with a number or a list of numbers; "
                 "write e.g. --set widths=16,32,64"

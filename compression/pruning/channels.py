@@ -154,9 +154,8 @@ def compact(architecture, arguments, network, coupling, kept, absorb=True):
             cut(name, "running_mean", 0, indices)
             cut(name, "running_var", 0, indices)
         for name in channels.consumers:
-            repeat = (
-                modules[name].weight.shape[1] // channels.count
-            )  # after flattening, a channel is several inputs
+            # after flattening, a channel is several inputs
+            repeat = modules[name].weight.shape[1] // channels.count
             cut(name, "weight", 1, (indices[:, None] * repeat + torch.arange(repeat)).flatten())
     arguments = {**arguments, **widths(small, arguments)}
     with torch.device("meta"):

@@ -211,9 +211,8 @@ class Coupling:
             return betas.get(name)
         if value is None or isinstance(module, nn.Linear):
             return None
-        if isinstance(
-            module, nn.Conv2d
-        ):  # with depthwise convolution and no zero padding, the output is constant too
+        # with depthwise convolution and no zero padding, the output is constant too
+        if isinstance(module, nn.Conv2d):
             if module.groups == 1 or (value.any() and (_padded(module) or module.groups != len(value))):
                 return None
             constant = value if not value.any() else value * module.weight.detach().flatten(1).sum(1)

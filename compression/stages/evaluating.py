@@ -73,9 +73,8 @@ def shorter_sides(listing):
         try:
             with Image.open(path) as image:
                 sides.append(min(image.size))
-        except (
-            Exception
-        ):  # Pillow raises almost any exception for a damaged file; such photos are not in the PhotoSet
+        # Pillow raises almost any exception for a damaged file; such photos are not in the PhotoSet
+        except Exception:
             sides.append(0)
     return torch.tensor(sides)
 

@@ -119,10 +119,8 @@ def find_fractions(method, task):
     def largest(limit, key):
         return steps[max(0, bisect_right(steps, limit, key=lambda fraction: size(fraction, key)) - 1)]
 
-    steps = [
-        1e-9,
-        *(min(1.0, step + 1e-9) for step in sorted(method.steps())),
-    ]  # int(C * (n / C)) alone may be n - 1
+    # int(C * (n / C)) alone may be n - 1
+    steps = [1e-9, *(min(1.0, step + 1e-9) for step in sorted(method.steps()))]
     now = measure(replace(task.model.description, preprocessing=task.preprocessing), ["parameters", key])
     present = min(size(steps[-1]), now[key])  # factors are smaller than the whole
     if present <= target:

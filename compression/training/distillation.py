@@ -83,9 +83,8 @@ class Distillation(Loss):
 
     def state_dict(self):
         in_checkpoint = self.cached_targets and not self.in_files
-        return {
-            "said": torch.stack(self.cached_targets) if in_checkpoint else None
-        }  # the key that older checkpoints have
+        # the key that older checkpoints have
+        return {"said": torch.stack(self.cached_targets) if in_checkpoint else None}
 
     def load_state_dict(self, state):
         if state["said"] is not None:
@@ -153,10 +152,8 @@ def _mapped_targets(path, shape):
     except (FileNotFoundError, ValueError, EOFError):
         mapped = None
     if mapped is None or mapped.shape != shape or mapped.dtype != np.float32:
-        with (
-            atomic_path(path) as temporary,
-            open(temporary, "wb") as file,
-        ):  # written whole: a full disk is an error now, not later
+        # written whole: a full disk is an error now, not later
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.full(shape, np.nan, np.float32))
         mapped = np.load(path, mmap_mode="r+", allow_pickle=False)
     return torch.from_numpy(mapped)

@@ -191,9 +191,8 @@ def fold_into_scales(network, scales):
             deviation = (norm.running_var.double() + norm.eps).sqrt()
             gain = scale.double() * norm.weight.double() / deviation
             folded = gain.clamp(-LARGEST, LARGEST).half().float()
-            folded = torch.where(
-                folded == 0, SMALLEST, folded
-            )  # so that the codes can be recovered from the weights
+            # so that the codes can be recovered from the weights
+            folded = torch.where(folded == 0, SMALLEST, folded)
             norm.weight.copy_(folded.double() / scale.double() * deviation)
             scales[name] = bits, folded
     fold(network)

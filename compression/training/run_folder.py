@@ -101,9 +101,8 @@ class Run:
         if on_gpu and distributed.SIZE == 1:
             self.graph = CudaGraph(self.compute, self.optimizer, device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # step: within the epoch
-        self.loss_sum, self.correct, self.labelled = (
-            torch.zeros((), device=device) for _ in range(3)
-        )  # of this epoch
+        # of this epoch
+        self.loss_sum, self.correct, self.labelled = (torch.zeros((), device=device) for _ in range(3))
         self.history, self.starts = [], []  # starts: the provenance of every process that worked on this run
 
     @property
