@@ -16,12 +16,12 @@ usable() { # has the packages of inference.py in new enough versions; 50 times f
     "$1" -c '
 import sys
 from importlib import metadata, util
-found = sys.version_info >= (3, 10) and all(map(util.find_spec, ("torch", "numpy", "PIL", "tqdm")))
+found = sys.version_info >= (3, 10) and all(map(util.find_spec, ("torch", "numpy", "pandas", "PIL", "tqdm")))
 sys.exit(not (found and tuple(map(int, metadata.version("torch").split(".")[:2])) >= (2, 6)))' 2>/dev/null
 }
 
 if [ -n "${PYTHON:-}" ] && ! usable "$PYTHON"; then
-    echo "hw7_test.sh: error: PYTHON=$PYTHON does not run or lacks torch 2.6, numpy, pillow or tqdm; unset PYTHON or name another" >&2
+    echo "hw7_test.sh: error: PYTHON=$PYTHON does not run or lacks torch 2.6, numpy, pandas, pillow or tqdm; unset PYTHON or name another" >&2
     exit 2
 fi
 python=

@@ -5,10 +5,11 @@
 # A student is distilled from the teachers for two thirds of its learning rate schedule. Quantization-aware training at
 # 3 bits takes the last third, on the same views, whose teacher outputs are cached. Without --teacher, a teacher is
 # trained from scratch first. --store-size: input size of the model file, if another size is better on validation
-# photos. If stopped, repeat the command to continue. Options of train_kd.py are for both trainings, but the learning
-# rate and the network only for the first: the second has its own rate, and the network of the first.
+# photos. If stopped, repeat the command to continue. Other options of train_kd.py are for both of its trainings, but
+# --network, --set and the recipe's lr and stop_epoch only for the first; --validation-share, --seed, --device and
+# --cache are for all scripts that have them.
 # PYTHON=... names the Python with the packages (default: .venv's, else python3).
-set -euo pipefail
+set -eo pipefail
 here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
@@ -16,23 +17,33 @@ usage() {
     exit 2
 }
 [ $# -ge 2 ] || usage
-data=$1 model=$2 runs=$here/runs/hw7 epochs= teachers=() network=() options=() stored=()
+data=$1 model=$2 runs=$here/runs/hw7 epochs=
+teachers=() preset=(--set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,624,624,624
+    --set pools=1,0,0,1,0,0,0 --set head=384) network=() everywhere=() trainings=() options=() stored=()
 shift 2
 while [ $# -gt 0 ]; do
+    case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
     case $1 in
-    --teacher | --epochs | --store-size | --runs | --network | --set)
+    --qat-bits | --init | --out)
+        echo "hw7_train.sh: error: $1 is set by this script; leave it out, or start train_kd.py yourself" >&2
+        exit 2 ;;
+    --teacher | --epochs | --store-size | --runs | --network | --set | --device | --cache | --seed | --validation-share)
         [ $# -ge 2 ] || usage
         case $1 in
         --teacher) teachers+=(--teacher "$2") ;;
         --epochs) epochs=$2 ;;
         --store-size) stored=(--size "$2") ;;
         --runs) runs=$2 ;;
-        *) network+=("$1" "$2") ;;
+        --network) preset=() network+=("$1" "$2") ;;
+        --set) network+=("$1" "$2") ;;
+        --device | --cache) everywhere+=("$1" "$2") ;;
+        *) trainings+=("$1" "$2") ;;
         esac
         shift 2 ;;
     *) options+=("$1") && shift ;;
     esac
 done
+trainings+=("${everywhere[@]}")
 python=${PYTHON:-python3}
 [ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
 
@@ -46,14 +57,13 @@ stop=$((epochs * 2 / 3 + 1)) tuning=$(((epochs + 2) / 3))
 views=$((epochs > 5000 ? 1000 : (epochs + 4) / 5)) # train_kd.py takes at most 1000
 
 if [ ${#teachers[@]} = 0 ]; then
-    "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume
+    "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume "${trainings[@]}"
     teachers=(--teacher "$runs/teacher/best.pt")
 fi
 common=("${teachers[@]}" --size 128 --recipe alpha=0.5 temperature=2 augment=medium batch_size=128 view_size=96
-    lr=0.005 views=$views "${options[@]}" --resume)
-"$python" "$here/train_kd.py" "$data" "${common[@]}" --recipe stop_epoch=$stop --epochs "$epochs" --out "$runs/student" \
-    --set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,624,624,624 --set pools=1,0,0,1,0,0,0 --set head=384 \
-    "${network[@]}"
-"$python" "$here/train_kd.py" "$data" "${common[@]}" --recipe lr=0.001 --epochs "$tuning" --out "$runs/rounded" \
+    lr=0.005 views=$views stop_epoch=$stop "${options[@]}" --resume "${trainings[@]}")
+"$python" "$here/train_kd.py" "$data" "${common[@]}" "${preset[@]}" "${network[@]}" --epochs "$epochs" --out "$runs/student"
+"$python" "$here/train_kd.py" "$data" "${common[@]}" --recipe lr=0.001 stop_epoch=0 --epochs "$tuning" --out "$runs/rounded" \
     --init "$runs/student/best.pt" --qat-bits 3
-"$python" "$here/quantize.py" "$runs/rounded/best.pt" "$model" --data "$data" --record "$runs/model.json" "${stored[@]}"
+"$python" "$here/quantize.py" "$runs/rounded/best.pt" "$model" --data "$data" --record "$runs/model.json" "${stored[@]}" \
+    "${everywhere[@]}"

@@ -128,7 +128,7 @@ def number(kind, low, high=float("inf"), open_low=False):
             what = "a whole number" if kind is int else "a number"
             bounds = f"{'above' if open_low else 'of at least'} {low}"
             bounds += f" and at most {high}" * (high != float("inf"))
-            raise argparse.ArgumentTypeError(f"{text[:20]!r} is out of range: it must be {what} {bounds}")
+            raise argparse.ArgumentTypeError(f"{text[:20]!r} is not {what} {bounds}")
         return value
 
     return convert

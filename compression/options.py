@@ -1,5 +1,6 @@
 """Command-line options shared by the training scripts, and the settings and data that they select."""
 
+import os
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -148,11 +149,12 @@ def network_arguments(options, init=None):
 
 def classes_of(options, model=None):
     """(class names, validation share, whose they are) for `list_labelled`: those of a trained Model, or None,
-    that of the options and "the training photos".
+    that of the options and "the training photos". Data with validation photos of its own needs no share.
     """
     if model:
         description = model.description
-        return description.class_names, description.validation_share, f"the model {model.path}"
+        share = 0.0 if os.path.exists(options.data / "validation") else description.validation_share
+        return description.class_names, share, f"the model {model.path}"
     return None, options.validation_share, "the training photos"
 
 

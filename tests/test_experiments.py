@@ -416,7 +416,7 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
     for index in range(50):
         (tmp_path / f"food/training/0_{index}.jpg").touch()
     options = ("--teacher", "a.onnx", "--recipe", "teacher_size=64", "--teacher", "b.pt", "--size", "96")
-    options += ("--set", "head=320", "--recipe", "lr=0.01")
+    options += ("--set=head=320", "--recipe", "lr=0.01", "--seed", "3", "--device=cpu")
     student, tuning, stored = hw7_train(tmp_path, *options)
     for command in (student, tuning):
         assert [command[index + 1] for index, part in enumerate(command) if part == "--teacher"] == [
@@ -425,6 +425,8 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
         ]
         assert "views=1000" in command, "no more than train_kd.py takes"
         assert "teacher_size=64" in command and value(command, "--size") == "96"
+        assert value(command, "--seed") == "3"
+    assert value(stored, "--device") == "cpu" and "--seed" not in stored
     assert [[part for part in one if part.startswith("lr=")][-1] for one in (student, tuning)] == [
         "lr=0.01",
         "lr=0.001",
@@ -433,7 +435,7 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
     assert value(student, "--epochs") == "126000" and value(tuning, "--epochs") == "42000", (
         "a schedule of 6.3 million views, and a third of it for QAT"
     )
-    assert "stop_epoch=84001" in student and "stop_epoch" not in " ".join(tuning)
+    assert "stop_epoch=84001" in student and "stop_epoch=0" in tuning
     assert value(tuning, "--init") == stored[1].replace("rounded", "student")
 
 
@@ -458,6 +460,21 @@ def test_the_options_that_hw7_train_gives_exist(call, tmp_path, options, scripts
         assert result.returncode == 2 and re.search(
             "there is no (folder|model file|teacher file)", result.stderr
         ), result.stderr
+
+
+def test_hw7_train_without_a_teacher_trains_one_on_the_same_photos_and_takes_any_network(tmp_path):
+    options = ("--validation-share=0.2", "--network", "student", "--epochs=7")
+    teacher, student, tuning, stored = hw7_train(tmp_path, *options)
+    assert all(value(command, "--validation-share") == "0.2" for command in (teacher, student, tuning))
+    assert value(student, "--network") == "student" and "--set" not in student and "--network" not in tuning
+    assert value(student, "--epochs") == "7" and "--validation-share" not in stored
+
+
+@pytest.mark.parametrize("option", ["--qat-bits", "--init=model.bin", "--out"])
+def test_hw7_train_refuses_what_it_sets_itself(option):
+    command = ["bash", ROOT / "hw7_train.sh", "data", "model.bin", option, "4"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and f"{option.partition('=')[0]} is set by this script" in done.stderr
 
 
 @pytest.mark.parametrize(

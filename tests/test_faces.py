@@ -539,9 +539,9 @@ FACE = " ".join(["7"] * 2304)
     "content, message",
     [
         (b"", "is no CSV of label,feature"),
-        (b"label,feature\n", "has no rows under the header label,feature"),
-        (f"id,feature\n0,{FACE}\n".encode(), "has no rows under the header label,feature"),
-        (f"0,{FACE}\n1,{FACE}\n".encode(), "has no rows under the header label,feature"),
+        (b"label,feature\n", "has no rows"),
+        (f"id,feature\n0,{FACE}\n".encode(), "the header id,feature in place of label,feature"),
+        (f"0,{FACE}\n1,{FACE}\n".encode(), "in place of label,feature"),
         (f"label,feature\n0,{FACE}\n".encode(), "no class with ten faces"),
         (f"label,feature\n0,{FACE}\n1,{FACE} 7\n".encode(), "face 2 of"),
         (f"label,feature\n\n0,{FACE[:-2]}\n".encode(), "face 1 of"),
@@ -586,15 +586,15 @@ def test_a_bad_training_csv_is_refused(refused, tmp_path, content, message):
 @pytest.mark.parametrize(
     "content, flags, message",
     [
-        (f"label,feature\n0,{FACE}\n", [], "has no rows under the header id,feature"),
+        (f"label,feature\n0,{FACE}\n", [], "the header label,feature in place of id,feature"),
         (
             f"id,feature\n4,{FACE}\n5,{FACE}\n4,{FACE}\n",
             [],
-            "has the id '4', which is not a whole number that",
+            "has the id '4', which is no whole number or the id of an earlier face too",
         ),
-        (f"id,feature\n04,{FACE}\n4,{FACE}\n", [], "that no earlier face has; correct it, or predict with"),
-        (f"id,feature\na,{FACE}\n", [], "has the id 'a', which is not a whole number"),
-        (f"id,feature\n,{FACE}\n", ["--ids", "names"], "the id '', which is not a text"),
+        (f"id,feature\n04,{FACE}\n4,{FACE}\n", [], "of an earlier face too; correct it, or predict with"),
+        (f"id,feature\na,{FACE}\n", [], "has the id 'a', which is no whole number"),
+        (f"id,feature\n,{FACE}\n", ["--ids", "names"], "the id '', which is empty"),
         (f"id,feature\n0,{FACE} 1\n", [], "is not 48 x 48 whole numbers"),
     ],
 )

@@ -310,7 +310,7 @@ def test_numbers_within_the_bounds_are_taken(convert, text, value):
     ],
 )
 def test_numbers_outside_the_bounds_are_refused(convert, text):
-    with pytest.raises(argparse.ArgumentTypeError, match="is out of range: it must be a (whole )?number "):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a (whole )?number "):
         convert(text)
 
 

@@ -224,6 +224,7 @@ def test_a_model_of_a_validation_share_starts_a_training_with_validation_photos_
         assert done.returncode == 0, done.stderr
         training = load_model(tmp_path / f"run {share}" / "best.pt").description.training
         assert training.get("validation_share") == share
+        assert call("evaluate.py", path, data, "--cache", "none").returncode == 0
 
 
 # ---------------------------------------------------------------- imbalanced classes

@@ -154,18 +154,16 @@ def test_scripts_after_the_training_set_the_same_photos_apart(toy, call, tmp_pat
 @pytest.mark.parametrize(
     "photos, split, holds",
     [
-        (["soup/1.jpg", "tea/1.jpg"], "training", r"2 folders \(soup, tea\)"),
-        (["train/soup/1.jpg", "val/soup/1.jpg"], "training", r"2 folders \(train, val\)"),
-        (["training/0_0.jpg"], "validation", r"1 folder \(training\)"),
-        (["0_0.jpg", "0_1.jpg"], "training", r"2 files \(0_0.jpg, 0_1.jpg\)"),
+        (["soup/1.jpg", "tea/1.jpg"], "training", r"2 folders \(soup, tea\); rename"),
+        (["train/soup/1.jpg", "val/soup/1.jpg"], "training", r"2 folders \(train, val\); rename"),
+        (["training/0_0.jpg"], "validation", r"1 folder \(training\); put photos there"),
+        (["0_0.jpg", "0_1.jpg"], "training", r"2 files \(0_0.jpg, 0_1.jpg\); .* training/ and validation/"),
     ],
 )
 def test_another_layout_is_told_what_ours_is(tmp_path, photos, split, holds):
     for name in photos:
         photo(tmp_path / name, 0)
-    with pytest.raises(
-        UserError, match=f"no folder .*/{split}, but {holds}; a data directory holds training/"
-    ):
+    with pytest.raises(UserError, match=f"no folder .*/{split}, but .* holds {holds}"):
         list_labelled(tmp_path, split)
 
 

@@ -322,6 +322,13 @@ def test_a_jpeg_beyond_pillows_limit_is_read_at_reduced_scale_and_others_are_tol
     assert "megapixels" in report.unreadable[1] and "make it smaller" in report.unreadable[1]
 
 
+def test_a_tiff_of_floats_is_not_read_as_black(tmp_path):
+    Image.new("F", (20, 20), 0.7).save(path := tmp_path / "photo.tiff")
+    report = DecodeReport()
+    assert not list(decode_stream([path], [SQUASH16], report))
+    assert "convert it to JPEG or PNG" in report.unreadable[0]
+
+
 def test_pillow_neither_warns_nor_refuses_a_photo_of_90_megapixels(tmp_path, recwarn):
     path = saved(tmp_path, Image.new("L", (9500, 9500), 77), "panorama.jpg")
     assert abs(int(decode_photo(path, SQUASH16)[8, 8, 0]) - 77) <= 1

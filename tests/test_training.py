@@ -841,9 +841,9 @@ DEEP = ["--network", "residual6", "--set", "hidden=4,4,4,4,4,4,4,4", "--set"]
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (["--epochs", "0"], "out of range"),
-        (["--recipe", "lr=nan"], "out of range"),
-        (["--size", "8"], "out of range"),
+        (["--epochs", "0"], "is not a"),
+        (["--recipe", "lr=nan"], "is not a"),
+        (["--size", "8"], "is not a"),
         (["--network", "vgg"], "invalid choice"),
         (["--set", "widths"], "is not ARG=VALUE"),
         (["--set", "depth=3"], "has no argument"),
@@ -852,7 +852,7 @@ DEEP = ["--network", "residual6", "--set", "hidden=4,4,4,4,4,4,4,4", "--set"]
         (DEEP + ["pools=1,1,1,0,0,0,0,0", "--recipe", "view_size=16"], "cannot take photos of 16 px"),
         (["--device", "cuda:99"], "--device"),
         (["--device", "tpu"], "--device tpu cannot be used"),
-        (["--recipe", "label_smoothing=2"], "out of range"),
+        (["--recipe", "label_smoothing=2"], "is not a"),
         (["--epoch", "3"], "unrecognized"),
     ],
 )

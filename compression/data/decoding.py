@@ -33,6 +33,8 @@ except ImportError:
 
 
 def _to_rgb(image):
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers: convert it to JPEG or PNG")
     if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip it to white
         image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:

@@ -77,8 +77,13 @@ def _read(path, key):
     except ValueError as error:  # no text, no columns, or a row with more columns than the first
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{path} is no CSV of {key},feature ({reason}); name the CSV of the faces") from None
-    if [*table.iloc[0]] != [key, "feature"] or len(table) == 1:
-        raise UserError(f"{path} has no rows under the header {key},feature; name the CSV of the faces")
+    if [*table.iloc[0]] != [key, "feature"]:
+        header = ",".join(table.iloc[0])[:60]
+        raise UserError(
+            f"{path} has the header {header} in place of {key},feature; name the CSV of the faces"
+        )
+    if len(table) == 1:
+        raise UserError(f"{path} has no rows; name the CSV of the faces")
     table = table[1:]
     faces = np.empty((len(table), SIDE, SIDE), np.uint8)
     for row, feature in enumerate(table[1]):
@@ -151,10 +156,10 @@ def list_testing_faces(path, by_name=False):
     ids = texts if by_name else texts.map(whole_number)
     wrong = texts[ids.isna() | ids.duplicated() | (ids == "")]
     if len(wrong):
-        kind, advice = ("text", "") if by_name else ("whole number", ", or predict with --ids names")
+        kind, advice = ("empty", "") if by_name else ("no whole number", ", or predict with --ids names")
         raise UserError(
-            f"face {wrong.index[0]} of {path} has the id {wrong.iloc[0][:40]!r}, which is not a {kind} "
-            f"that no earlier face has; correct it{advice}"
+            f"face {wrong.index[0]} of {path} has the id {wrong.iloc[0][:40]!r}, which is {kind} or the id "
+            f"of an earlier face too; correct it{advice}"
         )
     order = ids.argsort()
     ids, faces = tuple(ids.iloc[order].tolist()), faces[order]

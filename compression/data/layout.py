@@ -55,11 +55,17 @@ def counted(names, what, most=3):
 
 def check_layout(root, split):
     """Raise UserError where `root` is a folder without the folder of a split."""
-    if os.path.isdir(root) and not os.path.exists(os.path.join(root, split)):
-        files, folders = list_entries(root)
-        holds = counted(folders, "folder") if folders else counted(files, "file")
-        raise UserError(
-            f"there is no folder {os.path.join(root, split)}, but {holds}; a data directory holds training/ "
-            "and validation/, each with <class>_<index>.jpg or one folder per class, and without validation/ "
-            "a training needs --validation-share 0.2"
+    files, folders = list_entries(root) if os.path.isdir(root) else ([split], [])
+    if split in files + folders:
+        return
+    holds = counted(folders, "folder") if folders else counted(files, "file")
+    if split == "validation" and "training" in folders:
+        advice = (
+            "put photos there as in training/, or train with --validation-share 0.2, which takes them from it"
         )
+    else:
+        advice = (
+            "rename its folders to training/ and validation/, or move the photos, in a folder per class, "
+            "into training/ and train with --validation-share 0.2"
+        )
+    raise UserError(f"there is no folder {os.path.join(root, split)}, but {root} holds {holds}; {advice}")

@@ -25,9 +25,13 @@ def atomic_path(path):
             raise UserError(
                 f"{path} is a device or pipe, which cannot be replaced by a file; name an ordinary file"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        temporary.touch(exist_ok=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch(exist_ok=False)
+        except FileNotFoundError:  # another process removed the folder, which it had made for its check
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch(exist_ok=False)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; choose another place for the output"
