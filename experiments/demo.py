@@ -21,20 +21,17 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = "--network student --set widths=8,8,16,16,24,24,24,24 --size 64"
 TOY, OUT = Path("toy_food11"), Path("runs/demo")
 TRAIN = "--cache none --recipe ema=0.98 augment=light batch_size=32"
+STUDENT = f"{SMALL} --epochs 14 {TRAIN} lr=0.01"
 STAGES = (  # (what the table says, command, what it leaves, or None for a command without a row)
     (
         "teacher: residual6",
         f"train_student.py {TOY} --size 64 --epochs 10 --out {OUT}/teacher {TRAIN}",
         "teacher",
     ),
-    (
-        "small student from scratch",
-        f"train_student.py {TOY} {SMALL} --epochs 14 --out {OUT}/scratch {TRAIN} lr=0.005",
-        "scratch",
-    ),
+    ("small student from scratch", f"train_student.py {TOY} --out {OUT}/scratch {STUDENT}", "scratch"),
     (
         "the same, distilled from the teacher",
-        f"train_kd.py {TOY} --teacher {OUT}/teacher/best.pt {SMALL} --epochs 14 --out {OUT}/kd {TRAIN}",
+        f"train_kd.py {TOY} --teacher {OUT}/teacher/best.pt --out {OUT}/kd {STUDENT}",
         "kd",
     ),
     (
