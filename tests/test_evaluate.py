@@ -126,7 +126,7 @@ def test_photos_are_small_by_their_shorter_side(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "more, message", [(["--reduce", 32], "does not reduce"), (["--reduce", "x"], "must be a whole number")]
+    "more, message", [(["--reduce", 32], "does not reduce"), (["--reduce", "x"], "is not a whole number")]
 )
 def test_wrong_arguments_are_one_sentence(toy, small_model, refused, more, message):
     assert message in refused("evaluate.py", small_model, toy, *more)

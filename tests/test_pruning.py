@@ -766,7 +766,7 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
     [
         (("--rate", 0), "above 0"),
         (("--rate", 1.5), "at most 1"),
-        (("--rate", "nan"), "range"),
+        (("--rate", "nan"), "is not a number"),
         ((), "required"),
         (("--rate", 0.5, "--target", "bytes=5"), "not allowed"),
         (("--target", "parameters=100"), "floor"),
