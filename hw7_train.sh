@@ -47,7 +47,8 @@ trainings+=("${everywhere[@]}")
 python=${PYTHON:-python3}
 [ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
 
-# The length is 6.3 million views, so that small data sets get more epochs. A photo has a fixed view for every
+# The length is 6.3 million views, so that small data sets get more epochs. After far fewer, the weights compress less;
+# if the file is then too large, a narrower network helps: --set hidden=96,192,192,384,576,576,576. A photo has a fixed view for every
 # five epochs: teacher outputs are computed once for each, and cached.
 photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 [ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script reports

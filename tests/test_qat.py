@@ -540,6 +540,28 @@ def test_single_layers_get_other_bits_and_keep_them(call, checkpoint, toy, tmp_p
     assert "S7" in torch.load(tmp_path / "model.bin", weights_only=True)["storage"]
 
 
+def trained_at_3_bits(checkpoint, path):
+    """Write a checkpoint of quantization-aware training, without the training."""
+    model = load_model(checkpoint)
+    network = model.description.build({key: value.clone() for key, value in model.state_dict.items()})
+    state = quantized_state(fake_quantize(network, Scheme(3, "channel", "mse")))
+    qat = {"qat": {"bits": 3, "granularity": "channel"}}
+    write_checkpoint(path, replace(model.description, training=qat), **state)
+
+
+def test_what_is_advised_for_a_file_that_is_too_large_fits(refused, call, checkpoint, tmp_path):
+    small = load_model(checkpoint).description
+    description = replace(small, arguments={**small.arguments, "widths": (64,) * 8})
+    write_checkpoint(tmp_path / "wide.pt", description, build("student", **description.arguments).state_dict())
+    trained_at_3_bits(tmp_path / "wide.pt", tmp_path / "best.pt")
+    store = ("quantize.py", tmp_path / "best.pt", tmp_path / "model.bin")
+    assert call(*store).returncode == 0
+    limit = (tmp_path / "model.bin").stat().st_size - 1
+    assert "--vectors 8 would fit with" in refused(*store, "--max-bytes", limit)
+    assert call(*store, "--max-bytes", limit, "--vectors", 8).returncode == 0
+    assert "fewer --qat-bits" in refused(*store, "--max-bytes", 1000)
+
+
 @pytest.mark.parametrize(
     "more, message",
     [
@@ -551,11 +573,7 @@ def test_single_layers_get_other_bits_and_keep_them(call, checkpoint, toy, tmp_p
     ],
 )
 def test_what_contradicts_the_training_is_refused(refused, checkpoint, tmp_path, more, message):
-    model = load_model(checkpoint)
-    network = model.description.build({key: value.clone() for key, value in model.state_dict.items()})
-    state = quantized_state(fake_quantize(network, Scheme(3, "channel", "mse")))
-    qat = {"qat": {"bits": 3, "granularity": "channel"}}
-    write_checkpoint(tmp_path / "best.pt", replace(model.description, training=qat), **state)
+    trained_at_3_bits(checkpoint, tmp_path / "best.pt")
     assert message in refused("quantize.py", tmp_path / "best.pt", tmp_path / "model.bin", *more)
     assert not (tmp_path / "model.bin").exists()
 

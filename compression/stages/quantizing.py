@@ -186,10 +186,15 @@ def encode_within_limit(model, options, accuracy_of, scales=None):
         smallest = encode_and_measure(model, scheme_of(options, options.bits), accuracy_of, scales)
         if len(smallest.file) <= options.max_bytes:
             return smallest
-    if scales:
-        advice = "try --vectors 8, raise --max-bytes, or train with fewer --qat-bits"
-    else:
-        advice = size_advice(model, options)
+    advice = None if scales else size_advice(model, options)
+    if scales:  # fixed by the training, as are the bits
+        narrow = len(encode_and_measure(model, replace(smallest.scheme, vectors=8), scales=scales).file)
+        advice = (
+            "train with fewer --qat-bits, for more epochs (the weights then compress better), or train a "
+            "smaller network"
+        )
+        if narrow <= options.max_bytes:
+            advice = f"--vectors 8 would fit with {narrow:,} bytes"
     raise UserError(
         f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are "
         f"allowed, so nothing was written; {advice}"
