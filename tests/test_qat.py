@@ -552,7 +552,8 @@ def trained_at_3_bits(checkpoint, path):
 def test_what_is_advised_for_a_file_that_is_too_large_fits(refused, call, checkpoint, tmp_path):
     small = load_model(checkpoint).description
     description = replace(small, arguments={**small.arguments, "widths": (64,) * 8})
-    write_checkpoint(tmp_path / "wide.pt", description, build("student", **description.arguments).state_dict())
+    network = build("student", **description.arguments)
+    write_checkpoint(tmp_path / "wide.pt", description, network.state_dict())
     trained_at_3_bits(tmp_path / "wide.pt", tmp_path / "best.pt")
     store = ("quantize.py", tmp_path / "best.pt", tmp_path / "model.bin")
     assert call(*store).returncode == 0
