@@ -255,9 +255,11 @@ def handed_in(records):
         "epochs": trained["model"]["training"]["epochs"],
         "qat_epochs": tuned["settings"]["epochs"],
         "bytes": model["file_bytes"],
-        "at_a_fifth": [
-            records(f"model_fifth{name}.json")["validation_accuracy_after"] for name in ("", "_again")
-        ],
+        "repeated": {
+            name: facts(record := records(f"model_{name}.json"))
+            | {"accuracy": record["validation_accuracy_after"], "bytes": record["file_bytes"]}
+            for name in ("fifth", "fifth_again", "9866")
+        },
         "before": before,
         "after": after,
         "photos": photos,
