@@ -44,8 +44,8 @@ CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
 QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quarter of its parameters
 # the same quarter
 QUARTERED = "prune.py {big}/best.pt {data} --target parameters=68363 --epochs 8 --recipe augment=light"
-STRONG = f"train_kd.py {SHORT} alpha=0.8 temperature=4 --teacher {{model}} --epochs 6 --network student"
-FIXED = STRONG.replace("view_size=48 augment=light", "augment=none")
+SHIPPED_TEACHER = f"train_kd.py {LONG} {MEDIUM} {SOFT} --teacher {{model}} --network student"
+FIXED = SHIPPED_TEACHER.replace("augment=medium", "augment=none")
 AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
 OWN = "{data} --size 96 --epochs 10 --recipe view_size=72 detail=64 batch_size=32"
@@ -270,8 +270,8 @@ EXPERIMENTS = {
         "soft labels on the unlabelled testing photos: what is learned and what is memorised; "
         "never for a model that is handed in",
         {
-            "labelled": f"{STRONG} {RUN}",
-            "unlabelled": f"{STRONG} --unlabeled {{data}}/testing {RUN}",
+            "labelled": f"{SHIPPED_TEACHER} {RUN}",
+            "unlabelled": f"{SHIPPED_TEACHER} --unlabeled {{data}}/testing {RUN}",
             "labelled_fixed": f"{FIXED} {RUN}",
             "unlabelled_fixed": f"{FIXED} --unlabeled {{data}}/testing {RUN}",
             **{
