@@ -45,7 +45,7 @@ QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quar
 # the same quarter
 QUARTERED = "prune.py {big}/best.pt {data} --target parameters=68363 --epochs 8 --recipe augment=light"
 SHIPPED_TEACHER = f"train_kd.py {LONG} {MEDIUM} {SOFT} --teacher {{model}} --network student"
-FIXED = SHIPPED_TEACHER.replace("augment=medium", "augment=none")
+FIXED = SHIPPED_TEACHER.replace("augment=medium", "augment=medium views=1")
 AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
 OWN = "{data} --size 96 --epochs 10 --recipe view_size=72 detail=64 batch_size=32"
