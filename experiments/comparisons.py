@@ -44,7 +44,9 @@ CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
 QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quarter of its parameters
 # the same quarter
 QUARTERED = "prune.py {big}/best.pt {data} --target parameters=68363 --epochs 8 --recipe augment=light"
-SHIPPED_TEACHER = f"train_kd.py {LONG} {MEDIUM} {SOFT} --teacher {{model}} --network student"
+SHIPPED_TEACHER = (
+    f"train_kd.py {{data}} --size 96 --epochs 15 {MEDIUM} {SOFT} --teacher {{model}} --network student"
+)
 FIXED = SHIPPED_TEACHER.replace("augment=medium", "augment=medium views=1")
 AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
