@@ -18,58 +18,48 @@ from compression.command_line import UserError, parser, run
 from experiments.toy_food11 import CLASSES, draw_data, score
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = "--network student --set widths=8,8,16,16,24,24,24,24 --size 64"
 TOY, OUT = Path("toy_food11"), Path("runs/demo")
 TRAIN = "--cache none --recipe ema=0.98 augment=light batch_size=32"
-STUDENT = f"{SMALL} --epochs 14 {TRAIN} lr=0.01"
-STAGES = (  # (what the table says, command, what it leaves, or None for a command without a row)
-    (
-        "teacher: residual6",
-        f"train_student.py {TOY} --size 64 --epochs 10 --out {OUT}/teacher {TRAIN}",
-        "teacher",
-    ),
-    ("small student from scratch", f"train_student.py {TOY} --out {OUT}/scratch {STUDENT}", "scratch"),
-    (
-        "the same, distilled from the teacher",
-        f"train_kd.py {TOY} --teacher {OUT}/teacher/best.pt --out {OUT}/kd {STUDENT}",
-        "kd",
-    ),
-    (
-        "that, pruned to 60 % of its channels and fine-tuned",
-        f"prune.py {OUT}/kd/best.pt {TOY} --rate 0.6 --epochs 8 --out {OUT}/pruned {TRAIN}",
-        "pruned",
-    ),
-    ("the distilled one at 8 bits", f"quantize.py {OUT}/kd/best.pt {OUT}/8bits.bin --bits 8", "8bits"),
-    ("at 2 bits, rounded", f"quantize.py {OUT}/kd/best.pt {OUT}/2bits.bin --bits 2", "2bits"),
-    (
-        None,
-        f"train_kd.py {TOY} --teacher {OUT}/teacher/best.pt --init {OUT}/kd/best.pt --qat-bits 2 --epochs 10 "
-        f"--out {OUT}/qat {TRAIN}",
-        None,
-    ),
-    ("at 2 bits, by quantization-aware training", f"quantize.py {OUT}/qat/best.pt {OUT}/model.bin", "model"),
+STUDENT = f"--network student --set widths=8,8,16,16,24,24,24,24 --size 64 --epochs 14 {TRAIN} lr=0.01"
+TEACHER, KD = f"--teacher {OUT}/teacher/best.pt", f"{OUT}/kd/best.pt"
+STAGES = (  # (what the table says, "" for no row; name of what the stage leaves; its command)
+    ("teacher: residual6", "teacher", f"train_student.py {TOY} --size 64 --epochs 10 {TRAIN}"),
+    ("small student from scratch", "scratch", f"train_student.py {TOY} {STUDENT}"),
+    ("the same, distilled from the teacher", "kd", f"train_kd.py {TOY} {TEACHER} {STUDENT}"),
+    ("that, pruned to 60 % and fine-tuned", "pruned", f"prune.py {KD} {TOY} --rate 0.6 --epochs 8 {TRAIN}"),
+    ("the distilled one at 8 bits", "8bits", f"quantize.py {KD} --bits 8"),
+    ("at 2 bits, rounded", "2bits", f"quantize.py {KD} --bits 2"),
+    ("", "qat", f"train_kd.py {TOY} {TEACHER} --init {KD} --qat-bits 2 --epochs 10 {TRAIN}"),
+    ("at 2 bits, by quantization-aware training", "model", f"quantize.py {OUT}/qat/best.pt"),
 )
 
 
+def with_output(name, command):
+    """A stage's command, which leaves OUT/NAME/, or OUT/NAME.bin and its record."""
+    if command.startswith("quantize.py"):
+        return f"{command} {OUT}/{name}.bin --data {TOY} --cache none --record {OUT}/{name}.json"
+    return f"{command} --out {OUT}/{name}"
+
+
 def perform(command):
-    """Run a script of the project; SystemExit with its status where it fails."""
-    print(f"\n$ python {command}", flush=True)
-    script, *arguments = shlex.split(command)
-    status = subprocess.run([sys.executable, str(ROOT / script), *arguments]).returncode
-    if status:
-        raise SystemExit(status)
+    """Print and run a command, `python` or `bash` with a script; SystemExit with its status if it fails."""
+    print(f"\n$ {command}", flush=True)
+    program, script, *words = shlex.split(command)
+    program = sys.executable if program == "python" else program
+    done = subprocess.run([program, ROOT / script, *words], env={**os.environ, "PYTHON": sys.executable})
+    if done.returncode:
+        raise SystemExit(done.returncode)
 
 
-def row(label, name):
-    """(label, parameters, bytes, validation accuracy) of what a stage has left."""
-    if (OUT / name / "record.json").exists():
-        record = json.loads((OUT / name / "record.json").read_text())
-        last = record["rounds"][-1] if "rounds" in record else None
-        parameters = last["parameters"] if last else record["parameters"]
-        accuracy = last["after_training"] if last else record["best"]["validation_accuracy"]
-        return label, 4 * parameters, accuracy
-    record = json.loads((OUT / f"{name}.json").read_text())
-    return label, record["file_bytes"], record["validation_accuracy_after"]
+def measured(name):
+    """(bytes, validation accuracy) of what a stage has left; 4 bytes for each parameter of a training."""
+    path = OUT / name / "record.json"
+    record = json.loads((path if path.exists() else OUT / f"{name}.json").read_text())
+    if "file_bytes" in record:
+        return record["file_bytes"], record["validation_accuracy_after"]
+    if "rounds" in record:
+        return 4 * record["rounds"][-1]["parameters"], record["rounds"][-1]["after_training"]
+    return 4 * record["parameters"], record["best"]["validation_accuracy"]
 
 
 def main(argv=None):
@@ -79,22 +69,17 @@ def main(argv=None):
     try:
         draw_data(TOY, clutter=0.6)
     except OSError as error:
-        raise UserError(f"cannot draw into {TOY}: {error.strerror or error}; choose another folder") from None
-    for _, command, name in STAGES:
-        measured = (
-            f" --data {TOY} --cache none --record {OUT}/{name}.json" if command.startswith("quantize") else ""
-        )
-        perform(command + measured)
-    prediction, model = OUT / "prediction.csv", OUT / "model.bin"
-    print(f"\n$ bash hw7_test.sh {TOY} {prediction} --model {model}", flush=True)
-    command = ["bash", ROOT / "hw7_test.sh", TOY, prediction, "--model", model]
-    if status := subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}).returncode:
-        raise SystemExit(status)
-    print(
-        f"\n{'toy pictures, chance ' + format(1 / CLASSES, '.1%'):52}{'bytes':>10}{'validation accuracy':>21}"
-    )
-    for label, size, accuracy in (row(label, name) for label, _, name in STAGES if label):
-        print(f"{label:52}{size:>10,}{accuracy:>21.1%}")
+        raise UserError(f"cannot draw into {TOY}: {error}; start this in another folder") from None
+    for _, name, command in STAGES:
+        perform(f"python {with_output(name, command)}")
+    prediction = OUT / "prediction.csv"
+    perform(f"bash hw7_test.sh {TOY} {prediction} --model {OUT}/model.bin")
+    title = f"toy pictures, chance {1 / CLASSES:.1%}"
+    print(f"\n{title:52}{'bytes':>10}{'validation accuracy':>21}")
+    for label, name, _ in STAGES:
+        if label:
+            size, accuracy = measured(name)
+            print(f"{label:52}{size:>10,}{accuracy:>21.1%}")
     accuracy, count = score(TOY, prediction)
     print(f"the last one on {count} testing pictures, by hw7_test.sh: {accuracy:.1%}")
     return 0

@@ -4,6 +4,7 @@ For `make demo` (see demo.py) and for the tests: it shows that the pipeline work
 photos. The pictures are the same every time.
 """
 
+import itertools
 import math
 from pathlib import Path
 
@@ -59,10 +60,8 @@ def draw_picture(label, random, size=None, clutter=0.0):
             draw.line((x - radius, y, x + radius, y), fill=colour, width=max(3, int(radius / 2)))
             draw.line((x, y - radius, x, y + radius), fill=colour, width=max(3, int(radius / 2)))
         else:
-            for step_x in range(-1, 2):
-                for step_y in range(-1, 2):
-                    at_x, at_y, dot = x + step_x * radius * 0.8, y + step_y * radius * 0.8, radius * 0.22
-                    draw.ellipse((at_x - dot, at_y - dot, at_x + dot, at_y + dot), fill=colour)
+            for right, down in itertools.product((-0.8, 0, 0.8), repeat=2):
+                draw.circle((x + right * radius, y + down * radius), 0.22 * radius, fill=colour)
         pixels = np.asarray(image, dtype=np.float64)
     noisy = pixels + random.normal(0, 12 + 30 * clutter, pixels.shape)
     picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))

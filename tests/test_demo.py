@@ -1,38 +1,35 @@
 """demo.py and toy_food11.py: the commands of the demo exist, its table reads what they leave."""
 
-import json
 import re
 import shlex
 
 import numpy as np
 import pytest
 
+from compression.files.records import write_record
 from experiments import demo
 from experiments.toy_food11 import draw_data, draw_picture, score
 
 
-@pytest.mark.parametrize("label, command, name", demo.STAGES, ids=str)
-def test_every_command_gets_as_far_as_the_missing_files(refused, tmp_path, monkeypatch, label, command, name):
+@pytest.mark.parametrize("name, command", [stage[1:] for stage in demo.STAGES])
+def test_every_command_gets_as_far_as_the_missing_files(refused, tmp_path, monkeypatch, name, command):
     monkeypatch.chdir(tmp_path)
-    script, *arguments = shlex.split(command)
-    told = refused(script, *arguments)
+    told = refused(*shlex.split(demo.with_output(name, command)))
     assert re.search("there is no (folder|model file|teacher file)", told), told
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_table_reads_the_records_of_trainings_prunings_and_files(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "OUT", tmp_path)
-    pruned = {"rounds": [{"parameters": 50, "after_training": 0.5}]}
     records = {
         "kd/record.json": {"parameters": 100, "best": {"validation_accuracy": 0.75}},
-        "pruned/record.json": pruned,
+        "pruned/record.json": {"rounds": [{"parameters": 50, "after_training": 0.5}]},
         "2bits.json": {"file_bytes": 77, "validation_accuracy_after": 0.25},
     }
     for name, record in records.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(record))
-    rows = [demo.row("x", name) for name in ("kd", "pruned", "2bits")]
-    assert rows == [("x", 400, 0.75), ("x", 200, 0.5), ("x", 77, 0.25)]
+        write_record(tmp_path / name, record)
+    found = [demo.measured(name) for name in ("kd", "pruned", "2bits")]
+    assert found == [(400, 0.75), (200, 0.5), (77, 0.25)]
 
 
 def test_clutter_changes_the_picture_and_leaves_the_easy_one_as_it_was():

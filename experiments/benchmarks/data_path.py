@@ -7,7 +7,6 @@ They alternate in short rounds and the median ratio counts, so that a machine th
 """
 
 import itertools
-import statistics
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 
 from compression.command_line import run
 from compression.training.loop import draw_batch
-from experiments.benchmarks.measuring import benchmark, in_turns, random_photos, random_run, ratio
+from experiments.benchmarks.measuring import benchmark, in_turns, random_photos, random_run
 
 
 def measure(device, size=128, batch_size=64, count=9866, rounds=15, steps=8):
@@ -36,15 +35,12 @@ def measure(device, size=128, batch_size=64, count=9866, rounds=15, steps=8):
                 return draw_batch(training, photos, next(order), None, None)
 
             batch = draw()
-            ways = {
-                "memory": lambda: training.train_step(batch),
-                "cache": lambda: training.train_step(draw()),
-            }
-            found = in_turns(ways, rounds, device, steps)
+            memory, cache = lambda: training.train_step(batch), lambda: training.train_step(draw())
+            found = in_turns({"memory": memory, "cache": cache}, rounds, device, steps)
             results[name] = {
-                "ratio": ratio(found, "cache", "memory"),
-                "seconds_per_step_in_memory": statistics.median(found["memory"]),
-                "seconds_per_step_from_cache": statistics.median(found["cache"]),
+                "ratio": (found["cache"] / found["memory"]).median(),
+                "seconds_per_step_in_memory": found["memory"].median(),
+                "seconds_per_step_from_cache": found["cache"].median(),
             }
     return {"size": size, "batch_size": batch_size, "photos": count, "results": results}
 

@@ -1,10 +1,10 @@
 """What the benchmarks share: ways timed in turns, random networks and photos, command line and record."""
 
 import json
-import statistics
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from compression.command_line import parser, pick_device
@@ -32,7 +32,7 @@ def timed(function):
 
 
 def in_turns(ways, rounds, device=CPU, times=1):
-    """{name: seconds of a call in every round} for ways, name -> function without arguments.
+    """Seconds of a call, as a DataFrame with a row per round and a column per way; ways: name -> function.
 
     Each is called so many times in every round, so that a machine that slows down slows all; a round
     beforehand warms up.
@@ -44,15 +44,10 @@ def in_turns(ways, rounds, device=CPU, times=1):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    found = {name: [] for name in ways}
-    for name, way in [*ways.items()] * (rounds + 1):
-        found[name].append(timed(lambda: calls(way))[0] / times)
-    return {name: seconds[1:] for name, seconds in found.items()}
-
-
-def ratio(found, one, other):
-    """How many times as long as `other` the way `one` takes, by what `in_turns` found: the median round."""
-    return statistics.median(mine / theirs for mine, theirs in zip(found[one], found[other]))
+    found = []
+    for _ in range(rounds + 1):
+        found.append({name: timed(lambda: calls(way))[0] / times for name, way in ways.items()})
+    return pd.DataFrame(found[1:])
 
 
 def random_photos(count, size):

@@ -7,15 +7,13 @@ of 64 are timed in turns in torch, as inference.py runs the network, and in onnx
 decodes the weights for every call, and with them decoded once at loading (`session.disable_quant_qdq`).
 """
 
-import statistics
-
 import torch
 
 from compression.command_line import UserError, run
 from compression.files.loading import load_model
 from compression.files.onnx_export import to_onnx
 from dataset import list_testing, load_photos
-from experiments.benchmarks.measuring import benchmark, in_turns, ratio
+from experiments.benchmarks.measuring import benchmark, in_turns
 
 WEIGHTS = {"weights decoded in every call": "0", "weights decoded at loading": "1"}
 
@@ -69,8 +67,7 @@ def latency(model, threads, batch_size, rounds, steps):
         session = open_session(to_onnx(model), threads, decode_at_loading)
         ways = {"torch": lambda: network(theirs), "onnxruntime": lambda: answers(session, images)}
         found = in_turns(ways, rounds, times=steps)
-        medians = {name: statistics.median(seconds) for name, seconds in found.items()}
-        result[way] = {**medians, "ratio": ratio(found, "onnxruntime", "torch")}
+        result[way] = {**found.median(), "ratio": (found["onnxruntime"] / found["torch"]).median()}
     return result
 
 

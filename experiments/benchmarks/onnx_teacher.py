@@ -7,8 +7,6 @@ All take turns on the same random photos; medians count. bf16 is what train_kd.p
 computes in it.
 """
 
-import statistics
-
 import torch
 
 from compression.command_line import run
@@ -38,10 +36,10 @@ def measure(device, teacher, sizes=(72, 96), batch_size=128, rounds=9, steps=2):
         expected = answers(session, plain)
         results[f"{size} px"] = {
             runner: {
-                "photos_per_second": batch_size / statistics.median(seconds),
+                "photos_per_second": batch_size / seconds,
                 "largest_difference": (ways[runner]() - expected).abs().max().item(),
             }
-            for runner, seconds in in_turns(ways, rounds, times=steps).items()
+            for runner, seconds in in_turns(ways, rounds, times=steps).median().items()
         }
         del results[f"{size} px"]["onnxruntime, fp32"]["largest_difference"]
     return {"teacher": teacher.name, "batch_size": batch_size, "results": results}

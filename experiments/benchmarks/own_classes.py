@@ -19,9 +19,7 @@ TRAINING_PHOTOS = 60  # of each class
 
 
 def link_photos(data, root):
-    """`root` as a data directory with one folder for each of the own classes, of links to the photos in
-    `data`.
-    """
+    """Make `root` a data directory with a folder of links to photos in `data` for each own class."""
     names = list_labelled(data, "training").class_names
     missing = OWN.keys() - set(names)
     if missing:
@@ -31,20 +29,19 @@ def link_photos(data, root):
         for name, own in OWN.items():
             folder = root / split / own
             folder.mkdir(parents=True, exist_ok=True)
-            for path in [path for path, label in zip(listing.paths, listing.labels) if names[label] == name][
-                :most
-            ]:
+            paths = [path for path, label in zip(listing.paths, listing.labels) if names[label] == name]
+            for path in paths[:most]:
                 if not (folder / path.name).exists():
                     (folder / path.name).symlink_to(path.resolve())
-    return root
 
 
 def main(argv=None):
     argv = list(sys.argv[1:] if argv is None else argv)
     if len(argv) < 3 or "--out" not in argv[:-1]:
         raise UserError("name the data directory first, and --out; see the docstring of this script")
-    out = Path(argv[argv.index("--out") + 1])
-    return train_student.main([str(link_photos(Path(argv[0]), out / "photos")), *argv[1:]])
+    photos = Path(argv[argv.index("--out") + 1]) / "photos"
+    link_photos(Path(argv[0]), photos)
+    return train_student.main([str(photos), *argv[1:]])
 
 
 if __name__ == "__main__":

@@ -10,17 +10,17 @@ are not averaged. Also says what a training on 1.3 million photos would cost at 
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 
+import pandas as pd
 import torch
 
 from compression import distributed
 from compression.command_line import UserError, pick_device, run
 from compression.networks.registry import count_parameters
 from compression.training.loop import draw_batch
-from experiments.benchmarks.measuring import benchmark, random_photos, random_run, ratio, timed
+from experiments.benchmarks.measuring import benchmark, random_photos, random_run, timed
 
 IMAGENET = 1_281_167  # photos
 CACHED, VIEW = 96, 72  # pixels
@@ -41,11 +41,10 @@ def worker():
 
     steps(3)
     distributed.wait()
-    step, silent = (
-        timed(lambda: steps(STEPS, silent))[0] / STEPS for silent in (False, distributed.SIZE > 1)
-    )
     told = {"precision": training.settings.precision, "parameters": count_parameters(training.network)}
-    print(json.dumps({"step": step, "silent": silent, **told}))
+    for name, silent in (("step", False), ("silent", distributed.SIZE > 1)):
+        told[name] = timed(lambda: steps(STEPS, silent))[0] / STEPS
+    print(json.dumps(told))
 
 
 def start(processes, threads):
@@ -55,31 +54,29 @@ def start(processes, threads):
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(
-            f"{processes} processes could not be measured: {done.stderr.strip().splitlines()[-1]}"
-        )
+        reason = done.stderr.strip().splitlines()[-1]
+        raise UserError(f"{processes} processes could not be measured: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(device, rounds=3):
     """Speed of both, communication, and what more photos would cost."""
     pairs = [(start(1, 2), start(2, 1)) for _ in range(rounds)]
-    one, two = zip(*pairs)
-    found = {name: [each["step"] for each in side] for name, side in (("1x2", one), ("2x1", two))}
-    second = {name: statistics.median(seconds) for name, seconds in found.items()}
+    one, two = (pd.DataFrame(side) for side in zip(*pairs))
+    told, seconds = pairs[0][0], pd.Series({"1x2": one["step"].median(), "2x1": two["step"].median()})
     return {
         "network": NETWORK,
-        "parameters": one[0]["parameters"],
-        "precision": one[0]["precision"],
+        "parameters": told["parameters"],
+        "precision": told["precision"],
         "batch_size": BATCH_SIZE,
         "view_size": VIEW,
-        "seconds_per_step": second,
-        "views_per_second": {name: BATCH_SIZE / seconds for name, seconds in second.items()},
-        "speed_of_two_processes": ratio(found, "1x2", "2x1"),
-        "communication_share": statistics.median(1 - each["silent"] / each["step"] for each in two),
-        "gradient_bytes_per_step": 4 * one[0]["parameters"],
+        "seconds_per_step": seconds.to_dict(),
+        "views_per_second": (BATCH_SIZE / seconds).to_dict(),
+        "speed_of_two_processes": (one["step"] / two["step"]).median(),
+        "communication_share": (1 - two["silent"] / two["step"]).median(),
+        "gradient_bytes_per_step": 4 * told["parameters"],
         "cache_bytes_1300k_photos": IMAGENET * CACHED * CACHED * 3,
-        "hours_per_epoch_1300k_photos": IMAGENET / BATCH_SIZE * min(second.values()) / 3600,
+        "hours_per_epoch_1300k_photos": IMAGENET / BATCH_SIZE * seconds.min() / 3600,
     }
 
 

@@ -21,16 +21,13 @@ def main(argv=None):
     options = prune.read_options(argv)
     # torch's GradScaler ends with an AssertionError where no gradient reaches the optimiser
     if pick_precision(options.precision, pick_device(options.device)) == "fp16":
-        raise UserError(
-            "the reference mistake cannot be repeated in fp16, whose loss scaling needs gradients "
-            "of what the optimiser holds; use precision=fp32 or bf16"
-        )
+        raise UserError("this mistake cannot be repeated in fp16; use precision=fp32 or bf16")
     build_optimizer = run_folder.build_optimizer
-    with mock.patch.object(
-        run_folder,
-        "build_optimizer",
-        lambda network, settings: build_optimizer(copy.deepcopy(network), settings),
-    ):
+
+    def of_a_copy(network, settings):
+        return build_optimizer(copy.deepcopy(network), settings)
+
+    with mock.patch.object(run_folder, "build_optimizer", of_a_copy):
         return prune.main(argv)
 
 

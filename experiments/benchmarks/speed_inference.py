@@ -9,7 +9,7 @@ the same threads and read from files; ours also resizes, the others do not. bf16
 photo.
 """
 
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +26,7 @@ from compression.files.loading import load_model
 from dataset import list_testing, load_photos
 from experiments.benchmarks import course_loop
 from experiments.benchmarks.hw7_test import parts, start_up
-from experiments.benchmarks.measuring import ROOT, benchmark, in_turns, ratio, timed
+from experiments.benchmarks.measuring import ROOT, benchmark, in_turns, timed
 
 COURSE = "the course's loop"
 SMALL, LARGE = 144, 512
@@ -41,24 +41,21 @@ def pick_photos(paths, count):
                 chosen.append(path)
         if len(chosen) == count:
             return chosen
-    raise UserError(
-        f"{len(chosen)} testing photos are JPEGs of {SMALL} px (shorter side), fewer than {count}; choose "
-        "other data"
-    )
+    found = f"{len(chosen)} testing photos are JPEGs of {SMALL} px (shorter side)"
+    raise UserError(f"{found}, fewer than {count}; choose other data")
 
 
 def write_photos(paths, root, side):
     """The photos as root/testing/0000.jpg and on, enlarged to this shorter side; returns their new paths."""
     (root / "testing").mkdir(parents=True)
-    written = []
-    for index, path in enumerate(paths):
-        written.append(root / "testing" / f"{index:04}.jpg")
+    written = [root / f"testing/{index:04}.jpg" for index in range(len(paths))]
+    for path, copy in zip(paths, written):
         if side == SMALL:
-            written[-1].write_bytes(path.read_bytes())
+            shutil.copyfile(path, copy)
         else:
             with Image.open(path) as image:
                 size = [round(length * side / min(image.size)) for length in image.size]
-                image.convert("RGB").resize(size, Image.LANCZOS).save(written[-1], quality=90)
+                image.convert("RGB").resize(size, Image.LANCZOS).save(copy, quality=90)
     return written
 
 
@@ -70,7 +67,7 @@ def whole_programs(root, rounds):
     options = {"cwd": ROOT, "check": True, "capture_output": True}
     found = in_turns({name: lambda c=c: subprocess.run(c, **options) for name, c in commands.items()}, rounds)
     return {
-        name: {"seconds": statistics.median(seconds), "ratio": ratio(found, COURSE, name)}
+        name: {"seconds": seconds.median(), "ratio": (found[COURSE] / seconds).median()}
         for name, seconds in found.items()
     }
 
@@ -105,15 +102,12 @@ def decoders(paths, preprocessing, rounds):
         "Pillow at a reduced scale": lambda: in_threads(draft),
         "`torchvision.io.decode_jpeg`": lambda: in_threads(lambda path: decode_jpeg(read_file(str(path)))),
     }
-    found = in_turns(ways, rounds)
-    return {name: len(paths) / statistics.median(seconds) for name, seconds in found.items()}
+    return (len(paths) / in_turns(ways, rounds).median()).to_dict()
 
 
 @torch.inference_mode()
 def in_bf16(model, photos, rounds):
-    """Share of photos, uint8 (N, size, size, C), with the same class in bf16 as in fp32, and how much faster
-    it is.
-    """
+    """How many of photos, uint8 (N, size, size, C), get the same class in bf16 as in fp32, and its speed."""
     network = model.build().to(memory_format=torch.channels_last)
     batches = [model.description.preprocessing.normalise(part) for part in photos.split(64)]
 
@@ -123,7 +117,7 @@ def in_bf16(model, photos, rounds):
 
     same = (classes(False) == classes(True)).sum().item()
     found = in_turns({"fp32": lambda: classes(False), "bf16": lambda: classes(True)}, rounds)
-    speed = ratio(found, "fp32", "bf16")
+    speed = (found["fp32"] / found["bf16"]).median()
     return {"photos": len(photos), "same_class": same, "share": same / len(photos), "speed_ratio": speed}
 
 

@@ -9,21 +9,13 @@ memory. The changes and the step as it is take turns.
 """
 
 import itertools
-import statistics
 
 import torch
 from torch import nn
 
 from compression.command_line import run
 from compression.training.loop import pick_precision
-from experiments.benchmarks.measuring import (
-    benchmark,
-    in_turns,
-    random_batch,
-    random_run,
-    ratio,
-    shipped_network,
-)
+from experiments.benchmarks.measuring import benchmark, in_turns, random_batch, random_run, shipped_network
 from models import count_macs
 
 PASSES = 3  # forward, gradients of the inputs, gradients of the weights
@@ -33,7 +25,7 @@ def limits(side):
     """{data type: MACs per second of a product of two square matrices}."""
     squares = {name: torch.randn(side, side).to(getattr(torch, name)) for name in ("bfloat16", "float32")}
     found = in_turns({name: lambda one=one: one @ one for name, one in squares.items()}, 5)
-    return {name: side**3 / statistics.median(seconds) for name, seconds in found.items()}
+    return (side**3 / found.median()).to_dict()
 
 
 def training(name, arguments, size, device, photos, batch_size=64, change=lambda state: None):
@@ -100,12 +92,14 @@ def measure(device, side=4096, student_size=128, photos=384, rounds=5):
             for change, options in {"none": {}, **CHANGES}.items()
         }
         found = in_turns(ways, rounds, device)
-        views = photos / statistics.median(found["none"])
+        views = photos / found["none"].median()
         results[text] = {
             "size": size,
             "views_per_second": views,
             "macs_per_second": views * PASSES * count_macs(name, size, **arguments),
-            "speed_ratio_of_changes": {change: ratio(found, "none", change) for change in CHANGES},
+            "speed_ratio_of_changes": {
+                change: (found["none"] / found[change]).median() for change in CHANGES
+            },
             "profile": profile(ways["none"]),
         }
     return {"precision": pick_precision("auto", device), "limits": reached, "results": results}

@@ -7,7 +7,6 @@ course's input size and once at its own. Both see the same photos in turns, and 
 photos are decoded into the cache beforehand; that is timed apart, since it is done once, not in every epoch.
 """
 
-import statistics
 import tempfile
 
 import torch
@@ -18,7 +17,7 @@ from compression.data.preprocessing import Preprocessing
 from compression.training.loop import draw_batch
 from dataset import list_labelled, load_photos
 from experiments.benchmarks import course_loop
-from experiments.benchmarks.measuring import benchmark, in_turns, random_run, ratio, timed
+from experiments.benchmarks.measuring import benchmark, in_turns, random_run, timed
 
 
 def trainer(photos, size, device):
@@ -45,20 +44,18 @@ def measure(device, data, count=192, sizes=(256, 128), rounds=5):
     """Photos per second of both, for each of our input sizes in pixels."""
     listing, results = list_labelled(data, "training"), {}
     if len(listing) < count:
-        raise UserError(
-            f"{listing.folder} holds {len(listing)} photos, fewer than {count}; choose other data"
-        )
+        raise UserError(f"{listing.folder} holds fewer than {count} photos; choose other data")
     listing = listing.part(sorted(torch.randperm(len(listing))[:count].tolist()))
     for size in sizes:
         with tempfile.TemporaryDirectory() as cache:
             decoding, photos = timed(lambda: load_photos(listing, Preprocessing(size), cache))
             course = course_loop.trainer(listing.paths, listing.labels)
             found = in_turns({"course": course, "ours": trainer(photos, size, device)}, rounds)
-        seconds = statistics.median(found["course"])
+        seconds = found["course"].median()
         results[f"{size} px"] = {
             "course_photos_per_second": count / seconds,
-            "photos_per_second": count / statistics.median(found["ours"]),
-            "ratio": ratio(found, "course", "ours"),
+            "photos_per_second": count / found["ours"].median(),
+            "ratio": (found["course"] / found["ours"]).median(),
             "course_share_of_decoding": timed(lambda: decode_all(listing.paths))[0] / seconds,
             "photos_per_second_of_decoding_into_the_cache": count / decoding,
         }
