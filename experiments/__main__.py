@@ -7,14 +7,14 @@
 Runs are commands of this project's scripts, started by Snakemake (`pip install -r
 experiments/requirements.txt`), after the runs that they build on, of other experiments too. Started again, it
 continues unfinished runs and leaves out those whose record in results/ tells the variant's settings, network
-and photos. A finished run folder that no longer answers its variant is renamed. What follows --snakemake is
-for Snakemake; docs/scaling.md shows a grid on several machines.
+and photos. A finished run folder that no longer answers its variant is renamed. Small networks gain from
+--workers: one run per core. What follows --snakemake is for Snakemake; docs/scaling.md shows a grid on
+several machines.
 """
 
 import argparse
 import importlib.util
 import json
-import math
 import os
 import re
 import shlex
@@ -26,23 +26,13 @@ from pathlib import Path
 
 from compression.command_line import UserError, available_cores, number, parser, run
 from compression.files.records import file_hash, write_record
+from dataset import list_labelled
 from experiments.comparisons import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parent.parent
 # options that do not decide the outcome, or that name a file of another run
-NO_SETTINGS = {
-    "out",
-    "resume",
-    "record",
-    "data",
-    "max_bytes",
-    "device",
-    "cache",
-    "init",
-    "rewind_to",
-    "teacher",
-    "unlabeled",
-}
+NO_SETTINGS = {"out", "resume", "record", "data", "max_bytes", "device", "cache"}
+NO_SETTINGS |= {"init", "rewind_to", "teacher", "unlabeled"}
 
 
 def read(path):
@@ -55,19 +45,10 @@ def read(path):
 
 
 def meant(template):
-    """{setting: words} that a variant's commands name, with the keys of --recipe, --set and --target."""
-    found, option = {}, "data"
-    for word in template.split():
-        key, _, value = word.partition("=")
-        if word == "&&":
-            option = "data"
-        elif word.startswith("--"):
-            option = word[2:].replace("-", "_")
-        elif option in ("recipe", "set", "target"):
-            found[key] = value
-        else:
-            found[option] = word
-    return {key: words for key, words in found.items() if key not in NO_SETTINGS}
+    """{setting: text} that a variant's commands name: --OPTION TEXT, and KEY=TEXT as --recipe takes it."""
+    found = re.findall(r"--(\S+) ([^\s=]+)(?!\S)", template) + re.findall(r"(\S+)=(\S+)", template)
+    named = {key.replace("-", "_"): text for key, text in found}
+    return {key: text for key, text in named.items() if key not in NO_SETTINGS}
 
 
 def told(record):
@@ -77,26 +58,27 @@ def told(record):
     values = {}
     for part in (model["preprocessing"], model["arguments"], model["training"], record, pruning, *settings):
         values |= part
-    others = {"network": model["architecture"], "reduce": record.get("reduced_to")}
-    others |= {"qat_bits": values.get("bits"), "qat_granularity": values.get("granularity")}
+    values |= {"network": model["architecture"], "reduce": record.get("reduced_to")}
+    values |= {"qat_bits": values.get("bits"), "qat_granularity": values.get("granularity")}
     if pruning:
-        kept, others["parameters"] = pruning["kept"], record["rounds"][-1]["parameters"]
-        others |= {"rate": kept[0], "rounds": len(kept)}
-    return {**values, **others}
+        kept, parameters = pruning["kept"], record["rounds"][-1]["parameters"]
+        values |= {"parameters": parameters, "rate": kept[0], "rounds": len(kept)}
+    return values
 
 
-def same(setting, words, value):
-    """Whether the words of a command line mean a record's value."""
-    if isinstance(value, list):
-        words = words.split(",")
-        return len(words) == len(value) and all(map(same, [setting] * len(value), words, value))
-    try:
-        found, value = float(words), float(value)
-    except (TypeError, ValueError):
-        return words == str(value)
+def same(setting, text, value):
+    """Whether the text of a command line means a record's value."""
     if setting == "parameters":  # channels and ranks are whole, so a target is not met exactly
-        return 0.95 * found <= value <= found
-    return math.isclose(found, value, rel_tol=1e-6)
+        return 0.95 * float(text) <= value <= float(text)
+
+    def plain(part):  # 2e-3 and 0.002 are the same number
+        try:
+            return float(part)
+        except (TypeError, ValueError):
+            return str(part)
+
+    values = value if isinstance(value, list) else [value]
+    return list(map(plain, text.split(","))) == list(map(plain, values))
 
 
 @dataclass(frozen=True)
@@ -124,16 +106,14 @@ class Job:
             values, teachers = told(record), record.get("teachers") or "agreement" in record
             # of photos with unlabelled ones behind them, "+" separates the fingerprints
             data = {split: value.split("+")[0] for split, value in record["data"].items()}
-            return (
-                all(
-                    key in values and same(key, text, values[key])
-                    for key, text in meant(self.template).items()
-                )
-                and ("--teacher" in words, "--unlabeled" in words) == (bool(teachers), "unlabelled" in record)
-                and (EXPERIMENTS[self.experiment].subset or data.items() <= {**data, **known}.items())
-                and ("{strong}" not in words or known.get("strong") in (None, teachers[0]["sha256"]))
-            )
-        except (KeyError, TypeError, AttributeError, IndexError):  # a damaged record answers nothing
+            if ("--teacher" in words, "--unlabeled" in words) != (bool(teachers), "unlabelled" in record):
+                return False
+            if "{strong}" in words and known.get("strong") not in (None, teachers[0]["sha256"]):
+                return False
+            if not EXPERIMENTS[self.experiment].subset and not data.items() <= {**data, **known}.items():
+                return False
+            return all(same(key, text, values[key]) for key, text in meant(self.template).items())
+        except (KeyError, TypeError, AttributeError, IndexError):  # not told, or the record is damaged
             return False
 
     def recorded(self, known):
@@ -246,9 +226,8 @@ def update(asked, known, options):
                 written.add(job)
             elif written.intersection(job.needs):  # its record is of what is no longer there
                 job.result.unlink(missing_ok=True)
-    return len(todo), [
-        job for job in todo if job not in written and all(need.finished(known) for need in job.needs)
-    ]
+    failed = [job for job in todo if job not in written and all(need.finished(known) for need in job.needs)]
+    return len(todo), failed
 
 
 def main(argv=None):
@@ -256,59 +235,37 @@ def main(argv=None):
     options.add_argument("experiment", nargs="?", help="its name")
     options.add_argument("data", type=Path, nargs="?", help="root that holds training/ and validation/")
     options.add_argument("--list", action="store_true", help="list the experiments")
-    options.add_argument(
-        "--seeds", type=number(int, 0), nargs="+", help="these seeds only (default: the experiment's)"
-    )
-    options.add_argument(
-        "--workers",
-        type=number(int, 1),
-        default=1,
-        help="runs at once; small networks gain from one run per core",
-    )
+    options.add_argument("--seeds", type=number(int, 0), nargs="+", help="instead of the experiment's")
+    options.add_argument("--workers", type=number(int, 1), default=1, help="runs at once")
     options.add_argument("--dry-run", action="store_true", help="list the runs that there are to do")
-    options.add_argument(
-        "--strong", type=Path, metavar="FILE", help="the strong teacher, where one is needed"
-    )
-    options.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="where the runs keep their checkpoints"
-    )
+    options.add_argument("--strong", type=Path, metavar="FILE", help="the strong teacher, if one is needed")
+    options.add_argument("--runs", type=Path, default=Path("runs"), help="where runs keep their checkpoints")
     options.add_argument("--results", type=Path, default=ROOT / "results", help="where the records are kept")
-    options.add_argument(
-        "--snakemake", nargs=argparse.REMAINDER, default=[], metavar="OPTION", help="its options"
-    )
+    rest = {"nargs": argparse.REMAINDER, "default": [], "metavar": "OPTION"}
+    options.add_argument("--snakemake", **rest, help="its options")
     options = options.parse_args(argv)
     if options.list:
-        for name, experiment in EXPERIMENTS.items():
-            print(
-                f"{name}: {experiment.question} ({', '.join(experiment.variants)}; {len(experiment.seeds)} "
-                "seeds)"
-            )
+        for name, one in EXPERIMENTS.items():
+            print(f"{name}: {one.question} ({', '.join(one.variants)}; {len(one.seeds)} seeds)")
         return 0
     name, data = options.experiment, options.data
     if name not in EXPERIMENTS or not data:
-        raise UserError(
-            f"name an experiment ({', '.join(EXPERIMENTS)}) and the data directory; --list describes them"
-        )
+        raise UserError(f"name an experiment ({', '.join(EXPERIMENTS)}) and the data directory")
     if not importlib.util.find_spec("snakemake"):
-        raise UserError(
-            "Snakemake, which starts the runs, is not installed; pip install -r experiments/requirements.txt"
-        )
+        raise UserError("Snakemake is not installed; pip install -r experiments/requirements.txt")
     asked = plan(name, data, options.runs, options.results, options.seeds, options.strong or "{strong}")
     if any("{strong}" in job.command for job in with_needs(asked)):
         raise UserError(f"{name} needs a strong teacher; name its file with --strong FILE")
     if options.strong and not options.strong.is_file():
         raise UserError(f"there is no file {options.strong}; name the strong teacher's file with --strong")
-
-    from dataset import list_labelled  # not before: the report lists the experiments where there is no torch
-
     known = {split: list_labelled(data, split).fingerprint() for split in ("training", "validation")}
     if options.strong:
         known["strong"] = file_hash(options.strong)
     count, failed = update(asked, known, options)
     if failed:
         raise UserError(
-            f"{len(failed)} of {count} runs failed: {', '.join(str(job.out) for job in failed)}; "
-            "see output.txt there, or Snakemake's messages, fix the cause and run this again"
+            f"{len(failed)} of {count} runs failed: {', '.join(str(job.out) for job in failed)}; see "
+            "output.txt there or Snakemake's messages, fix the cause and run this again"
         )
     return 0
 

@@ -31,13 +31,12 @@ MEDIUM = "--recipe detail=64 view_size=72 augment=medium lr=0.005"
 SOFT = "alpha=0.5 temperature=2"  # follows MEDIUM
 LONG_STRONG = f"train_kd.py {LONG} --teacher {{strong}} --network student"
 
-CUT = "prune.py {base}/best.pt {data}"
+BASE = "{base}/best.pt {data}"
+CUT = f"prune.py {BASE}"
 TUNED = "--rounds ROUNDS --recipe augment=light lr=0.001"
 CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
     "none": f"{CUT} --mode none --rounds ROUNDS",
-    "mistake1": f"{CUT} --mode finetune --epochs 1 {TUNED}".replace(
-        "prune.py", "experiments/benchmarks/reference_mistake.py"
-    ),
+    "mistake1": f"experiments/benchmarks/reference_mistake.py {BASE} --mode finetune --epochs 1 {TUNED}",
     **{f"finetune{epochs}": f"{CUT} --mode finetune --epochs {epochs} {TUNED}" for epochs in (1, 5, 20)},
     "retrain5": f"{CUT} --mode retrain --epochs 5 --rounds ROUNDS --recipe augment=light",
 }
@@ -49,49 +48,33 @@ SHIPPED_TEACHER = (
 )
 FIXED = SHIPPED_TEACHER.replace("augment=medium", "augment=medium views=1")
 AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
+AS_RESNET = "{data} --teacher {resnet18}/best.pt --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
 OWN = "{data} --size 96 --epochs 10 --recipe view_size=72 detail=64 batch_size=32"
 SHIPPED = (
     "--set widths=64,64,64,144,144,144,144 --set hidden=96,192,192,384,624,624,624 --set pools=1,0,0,1,0,0,0 "
     "--set head=384"
 )  # the network of model.bin
-# our network by thousands of parameters: expanded channels, width of the head, bits at which it fits 300,000
-# bytes
-WIDER = {
-    251: ((64, 96, 96, 160, 192, 192, 192), 160, 8),
-    392: ((80, 144, 144, 248, 312, 312, 312), 256, 6),
-    543: ((96, 192, 192, 320, 448, 448, 448), 320, 4),
-    737: ((128, 248, 248, 432, 624, 624, 624), 384, 3),
+WIDER = {  # thousands of parameters: expanded channels, width of the head, bits that fit 300,000 bytes
+    251: ("64,96,96,160,192,192,192", 160, 8),
+    392: ("80,144,144,248,312,312,312", 256, 6),
+    543: ("96,192,192,320,448,448,448", 320, 4),
+    737: ("128,248,248,432,624,624,624", 384, 3),
 }
-MOBILE_WIDTHS = (
-    (4, 12, 24, 44, 88, 88, 88, 88),
-    (8, 16, 32, 64, 128, 128, 128, 128),
-    (12, 24, 44, 92, 180, 180, 180, 180),
-    (16, 32, 64, 128, 256, 256, 256, 256),
-    (24, 44, 92, 180, 360, 360, 360, 360),
-)
-PLAIN_WIDTHS = (
-    (4, 4, 8, 16, 32, 32, 32, 32),
-    (4, 8, 16, 32, 64, 64, 64, 64),
-    (6, 12, 22, 46, 90, 90, 90, 90),
-    (8, 16, 32, 64, 128, 128, 128, 128),
-    (16, 32, 64, 128, 256, 256, 256, 256),
-)
-
-
-def comma(values):
-    """As `--set` takes a list."""
-    return ",".join(map(str, values))
+# the width of the last four blocks: those of the first four
+MOBILE = {88: "4,12,24,44", 128: "8,16,32,64", 180: "12,24,44,92", 256: "16,32,64,128", 360: "24,44,92,180"}
+PLAIN = {32: "4,4,8,16", 64: "4,8,16,32", 90: "6,12,22,46", 128: "8,16,32,64", 256: "16,32,64,128"}
+VIEWS = "train_student.py {data} --size 96 --epochs 8 --recipe view_size=72"
 
 
 def store(trained, bits, qat=False, granularity="channel"):
     """The command that stores a trained network; qat: after two epochs of QAT."""
-    command = f"quantize.py {{{trained}}}/best.pt {{out}}/model.bin --max-bytes 1000000 {RECORD}"
+    weights, output = f"{{{trained}}}/best.pt", f"{{out}}/model.bin --max-bytes 30000000 {RECORD}"
     if not qat:
-        return f"{command} --bits {bits} --granularity {granularity}"
-    train = f"train_student.py {{data}} --init {{{trained}}}/best.pt --qat-bits {bits} --epochs 2"
-    recipe = f"--recipe augment=light qat_granularity={granularity} {RUN.replace('{out}', '{out}/run')}"
-    return f"{train} {recipe} && {command.replace(f'{{{trained}}}', '{out}/run')}"
+        return f"quantize.py {weights} {output} --bits {bits} --granularity {granularity}"
+    train = f"train_student.py {{data}} --init {weights} --qat-bits {bits} --epochs 2 --recipe augment=light"
+    run = f"qat_granularity={granularity} --seed {{seed}} --out {{out}}/run --resume"
+    return f"{train} {run} && quantize.py {{out}}/run/best.pt {output}"
 
 
 def rounding(network, trained):
@@ -110,7 +93,7 @@ def wider():
     for size, (hidden, head, bits) in WIDER.items():
         variants[f"float_{size}"] = (
             f"train_student.py {SHORT} --epochs 8 --network residual6 --set widths=64,64,64,128,128,128,128 "
-            f"--set pools=1,0,0,1,0,0,0 --set hidden={comma(hidden)} --set head={head} {RUN}"
+            f"--set pools=1,0,0,1,0,0,0 --set hidden={hidden} --set head={head} {RUN}"
         )
         variants[f"stored_{size}"] = store(f"float_{size}", bits, qat=True)
     return variants
@@ -118,8 +101,7 @@ def wider():
 
 EXPERIMENTS = {
     "scratch": Experiment(
-        "from scratch, equal epochs: the course's student against our network, also in no more bytes than "
-        "the student's",
+        "from scratch, equal epochs: the course's student, our network, and ours in no more bytes",
         {
             "student": f"train_student.py {{data}} --size 96 --epochs 12 --network student {RUN}",
             "residual6_narrow": f"train_student.py {{data}} --size 96 --epochs 12 {NARROW} {RUN}",
@@ -127,8 +109,7 @@ EXPERIMENTS = {
         },
     ),
     "pruning": Experiment(
-        "the course's student cut five times: training in between or none, anew or on, and the reference "
-        "code's mistake",
+        "the course's student cut five times: not trained, trained on or anew, the reference code's mistake",
         {
             "base": f"train_student.py {SMALL} --epochs 15 --network student {RUN}",
             **{
@@ -145,8 +126,7 @@ EXPERIMENTS = {
         },
     ),
     "rewinding": Experiment(
-        "the course's student cut once and trained for 18 epochs: fine-tuned, or with the first training's "
-        "learning rates from its last weights, from those of its second epoch, or from new ones",
+        "the course's student cut once, then 18 epochs: on, anew, or learning rates or weights rewound",
         {
             "base": f"train_student.py {SMALL} keep_epoch=2 --epochs 20 --network student {RUN}",
             **{
@@ -174,8 +154,7 @@ EXPERIMENTS = {
         },
     ),
     "lowrank": Experiment(
-        "at equal parameters: the student of `pruning` in low-rank factors or with fewer channels, "
-        "fine-tuned alike",
+        "at equal parameters: the student of `pruning` in low-rank factors or with fewer channels",
         {
             f"{name}_{parameters}": f"prune.py {{pruning/base}}/best.pt {{data}} --mode {mode} "
             f"--target parameters={parameters} --epochs 5 --recipe augment=light lr=0.001 {more}{RUN}"
@@ -188,8 +167,7 @@ EXPERIMENTS = {
         },
     ),
     "compress": Experiment(
-        "one network brought to a quarter of its bytes by quantization, pruning, low rank and distillation, "
-        "and the small network trained directly",
+        "a quarter of the bytes by quantization, pruning, low rank, distillation, or direct training",
         {
             "big": f"train_student.py {SHORT} --epochs 8 --network student {RUN}",
             "quantized": store("big", 8),
@@ -198,16 +176,13 @@ EXPERIMENTS = {
             "pruned": f"{QUARTERED} --mode finetune {RUN}",
             "factorised": f"{QUARTERED} --mode lowrank {RUN}",
             "factorised_global": f"{QUARTERED} ranking=global --mode lowrank {RUN}",
-            "distilled": (
-                f"train_kd.py {SHORT} alpha=0.8 temperature=4 --teacher {{big}}/best.pt --epochs 8 "
-                f"--network student --set {QUARTER} {RUN}"
-            ),
+            "distilled": f"train_kd.py {SHORT} alpha=0.8 temperature=4 --teacher {{big}}/best.pt --epochs 8 "
+            f"--network student --set {QUARTER} {RUN}",
             "direct": f"train_student.py {SHORT} --epochs 16 --network student --set {QUARTER} {RUN}",
         },
     ),
     "bits": Experiment(
-        "bytes against accuracy from 8 to 2 bits per weight, without and with QAT; "
-        "the student is that of `pruning`",
+        "bytes against accuracy from 8 to 2 bits per weight, without and with QAT",
         {
             **rounding("student", "pruning/base"),
             "residual6": f"train_student.py {SMALL} --epochs 15 --network residual6 {RUN}",
@@ -215,8 +190,7 @@ EXPERIMENTS = {
         },
     ),
     "equal_bytes": Experiment(
-        "at 300,000 bytes: few weights of many bits or many weights of few, same training, two epochs of QAT",
-        wider(),
+        "at 300,000 bytes: few weights of many bits or many of few, two epochs of QAT", wider()
     ),
     "own_classes": Experiment(
         "180 photos of three own classes: from the weights of model.bin, or from scratch",
@@ -230,19 +204,14 @@ EXPERIMENTS = {
         "ResNet-18 trained from scratch, how it stands 16 and 8 bits, and how many of its answers stay",
         {
             "resnet18": f"train_student.py {LONG} {MEDIUM} lr=0.002 --network resnet18 {RUN}",
-            **{
-                f"resnet18_{bits}": store("resnet18", bits).replace("1000000", "30000000") for bits in (16, 8)
-            },
-            **{
-                f"resnet18_{bits}_agreement": f"evaluate.py {{resnet18_{bits}}}/model.bin {{data}} "
-                "--teacher {resnet18}/best.pt --record {out}/record.json"
-                for bits in (16, 8)
-            },
+            "resnet18_16": store("resnet18", 16),
+            "resnet18_8": store("resnet18", 8),
+            "resnet18_16_agreement": f"evaluate.py {{resnet18_16}}/model.bin {AS_RESNET}",
+            "resnet18_8_agreement": f"evaluate.py {{resnet18_8}}/model.bin {AS_RESNET}",
         },
     ),
     "distillation": Experiment(
-        "three students from scratch, from a weak teacher (ResNet-18 from scratch) and from a strong one; "
-        "and the course's recipe for one of them",
+        "three students from scratch, from a weak teacher and from a strong one; the course's recipe for one",
         {
             **{
                 f"{network}_{name}": f"{script} {MEDIUM} {more} --network {network} {arguments} {RUN}"
@@ -258,8 +227,7 @@ EXPERIMENTS = {
         },
     ),
     "alpha_temperature": Experiment(
-        "weight of the teacher and temperature, against alpha 0.5 and temperature 2, "
-        "which is student_strong of `distillation`",
+        "weight of the teacher and temperature, against 0.5 and 2: student_strong of `distillation`",
         {
             f"{name}_{value}": f"{LONG_STRONG} {MEDIUM} {recipe} {RUN}"
             for name, value, recipe in (
@@ -285,21 +253,14 @@ EXPERIMENTS = {
     "resolution": Experiment(
         "photos of every resolution: some of the views blurred, or none",
         {
-            name: command
-            for views in ("standard", "blurred")
-            for name, command in (
-                (
-                    views,
-                    "train_student.py {data} --size 96 --epochs 8 "
-                    f"--recipe view_size=72 augment={views} {RUN}",
-                ),
-                (f"{views}_measured", f"evaluate.py {{{views}}}/best.pt {REDUCED}"),
-            )
+            "standard": f"{VIEWS} augment=standard {RUN}",
+            "standard_measured": f"evaluate.py {{standard}}/best.pt {REDUCED}",
+            "blurred": f"{VIEWS} augment=blurred {RUN}",
+            "blurred_measured": f"evaluate.py {{blurred}}/best.pt {REDUCED}",
         },
     ),
     "one_megabyte": Experiment(
-        "about 1 MB at 32 bits: ordinary, depthwise and grouped convolutions, and the same blocks with one "
-        "group",
+        "about 1 MB at 32 bits: ordinary, depthwise and grouped convolutions, and those with one group",
         {
             name: f"train_student.py {SMALL} --epochs 6 --network {network} {RUN}"
             for name, network in (
@@ -318,14 +279,14 @@ EXPERIMENTS = {
         "parameters against accuracy: depthwise-separable and ordinary convolutions, five widths each",
         {
             **{
-                f"mobile_{widths[-1]}": f"train_student.py {SHORT} --epochs 6 --network student "
-                f"--set widths={comma(widths)} {RUN}"
-                for widths in MOBILE_WIDTHS
+                f"mobile_{last}": f"train_student.py {SHORT} --epochs 6 --network student "
+                f"--set widths={first},{last},{last},{last},{last} {RUN}"
+                for last, first in MOBILE.items()
             },
             **{
-                f"plain_{widths[-1]}": f"train_student.py {SHORT} --epochs 6 --network plain_student "
-                f"--set widths={comma(widths)} --set hidden={widths[-1]} {RUN}"
-                for widths in PLAIN_WIDTHS
+                f"plain_{last}": f"train_student.py {SHORT} --epochs 6 --network plain_student "
+                f"--set widths={first},{last},{last},{last},{last} --set hidden={last} {RUN}"
+                for last, first in PLAIN.items()
             },
         },
     ),
