@@ -117,8 +117,7 @@ def bits(summary):
 
 def confusion(summary):
     """Shares of every class's photos by what they are taken for, before and after compression."""
-    model = summary["model"]
-    before, after = model["evaluation_before"], model["evaluation"]
+    before, after = summary["model"]["evaluation_before"], summary["model"]["evaluation"]
     names = list(after["class_accuracy"])
     centres = [index + 0.5 for index in range(len(names))]
     figure, both = panels(2, 2.4, sharey=True)

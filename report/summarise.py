@@ -7,6 +7,7 @@ what is measured of the model that is handed in. Accuracies are shares of 1.
 
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -25,11 +26,21 @@ STANDIN = "stand-in"
 PHOTO_SETS = json.loads((ROOT / "results/photo_sets.json").read_text())  # fingerprint of a split -> its name
 TEACHERS = json.loads((HERE / "published.json").read_text())["teachers"]  # by file: name, parameters
 TOLERANCE = 0.002  # of an accuracy measured again on the same photos: other batches round otherwise
+EVALUATIONS = ("evaluation", "evaluation_before", "evaluation_tta", "evaluation_food11")  # of model.bin
+EVALUATED = (
+    "accuracy",
+    "photos",
+    "small_photos",
+    "accuracy_of_small",
+    "accuracy_of_larger",
+    "class_accuracy",
+)
+EVALUATED += ("calibration_error", "confusion", "reliability", "bits", "device")
 BENCHMARKS = ("hw7_test", "data_path", "fixed_views", "onnx_teacher", "onnx_export")
 BENCHMARKS += ("speed_training", "speed_inference", "speed_step", "speed_gpu", "processes")
 MODES = ("none", "mistake1", "finetune1", "finetune5", "retrain5")
 BASES = {  # experiment: the variants that all its variants are compared with
-    "alpha_temperature": [],  # with student_strong of `distillation`, as "base"
+    "alpha_temperature": ["base"],  # student_strong of `distillation`
     "bits": ["student_4_tensor", "residual6_4_tensor"],
     "compress": ["big", "big_long", "quantized_long", "direct"],
     "distillation": ["student_course"]
@@ -56,7 +67,8 @@ class Records:
     """
 
     def __init__(self, results, photos):
-        self.results, self.photos, self.read = Path(results), photos, {}
+        self.results, self.photos = Path(results), photos
+        self.read = defaultdict(dict)  # folder, or name of a record outside one -> {name: record}
 
     def __call__(self, name, command="the script that writes it", any_photos=False):
         try:
@@ -69,12 +81,9 @@ class Records:
         for split, fingerprint in record["data"].items():
             known = fingerprint in PHOTO_SETS
             if not any_photos and split != "training" and known != (self.photos == STANDIN):
-                raise UserError(
-                    f"the record results/{name} was measured on {split} photos {fingerprint}, which are "
-                    f"{'' if known else 'not '}in results/photo_sets.json; run it again on {self.photos}, "
-                    "or name the photos with --photos"
-                )
-        self.read.setdefault(name.rpartition("/")[0] or name, {})[name] = record
+                reason = f"is of other {split} photos than {self.photos} (see results/photo_sets.json)"
+                raise UserError(f"the record results/{name} {reason}; measure again, or use --photos")
+        self.read[name.rpartition("/")[0] or name][name] = record
         return record
 
     def folder(self, name):
@@ -97,21 +106,20 @@ class Records:
 
 
 def metrics(record):
-    """What differs from seed to seed, by name; what a record does not hold is NaN."""
-    best, rounds, agreement = record.get("best", {}), record.get("rounds"), record.get("agreement", {})
-    last = rounds[-1] if rounds else {}
+    """What differs from seed to seed, by name; None where a record does not hold it."""
+    agreement, last = record.get("agreement", {}), record.get("rounds", [{}])[-1]
+    told = {**record, **record.get("best", {}), **last}
     names = ("after_training", "validation_accuracy", "validation_accuracy_after", "accuracy")
-    found = {
-        "accuracy": next((one[name] for name in names for one in (last, best, record) if name in one), None),
+    return {
+        "accuracy": next((told[name] for name in names if name in told), None),
         "before": record.get("validation_accuracy_before", record.get("validation_accuracy")),
         "after_cut": last.get("after_cut"),
         "reduced": record.get("accuracy_reduced"),
         **{f"agree_{split}": agreement.get(split) for split in ("validation", "testing")},
         "gap": agreement["testing"] - agreement["validation"] if agreement.get("testing") else None,
-        "last": record["history"][-1]["validation_accuracy"] if "history" in record else None,
+        "last": record.get("history", [{}])[-1].get("validation_accuracy"),
         "bytes": record.get("file_bytes", record.get("packed_bytes")),
     }
-    return {name: np.nan if value is None else value for name, value in found.items()}
 
 
 def facts(record):
@@ -120,6 +128,7 @@ def facts(record):
     settings = record.get("settings") or record.get("pruning", {}).get("settings") or {}
     training, pixels = model.get("training", {}), model["preprocessing"]["size"]
     photos = record.get("photos", record.get("validation_photos"))
+    photos = photos if isinstance(photos, dict) else {"validation": photos}
     teacher = (record.get("teachers") or [None])[0]
     found = {
         "network": model["architecture"],
@@ -132,8 +141,8 @@ def facts(record):
         "training": training,
         "parameters": last.get("parameters"),
         "macs": last.get("macs"),
-        "photos": photos["validation"] if isinstance(photos, dict) else photos,
-        "training_photos": photos["training"] if isinstance(photos, dict) else None,
+        "photos": photos["validation"],
+        "training_photos": photos.get("training"),
         "teacher": teacher and {**TEACHERS.get(teacher["file"], {"name": teacher["file"]}), **teacher},
         **{key: record.get(key) for key in ("bits", "raw_bytes", "small_photos", "reduced_to")},
         "qat_epochs": record.get("fine_tuning", {}).get("settings", {}).get("epochs"),
@@ -165,11 +174,13 @@ def difference(ours, theirs, photos):
 
 def experiment(records, name):
     """{variant: facts, statistics of every metric, differences, accuracy after every round}."""
-    rows = records.experiment(name)
+    rows, found = records.experiment(name), {}
+    if name == "alpha_temperature":
+        others = records.experiment("distillation")
+        rows += [("base", seed, record) for variant, seed, record in others if variant == "student_strong"]
     table = pd.DataFrame([{"variant": variant, "seed": seed, **metrics(one)} for variant, seed, one in rows])
-    wide = {name: table.pivot(index="variant", columns="seed", values=name) for name in table.columns[2:]}
-    found = {}
-    for variant in table["variant"].unique():
+    wide = {key: table.pivot(index="variant", columns="seed", values=key) for key in table.columns[2:]}
+    for variant in EXPERIMENTS[name].variants:
         group = [record for one, _, record in rows if one == variant]
         found[variant] = facts(group[0]) | {key: statistics(one.loc[variant]) for key, one in wide.items()}
         found[variant]["best_epochs"] = [one["best"].get("epoch") for one in group if "best" in one]
@@ -186,60 +197,48 @@ def experiment(records, name):
             mean = wide["accuracy"].filter(regex=f"_{kind}$", axis="index").mean()
             wide["accuracy"].loc[f"all_{kind}"] = mean
             found[f"all_{kind}"] = {"photos": group[0]["photos"]["validation"], "accuracy": statistics(mean)}
-    base = records.experiment("distillation") if name == "alpha_temperature" else []
-    base = {seed: metrics(record) for variant, seed, record in base if variant == "student_strong"}
+    # rows of NaN for what has accuracies only
+    wide = {key: one.reindex([*{*found, *BASES[name]}]) for key, one in wide.items()}
     for metric in ("accuracy", "reduced", "agree_validation", "agree_testing", "gap"):
         for variant, one in found.items():
-            ours = wide[metric].loc[variant] if variant in wide[metric].index else pd.Series()
-            if ours.isna().all():
-                continue
-            others = {base: wide[metric].loc[base] for base in BASES[name] if base in wide[metric].index}
-            if base:
-                others["base"] = pd.Series({seed: one[metric] for seed, one in base.items()})
-            if metric == "accuracy" and "before" in wide and variant in wide["before"].index:
+            ours = wide[metric].loc[variant]
+            others = {base: wide[metric].loc[base] for base in BASES[name] if base != variant}
+            if metric == "accuracy":
                 others["before"] = wide["before"].loc[variant]
-            one[metric]["vs"] = {
-                base: difference(ours, theirs, one.get("photos", np.nan))
-                for base, theirs in others.items()
-                if base != variant and theirs.notna().any()
-            }
+            others = {base: theirs for base, theirs in others.items() if theirs.notna().any()}
+            if ours.notna().any():
+                photos = one.get("photos", np.nan)
+                one[metric]["vs"] = {base: difference(ours, others[base], photos) for base in others}
     return found
 
 
-def check_same_network(name, record, shipped):
-    """UserError if a record is of another network than the model that is handed in."""
-    one, other = record["model"], shipped["model"]
-    one, other = ({**model["arguments"], "network": model["architecture"]} for model in (one, other))
-    if any(one[key] != other[key] for key in one.keys() & other.keys() - {"folded"}):
-        raise UserError(
-            f"the record results/{name} is stale: it is of another network than model.json; measure again"
-        )
+def check_current(name, record, model):
+    """UserError if a record is of another network than model.json, or an evaluation differs from it."""
+    one, other = record["model"], model["model"]
+    arguments = {**other["arguments"], **one["arguments"], "folded": other["arguments"]["folded"]}
+    current = (one["architecture"], arguments) == (other["architecture"], other["arguments"])
+    if name in EVALUATIONS:
+        current &= one["preprocessing"] == other["preprocessing"]
+    if name == "evaluation":
+        current &= abs(record["accuracy"] - model["validation_accuracy_after"]) <= TOLERANCE
+    if not current:
+        raise UserError(f"the record results/{name}.json is of another model than model.json; measure again")
 
 
 def handed_in(records):
     """What is measured of model.bin, of its training and of its 32-bit weights."""
-    model, trained, tuned = (records(f"{name}.json") for name in ("model", "model_training", "model_qat"))
-    names = ("evaluation", "evaluation_before", "evaluation_tta", "evaluation_food11")
-    measured = {name: records(f"{name}.json") for name in names}
-    for name, record in {"model_training": trained, "model_qat": tuned, **measured}.items():
-        check_same_network(f"{name}.json", record, model)
-    before, after = measured["evaluation_before"]["accuracy"], model["validation_accuracy_after"]
-    for name, expected in (("evaluation", after), ("evaluation_before", before)):
-        record = measured[name]
-        seen_at, pixels = (one["model"]["preprocessing"]["size"] for one in (record, model))
-        if abs(record["accuracy"] - expected) > TOLERANCE or seen_at != pixels:
-            raise UserError(
-                f"the record results/{name}.json is stale: it has {record['accuracy']:.4f} at {seen_at} px "
-                f"and results/model.json {after:.4f} at {pixels} px; run evaluate.py --record again"
-            )
-    others = ("evaluation_earlier", "evaluation_earlier_food11")
-    measured |= {name: records(f"{name}.json") for name in others}
-    kept = ("accuracy", "photos", "small_photos", "accuracy_of_small", "accuracy_of_larger", "class_accuracy")
-    kept += ("calibration_error", "confusion", "reliability", "bits", "device")
-    evaluations = {name: {key: one.get(key) for key in kept} for name, one in measured.items()}
-    for name, one in evaluations.items():
-        one["measured_on"] = PHOTO_SETS.get(measured[name]["data"]["validation"], records.photos)
-        one["confidence"] = sum(count * mean for count, mean, _ in one["reliability"]) / one["photos"]
+    names = ("model_training", "model_qat", *EVALUATIONS)
+    model, current = records("model.json"), {name: records(f"{name}.json") for name in names}
+    for name, record in current.items():
+        check_current(name, record, model)
+    trained, tuned, evaluations = current["model_training"], current["model_qat"], {}
+    for name in (*EVALUATIONS, "evaluation_earlier", "evaluation_earlier_food11"):
+        record = current.get(name) or records(f"{name}.json")
+        evaluations[name] = {key: record.get(key) for key in EVALUATED}
+        evaluations[name]["measured_on"] = PHOTO_SETS.get(record["data"]["validation"], records.photos)
+        certain = sum(count * mean for count, mean, _ in record["reliability"])
+        evaluations[name]["confidence"] = certain / record["photos"]
+    before, after = evaluations["evaluation_before"]["accuracy"], model["validation_accuracy_after"]
     photos, evaluation = model["validation_photos"], evaluations["evaluation"]
 
     def single(ours, theirs):
@@ -247,6 +246,11 @@ def handed_in(records):
 
     sizes = [{**metrics(one), **facts(one)} for one in records.folder("input_size")]
     rounded = [{**metrics(one), **facts(one)} for one in records.folder("rounding")]
+    repeated = {}
+    for name in ("fifth", "fifth_again", "9866"):
+        record = records(f"model_{name}.json")
+        measured = {"accuracy": record["validation_accuracy_after"], "bytes": record["file_bytes"]}
+        repeated[name] = {**facts(record), **measured}
     pairs = pd.DataFrame(evaluation["confusion"], *[list(evaluation["class_accuracy"])] * 2).stack()
     pairs = pairs[[label != taken for label, taken in pairs.index]]
     return {
@@ -255,11 +259,7 @@ def handed_in(records):
         "epochs": trained["model"]["training"]["epochs"],
         "qat_epochs": tuned["settings"]["epochs"],
         "bytes": model["file_bytes"],
-        "repeated": {
-            name: facts(record := records(f"model_{name}.json"))
-            | {"accuracy": record["validation_accuracy_after"], "bytes": record["file_bytes"]}
-            for name in ("fifth", "fifth_again", "9866")
-        },
+        "repeated": repeated,
         "before": before,
         "after": after,
         "photos": photos,
@@ -295,13 +295,13 @@ def summarise(results=ROOT / "results", photos=STANDIN):
     for name in BENCHMARKS:
         record = records(f"{name}.json", any_photos=True)
         found[name] = {key: one for key, one in record.items() if key not in ("command", "date", "versions")}
-    found["records"] = {
-        name: {
+    found["records"] = {}
+    for name, named in records.read.items():
+        group = list(named.values())
+        found["records"][name] = {
             "number": len(group),
             "seeds": len({one["seed"] for one in group} - {None}),
             "commits": sorted({one["commit"][:7] for one in group}),
             "device": group[0]["device"].replace(", 1 threads", ", 1 thread"),  # as earlier records spell it
         }
-        for name, group in ((name, list(named.values())) for name, named in records.read.items())
-    }
     return cleaned(found)

@@ -26,17 +26,19 @@ TABLE = re.compile(r"<!-- begin (\w+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
 def mean_std(one):
     """{"mean": 0.62, "std": 0.01} -> "62.00 ± 1.00"."""
-    return f"{100 * one['mean']:.2f}" + (f" ± {100 * one['std']:.2f}" if one["std"] is not None else "")
+    deviation = "" if one["std"] is None else f" ± {100 * one['std']:.2f}"
+    return f"{100 * one['mean']:.2f}{deviation}"
 
 
 def size(one):
     """Input size of a variant, and that of its training views if it is another."""
-    return f"{one['pixels']} px" + (f" (views of {one['views']})" if one["views"] != one["pixels"] else "")
+    views = "" if one["views"] == one["pixels"] else f" (views of {one['views']})"
+    return f"{one['pixels']} px{views}"
 
 
 def tables(summary):
     """{name: the table between its marks}."""
-    made = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=False)
+    made = jinja2.Environment(undefined=jinja2.StrictUndefined)
     made.filters |= {
         "num": lambda number: f"{number:,.0f}",
         "pct": lambda share: f"{100 * share:.2f}",
@@ -50,23 +52,17 @@ def tables(summary):
 
 def fill(pages, summary):
     """{page: text with every table made anew}; UserError unless each has its place on exactly one page."""
-    made = tables(summary)
-    there = [name for text in pages.values() for name in TABLE.findall(text)]
-    if wrong := [
-        name for name in sorted(made.keys() | set(there)) if there.count(name) != 1 or name not in made
-    ]:
-        raise UserError(
-            f"{' and '.join(pages)} need exactly one table {wrong[0]} between its begin and end marks, "
-            "as results/tables.md.jinja has; restore them"
-        )
+    made, there = tables(summary), [name for text in pages.values() for name in TABLE.findall(text)]
+    for name in sorted({*made, *there}):
+        if there.count(name) != 1 or name not in made:
+            reason = f"need exactly one table {name} between its marks, as results/tables.md.jinja has it"
+            raise UserError(f"{', '.join(pages)} {reason}; restore them")
     return {page: TABLE.sub(lambda match: made[match[1]], text) for page, text in pages.items()}
 
 
 def main(argv=None):
     options = parser(__doc__)
-    options.add_argument(
-        "--check", action="store_true", help="change nothing; status 1 if a table is out of date"
-    )
+    options.add_argument("--check", action="store_true", help="change nothing; status 1 if out of date")
     options = options.parse_args(argv)
     before = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
     after = fill(before, summarise())

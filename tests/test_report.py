@@ -178,7 +178,7 @@ def test_a_stale_record_is_named(results, name):
 
 
 def test_other_photos_need_another_name(results):
-    with pytest.raises(UserError, match="which are in results/photo_sets.json; run it again on Food-11"):
+    with pytest.raises(UserError, match="of other validation photos than Food-11"):
         summarise.summarise(results, "Food-11")
 
 
