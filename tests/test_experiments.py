@@ -1,6 +1,7 @@
 """Experiments, records, and that README.md and model.bin agree with the records."""
 
 import importlib
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from compression.command_line import UserError
@@ -17,9 +19,11 @@ from compression.files.loading import load_model
 from compression.files.records import provenance, write_record
 from experiments import __main__ as experiments
 from experiments import comparisons
-from models import build
+from models import build, parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MISSING = "there is no (folder|model file|teacher file)"  # as far as scripts get with arguments that fit
 TINY = comparisons.Experiment(
     "does it run",
     {
@@ -219,16 +223,12 @@ def test_the_published_records_are_those_of_the_experiments():
                 assert job.recorded({}), f"{job.result} is not of the variant: {job.template}"
 
 
-def test_the_commands_of_all_experiments_are_understood(call, tmp_path, monkeypatch):
-    """The scripts must get as far as missing data or files."""
+def test_the_commands_of_all_experiments_are_understood(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in experiments.EXPERIMENTS:
         for job in experiments.plan(name, Path("data"), Path("runs"), tmp_path, [0], strong="strong.onnx"):
             for script, *words in (part.split() for part in " ".join(job.command).split(" && ")):
-                result = call(script, *words)
-                assert result.returncode == 2 and re.search(
-                    "there is no (folder|model file|teacher file)", result.stderr
-                ), (job.command, result)
+                assert re.search(MISSING, refused(script, *words)), job.command
 
 
 @pytest.mark.parametrize("arguments", [[], ["scratch"], ["no such experiment", "data"]])
@@ -262,11 +262,8 @@ def test_provenance_names_what_a_number_depends_on():
     import torch
 
     found = provenance(torch.device("cpu"), 3, {"training": "abc"})
-    assert (
-        found["seed"] == 3
-        and found["data"] == {"training": "abc"}
-        and found["versions"]["torch"] == torch.__version__
-    )
+    assert found["seed"] == 3 and found["data"] == {"training": "abc"}
+    assert found["versions"]["torch"] == torch.__version__
     assert found["command"] and found["commit"] and found["device"]
 
 
@@ -274,10 +271,9 @@ def test_provenance_names_what_a_number_depends_on():
 
 
 def test_the_tables_of_the_readme_are_those_of_the_records():
-    result = subprocess.run(
-        [sys.executable, ROOT / "results/fill_readme.py", "--check"], capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    command = [sys.executable, ROOT / "results/fill_readme.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -307,31 +303,24 @@ def test_a_table_without_its_marks_is_named(fill_readme, edit):
 
 
 def test_every_file_and_script_that_the_readme_names_exists():
-    text = "".join(
-        page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
-    )
-    named = set(re.findall(r"`([a-z0-9_]+\.(?:py|sh|txt|bin))`", text)) | set(
-        re.findall(r"python ([a-z0-9_/]+\.py)", text)
-    )
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"`([a-z0-9_]+\.(?:py|sh|txt|bin))`", text))
+    named |= set(re.findall(r"python ([a-z0-9_/]+\.py)", text))
     assert {"train_student.py", "quantize.py", "inference.py", "model.bin"} <= named
     # the course's
     known = {path.name for path in ROOT.glob("compression/**/*.py")} | {"teacher_resnet18.bin"}
     assert not [name for name in named - known if not (ROOT / name).is_file()]
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_between_the_pages_leads_to_a_file(page):
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
     assert not [link for link in links if not (page.parent / link).is_file()]
 
 
 def test_the_shipped_model_is_the_recorded_one():
-    record, training, tuning = (
-        json.loads((ROOT / f"results/{name}.json").read_text())
-        for name in ("model", "model_training", "model_qat")
-    )
+    names = ("model", "model_training", "model_qat")
+    record, training, tuning = (json.loads((ROOT / f"results/{name}.json").read_text()) for name in names)
     model = load_model(ROOT / "model.bin")
     assert (ROOT / "model.bin").stat().st_size == record["file_bytes"] <= 300_000
     assert model.description.to_dict() == record["model"] and model.bits == record["bits"]
@@ -343,30 +332,24 @@ def test_the_shipped_model_is_the_recorded_one():
 
 
 def test_the_experiment_with_own_classes_trains_the_shipped_network():
-    from experiments.comparisons import SHIPPED
-    from models import parse_arguments
+    shipped = load_model(ROOT / "model.bin").description.arguments
+    given = json.loads(json.dumps(parse_arguments(comparisons.SHIPPED.split()[1::2])))  # tuples as lists
+    assert given == {key: shipped[key] for key in given}
 
-    shipped, given = (
-        load_model(ROOT / "model.bin").description.arguments,
-        parse_arguments(SHIPPED.split()[1::2]),
+
+def bash(script, *arguments, python):
+    """Run a script of the project with this Python; the CompletedProcess."""
+    environment = {**os.environ, "PYTHON": str(python)}
+    return subprocess.run(
+        ["bash", ROOT / script, *arguments], env=environment, capture_output=True, text=True
     )
-    assert {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()} == {
-        key: shipped[key] for key in given
-    }
 
 
 def test_the_shipped_model_predicts_through_hw7_test(toy, tmp_path):
-    result = subprocess.run(
-        ["bash", ROOT / "hw7_test.sh", toy, tmp_path / "out.csv"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHON": sys.executable},
-    )
-    assert result.returncode == 0, result.stderr
-    rows = (tmp_path / "out.csv").read_text().splitlines()
-    assert rows[0] == "Id,label" and [row.split(",")[0] for row in rows[1:]] == [
-        str(index) for index in range(15)
-    ]
+    done = bash("hw7_test.sh", toy, tmp_path / "out.csv", python=sys.executable)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert list(table) == ["Id", "label"] and list(table["Id"]) == list(range(15))
 
 
 def test_the_shipped_model_reaches_its_recorded_accuracy(food11):
@@ -392,23 +375,15 @@ def hw7_train(folder, *options):
     python, noted = folder / "python", folder / "noted.txt"
     python.write_text(f'#!/bin/sh\necho "$@" >> "{noted}"\n')
     python.chmod(0o755)
-    command = [
-        "bash",
-        ROOT / "hw7_train.sh",
-        folder / "food",
-        folder / "out.bin",
-        "--runs",
-        folder / "runs",
-        *options,
-    ]
-    done = subprocess.run(command, env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True)
+    arguments = (folder / "food", folder / "out.bin", "--runs", folder / "runs", *options)
+    done = bash("hw7_train.sh", *arguments, python=python)
     assert done.returncode == 0, done.stderr
     return [line.split() for line in noted.read_text().splitlines()]
 
 
-def value(command, flag):
-    """What a command gives behind the last of these flags."""
-    return command[len(command) - command[::-1].index(flag)]
+def values(command, flag):
+    """What a command gives behind each of these flags."""
+    return [value for one, value in itertools.pairwise(command) if one == flag]
 
 
 def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path):
@@ -419,61 +394,48 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
     options += ("--set=head=320", "--recipe", "lr=0.01", "--seed", "3", "--device=cpu")
     student, tuning, stored = hw7_train(tmp_path, *options)
     for command in (student, tuning):
-        assert [command[index + 1] for index, part in enumerate(command) if part == "--teacher"] == [
-            "a.onnx",
-            "b.pt",
-        ]
+        assert values(command, "--teacher") == ["a.onnx", "b.pt"]
         assert "views=1000" in command, "no more than train_kd.py takes"
-        assert "teacher_size=64" in command and value(command, "--size") == "96"
-        assert value(command, "--seed") == "3"
-    assert value(stored, "--device") == "cpu" and "--seed" not in stored
-    assert [[part for part in one if part.startswith("lr=")][-1] for one in (student, tuning)] == [
-        "lr=0.01",
-        "lr=0.001",
-    ]
-    assert value(student, "--set") == "head=320" and "--set" not in tuning, "which --init does not take"
-    assert value(student, "--epochs") == "126000" and value(tuning, "--epochs") == "42000", (
-        "a schedule of 6.3 million views, and a third of it for QAT"
-    )
+        assert "teacher_size=64" in command and values(command, "--size")[-1] == "96"
+        assert values(command, "--seed") == ["3"]
+    assert values(stored, "--device") == ["cpu"] and "--seed" not in stored
+    rates = [[part for part in one if part.startswith("lr=")][-1] for one in (student, tuning)]
+    assert rates == ["lr=0.01", "lr=0.001"]
+    assert values(student, "--set")[-1] == "head=320" and "--set" not in tuning, "which --init does not take"
+    assert values(student, "--epochs") == ["126000"], "a schedule of 6.3 million views"
+    assert values(tuning, "--epochs") == ["42000"], "a third of it"
     assert "stop_epoch=84001" in student and "stop_epoch=0" in tuning
-    assert value(tuning, "--init") == stored[1].replace("rounded", "student")
+    assert values(tuning, "--init") == [stored[1].replace("rounded", "student")]
 
 
 @pytest.mark.parametrize(
     "options, scripts",
     [
-        ([], ["train_student.py", "train_kd.py", "train_kd.py", "quantize.py"]),
-        (
-            ["--teacher", "none.pt", "--epochs", "7", "--recipe", "detail=64"],
-            ["train_kd.py", "train_kd.py", "quantize.py"],
-        ),
+        ("", "train_student.py train_kd.py train_kd.py quantize.py"),
+        ("--teacher none.pt --epochs 7 --recipe detail=64", "train_kd.py train_kd.py quantize.py"),
     ],
 )
-def test_the_options_that_hw7_train_gives_exist(call, tmp_path, options, scripts):
-    """The scripts must get as far as missing data or files."""
-    commands = hw7_train(tmp_path, *options)
-    assert [Path(command[0]).name for command in commands] == scripts
+def test_the_options_that_hw7_train_gives_exist(refused, tmp_path, options, scripts):
+    commands = hw7_train(tmp_path, *options.split())
+    assert [Path(command[0]).name for command in commands] == scripts.split()
     assert commands[-1][2] == str(tmp_path / "out.bin")
     assert all("--resume" in command for command in commands[:-1])
     for command in commands:
-        result = call(Path(command[0]).name, *command[1:])
-        assert result.returncode == 2 and re.search(
-            "there is no (folder|model file|teacher file)", result.stderr
-        ), result.stderr
+        assert re.search(MISSING, refused(Path(command[0]).name, *command[1:]))
 
 
 def test_hw7_train_without_a_teacher_trains_one_on_the_same_photos_and_takes_any_network(tmp_path):
     options = ("--validation-share=0.2", "--network", "student", "--epochs=7")
     teacher, student, tuning, stored = hw7_train(tmp_path, *options)
-    assert all(value(command, "--validation-share") == "0.2" for command in (teacher, student, tuning))
-    assert value(student, "--network") == "student" and "--set" not in student and "--network" not in tuning
-    assert value(student, "--epochs") == "7" and "--validation-share" not in stored
+    assert all(values(command, "--validation-share") == ["0.2"] for command in (teacher, student, tuning))
+    assert values(student, "--network")[-1] == "student"
+    assert "--set" not in student and "--network" not in tuning
+    assert values(student, "--epochs")[-1] == "7" and "--validation-share" not in stored
 
 
 @pytest.mark.parametrize("option", ["--qat-bits", "--init=model.bin", "--out"])
 def test_hw7_train_refuses_what_it_sets_itself(option):
-    command = ["bash", ROOT / "hw7_train.sh", "data", "model.bin", option, "4"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = bash("hw7_train.sh", "data", "model.bin", option, "4", python=sys.executable)
     assert done.returncode == 2 and f"{option.partition('=')[0]} is set by this script" in done.stderr
 
 
@@ -481,5 +443,5 @@ def test_hw7_train_refuses_what_it_sets_itself(option):
     "wrong", [[], ["model.bin", "--epochs"], ["model.bin", "--epochs", "few"], ["model.bin", "--teacher"]]
 )
 def test_hw7_train_with_wrong_arguments_tells_its_usage(wrong):
-    done = subprocess.run(["bash", ROOT / "hw7_train.sh", "data", *wrong], capture_output=True, text=True)
+    done = bash("hw7_train.sh", "data", *wrong, python=sys.executable)
     assert done.returncode == 2 and "usage" in done.stderr
