@@ -12,20 +12,24 @@ CLAIMS = json.loads((Path(__file__).parent / "claims.json").read_text())
 SIGNS = {">": 1, "=": 0, "<": -1}
 
 
+def compared(summary, claim):
+    """(comparison, verdict that it needs, difference in the summary) of all that a claim compares."""
+    group, _, parts = claim.partition(": ")
+    for part in parts.split(";"):
+        *variants, sign, base = part.split()
+        for variant in variants:
+            metric, _, variant = variant.rpartition("/")
+            one = summary[group][variant]
+            found = one if group == "model" else one[metric or "accuracy"]["vs"][base]
+            yield f"{group}: {variant} {sign} {base}", SIGNS[sign], found
+
+
 def broken(summary):
     """What no longer holds, as a sentence about the first claim that fails; None if all hold."""
-    for name, text in CLAIMS.items():
-        group, _, parts = text.partition(": ")
-        for part in parts.split(";"):
-            *variants, sign, base = part.split()
-            for variant in variants:
-                metric, _, variant = variant.rpartition("/")
-                one = summary[group][variant]
-                found = one if group == "model" else one[metric or "accuracy"]["vs"][base]
-                if found["verdict"] != SIGNS[sign]:
-                    return (
-                        f'the claim "{name}" of the report no longer holds: {group}: {variant} {sign} {base} '
-                        f"is {100 * found['mean']:+.2f} ± {100 * found['bound']:.2f} points; "
-                        "rewrite its sentence in report/text/ and its line in report/claims.json"
-                    )
+    for name, claim in CLAIMS.items():
+        for comparison, verdict, found in compared(summary, claim):
+            if found["verdict"] != verdict:
+                points = f"{100 * found['mean']:+.2f} ± {100 * found['bound']:.2f} points"
+                reason = f'the claim "{name}" of the report no longer holds: {comparison} is {points}'
+                return f"{reason}; rewrite its sentence in report/text/ and its line in report/claims.json"
     return None

@@ -27,15 +27,8 @@ PHOTO_SETS = json.loads((ROOT / "results/photo_sets.json").read_text())  # finge
 TEACHERS = json.loads((HERE / "published.json").read_text())["teachers"]  # by file: name, parameters
 TOLERANCE = 0.002  # of an accuracy measured again on the same photos: other batches round otherwise
 EVALUATIONS = ("evaluation", "evaluation_before", "evaluation_tta", "evaluation_food11")  # of model.bin
-EVALUATED = (
-    "accuracy",
-    "photos",
-    "small_photos",
-    "accuracy_of_small",
-    "accuracy_of_larger",
-    "class_accuracy",
-)
-EVALUATED += ("calibration_error", "confusion", "reliability", "bits", "device")
+EVALUATED = ("accuracy", "photos", "small_photos", "accuracy_of_small", "accuracy_of_larger")
+EVALUATED += ("class_accuracy", "calibration_error", "confusion", "reliability", "bits", "device")
 BENCHMARKS = ("hw7_test", "data_path", "fixed_views", "onnx_teacher", "onnx_export")
 BENCHMARKS += ("speed_training", "speed_inference", "speed_step", "speed_gpu", "processes")
 MODES = ("none", "mistake1", "finetune1", "finetune5", "retrain5")

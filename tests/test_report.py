@@ -109,24 +109,12 @@ def test_the_texts_and_the_list_name_the_same_claims():
     assert set(re.findall(r'#claim\("([^"]+)"\)', texts)) == claims.CLAIMS.keys()
 
 
-def flipped(part):
-    """The first difference of a claim turned to a verdict that it does not allow."""
-    sign = next(one for one in part.split() if one in claims.SIGNS)
-    return 1 if claims.SIGNS[sign] != 1 else -1
-
-
 @pytest.mark.parametrize("name", claims.CLAIMS)
 def test_every_claim_can_fail_and_is_named(summary, name):
     assert claims.broken(summary) is None
     changed = json.loads(json.dumps(summary))
-    group, _, parts = claims.CLAIMS[name].partition(": ")
-    for part in parts.split(";"):
-        *variants, _, base = part.split()
-        for variant in variants:
-            metric, _, variant = variant.rpartition("/")
-            one = changed[group][variant]
-            found = one if group == "model" else one[metric or "accuracy"]["vs"][base]
-            found["verdict"] = flipped(part)
+    for _, verdict, found in claims.compared(changed, claims.CLAIMS[name]):
+        found["verdict"] = -1 if verdict == 1 else 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claims, "CLAIMS", {name: claims.CLAIMS[name]})
         assert f'the claim "{name}" of the report no longer holds' in claims.broken(changed)

@@ -18,14 +18,9 @@ from compression.command_line import UserError, parser, run
 from models import build
 
 SIZE, BATCH_SIZE = 256, 32
-TRAINING = transforms.Compose(
-    [
-        transforms.RandomCrop(SIZE, pad_if_needed=True, padding_mode="symmetric"),
-        transforms.RandomHorizontalFlip(),
-        transforms.RandomRotation(15),
-        transforms.ToTensor(),
-    ]
-)
+CROP = transforms.RandomCrop(SIZE, pad_if_needed=True, padding_mode="symmetric")
+TURN = (transforms.RandomHorizontalFlip(), transforms.RandomRotation(15))
+TRAINING = transforms.Compose([CROP, *TURN, transforms.ToTensor()])
 TESTING = transforms.Compose([transforms.CenterCrop(SIZE), transforms.ToTensor()])
 
 

@@ -93,13 +93,12 @@ def measure(device, side=4096, student_size=128, photos=384, rounds=5):
         }
         found = in_turns(ways, rounds, device)
         views = photos / found["none"].median()
+        ratios = {change: (found["none"] / found[change]).median() for change in CHANGES}
         results[text] = {
             "size": size,
             "views_per_second": views,
             "macs_per_second": views * PASSES * count_macs(name, size, **arguments),
-            "speed_ratio_of_changes": {
-                change: (found["none"] / found[change]).median() for change in CHANGES
-            },
+            "speed_ratio_of_changes": ratios,
             "profile": profile(ways["none"]),
         }
     return {"precision": pick_precision("auto", device), "limits": reached, "results": results}
