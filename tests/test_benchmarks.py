@@ -7,6 +7,7 @@ import shutil
 import sys
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from compression.files.onnx_export import to_onnx
 from dataset import list_labelled, load_photos
 from experiments.benchmarks import (
     course_loop,
+    hw7_test,
     measuring,
     onnx_export,
     onnx_teacher,
@@ -36,14 +38,21 @@ def test_hw7_test_refuses_a_root_without_photos_before_it_runs_anything(refused,
     assert str(tmp_path / "nowhere") in refused("experiments/benchmarks/hw7_test.py", tmp_path / "nowhere")
 
 
+def test_hw7_test_is_timed_with_the_python_that_times_it(monkeypatch):
+    """With none named, it may set one up meanwhile."""
+    used = []
+    monkeypatch.setattr("subprocess.run", lambda command, env, **options: used.append(env["PYTHON"]))
+    hw7_test.predict("data", "out.csv")
+    assert used == [sys.executable]
+
+
 @pytest.mark.parametrize(
     "name", ["course_loop.py nowhere out.csv", "speed_training.py toy", "speed_inference.py toy"]
 )
 def test_data_that_cannot_be_measured_is_refused(refused, toy, name):
     script, *arguments = (toy if word == "toy" else word for word in name.split())
-    assert re.search(
-        "no photos nowhere/testing|fewer than", refused(f"experiments/benchmarks/{script}", *arguments)
-    )
+    told = refused(f"experiments/benchmarks/{script}", *arguments)
+    assert re.search("no photos nowhere/testing|fewer than", told)
 
 
 def test_ways_take_turns_after_a_round_that_warms_up(monkeypatch):
@@ -90,9 +99,8 @@ def keys(values):
 def published(name):
     """The keys of the published record, without those that say where it comes from."""
     record = json.loads((measuring.ROOT / f"results/{name}.json").read_text())
-    return {
-        name: keys(record[name]) for name in record if name not in measuring.provenance(CPU) or name == "data"
-    }
+    origin = measuring.provenance(CPU).keys() - {"data"}
+    return {name: keys(record[name]) for name in record if name not in origin}
 
 
 @pytest.mark.parametrize(
@@ -123,22 +131,18 @@ def test_so_has_that_of_the_training_step(monkeypatch):
 def test_so_has_that_of_the_onnx_export_and_all_classes_agree(toy, small_model, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    found = onnx_export.measure(
-        CPU, small_model, toy, threads=(1, 2), batch_sizes=(1, 64), rounds=1, count=64
-    )
-    assert {**keys(found)} == published("onnx_export") | {"data": {"testing": None}}
+    found = onnx_export.measure(CPU, small_model, toy, rounds=1, count=64)
+    assert keys(found) == published("onnx_export") | {"data": {"testing": None}}
     assert {one["same_class"] for one in found["agreement"].values()} == {found["photos"]} == {15}
     assert found["bytes"]["model_file"] == small_model.stat().st_size
 
 
 def test_so_has_that_of_the_onnx_teacher(small_model, monkeypatch):
     pytest.importorskip("onnxruntime")
-    network = load_model(small_model).build()
-    monkeypatch.setattr(onnx_teacher, "read_onnx", lambda path: (network, {}))
-    onnx = to_onnx(load_model(small_model))
-    monkeypatch.setattr(
-        onnx_teacher, "open_session", lambda path, threads: onnx_export.open_session(onnx, threads)
-    )
+    model = load_model(small_model)
+    session = onnx_export.open_session(to_onnx(model))
+    monkeypatch.setattr(onnx_teacher, "read_onnx", lambda path: (model.build(), {}))
+    monkeypatch.setattr(onnx_teacher, "open_session", lambda path, threads: session)
     found = onnx_teacher.measure(CPU, small_model, sizes=(32,), batch_size=2, rounds=1, steps=1)
     wanted = published("onnx_teacher")
     assert keys(found["results"]["32 px"]) == wanted["results"]["72 px"]
@@ -149,9 +153,9 @@ def test_so_has_that_of_the_onnx_teacher(small_model, monkeypatch):
 
 def test_two_processes_are_compared_round_by_round(monkeypatch):
     told = {"precision": "fp32", "parameters": 10}
-    steps = iter([(4, 4), (2, 1), (6, 6), (2, 1.5), (8, 8), (8, 2)])  # of 1x2 and 2x1 in turns
-    start = [({"step": step, "silent": silent, **told}) for step, silent in steps]
-    monkeypatch.setattr(processes, "start", lambda count, threads: start.pop(0))
+    steps = [(4, 4), (2, 1), (6, 6), (2, 1.5), (8, 8), (8, 2)]  # of 1x2 and 2x1 in turns
+    outputs = ({"step": step, "silent": silent, **told} for step, silent in steps)
+    monkeypatch.setattr(processes, "start", lambda count, threads: next(outputs))
     found = processes.measure(CPU)
     assert {"data": {}, **keys(found)} == published("processes")
     assert found["seconds_per_step"] == {"1x2": 6, "2x1": 2} and found["speed_of_two_processes"] == 2
@@ -182,10 +186,9 @@ def test_the_courses_loop_and_ours_see_the_same_photos(toy):
 
 def test_the_courses_loop_predicts_every_testing_photo(toy, call, tmp_path):
     assert call("experiments/benchmarks/course_loop.py", toy, tmp_path / "out.csv").returncode == 0
-    rows = (tmp_path / "out.csv").read_text().splitlines()
-    assert rows[0] == "Id,label" and [row.split(",")[0] for row in rows[1:]] == [
-        path.stem for path in sorted((toy / "testing").glob("*.jpg"))
-    ]
+    table = pd.read_csv(tmp_path / "out.csv", dtype=str)
+    assert list(table) == ["Id", "label"]
+    assert list(table["Id"]) == sorted(path.stem for path in (toy / "testing").glob("*.jpg"))
 
 
 def test_depthwise_convolutions_alone_compute_in_fp32():
@@ -230,7 +233,7 @@ def test_steps_with_fused_activations_reach_the_same_loss():
 
 
 def test_photos_are_enlarged_for_the_decoders(toy, tmp_path):
-    paths = [path for path in sorted((toy / "testing").glob("*.jpg"))][:2]
+    paths = sorted((toy / "testing").glob("*.jpg"))[:2]
     for path in speed_inference.write_photos(paths, tmp_path / "data", 512):
         with Image.open(path) as image:
             assert min(image.size) == 512

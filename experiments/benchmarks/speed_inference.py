@@ -25,7 +25,7 @@ from compression.data.decoding import DecodeReport, decode_stream
 from compression.files.loading import load_model
 from dataset import list_testing, load_photos
 from experiments.benchmarks import course_loop
-from experiments.benchmarks.hw7_test import parts, start_up
+from experiments.benchmarks.hw7_test import parts, predict, start_up
 from experiments.benchmarks.measuring import ROOT, benchmark, in_turns, timed
 
 COURSE = "the course's loop"
@@ -61,11 +61,14 @@ def write_photos(paths, root, side):
 
 def whole_programs(root, rounds):
     """{program: {"seconds", "ratio" to the course's loop}}."""
-    course = [sys.executable, "-m", "experiments.benchmarks.course_loop", root, root / "course.csv"]
-    ours = ["bash", ROOT / "hw7_test.sh", root, root / "prediction.csv", "--device", "cpu"]
-    commands = {COURSE: course, "`hw7_test.sh`": ours, "`hw7_test.sh --no-tta`": [*ours, "--no-tta"]}
-    options = {"cwd": ROOT, "check": True, "capture_output": True}
-    found = in_turns({name: lambda c=c: subprocess.run(c, **options) for name, c in commands.items()}, rounds)
+    output = root / "prediction.csv"
+    course = [sys.executable, "-m", "experiments.benchmarks.course_loop", root, output]
+    ways = {
+        COURSE: lambda: subprocess.run(course, cwd=ROOT, check=True, capture_output=True),
+        "`hw7_test.sh`": lambda: predict(root, output),
+        "`hw7_test.sh --no-tta`": lambda: predict(root, output, "--no-tta"),
+    }
+    found = in_turns(ways, rounds)
     return {
         name: {"seconds": seconds.median(), "ratio": (found[COURSE] / seconds).median()}
         for name, seconds in found.items()
