@@ -109,7 +109,7 @@ EXPERIMENTS = {
         },
     ),
     "pruning": Experiment(
-        "the course's student cut five times: not trained, trained on or anew, the reference code's mistake",
+        "the course's student cut five times: fine-tuned, anew, not trained, or by the reference's mistake",
         {
             "base": f"train_student.py {SMALL} --epochs 15 --network student {RUN}",
             **{
@@ -126,7 +126,7 @@ EXPERIMENTS = {
         },
     ),
     "rewinding": Experiment(
-        "the course's student cut once, then 18 epochs: on, anew, or learning rates or weights rewound",
+        "the course's student cut once: fine-tuned, anew, or with learning rates or weights rewound",
         {
             "base": f"train_student.py {SMALL} keep_epoch=2 --epochs 20 --network student {RUN}",
             **{

@@ -82,13 +82,12 @@ def draw_data(root, training=1100, validation=220, testing=110, clutter=0.0):
             name = f"{index:04d}.jpg" if split == "testing" else f"{label}_{index}.jpg"
             draw_picture(int(label), random, clutter=clutter).save(folder / name, quality=90)
         if split == "testing":
-            rows = "".join(f"{index},{label}\n" for index, label in enumerate(labels))
-            (Path(root) / TESTING_LABELS).write_text("Id,label\n" + rows, newline="\n")
+            table = pd.DataFrame({"Id": range(count), "label": labels})
+            table.to_csv(Path(root) / TESTING_LABELS, index=False, lineterminator="\n")
 
 
 def score(root, prediction):
     """(accuracy of a prediction CSV on the toy's testing photos, their number)."""
-    truth, predicted = (
-        pd.read_csv(path, index_col="Id")["label"] for path in (Path(root) / TESTING_LABELS, prediction)
-    )
-    return (truth == predicted.reindex(truth.index)).mean(), len(truth)
+    truth = pd.read_csv(Path(root) / TESTING_LABELS, index_col="Id")["label"]
+    predicted = pd.read_csv(prediction, index_col="Id")["label"].reindex(truth.index)
+    return (truth == predicted).mean(), len(truth)
