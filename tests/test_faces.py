@@ -14,9 +14,11 @@ import torch
 from conftest import learn_by_heart
 from PIL import Image
 
+from compression.command_line import UserError
 from compression.data.augmentation import AUGMENTATIONS
 from compression.data.decoding import decode_photo, resize_image
 from compression.data.faces import FACE_CLASSES
+from compression.data.inventory import check_photos
 from compression.data.preprocessing import GREY, Preprocessing
 from compression.files.description import Description
 from compression.files.loading import load_model
@@ -227,6 +229,24 @@ def test_a_changed_pixel_or_label_is_another_fingerprint(drawn, tmp_path):
             write(tmp_path / "train.csv", "label,feature", [first, *labels[1:]], pictures)
             fingerprints.add(list_labelled(tmp_path, "training").fingerprint())
     assert len(fingerprints) == 6
+
+
+def test_copies_of_faces_and_missing_classes_are_told_with_their_places_in_the_file(tmp_path):
+    pictures, labels = draw(70, 0)
+    pictures[63], pictures[64] = pictures[7], pictures[1]  # of class 0, for validation; of class 1, as well
+
+    def told():
+        write(tmp_path / "train.csv", "label,feature", labels, pictures)
+        lines, listings = [], [list_labelled(tmp_path, split) for split in ("training", "validation")]
+        training, validation = (load_photos(listing, PLAIN) for listing in listings)
+        check_photos(listings[0], training, listings[1], validation, lines.append)
+        return lines[-1]
+
+    assert "2 of 7 validation photos are copies" in told()
+    assert "train.csv, face 64, a copy of train.csv, face 8" in told()
+    labels[labels == 6] = 5
+    with pytest.raises(UserError, match=r"train.csv has no readable photo of 1 of 7 classes \(Neutral\)"):
+        told()
 
 
 def test_the_testing_faces_are_recognised_among_the_unlabelled(drawn, toy):
@@ -540,8 +560,8 @@ FACE = " ".join(["7"] * 2304)
     [
         (b"", "is no CSV of label,feature"),
         (b"label,feature\n", "has no rows"),
-        (f"id,feature\n0,{FACE}\n".encode(), "the header id,feature in place of label,feature"),
-        (f"0,{FACE}\n1,{FACE}\n".encode(), "in place of label,feature"),
+        (f"id,feature\n0,{FACE}\n".encode(), "the header id,feature, not label,feature"),
+        (f"0,{FACE}\n1,{FACE}\n".encode(), "not label,feature"),
         (f"label,feature\n0,{FACE}\n".encode(), "no class with ten faces"),
         (f"label,feature\n0,{FACE}\n1,{FACE} 7\n".encode(), "face 2 of"),
         (f"label,feature\n\n0,{FACE[:-2]}\n".encode(), "face 1 of"),
@@ -586,7 +606,7 @@ def test_a_bad_training_csv_is_refused(refused, tmp_path, content, message):
 @pytest.mark.parametrize(
     "content, flags, message",
     [
-        (f"label,feature\n0,{FACE}\n", [], "the header label,feature in place of id,feature"),
+        (f"label,feature\n0,{FACE}\n", [], "the header label,feature, not id,feature"),
         (
             f"id,feature\n4,{FACE}\n5,{FACE}\n4,{FACE}\n",
             [],

@@ -38,6 +38,4 @@ def readable(name):
 
 def photo_name(listing, row):
     """What a page calls a photo: its file's name, or the id or number of a face."""
-    if isinstance(listing, FaceListing):
-        return str(listing.ids[row]) if listing.ids else f"face {row}"
-    return readable(listing.paths[row].name)
+    return readable(listing.ids[row] if isinstance(listing, FaceListing) else listing.paths[row].name)
