@@ -15,11 +15,8 @@ def list_entries(folder):
     """Sorted visible entries of a folder, as (files, subfolders)."""
     try:
         with os.scandir(folder) as found:
-            entries = [
-                entry
-                for entry in found
-                if not entry.name.startswith(".") and entry.name.lower() not in LITTER
-            ]
+            visible = (entry for entry in found if not entry.name.startswith("."))
+            entries = [entry for entry in visible if entry.name.lower() not in LITTER]
     except FileNotFoundError:
         raise UserError(f"there is no folder {folder}; check the data directory") from None
     except NotADirectoryError:
@@ -31,10 +28,6 @@ def list_entries(folder):
     if not files and not folders:
         raise UserError(f"{folder} is empty; put the photos there")
     return files, folders
-
-
-def photo_stem(name):
-    return os.path.splitext(name)[0]
 
 
 def check_photos(folder, files):
@@ -59,13 +52,10 @@ def check_layout(root, split):
     if split in files + folders:
         return
     holds = counted(folders, "folder") if folders else counted(files, "file")
+    advice = (
+        "rename its folders to training/ and validation/, or move the photos, in a folder per class, into "
+        "training/ and train with --validation-share 0.2"
+    )
     if split == "validation" and "training" in folders:
-        advice = (
-            "put photos there as in training/, or train with --validation-share 0.2, which takes them from it"
-        )
-    else:
-        advice = (
-            "rename its folders to training/ and validation/, or move the photos, in a folder per class, "
-            "into training/ and train with --validation-share 0.2"
-        )
+        advice = "put photos there as in training/, or take them from it with --validation-share 0.2"
     raise UserError(f"there is no folder {os.path.join(root, split)}, but {root} holds {holds}; {advice}")
