@@ -9,8 +9,7 @@
 Food-11: `training/` and `validation/` hold `<class>_<index>.jpg`, `testing/` holds `<id>.jpg`. A tree of
 one folder per class (`training/<class name>/*.jpg`) is read as well; class names then are the folders' (or
 Food-11's own, where they are its eleven classes). So is the 2019 homework's CSV of grey faces, wherever a
-folder is named (see faces.py). How one photo is decoded and resized is in decoding.py, the cache of
-decoded photos in photo_cache.py.
+folder is named (see faces.py). Decoding and resizing are in decoding.py, the cache in photo_cache.py.
 """
 
 import hashlib
@@ -32,15 +31,8 @@ from compression.data.classes import (
     whole_number,
 )
 from compression.data.faces import faces_csv, list_faces, list_testing_faces
-from compression.data.layout import check_layout, check_photos, counted, list_entries, photo_stem
-from compression.files.photo_cache import (
-    PhotoSet,
-    default_cache,
-    join,
-    load_photos,
-    photo_stream,
-    size_and_time,
-)
+from compression.data.layout import check_layout, check_photos, counted, list_entries
+from compression.files.photo_cache import PhotoSet, default_cache, join, load_photos, size_and_time
 
 ADVICE = "give the same class the same name on both sides, or remove its photos"
 
@@ -72,9 +64,8 @@ class Listing:
         """A short hash of names and sizes: the same for every copy of the same data."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(
-                os.fsencode(f"{path.relative_to(self.folder).as_posix()} {size_and_time(path)[0]}\n")
-            )
+            name, (size, _) = path.relative_to(self.folder).as_posix(), size_and_time(path)
+            digest.update(os.fsencode(f"{name} {size}\n"))
         return digest.hexdigest()[:16]
 
 
@@ -84,11 +75,10 @@ def photo_channels(root):
 
 
 def split_off(listing, share):
-    """{"training": Listing, "validation": Listing}: a share of every class's photos, in a seeded order, is
-    for validation.
+    """{"training": Listing, "validation": Listing} with this share of every class's photos for validation.
 
-    The seed is fixed, so that every run and script splits alike. A class of two photos or more keeps one on
-    either side.
+    They are drawn with a fixed seed, so that every run and script splits alike. A class of two photos or more
+    keeps one on either side.
     """
     labels, taken = np.array(listing.labels), np.zeros(len(listing), bool)
     for label in np.unique(labels):
@@ -111,16 +101,14 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
     folder.
     """
     csv = faces_csv(root, "train.csv", "training")
-    if validation_share and (csv or os.path.exists(Path(root) / "validation")):
-        raise UserError(
-            f"{csv or root} has validation photos of its own, so no share of the training photos can take "
-            "their place; "
-            "leave out --validation-share, or use a model that was trained without it"
-        )
     if validation_share:
-        return split_off(
-            list_labelled(root, "training", class_names, whose=whose, log=log), validation_share
-        )[split]
+        if csv or os.path.exists(Path(root) / "validation"):
+            raise UserError(
+                f"{csv or root} has validation photos of its own, which no share of the training photos can "
+                "replace; leave out --validation-share, or use a model that was trained without it"
+            )
+        listing = list_labelled(root, "training", class_names, whose=whose, log=log)
+        return split_off(listing, validation_share)[split]
     if csv:
         return list_faces(csv, split, class_names, whose, log)
     check_layout(root, split)
@@ -131,29 +119,17 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
             f"{folder} holds both photos ({files[0]}) and folders ({folders[0]}); "
             "use either <class>_<index>.jpg files or one folder per class"
         )
-    paths, labels = [], []
     if folders:
-        names, label_of = _folder_classes(folders, root, class_names, whose, log)
-        if len(names) < 2:
-            raise UserError(
-                f"{folder} has a single class folder ({folders[0]}); add one of another class: a classifier "
-                "needs at least two"
-            )
-        for name in folders:
-            files, nested = list_entries(folder / name)
-            if nested:
-                raise UserError(
-                    f"{folder / name} holds {counted(nested, 'folder')}; put the photos directly into "
-                    "the class folder"
-                )
-            check_photos(folder / name, files)
-            paths += [folder / name / file for file in files]
-            labels += [label_of[name]] * len(files)
-        return Listing(folder, tuple(paths), tuple(labels), names)
+        paths, labels, names = _in_folders(folder, folders, class_names, whose, log)
+    else:
+        paths, labels, names = _in_files(folder, files, tuple(class_names or FOOD11_CLASSES), whose, log)
+    return Listing(folder, tuple(paths), tuple(labels), names)
 
-    names = tuple(class_names or FOOD11_CLASSES)
+
+def _in_files(folder, files, names, whose, log):
+    """(paths, labels, class names) of photos named <class>_<index>.jpg; arguments: as of `list_labelled`."""
     check_photos(folder, files)
-    stems = {file: tuple(map(whole_number, photo_stem(file).partition("_")[::2])) for file in files}
+    stems = {file: tuple(map(whole_number, Path(file).stem.partition("_")[::2])) for file in files}
     unnumbered = [file for file, stem in stems.items() if None in stem]
     if unnumbered:
         raise UserError(
@@ -169,28 +145,37 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
             f"{folder} holds {counted(unknown, 'file')} with a class number that is not 0 to {count - 1}; "
             "rename them or use one folder per class"
         )
-    ordered, numbers = sorted(files, key=stems.get), sorted({label for label, _ in stems.values()})
+    numbers = sorted({label for label, _ in stems.values()})
     used = [FOOD11_CLASSES[number] if food else str(number) for number in numbers]
-    positions = match(
-        used, f"the photos in {root}, named <class>_<index>.jpg as Food-11's,", names, whose, ADVICE, log
-    )
-    position = dict(zip(numbers, positions))
-    paths, labels = (folder / file for file in ordered), (position[stems[file][0]] for file in ordered)
-    return Listing(folder, tuple(paths), tuple(labels), names)
+    place = f"the photos in {folder.parent}, named <class>_<index>.jpg as Food-11's,"
+    position = dict(zip(numbers, match(used, place, names, whose, ADVICE, log)))
+    files = sorted(files, key=stems.get)
+    return [folder / file for file in files], [position[stems[file][0]] for file in files], names
 
 
-def _folder_classes(folders, root, class_names, whose, log):
-    """(class names, {folder: label}) of class folders; arguments: as of `list_labelled`."""
-    place = f"the class folders of {root}"
+def _in_folders(folder, folders, class_names, whose, log):
+    """(paths, labels, class names) of photos in a folder per class; arguments: as of `list_labelled`."""
+    place = f"the class folders of {folder.parent}"
     ordered = in_class_order(folders, place)
-    if not class_names:
-        return tuple(FOOD11_CLASSES if is_food11(ordered) else ordered), {
-            name: label for label, name in enumerate(ordered)
-        }
-    labels = match(ordered, place, class_names, whose, ADVICE, log)
-    own = len(ordered) == len(class_names) and tuple(class_names) == unnamed(len(class_names))
-    names = [name for _, name in sorted(zip(labels, ordered))] if own else class_names
-    return tuple(names), dict(zip(ordered, labels))
+    if class_names:
+        labels = match(ordered, place, class_names, whose, ADVICE, log)
+        own = len(ordered) == len(class_names) and tuple(class_names) == unnamed(len(class_names))
+        names = [name for _, name in sorted(zip(labels, ordered))] if own else class_names
+    else:
+        labels, names = range(len(ordered)), FOOD11_CLASSES if is_food11(ordered) else ordered
+    if len(names) < 2:
+        raise UserError(f"{folder} has a single class folder ({folders[0]}); add one of another class")
+    label_of = dict(zip(ordered, labels))
+    paths, labels = [], []
+    for name in folders:
+        files, nested = list_entries(folder / name)
+        if nested:
+            held = counted(nested, "folder")
+            raise UserError(f"{folder / name} holds {held}; put the photos directly into the class folder")
+        check_photos(folder / name, files)
+        paths += [folder / name / file for file in files]
+        labels += [label_of[name]] * len(files)
+    return paths, labels, tuple(names)
 
 
 def list_testing(folder, by_name=False):
@@ -217,17 +202,18 @@ def list_testing(folder, by_name=False):
             "move the folders elsewhere, or their photos out of them"
         )
     check_photos(folder, files)
-    ids = {file: file if by_name else whole_number(photo_stem(file)) for file in files}
-    unnumbered = [file for file in files if ids[file] is None]
+    found, unnumbered = {}, []
+    for file in files:
+        key = file if by_name else whole_number(Path(file).stem)
+        if key is None:
+            unnumbered.append(file)
+        elif found.setdefault(key, file) != file:
+            raise UserError(f"{folder / found[key]} and {folder / file} have the same id {key}; rename one")
     if unnumbered:
         raise UserError(
             f"{folder} holds {counted(unnumbered, 'photo')} not named <id>.jpg with a whole number as id; "
             "rename them, or predict with --ids names"
         )
-    found = {}
-    for file, key in ids.items():
-        if found.setdefault(key, file) != file:
-            raise UserError(f"{folder / found[key]} and {folder / file} have the same id {key}; rename one")
     ids = tuple(sorted(found))
     return Listing(folder, tuple(folder / found[key] for key in ids), (-1,) * len(ids), (), ids)
 
