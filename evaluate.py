@@ -1,5 +1,4 @@
-"""Measure a model file on labelled photos: accuracy by class and by the photos' resolution, confusion,
-calibration.
+"""Measure a model file on labelled photos: accuracy by class and resolution, confusion, calibration.
 
     python evaluate.py model.bin food-11
     python evaluate.py runs/student/best.pt food-11 --reduce 64 --record results/evaluation.json
@@ -37,32 +36,20 @@ def read_options(argv):
     add = options.add_argument
     add("model", type=Path, help="model file or checkpoint")
     add("data", type=Path, help="folder with validation/")
-    add(
-        "--reduce",
-        type=number(int, 16, 4096),
-        metavar="PIXELS",
-        help="also measure every photo scaled down to this size first",
-    )
+    add("--reduce", type=number(int, 16, 4096), metavar="PIXELS", help="also measure photos of this size")
     add_tta(options)
-    add(
-        "--teacher",
-        type=Path,
-        metavar="FILE",
-        help="also measure how often the model agrees with this one: ResNet-18 state_dict, checkpoint or "
-        "model file",
-    )
+    text = "also measure how often the model agrees with this one: model file, checkpoint or state_dict"
+    add("--teacher", type=Path, metavar="FILE", help=text)
     add_cache(options)
     add_normalisation(options)
     add_normalisation(options, "--teacher-normalisation", "the teacher")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--record", type=Path, help="also write a JSON record there")
-    add(
-        "--html",
-        type=Path,
-        metavar="PAGE",
-        help="also write a page with charts and the most confident mistakes, with small copies of these "
-        "photos; with the training curve if the run's record.json is beside the model",
+    text = (
+        "also write a page with charts and copies of the most confident mistakes; with the training curve if "
+        "the run's record.json is beside the model"
     )
+    add("--html", type=Path, metavar="PAGE", help=text)
     options = options.parse_args(argv)
     for read in (options.model, options.teacher):
         check_distinct(read, options.record, options.html)

@@ -37,26 +37,17 @@ MODEL = Path(__file__).parent / "model.bin"
 def read_options(argv):
     options = parser(__doc__)
     add, kinds = options.add_argument, ("numbers", "names")
-    add(
-        "data",
-        type=Path,
-        help="folder of photos, or the root of its testing/, or a CSV of faces (id,feature)",
-    )
+    add("data", type=Path, help="folder that holds testing/, or the photos, or a CSV of faces (id,feature)")
     add("output", type=Path, help="the CSV to write")
     add("--model", type=Path, default=MODEL, help="model file or checkpoint")
-    text = "numbers: <id>.jpg as on Kaggle; names: any file name"
-    add("--ids", choices=kinds, default="numbers", help=text)
-    text = "numbers of the classes as on Kaggle, or their names"
-    add("--label", choices=kinds, default="numbers", help=text)
-    text = "also write the K most probable classes to a second file"
-    add("--top-k", nargs=2, metavar=("K", "CSV"), help=text)
-    add(
-        "--html",
-        type=Path,
-        metavar="PAGE",
-        help="also write a page that shows the photos with their classes, to filter by class and "
-        "probability; it links the photo files, so it shows them only as long as they stay where they are",
+    add("--ids", choices=kinds, default="numbers", help="numbers: <id>.jpg as on Kaggle; names: any name")
+    add("--label", choices=kinds, default="numbers", help="class numbers as on Kaggle, or class names")
+    add("--top-k", nargs=2, metavar=("K", "CSV"), help="also write the K most probable classes there")
+    text = (
+        "also write a page that shows the photos with their classes, to filter by class and probability; it "
+        "links the photo files, so they have to stay where they are"
     )
+    add("--html", type=Path, metavar="PAGE", help=text)
     add_tta(options)
     add("--batch-size", type=number(int, 1), default=64, help="photos per forward pass")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -1,9 +1,4 @@
-"""A check of the photos before training: a table per class and split, and warnings about problems.
-
-    check_photos(training_listing, training, validation_listing, validation)
-
-prints the table and warnings on stderr, or raises UserError for a class without training photos.
-"""
+"""A check of the photos before training: a table per class and split, and warnings about problems."""
 
 import hashlib
 import sys
@@ -18,11 +13,10 @@ SHOWN_CLASSES = 20  # with more classes, only the smallest and the largest are l
 
 
 def check_photos(training_listing, training, validation_listing, validation, log=None):
-    """Print the photos per class and split: read, truncated (also counted as read), and left out; warn about
-    copies and contradictory labels.
+    """Print a table of the photos per class and split; warn about copies and contradictory labels.
 
-    training, validation: the PhotoSets of the two Listings. Raises UserError for a training class without a
-    readable photo.
+    The table counts photos that were read, those of them that are truncated, and those left out. training,
+    validation: PhotoSets of the two Listings. Raises UserError for a training class without a readable photo.
     """
     log = log or (lambda text: print(text, file=sys.stderr))
     names, labels = training.class_names, training.labels.numpy()
