@@ -31,7 +31,7 @@ from compression.data.classes import (
     whole_number,
 )
 from compression.data.faces import faces_csv, list_faces, list_testing_faces
-from compression.data.layout import check_layout, check_photos, counted, list_entries
+from compression.data.layout import check_layout, check_photos, list_entries, refuse
 from compression.files.photo_cache import PhotoSet, default_cache, join, load_photos, size_and_time
 
 ADVICE = "give the same class the same name on both sides, or remove its photos"
@@ -89,23 +89,21 @@ def split_off(listing, share):
 
 
 def list_labelled(root, split, class_names=None, validation_share=0.0, whose="the training photos", log=None):
-    """The photos of `root/split` with labels, in either layout; or the split's faces of a CSV, or of
-    `root/train.csv`.
+    """The labelled photos of `root/split`, in either layout, or faces of the CSV `root` or `root/train.csv`.
 
     class_names: of the model that the photos are for, or of the training photos, so that label i is
     class_names[i]; None for training itself. The photos' classes are found among them by name, see
     `classes.match`; where they are unnamed, the listing has the photos' own names. whose: what has the
-    class_names; log: as for `match`.
-    validation_share: share of the training photos that is the validation split, where there is no
-    `root/validation`. Raises UserError for a wrong name, a class that class_names lack, a missing or empty
-    folder.
+    class_names; log: as for `match`. validation_share: share of the training photos that is the validation
+    split, where there is no `root/validation`. Raises UserError for a wrong name, a class that class_names
+    lack, a missing or empty folder.
     """
     csv = faces_csv(root, "train.csv", "training")
     if validation_share:
         if csv or os.path.exists(Path(root) / "validation"):
             raise UserError(
-                f"{csv or root} has validation photos of its own, which no share of the training photos can "
-                "replace; leave out --validation-share, or use a model that was trained without it"
+                f"{csv or root} has validation photos of its own; leave --validation-share out, or use a "
+                "model that was trained without it"
             )
         listing = list_labelled(root, "training", class_names, whose=whose, log=log)
         return split_off(listing, validation_share)[split]
@@ -114,11 +112,8 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
     check_layout(root, split)
     folder = Path(root) / split
     files, folders = list_entries(folder)
-    if files and folders:
-        raise UserError(
-            f"{folder} holds both photos ({files[0]}) and folders ({folders[0]}); "
-            "use either <class>_<index>.jpg files or one folder per class"
-        )
+    text = "beside photos; use either <class>_<index>.jpg files or one folder per class"
+    refuse(files and folders, folder, "folder", text)
     if folders:
         paths, labels, names = _in_folders(folder, folders, class_names, whose, log)
     else:
@@ -131,20 +126,13 @@ def _in_files(folder, files, names, whose, log):
     check_photos(folder, files)
     stems = {file: tuple(map(whole_number, Path(file).stem.partition("_")[::2])) for file in files}
     unnumbered = [file for file, stem in stems.items() if None in stem]
-    if unnumbered:
-        raise UserError(
-            f"{folder} holds {counted(unnumbered, 'file')} not named <class>_<index>.jpg; "
-            "rename or move them, or use one folder per class"
-        )
+    advice = "rename them or use one folder per class"
+    refuse(unnumbered, folder, "file", f"not named <class>_<index>.jpg; {advice}")
     # else the files' numbers are the ones that these names are
     food = not class_numbers(names) or is_food11(names)
     count = len(FOOD11_CLASSES if food else names)
     unknown = [file for file, (label, _) in stems.items() if label >= count]
-    if unknown:
-        raise UserError(
-            f"{folder} holds {counted(unknown, 'file')} with a class number that is not 0 to {count - 1}; "
-            "rename them or use one folder per class"
-        )
+    refuse(unknown, folder, "file", f"with a class number that is not 0 to {count - 1}; {advice}")
     numbers = sorted({label for label, _ in stems.values()})
     used = [FOOD11_CLASSES[number] if food else str(number) for number in numbers]
     place = f"the photos in {folder.parent}, named <class>_<index>.jpg as Food-11's,"
@@ -169,9 +157,7 @@ def _in_folders(folder, folders, class_names, whose, log):
     paths, labels = [], []
     for name in folders:
         files, nested = list_entries(folder / name)
-        if nested:
-            held = counted(nested, "folder")
-            raise UserError(f"{folder / name} holds {held}; put the photos directly into the class folder")
+        refuse(nested, folder / name, "folder", f"where only photos belong; put them directly into {name}/")
         check_photos(folder / name, files)
         paths += [folder / name / file for file in files]
         labels += [label_of[name]] * len(files)
@@ -179,8 +165,7 @@ def _in_folders(folder, folders, class_names, whose, log):
 
 
 def list_testing(folder, by_name=False):
-    """The unlabelled photos to predict, ascending by id. `folder` holds them itself, in `testing/` or in
-    `test.csv`, or is a CSV of faces.
+    """The photos to predict, ascending by id, in a folder, its `testing/` or `test.csv`, or a CSV of faces.
 
     The id is the integer file stem; with `by_name` it is the file name and any name will do. A CSV has its
     own ids. Raises UserError for a name that is no integer, two files with one id, a missing or empty folder.
@@ -191,16 +176,10 @@ def list_testing(folder, by_name=False):
     if os.path.isdir(folder / "testing"):
         folder = folder / "testing"
     files, folders = list_entries(folder)
+    text = "beside photos; what is in folders is not predicted: move it out, or the folders elsewhere"
     if not files:
-        raise UserError(
-            f"{folder} holds no photos and no testing/ folder, only {counted(folders, 'folder')}; "
-            "name the folder that holds testing/, or one that holds photos directly"
-        )
-    if folders:
-        raise UserError(
-            f"{folder} holds photos and {counted(folders, 'folder')}, whose photos would not be predicted; "
-            "move the folders elsewhere, or their photos out of them"
-        )
+        text = "and no photos; name the folder that holds testing/, or one that holds photos directly"
+    refuse(folders, folder, "folder", text)
     check_photos(folder, files)
     found, unnumbered = {}, []
     for file in files:
@@ -209,11 +188,8 @@ def list_testing(folder, by_name=False):
             unnumbered.append(file)
         elif found.setdefault(key, file) != file:
             raise UserError(f"{folder / found[key]} and {folder / file} have the same id {key}; rename one")
-    if unnumbered:
-        raise UserError(
-            f"{folder} holds {counted(unnumbered, 'photo')} not named <id>.jpg with a whole number as id; "
-            "rename them, or predict with --ids names"
-        )
+    text = "not named <id>.jpg with a whole number as id; rename them, or predict with --ids names"
+    refuse(unnumbered, folder, "photo", text)
     ids = tuple(sorted(found))
     return Listing(folder, tuple(folder / found[key] for key in ids), (-1,) * len(ids), (), ids)
 
@@ -222,5 +198,4 @@ def list_testing_beside(root):
     """The photos to predict that belong to the labelled ones at `root`; None if there are none."""
     csv = faces_csv(root, "train.csv", "training")
     place = csv.with_name("test.csv") if csv else Path(root) / "testing"
-    found = os.path.isfile(place) if csv else os.path.isdir(place)
-    return list_testing(place, by_name=True) if found else None
+    return list_testing(place, by_name=True) if os.path.exists(place) else None

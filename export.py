@@ -24,8 +24,8 @@ def main(argv=None):
     options.add_argument("model", type=Path, help="model file or checkpoint")
     options.add_argument("output", type=Path, help="the .onnx file to write")
     text = (
-        "float: float32 (N, channels, size, size), normalised with mean and std of the metadata; uint8: photos "
-        "(N, size, size, channels) as decoded, normalised in the graph"
+        "float: float32 (N, channels, size, size), normalised with the metadata's mean and std; uint8: "
+        "photos (N, size, size, channels) as decoded, normalised in the graph"
     )
     options.add_argument("--input", choices=INPUTS, default="float", help=text)
     add_normalisation(options)

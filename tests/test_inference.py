@@ -274,7 +274,7 @@ def test_empty_and_missing_folders_are_refused(refuse, tmp_path, small_model):
         ("empty", "is empty"),
         ("root", "is empty"),
         ("absent", "there is no folder"),
-        ("other", "holds no photos"),
+        ("other", "and no photos"),
     ):
         sentence = refuse(tmp_path / folder, tmp_path / "out.csv")
         assert told in sentence and str(tmp_path / folder) in sentence

@@ -184,9 +184,7 @@ def test_files_and_folders_in_a_class_folder_are_told(tmp_path):
     ):
         list_labelled(root, "training")
     (root / "training/tea/more").mkdir()
-    with pytest.raises(
-        UserError, match=r"training/tea holds 1 folder \(more\); put the photos directly into"
-    ):
+    with pytest.raises(UserError, match=r"training/tea holds 1 folder \(more\) where only photos belong"):
         list_labelled(root, "training")
 
 
@@ -203,6 +201,6 @@ def test_litter_of_other_programs_is_passed_over(tmp_path):
 def test_photos_beside_folders_in_testing_are_not_passed_over_in_silence(tmp_path):
     photo(tmp_path / "testing/1.jpg", 0), photo(tmp_path / "testing/more/2.jpg", 1)
     with pytest.raises(
-        UserError, match=r"holds photos and 1 folder \(more\), whose photos would not be predicted"
+        UserError, match=r"holds 1 folder \(more\) beside photos; what is in folders is not predicted"
     ):
         list_testing(tmp_path)

@@ -66,7 +66,7 @@ def class_numbers(names):
 def in_class_order(names, whose):
     """Folder names in the order of their labels: by class number, by value if all are numbers, or as text.
 
-    Raises UserError for two names of the same class; whose: the owner of the classes, for the message.
+    whose: their owner, for the UserError about two names of the same class.
     """
     found = {}
     for name in names:
@@ -82,9 +82,8 @@ def match(names, whose, others, whose_others, advice, log=None):
 
     Names are compared in `canonical` form. If one side has numbers ("3", "class 3") and the other side
     Food-11's names, classes are matched by number. Classes without names are matched by position. Both are
-    assumptions, and `log` gets a sentence about them (default: a line on stderr).
-    whose, whose_others, advice: for the messages. Raises UserError for a class that is not in `others`, and
-    for two names of the same class.
+    assumptions, and `log` gets a sentence about them (default: a line on stderr). Raises UserError for a
+    class that is not in `others`, and for two names of the same class.
     """
     log = log or (lambda text: print(text, file=sys.stderr))
     exact = {canonical(name): position for position, name in enumerate(others)}
@@ -104,15 +103,12 @@ def match(names, whose, others, whose_others, advice, log=None):
         return tuple(range(len(names)))
     for name, position in zip(names, found):
         if position is None:
-            raise UserError(
-                f"class {name} of {whose} ({_listed(names)}) is none of the classes of "
-                f"{whose_others} ({_listed(others)}); {advice}"
-            )
+            theirs = f"the classes of {whose_others} ({_listed(others)})"
+            raise UserError(f"class {name} of {whose} ({_listed(names)}) is none of {theirs}; {advice}")
         first = names[found.index(position)]
         if first != name:
-            raise UserError(
-                f"classes {first} and {name} of {whose} are the same class of {whose_others}; {advice}"
-            )
+            both = f"classes {first} and {name} of {whose}"
+            raise UserError(f"{both} are the same class of {whose_others}; {advice}")
     assumed = [canonical(name) for name in names if not {name, canonical(name)} & exact.keys()]
     if assumed:
         food = f", as in Food-11: 3 is {FOOD11_CLASSES[3]}" * (is_food11(others) or assumed[0] in _FOOD11)

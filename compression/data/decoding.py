@@ -75,10 +75,8 @@ def decode_inputs(path, preprocessings):
             scale = image.size
             # a progressive JPEG needs memory for its full size
             if math.prod(scale) > MAX_PIXELS or math.prod(whole) > 3 * MAX_PIXELS:
-                raise ValueError(
-                    f"{math.prod(whole) / 1e6:.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}: "
-                    "make it smaller, or convert it to JPEG"
-                )
+                megapixels = round(math.prod(whole) / 1e6)
+                raise ValueError(f"{megapixels} megapixels are too many: make it smaller, or a JPEG of it")
             if scale not in decoded:
                 image.load()
                 decoded[scale] = _to_rgb(_upright(image))
@@ -118,9 +116,7 @@ class DecodeReport:
 
     @staticmethod
     def name(listing, rows, most=5):
-        """The files of a Listing in `rows` (row -> reason) with their reasons; the list of more than `most`
-        is written to a temporary file.
-        """
+        """Files of a Listing with their reasons (rows: row -> reason), of more than `most` all in a file."""
         named = []
         for row, reason in sorted(rows.items()):
             path = listing.paths[row]

@@ -1,8 +1,6 @@
 """The 2019 homework's data: 48x48 grey faces, one per line of a CSV, in seven facial-expression classes.
 
-    from dataset import list_labelled, load_photos
-    from compression.data.preprocessing import GREY, Preprocessing
-    training = load_photos(list_labelled("faces/train.csv", "training"), Preprocessing(size=48, **GREY))
+    training = load_photos(list_labelled("faces/train.csv", "training"), Preprocessing(48, **GREY))
     training.photos                 # uint8 (N, 48, 48, 1)
 
 `train.csv` has the header `label,feature`, `test.csv` has `id,feature`; a feature is 2,304 grey values from 0
@@ -119,18 +117,14 @@ def list_faces(path, split, class_names=None, whose="the training photos", log=N
     labels = texts.map(whole_number)
     wrong = texts[~labels.isin(range(len(FACE_CLASSES)))]
     if len(wrong):
-        raise UserError(
-            f"face {wrong.index[0]} of {path} has the label {wrong.iloc[0][:40]!r}, which is not 0 to "
-            f"{len(FACE_CLASSES) - 1}; correct or remove it"
-        )
+        found = f"face {wrong.index[0]} of {path} has the label {wrong.iloc[0][:40]!r}"
+        raise UserError(f"{found}, which is not 0 to {len(FACE_CLASSES) - 1}; correct or remove it")
     if not separate:
         chosen = (labels.groupby(labels).cumcount() % 10 == 9) == (split == "validation")
         labels, faces = labels[chosen], faces[chosen]
     if not len(faces):
-        raise UserError(
-            f"{path} has no class with ten faces, and every tenth face is for validation; "
-            "add rows, or a validation.csv beside it"
-        )
+        text = "no class with ten faces, and every tenth is for validation; add rows, or a validation.csv"
+        raise UserError(f"{path} has {text} beside it")
     ids = tuple(f"face {number}" for number in labels.index)
     labels = labels.astype(int).tolist()
     digest = hashlib.sha256(np.column_stack([np.uint8(labels), faces.reshape(len(faces), -1)]))
@@ -149,10 +143,8 @@ def list_testing_faces(path, by_name=False):
     wrong = texts[ids.isna() | ids.duplicated() | (ids == "")]
     if len(wrong):
         kind, advice = ("empty", "") if by_name else ("no whole number", ", or predict with --ids names")
-        raise UserError(
-            f"face {wrong.index[0]} of {path} has the id {wrong.iloc[0][:40]!r}, which is {kind} or the id "
-            f"of an earlier face too; correct it{advice}"
-        )
+        found = f"face {wrong.index[0]} of {path} has the id {wrong.iloc[0][:40]!r}"
+        raise UserError(f"{found}, which is {kind} or the id of an earlier face too; correct it{advice}")
     order = ids.argsort()
     ids, faces = tuple(ids.iloc[order].tolist()), faces[order]
     return FaceListing(path, faces, (-1,) * len(ids), (), hashlib.sha256(faces).hexdigest()[:16], ids)

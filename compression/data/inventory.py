@@ -25,10 +25,8 @@ def check_photos(training_listing, training, validation_listing, validation, log
     for line in _text(table, names):
         log(line)
     if empty := _missing(training_listing, table["training"], names):
-        raise UserError(
-            f"{empty}; add photos of them, or use folders for the other classes only "
-            "(training/<class name>/*.jpg)"
-        )
+        advice = "add photos of them, or use folders for the other classes only (training/<class name>/*.jpg)"
+        raise UserError(f"{empty}; {advice}")
     if missing := _missing(validation_listing, table["validation"], names):
         log(f"warning: {missing}: the validation accuracy does not cover them")
     twins, copies = find_copies(training, validation)

@@ -4,9 +4,7 @@ import os
 
 from compression.command_line import UserError
 
-PHOTO_SUFFIXES = set(
-    ".jpg .jpeg .jpe .jfif .mpo .png .webp .avif .jp2 .bmp .gif .tif .tiff .ppm .heic .heif".split()
-)
+SUFFIXES = ".jpg .jpeg .jpe .jfif .mpo .png .webp .avif .jp2 .bmp .gif .tif .tiff .ppm .heic .heif".split()
 # left by other programs, as are .hidden ones
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"}
 
@@ -32,12 +30,14 @@ def list_entries(folder):
 
 def check_photos(folder, files):
     """Raise UserError for files that are no photos by their names."""
-    others = [name for name in files if os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES]
-    if others:
-        raise UserError(
-            f"{folder} holds {counted(others, 'file')} without the ending of a photo (.jpg, .png, ...); "
-            "move them elsewhere"
-        )
+    others = [name for name in files if os.path.splitext(name)[1].lower() not in SUFFIXES]
+    refuse(others, folder, "file", "without the ending of a photo (.jpg, .png, ...); move them elsewhere")
+
+
+def refuse(names, folder, what, text):
+    """Raise UserError if there are any of these names: "<folder> holds 2 files (a, b) <text>"."""
+    if names:
+        raise UserError(f"{folder} holds {counted(names, what)} {text}")
 
 
 def counted(names, what, most=3):
