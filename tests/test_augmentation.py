@@ -313,21 +313,14 @@ def test_global_random_state_and_the_photos_are_left_alone():
 
 def test_the_course_crops_mirrors_and_rotates_and_leaves_colours_alone():
     affine, colour, contrast, blur = AUGMENTATIONS["course"].draw(500, seeded())
-    assert (
-        torch.allclose(colour, torch.eye(3).expand(500, 3, 3), atol=1e-6)
-        and (contrast == 1).all()
-        and not blur.any()
-    )
+    assert torch.allclose(colour, torch.eye(3).expand(500, 3, 3), atol=1e-6) and (contrast == 1).all()
+    assert not blur.any()
     sides = affine[:, :, :2].norm(dim=1)  # of the crop, in halves of the photo
-    assert (
-        torch.allclose(sides[:, 0], sides[:, 1], atol=1e-6)
-        and 0.6 <= (sides[:, 0] ** 2).min() + 1e-6
-        and (sides[:, 0] ** 2).max() <= 1 + 1e-6
-    )
+    assert torch.allclose(sides[:, 0], sides[:, 1], atol=1e-6) and 0.6 <= (sides[:, 0] ** 2).min() + 1e-6
+    assert (sides[:, 0] ** 2).max() <= 1 + 1e-6
     angles = torch.asin(affine[:, 1, 0].abs() / sides[:, 0]) * 180 / torch.pi
-    assert (
-        14 < angles.max() <= 15.001 and 0.4 < (torch.linalg.det(affine[:, :, :2]) < 0).double().mean() < 0.6
-    )
+    assert 14 < angles.max() <= 15.001
+    assert 0.4 < (torch.linalg.det(affine[:, :, :2]) < 0).double().mean() < 0.6
 
 
 def test_named_augmentations_grow_stronger():

@@ -94,13 +94,10 @@ def test_classes_without_names_are_matched_by_position_and_that_is_told():
     told, anonymous = [], ["class 0", "class 1", "class 2"]
     assert matched(["tea", "rice", "soup"], anonymous, told.append) == (0, 1, 2)
     assert matched(anonymous, ["tea", "rice", "soup"], told.append) == (0, 1, 2)
-    assert (
-        all("same order, tea, rice, soup" in text or "same order, class 0" in text for text in told)
-        and len(told) == 2
-    )
-    assert matched(["2", "0", "1"], anonymous, told.append) == (2, 0, 1) and told[-1].endswith(
-        "by class number"
-    )
+    assert all("same order, tea, rice, soup" in text or "same order, class 0" in text for text in told)
+    assert len(told) == 2
+    assert matched(["2", "0", "1"], anonymous, told.append) == (2, 0, 1)
+    assert told[-1].endswith("by class number")
     assert matched(anonymous[::-1], anonymous) == (2, 1, 0), "names of one kind need no assumption"
     with pytest.raises(UserError, match="is none of"):
         matched(["tea", "rice"], anonymous)
@@ -109,11 +106,8 @@ def test_classes_without_names_are_matched_by_position_and_that_is_told():
 def test_numbers_that_names_stand_for():
     assert class_numbers(KAGGLE[::-1]) == tuple(range(10, -1, -1))
     assert class_numbers(["00", "02", "01"]) == (0, 2, 1) == class_numbers(["class 0", "class 2", "class 1"])
-    assert (
-        class_numbers(["1", "2", "3"]) is None
-        and class_numbers(["tea", "rice"]) is None
-        and class_numbers(KAGGLE[1:]) is None
-    )
+    assert class_numbers(["1", "2", "3"]) is None and class_numbers(["tea", "rice"]) is None
+    assert class_numbers(KAGGLE[1:]) is None
 
 
 # ---------------------------------------------------------------- folders
@@ -142,9 +136,8 @@ def test_folders_of_other_whole_numbers_are_in_the_order_of_their_values(tmp_pat
 
 def test_folders_of_all_of_food_11_have_its_names_and_a_part_of_it_its_own(tmp_path):
     listing = list_labelled(folders(tmp_path / "all", *KAGGLE), "training")
-    assert listing.class_names == FOOD11_CLASSES and labels_of(listing) == {
-        name: label for label, name in enumerate(KAGGLE)
-    }
+    assert listing.class_names == FOOD11_CLASSES
+    assert labels_of(listing) == {name: label for label, name in enumerate(KAGGLE)}
     part = list_labelled(folders(tmp_path / "part", *KAGGLE[6:9]), "training")
     assert part.class_names == ("Noodles-Pasta", "Rice", "Seafood")
     numbered = tmp_path / "part/validation"
@@ -174,11 +167,8 @@ def test_folders_for_a_model_without_names_keep_their_names(tmp_path):
     listing = list_labelled(
         folders(tmp_path, "soup", "tea"), "training", ("class 0", "class 1"), log=told.append
     )
-    assert (
-        listing.class_names == ("soup", "tea")
-        and labels_of(listing) == {"soup": 0, "tea": 1}
-        and "same order, soup, tea" in told[0]
-    )
+    assert listing.class_names == ("soup", "tea") and labels_of(listing) == {"soup": 0, "tea": 1}
+    assert "same order, soup, tea" in told[0]
     folders(tmp_path, "1", split="validation")
     listing = list_labelled(tmp_path, "validation", ("class 0", "class 1"), log=told.append)
     assert listing.labels == (1,) and told[1].endswith("by class number")
@@ -257,9 +247,8 @@ def test_every_script_finds_the_classes_of_a_model_in_photos_of_every_layout(
     )
     assert done.returncode == 0, done
     record = json.loads((tmp_path / "evaluated.json").read_text())
-    assert record["accuracy"] == 1 == record["agreement"]["validation"] and set(
-        record["class_accuracy"].values()
-    ) <= {1, None}
+    assert record["accuracy"] == 1 == record["agreement"]["validation"]
+    assert set(record["class_accuracy"].values()) <= {1, None}
     assert ("by class number" in done.stderr) == ("by text" in named or kind is NUMBERS)
     done = call(
         "quantize.py",
@@ -392,9 +381,8 @@ def test_labels_of_the_csv_are_class_numbers_or_have_a_legend(made, call, toy, t
             "--device",
             "cpu",
         )
-        assert (
-            done.returncode == 0 and ("0 = dish 0" in done.stdout or "0 = dish 10" in done.stdout) == legend
-        ), done
+        assert done.returncode == 0, done
+        assert ("0 = dish 0" in done.stdout or "0 = dish 10" in done.stdout) == legend, done
         assert ("--label names" in done.stdout) == legend
         rows.append((tmp_path / "out.csv").read_text())
         call(

@@ -120,11 +120,8 @@ def test_pixels_are_read_row_by_row_from_the_top_left(tmp_path):
     path = write(tmp_path / "test.csv", "id,feature", [3], picture)
     photos = load_photos(list_testing(path), PLAIN).photos
     assert photos.shape == (1, 48, 48, 1) and photos.dtype == torch.uint8
-    assert (
-        photos[0, 0, 1, 0] == 1
-        and photos[0, 1, 0, 0] == 48
-        and torch.equal(photos[0, :, :, 0], torch.from_numpy(picture[0].astype(np.uint8)))
-    )
+    assert photos[0, 0, 1, 0] == 1 and photos[0, 1, 0, 0] == 48
+    assert torch.equal(photos[0, :, :, 0], torch.from_numpy(picture[0].astype(np.uint8)))
 
 
 def test_labels_and_their_names(drawn):
@@ -156,11 +153,8 @@ def test_line_ends_blank_lines_byte_order_marks_and_quotes_change_nothing(drawn,
     text = (drawn / "test.csv").read_text()
     (tmp_path / "test.csv").write_bytes(change(text).encode())
     same, listing = list_testing(drawn / "test.csv"), list_testing(tmp_path / "test.csv")
-    assert (
-        np.array_equal(listing.faces, same.faces)
-        and listing.ids == same.ids
-        and listing.fingerprint() == same.fingerprint()
-    )
+    assert np.array_equal(listing.faces, same.faces) and listing.ids == same.ids
+    assert listing.fingerprint() == same.fingerprint()
 
 
 def test_a_folder_with_the_csvs_is_the_same_as_their_names(drawn, toy):
@@ -193,20 +187,14 @@ def test_every_tenth_row_of_a_class_is_validation(tmp_path):
     training, validation = ([int(face[0, 0]) for face in listing.faces] for listing in listings)
     assert validation == [9, 19, 38, 48]  # the 30th of class 0 is row 38, class 1 has no 10th
     assert training == [row for row in range(len(labels)) if row not in validation]
-    assert [labels[row] for row in training] == list(listings[0].labels) and listings[1].labels == (
-        0,
-        0,
-        0,
-        2,
-    )
+    assert [labels[row] for row in training] == list(listings[0].labels)
+    assert listings[1].labels == (0, 0, 0, 2)
 
 
 def test_the_split_is_stratified_and_the_same_every_time(drawn):
     training, validation = (list_labelled(drawn, split) for split in ("training", "validation"))
-    assert (
-        np.bincount(training.labels).tolist() == [27] * 7
-        and np.bincount(validation.labels).tolist() == [3] * 7
-    )
+    assert np.bincount(training.labels).tolist() == [27] * 7
+    assert np.bincount(validation.labels).tolist() == [3] * 7
     assert (
         training.fingerprint() != validation.fingerprint() == list_labelled(drawn, "validation").fingerprint()
     )
@@ -365,9 +353,8 @@ def test_from_the_csv_to_the_prediction(drawn, trained, call, tmp_path):
     """Teacher, distilled student, model file, CSV: the commands of the README."""
     record = json.loads(trained.with_name("record.json").read_text())
     assert record["photos"] == {"training": 189, "validation": 21}
-    assert record["model"]["arguments"]["in_channels"] == 1 and record["model"]["preprocessing"]["mean"] == [
-        0.5
-    ]
+    assert record["model"]["arguments"]["in_channels"] == 1
+    assert record["model"]["preprocessing"]["mean"] == [0.5]
 
     result = call(
         "train_kd.py",
@@ -391,11 +378,8 @@ def test_from_the_csv_to_the_prediction(drawn, trained, call, tmp_path):
     )
     assert result.returncode == 0 and "transductive" in result.stderr
     training = load_model(tmp_path / "kd/best.pt").description.training
-    assert (
-        training["temperature"] == 2.5
-        and training["unlabelled_photos"] == 21
-        and training["transductive"] is True
-    )
+    assert training["temperature"] == 2.5 and training["unlabelled_photos"] == 21
+    assert training["transductive"] is True
     record = json.loads((tmp_path / "kd/record.json").read_text())
     assert record["teachers"][0]["validation_accuracy"] == 1
 
@@ -408,9 +392,8 @@ def test_from_the_csv_to_the_prediction(drawn, trained, call, tmp_path):
         "--device",
         "cpu",
     )
-    assert result.returncode == 0 and re.search(
-        r"validation accuracy [\d.]+ -> [\d.]+ on 21 photos", result.stdout
-    )
+    assert result.returncode == 0
+    assert re.search(r"validation accuracy [\d.]+ -> [\d.]+ on 21 photos", result.stdout)
 
     result = call(
         "inference.py",
@@ -431,9 +414,8 @@ def test_from_the_csv_to_the_prediction(drawn, trained, call, tmp_path):
         model.description.preprocessing.normalise(photos)
     ).argmax(1).tolist()
     top = list(csv.DictReader(open(tmp_path / "top.csv")))
-    assert [FACE_CLASSES[int(label)] for _, label in rows[1:]] == [row["class_1"] for row in top] and top[0][
-        "id"
-    ] == "100"
+    assert [FACE_CLASSES[int(label)] for _, label in rows[1:]] == [row["class_1"] for row in top]
+    assert top[0]["id"] == "100"
 
 
 def test_faces_predict_like_the_network_that_was_stored(drawn, trained, call, tmp_path):
@@ -595,12 +577,8 @@ def test_a_bad_training_csv_is_refused(refused, tmp_path, content, message):
         "--out",
         tmp_path / "run",
     )
-    assert (
-        message in text
-        and str(tmp_path / "train.csv") in text
-        and len(text) < 400
-        and not (tmp_path / "run").exists()
-    )
+    assert message in text and str(tmp_path / "train.csv") in text and len(text) < 400
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -657,20 +635,16 @@ def test_a_network_of_other_classes_is_not_measured_on_faces(drawn, refused, sma
     text = refused(
         "quantize.py", small_model, tmp_path / "out.bin", "--data", drawn / "train.csv", "--device", "cpu"
     )
-    assert (
-        f"class Angry of the faces in {drawn / 'train.csv'}" in text
-        and f"of the model {small_model} (Bread, " in text
-    )
+    assert f"class Angry of the faces in {drawn / 'train.csv'}" in text
+    assert f"of the model {small_model} (Bread, " in text
     assert not (tmp_path / "out.bin").exists()
 
 
 def test_labels_are_those_of_a_network_whose_classes_have_another_order(drawn):
     told, own = [], list_labelled(drawn, "validation")
     backwards = list_labelled(drawn, "validation", FACE_CLASSES[::-1])
-    assert (
-        backwards.labels == tuple(6 - label for label in own.labels)
-        and backwards.class_names == FACE_CLASSES[::-1]
-    )
+    assert backwards.labels == tuple(6 - label for label in own.labels)
+    assert backwards.class_names == FACE_CLASSES[::-1]
     unnamed = list_labelled(drawn, "validation", [f"class {label}" for label in range(7)], log=told.append)
     assert unnamed.labels == own.labels and unnamed.class_names == FACE_CLASSES and len(told) == 1
 

@@ -166,11 +166,8 @@ def test_top_k_lists_the_most_probable_classes(predict, toy, tmp_path, small_mod
         table(tmp_path / "out.csv")[1:], rows, expected, strict=True
     ):
         names, values = row[1::2], list(map(float, row[2::2]))
-        assert (
-            row[0] == identity
-            and names[0] == FOOD11_CLASSES[int(label)]
-            and len(set(names)) == len(values) == shown
-        )
+        assert row[0] == identity and names[0] == FOOD11_CLASSES[int(label)]
+        assert len(set(names)) == len(values) == shown
         assert values == sorted(values, reverse=True) and sum(values) <= 1 + 1e-6 * shown
         assert values == pytest.approx(
             [probabilities[FOOD11_CLASSES.index(name)].item() for name in names], abs=1e-4
@@ -210,10 +207,8 @@ def test_an_undecodable_photo_is_named_and_nothing_is_written(refuse, photos, tm
     for output in ("old.csv", "new.csv"):
         sentence = refuse(photos, tmp_path / output, "--top-k", 2, tmp_path / "top.csv", "--batch-size", 4)
         assert "2 of 15" in sentence and "0007.jpg" in sentence
-    assert (tmp_path / "old.csv").read_text() == "precious" and sorted(os.listdir(tmp_path)) == [
-        "old.csv",
-        "photos",
-    ]
+    assert (tmp_path / "old.csv").read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["old.csv", "photos"]
 
 
 def test_no_decodable_photo_at_all_is_a_user_error(refuse, tmp_path):
@@ -230,9 +225,8 @@ def test_truncated_photos_are_counted_and_still_predicted(run_script, small_mode
     assert done.returncode == 0 and "2 of 15" in done.stderr and "0004.jpg" in done.stderr
     assert done.stderr.startswith("warning: ") and done.stderr.count("\n") == 1, done.stderr
     rows = table(tmp_path / "out.csv")[1:]
-    assert [row[0] for row in rows] == list(map(str, range(15))) and all(
-        0 <= int(row[1]) <= 10 for row in rows
-    )
+    assert [row[0] for row in rows] == list(map(str, range(15)))
+    assert all(0 <= int(row[1]) <= 10 for row in rows)
 
 
 def test_grey_transparent_palette_and_tiny_photos_are_predicted(predict, tmp_path):
@@ -311,12 +305,8 @@ def test_a_model_over_the_limit_needs_max_bytes(call, refused, toy, tmp_path):
     size = path.stat().st_size
     assert size > 300_000
     sentence = refused("inference", toy, tmp_path / "out.csv", "--model", path)
-    assert (
-        f"{size:,}" in sentence
-        and "300,000" in sentence
-        and "--max-bytes" in sentence
-        and not (tmp_path / "out.csv").exists()
-    )
+    assert f"{size:,}" in sentence and "300,000" in sentence and "--max-bytes" in sentence
+    assert not (tmp_path / "out.csv").exists()
     assert call("inference", toy, tmp_path / "out.csv", "--model", path, "--max-bytes", size).returncode == 0
     assert call("quantize", path, tmp_path / "small.bin").returncode == 0  # as the message says
     assert call("inference", toy, tmp_path / "out.csv", "--model", tmp_path / "small.bin").returncode == 0
@@ -386,9 +376,8 @@ def test_the_model_is_not_overwritten_by_the_prediction(refused, toy, tmp_path, 
 def test_two_inferences_into_one_file_leave_a_complete_csv(predict, small_model, toy, tmp_path):
     command = [sys.executable, ROOT / "inference.py", toy, tmp_path / "out.csv", "--model", small_model]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
-    assert [process.communicate()[1] for process in running] == [b"", b""] and [
-        process.returncode for process in running
-    ] == [0, 0]
+    assert [process.communicate()[1] for process in running] == [b"", b""]
+    assert [process.returncode for process in running] == [0, 0]
     assert os.listdir(tmp_path) == ["out.csv"]
     predict(toy, tmp_path / "alone.csv")
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
@@ -428,11 +417,9 @@ def shell(*args, cwd=None, script=ROOT / "hw7_test.sh", **environment):
 @pytest.mark.parametrize("args", [[], ["only-one"]])
 def test_the_shell_script_without_its_arguments_shows_the_usage(tmp_path, args):
     done = shell(*args, cwd=tmp_path)
-    assert (
-        done.returncode == 2
-        and done.stderr.startswith("usage: bash hw7_test.sh <data directory> <prediction csv>")
-        and not done.stdout
-    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: bash hw7_test.sh <data directory> <prediction csv>")
+    assert not done.stdout
     assert not os.listdir(tmp_path)
 
 
@@ -504,11 +491,8 @@ def test_the_shell_script_announces_the_set_up_where_no_python_has_torch(copied,
         cwd=tmp_path,
         **environment,
     )
-    assert (
-        done.returncode == 0
-        and "no Python with torch was found" in done.stderr
-        and f"{folder}/.venv" in done.stderr
-    ), done.stderr
+    assert done.returncode == 0 and "no Python with torch was found" in done.stderr, done.stderr
+    assert f"{folder}/.venv" in done.stderr, done.stderr
     asked = [
         line
         for line in (tmp_path / "log").read_text().splitlines()
@@ -521,18 +505,15 @@ def test_the_shell_script_announces_the_set_up_where_no_python_has_torch(copied,
     )
     assert (
         asked[2] == f"{folder}/.venv/bin/python {folder}/inference.py --tta data out.csv --top-k 3 top k.csv"
-        and len(asked) == 3
     )
+    assert len(asked) == 3
 
 
 def test_the_shell_script_refuses_to_set_up_with_an_old_python(copied, tmp_path):
     folder, environment = copied
     done = shell("data", "out.csv", script=folder / "hw7_test.sh", cwd=tmp_path, **environment, TOO_OLD="1")
-    assert (
-        done.returncode == 2
-        and "Python 3.10 or newer is needed" in done.stderr
-        and not (folder / ".venv").exists()
-    )
+    assert done.returncode == 2 and "Python 3.10 or newer is needed" in done.stderr
+    assert not (folder / ".venv").exists()
 
 
 @pytest.fixture

@@ -82,10 +82,8 @@ def test_copies_of_training_photos_in_validation_are_counted_by_content(tmp_path
     assert "copies" not in told(root)
     shutil.copy(root / "training/soup/1.jpg", root / "validation/soup/other name.jpg")
     text = told(root)
-    assert (
-        "1 of 5 validation photos are copies" in text
-        and "validation/soup/other name.jpg, a copy of training/soup/1.jpg" in text
-    )
+    assert "1 of 5 validation photos are copies" in text
+    assert "validation/soup/other name.jpg, a copy of training/soup/1.jpg" in text
     assert "with another label" not in text
 
 

@@ -115,12 +115,8 @@ def test_the_normalisation_that_is_better_on_validation_photos_is_taken_and_told
             bare, "auto", "the model m", "--normalisation ", lambda one, w=wanted: 0.9 if one == w else 0.1
         )
         told = capsys.readouterr().err
-        assert (
-            (found, name) == (wanted, better)
-            and "0.9000" in told
-            and "0.1000" in told
-            and f"{better} is used" in told
-        )
+        assert (found, name) == (wanted, better) and "0.9000" in told and "0.1000" in told
+        assert f"{better} is used" in told
     asked = []
     found, name = choose_normalisation(
         bare, "unit", "the model m", "--normalisation ", lambda one: asked.append(one)
@@ -180,10 +176,8 @@ def test_what_is_chosen_travels_with_the_file_and_what_is_assumed_does_not(toy, 
     )
     description = load_model(tmp_path / "chosen.bin").description
     assert chosen.returncode == 0 and "assumed" not in chosen.stderr
-    assert (
-        description.preprocessing == normalised(COURSE_PREPROCESSING, "imagenet")
-        and not description.assumes_normalisation
-    )
+    assert description.preprocessing == normalised(COURSE_PREPROCESSING, "imagenet")
+    assert not description.assumes_normalisation
     assert (
         settle_normalisation(load_model(tmp_path / "chosen.bin"), "auto").description.preprocessing
         == description.preprocessing
@@ -239,11 +233,8 @@ def test_a_prefix_that_only_some_names_have_is_part_of_the_names():
     assert without_prefixes({"model.a": 1, "b": 2}) == {"model.a": 1, "b": 2} and without_prefixes({}) == {}
     loop = {}
     loop["model"] = loop
-    assert (
-        bare_state_dict(loop) is None
-        and bare_state_dict([1]) is None
-        and bare_state_dict({"state_dict": 3}) is None
-    )
+    assert bare_state_dict(loop) is None and bare_state_dict([1]) is None
+    assert bare_state_dict({"state_dict": 3}) is None
 
 
 def test_a_pickled_model_or_namespace_is_refused_with_what_to_save(toy, refused, tmp_path):

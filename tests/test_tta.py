@@ -186,12 +186,8 @@ def test_bad_photos_are_refused_and_truncated_ones_told_as_without(call, refused
     whole = (photos / "0004.jpg").read_bytes()
     (photos / "0004.jpg").write_bytes(whole[: len(whole) * 2 // 3])
     done = call("inference.py", photos, tmp_path / "out.csv", "--model", model64, "--tta")
-    assert (
-        done.returncode == 0
-        and "1 of 15 photos" in done.stderr
-        and "0004.jpg" in done.stderr
-        and done.stderr.count("\n") == 1
-    )
+    assert done.returncode == 0 and "1 of 15 photos" in done.stderr and "0004.jpg" in done.stderr
+    assert done.stderr.count("\n") == 1
     (photos / "0007.jpg").write_bytes(b"no photo")
     sentence = refused("inference.py", photos, tmp_path / "new.csv", "--model", model64, "--tta")
     assert "1 of 15" in sentence and "0007.jpg" in sentence and not (tmp_path / "new.csv").exists()
@@ -242,8 +238,5 @@ def test_evaluate_tells_of_bad_photos_once(call, toy, model64, tmp_path):
         "--device",
         "cpu",
     )
-    assert (
-        done.returncode == 0
-        and done.stderr.count("undecodable") == 1
-        and "21 photos: accuracy" in done.stdout
-    )
+    assert done.returncode == 0 and done.stderr.count("undecodable") == 1
+    assert "21 photos: accuracy" in done.stdout
