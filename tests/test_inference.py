@@ -36,7 +36,7 @@ def photos(toy, tmp_path):
 def predict(call, small_model):
     """predict(data, output, *flags) runs inference.py with the small model."""
     return lambda data, output, *flags: call(
-        "inference", data, output, "--model", small_model, "--device", "cpu", *flags
+        "inference", data, output, "--model", small_model, "--device cpu", *flags
     )
 
 
@@ -44,7 +44,7 @@ def predict(call, small_model):
 def refuse(refused, small_model):
     """refuse(data, output, *flags) asserts that inference.py refuses, and returns its sentence."""
     return lambda data, output, *flags: refused(
-        "inference", data, output, "--model", small_model, "--device", "cpu", *flags
+        "inference", data, output, "--model", small_model, "--device cpu", *flags
     )
 
 

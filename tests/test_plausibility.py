@@ -58,30 +58,14 @@ def test_no_script_turns_such_logits_into_classes(overflowing, toy, refused, tmp
 
 def test_a_pruning_and_a_teacher_with_such_logits_are_refused(overflowing, toy, call, tmp_path):
     pruning = call(
-        "prune.py",
-        overflowing,
-        toy,
-        "--rate",
-        0.5,
-        "--mode",
-        "none",
-        "--cache",
-        "none",
-        "--out",
-        tmp_path / "pruned",
+        "prune.py", overflowing, toy, "--rate 0.5 --mode none --cache none --out", tmp_path / "pruned"
     )
     teacher = call(
         "train_kd.py",
         toy,
         "--teacher",
         overflowing,
-        "--network",
-        "student",
-        "--size",
-        32,
-        "--cache",
-        "none",
-        "--out",
+        "--network student --size 32 --cache none --out",
         tmp_path / "kd",
     )
     for done in (pruning, teacher):
@@ -166,13 +150,7 @@ def test_what_is_chosen_travels_with_the_file_and_what_is_assumed_does_not(toy, 
     assert told.returncode == 0 and "values in [0, 1] are assumed" in told.stderr
     assert load_model(tmp_path / "assumed.bin").description.assumes_normalisation
     chosen = call(
-        "quantize.py",
-        tmp_path / "bare.pt",
-        tmp_path / "chosen.bin",
-        "--bits",
-        8,
-        "--normalisation",
-        "imagenet",
+        "quantize.py", tmp_path / "bare.pt", tmp_path / "chosen.bin", "--bits 8 --normalisation imagenet"
     )
     description = load_model(tmp_path / "chosen.bin").description
     assert chosen.returncode == 0 and "assumed" not in chosen.stderr
@@ -187,7 +165,7 @@ def test_what_is_chosen_travels_with_the_file_and_what_is_assumed_does_not(toy, 
 def test_normalisations_that_mean_nothing_are_refused(toy, small_model, refused, capsys):
     assert "needs --teacher" in refused("evaluate.py", small_model, toy, "--teacher-normalisation", "unit")
     assert "says how photos are normalised" in refused(
-        "evaluate.py", small_model, toy, "--teacher", small_model, "--teacher-normalisation", "unit"
+        "evaluate.py", small_model, toy, "--teacher", small_model, "--teacher-normalisation unit"
     )
     with pytest.raises(UserError, match="grey photos"):
         choose_normalisation(
