@@ -21,15 +21,8 @@ from typing import ClassVar
 import numpy as np
 
 from compression.command_line import UserError
-from compression.data.classes import (
-    FOOD11_CLASSES,
-    class_numbers,
-    in_class_order,
-    is_food11,
-    match,
-    unnamed,
-    whole_number,
-)
+from compression.data import classes
+from compression.data.classes import FOOD11_CLASSES
 from compression.data.faces import faces_csv, list_faces, list_testing_faces
 from compression.data.layout import check_layout, check_photos, list_entries, refuse
 from compression.files.photo_cache import PhotoSet, default_cache, join, load_photos, size_and_time
@@ -124,19 +117,19 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
 def _in_files(folder, files, names, whose, log):
     """(paths, labels, class names) of photos named <class>_<index>.jpg; arguments: as of `list_labelled`."""
     check_photos(folder, files)
-    stems = {file: tuple(map(whole_number, Path(file).stem.partition("_")[::2])) for file in files}
+    stems = {file: tuple(map(classes.whole_number, Path(file).stem.partition("_")[::2])) for file in files}
     unnumbered = [file for file, stem in stems.items() if None in stem]
     advice = "rename them or use one folder per class"
     refuse(unnumbered, folder, "file", f"not named <class>_<index>.jpg; {advice}")
     # else the files' numbers are the ones that these names are
-    food = not class_numbers(names) or is_food11(names)
+    food = not classes.class_numbers(names) or classes.is_food11(names)
     count = len(FOOD11_CLASSES if food else names)
     unknown = [file for file, (label, _) in stems.items() if label >= count]
     refuse(unknown, folder, "file", f"with a class number that is not 0 to {count - 1}; {advice}")
     numbers = sorted({label for label, _ in stems.values()})
     used = [FOOD11_CLASSES[number] if food else str(number) for number in numbers]
     place = f"the photos in {folder.parent}, named <class>_<index>.jpg as Food-11's,"
-    position = dict(zip(numbers, match(used, place, names, whose, ADVICE, log)))
+    position = dict(zip(numbers, classes.match(used, place, names, whose, ADVICE, log)))
     files = sorted(files, key=stems.get)
     return [folder / file for file in files], [position[stems[file][0]] for file in files], names
 
@@ -144,13 +137,13 @@ def _in_files(folder, files, names, whose, log):
 def _in_folders(folder, folders, class_names, whose, log):
     """(paths, labels, class names) of photos in a folder per class; arguments: as of `list_labelled`."""
     place = f"the class folders of {folder.parent}"
-    ordered = in_class_order(folders, place)
+    ordered = classes.in_class_order(folders, place)
     if class_names:
-        labels = match(ordered, place, class_names, whose, ADVICE, log)
-        own = len(ordered) == len(class_names) and tuple(class_names) == unnamed(len(class_names))
+        labels = classes.match(ordered, place, class_names, whose, ADVICE, log)
+        own = len(ordered) == len(class_names) and tuple(class_names) == classes.unnamed(len(class_names))
         names = [name for _, name in sorted(zip(labels, ordered))] if own else class_names
     else:
-        labels, names = range(len(ordered)), FOOD11_CLASSES if is_food11(ordered) else ordered
+        labels, names = range(len(ordered)), FOOD11_CLASSES if classes.is_food11(ordered) else ordered
     if len(names) < 2:
         raise UserError(f"{folder} has a single class folder ({folders[0]}); add one of another class")
     label_of = dict(zip(ordered, labels))
@@ -183,7 +176,7 @@ def list_testing(folder, by_name=False):
     check_photos(folder, files)
     found, unnumbered = {}, []
     for file in files:
-        key = file if by_name else whole_number(Path(file).stem)
+        key = file if by_name else classes.whole_number(Path(file).stem)
         if key is None:
             unnumbered.append(file)
         elif found.setdefault(key, file) != file:

@@ -77,13 +77,12 @@ def settle_normalisation(model, choice, accuracy_of=None, flag="--normalisation 
     if description.class_names == FOOD11_CLASSES:
         print(f"note: {whose} names no classes; Food-11's are used, in Food-11's order", file=sys.stderr)
 
-    def with_preprocessing(preprocessing):
-        own = replace(description, preprocessing=preprocessing, training=dict(description.training))
+    def with_preprocessing(preprocessing, **more):
+        own = replace(description, preprocessing=preprocessing, training=description.training | more)
         return replace(model, description=own)
 
     measure = accuracy_of and (lambda preprocessing: accuracy_of(with_preprocessing(preprocessing)))
     preprocessing, name = choose_normalisation(description.preprocessing, choice, whose, flag, measure)
-    settled = with_preprocessing(preprocessing)
-    if choice != "auto" or accuracy_of:  # else a later script with labels can choose
-        settled.description.training["normalisation"] = name
-    return settled
+    if choice == "auto" and not accuracy_of:  # a later script with labels can choose
+        return with_preprocessing(preprocessing)
+    return with_preprocessing(preprocessing, normalisation=name)
