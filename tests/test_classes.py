@@ -139,8 +139,8 @@ def test_folders_of_all_of_food_11_have_its_names_and_a_part_of_it_its_own(tmp_p
     assert list_labelled(tmp_path / "part", "validation", part.class_names).labels == (1,)
     (numbered / "0_1.jpg").touch()
     told = (
-        r"class Bread of the photos in .*part, named <class>_<index>.jpg as Food-11's, \(Bread, Rice\) is none "
-        r"of the classes of the model m \(Noodles-Pasta, Rice, Seafood\)"
+        r"class Bread of the photos in .*part, named <class>_<index>.jpg as Food-11's, \(Bread, Rice\) is "
+        r"none of the classes of the model m \(Noodles-Pasta, Rice, Seafood\)"
     )
     with pytest.raises(UserError, match=told):
         list_labelled(tmp_path / "part", "validation", part.class_names, whose="the model m")
