@@ -118,10 +118,8 @@ def test_line_ends_blank_lines_byte_order_marks_and_quotes_change_nothing(drawn,
 
 def test_a_folder_with_the_csvs_is_the_same_as_their_names(drawn, toy):
     for split in ("training", "validation"):
-        assert (
-            list_labelled(drawn, split).fingerprint()
-            == list_labelled(drawn / "train.csv", split).fingerprint()
-        )
+        listings = [list_labelled(root, split) for root in (drawn, drawn / "train.csv")]
+        assert listings[0].fingerprint() == listings[1].fingerprint()
     assert list_testing(drawn).ids == tuple(range(100, 121))
     assert [photo_channels(root) for root in (drawn, drawn / "train.csv", toy)] == [1, 1, 3]
 

@@ -116,12 +116,6 @@ def test_relative_paths_spaces_and_non_ascii_from_another_folder(run_script, sma
     assert len(table(work / "new" / "folder é" / "pré diction.csv")) == 16
 
 
-def test_hidden_files_and_litter_are_passed_over(predict, photos, tmp_path):
-    for name in (".DS_Store", "._0001.jpg", "Thumbs.db"):
-        (photos / name).write_bytes(b"litter")
-    assert predict(photos, tmp_path / "out.csv").returncode == 0 and len(table(tmp_path / "out.csv")) == 16
-
-
 def test_ids_by_name_take_any_name(predict, photos, tmp_path, small_model):
     (photos / "0003.jpg").rename(photos / 'my lunch, "the best" é.jpg')
     assert predict(photos, tmp_path / "out.csv", "--ids", "names").returncode == 0
@@ -220,14 +214,9 @@ def test_grey_transparent_palette_and_tiny_photos_are_predicted(predict, tmp_pat
     assert done.returncode == 0 and not done.stderr and len(table(tmp_path / "out.csv")) == 9
 
 
-UNUSABLE = {
-    "--ids names": ("lunch.jpg", "-1.jpg", "1_2.jpg", "1e3.jpg", "٣.jpg"),
-    "without the ending": ("notes.txt", "0016"),
-    "same id 1": ("1.jpg",),
-}
-
-
-@pytest.mark.parametrize("name, told", [(name, told) for told in UNUSABLE for name in UNUSABLE[told]])
+@pytest.mark.parametrize(
+    "name, told", [("٣.jpg", "--ids names"), ("0016", "without the ending"), ("1.jpg", "same id 1")]
+)
 def test_wrong_names_and_duplicate_ids_are_refused(refuse, photos, tmp_path, name, told):
     shutil.copy(photos / "0000.jpg", photos / name)
     sentence = refuse(photos, tmp_path / "out.csv")

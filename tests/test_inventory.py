@@ -161,19 +161,26 @@ def test_files_and_folders_in_a_class_folder_are_told(tmp_path):
         list_labelled(root, "training")
 
 
-def test_litter_of_other_programs_is_passed_over(tmp_path):
+def test_what_other_programs_leave_is_passed_over(tmp_path):
     root = tree(tmp_path, soup=(1, 1), tea=(1, 1))
-    for folder in ("training", "training/soup"):
-        for name in ("__MACOSX", "@eaDir"):
+    photo(root / "testing/1.jpg", 0)
+    for folder in ("training", "training/soup", "testing"):
+        for name in ("__MACOSX", "@eaDir", ".thumbnails"):
             photo(root / folder / name / "1.jpg", 0)
-        for name in ("Icon\r", "ehthumbs.db", "Picasa.ini", ".picasa.ini"):
+        for name in (
+            "Icon\r",
+            "ehthumbs.db",
+            "THUMBS.DB",
+            "desktop.ini",
+            "Picasa.ini",
+            ".DS_Store",
+            "._0_0.jpg",
+        ):
             (root / folder / name).touch()
-    assert len(list_labelled(root, "training")) == 2
+    assert len(list_labelled(root, "training")) == 2 and len(list_testing(root)) == 1
 
 
 def test_photos_beside_folders_in_testing_are_not_passed_over_in_silence(tmp_path):
     photo(tmp_path / "testing/1.jpg", 0), photo(tmp_path / "testing/more/2.jpg", 1)
-    with pytest.raises(
-        UserError, match=r"holds 1 folder \(more\) beside photos; what is in folders is not predicted"
-    ):
+    with pytest.raises(UserError, match=r"holds 1 folder \(more\) beside photos; what is in folders is not"):
         list_testing(tmp_path)

@@ -80,9 +80,7 @@ def test_where_other_sizes_make_no_sense_only_the_mirror_image_is_added(preproce
 
 @pytest.mark.parametrize("exif", [1, 6])
 @pytest.mark.parametrize("resize", ["crop", "squash", "course"])
-def test_a_photo_at_several_sizes_is_what_each_size_alone_gives_and_decoded_no_more_than_needed(
-    tmp_path, monkeypatch, resize, exif
-):
+def test_a_photo_is_decoded_once_per_scale_for_several_sizes(tmp_path, monkeypatch, resize, exif):
     orientation = Image.Exif()
     orientation[0x0112] = exif
     draw_picture(2, np.random.default_rng(0), (300, 260)).save(tmp_path / "photo.jpg", exif=orientation)

@@ -12,18 +12,9 @@ import unicodedata
 from compression.command_line import UserError
 
 FOOD11_CLASSES = (
-    "Bread",
-    "Dairy product",
-    "Dessert",
-    "Egg",
-    "Fried food",
-    "Meat",
-    "Noodles/Pasta",
-    "Rice",
-    "Seafood",
-    "Soup",
-    "Vegetable/Fruit",
-)
+    "Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat", "Noodles/Pasta", "Rice", "Seafood",
+    "Soup", "Vegetable/Fruit",
+)  # fmt: skip
 
 
 def whole_number(text):

@@ -19,27 +19,22 @@ def predict(network, listing, preprocessing, device, batch_size, tta=False):
     while the network runs.
     """
     network = network.to(device, memory_format=torch.channels_last)
-    report, answers = DecodeReport(), []
+    own, answers = DecodeReport(), []
     # whole batches, so that every photo is seen among the same others whatever the number of processes
     batches = distributed.share(torch.arange(len(listing)).split(batch_size))
     mine = torch.cat([*batches, torch.empty(0, dtype=torch.int64)])
     preprocessings = inputs_of(preprocessing, tta)
-    for rows, *inputs in photo_stream(listing.part(mine.tolist()), preprocessings, report, batch_size):
+    for rows, *inputs in photo_stream(listing.part(mine.tolist()), preprocessings, own, batch_size):
         inputs = [torch.from_numpy(photos).to(device) for photos in inputs]
         found = mean_probabilities(network, inputs, preprocessing, tta).cpu()
         answers.append((mine[rows], found))
-    return merged(len(listing), distributed.gather((mine, answers, report)))
-
-
-def merged(count, parts):
-    """What `predict` returns for `count` photos, from what every process has found out about its own."""
     report, probabilities = DecodeReport(), None
-    for mine, answers, own in parts:
+    for mine, answers, own in distributed.gather((mine, answers, own)):
         report.truncated |= {int(mine[row]): why for row, why in own.truncated.items()}
         report.unreadable |= {int(mine[row]): why for row, why in own.unreadable.items()}
         for rows, values in answers:
             if probabilities is None:
-                probabilities = torch.full((count, values.shape[1]), torch.nan)
+                probabilities = torch.full((len(listing), values.shape[1]), torch.nan)
             probabilities[rows] = values
     return probabilities, report
 
