@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from compression.command_line import UserError, available_cores
 
@@ -87,23 +87,18 @@ def decode_inputs(path, preprocessings):
 def resize_image(image, preprocessing):
     """An RGB or grey Pillow image as uint8 (size, size, channels)."""
     image, size = image.convert("RGB" if preprocessing.channels == 3 else "L"), preprocessing.size
-    width, height = image.size
-    if preprocessing.detail and preprocessing.detail < min(width, height):
-        scale = preprocessing.detail / min(width, height)
-        width, height = (max(preprocessing.detail, round(side * scale)) for side in (width, height))
-        image = image.resize((width, height), Image.LANCZOS)
+    scale = (preprocessing.detail or math.inf) / min(image.size)
+    if scale < 1:
+        sides = (max(preprocessing.detail, round(side * scale)) for side in image.size)
+        image = image.resize(tuple(sides), Image.LANCZOS)
     if preprocessing.resize == "crop":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        image = image.resize((size, size), Image.BICUBIC, box=(left, top, left + side, top + side))
+        image = ImageOps.fit(image, (size, size), Image.BICUBIC)
     elif preprocessing.resize == "squash":
         image = image.resize((size, size), Image.BICUBIC)
-    else:  # torchvision's CenterCrop: pads with black, rounds half to even
-        left, top = max(size - width, 0) // 2, max(size - height, 0) // 2
-        padded = Image.new(image.mode, (max(size, width), max(size, height)))
-        padded.paste(image, (left, top))
-        left, top = round((padded.width - size) / 2), round((padded.height - size) / 2)
-        image = padded.crop((left, top, left + size, top + size))
+    else:  # torchvision's CenterCrop: rounds half to even; beyond the photo, Pillow's crop is black
+        margins = (side - size for side in image.size)
+        left, top = (round(margin / 2) if margin > 0 else -(-margin // 2) for margin in margins)
+        image = image.crop((left, top, left + size, top + size))
     return np.array(image).reshape(preprocessing.shape)
 
 
