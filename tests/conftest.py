@@ -15,6 +15,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+STUDENT = "--network student --set widths=4,4,4,4,4,4,4,4 --size 32 --cache none --device cpu"
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +96,8 @@ def run_script():
     """
 
     def start(name, *args, cwd=None):
-        command, environment = (
-            [sys.executable, ROOT / name, *words(args)],
-            {**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+        command = [sys.executable, ROOT / name, *words(args)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
     return start
@@ -164,9 +163,9 @@ def write_model(path, description, network, scheme=None):
 
 def same_tensors(before, after):
     """Whether two state dicts hold the same names in the same order, with the same types and values."""
-    return list(before) == list(after) and all(
-        before[name].dtype == after[name].dtype and before[name].equal(after[name]) for name in before
-    )
+    if list(before) != list(after):
+        return False
+    return all(one.dtype == after[name].dtype and one.equal(after[name]) for name, one in before.items())
 
 
 def generator(seed):
