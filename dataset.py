@@ -9,8 +9,7 @@
 Food-11: `training/` and `validation/` hold `<class>_<index>.jpg`, `testing/` holds `<id>.jpg`. A tree of
 one folder per class (`training/<class name>/*.jpg`) is read as well; class names then are the folders' (or
 Food-11's own, where they are its eleven classes). So is the 2019 homework's CSV of grey faces, wherever a
-folder is named (see faces.py). How one photo is decoded and resized is in decoding.py, the cache of
-decoded photos in photo_cache.py.
+folder is named (see faces.py). Decoding and resizing are in decoding.py, the cache in photo_cache.py.
 """
 
 import hashlib
@@ -22,25 +21,11 @@ from typing import ClassVar
 import numpy as np
 
 from compression.command_line import UserError
-from compression.data.classes import (
-    FOOD11_CLASSES,
-    class_numbers,
-    in_class_order,
-    is_food11,
-    match,
-    unnamed,
-    whole_number,
-)
+from compression.data import classes
+from compression.data.classes import FOOD11_CLASSES
 from compression.data.faces import faces_csv, list_faces, list_testing_faces
-from compression.data.layout import check_layout, check_photos, counted, list_entries, photo_stem
-from compression.files.photo_cache import (
-    PhotoSet,
-    default_cache,
-    join,
-    load_photos,
-    photo_stream,
-    size_and_time,
-)
+from compression.data.layout import check_layout, check_photos, list_entries, refuse
+from compression.files.photo_cache import PhotoSet, default_cache, join, load_photos, size_and_time
 
 ADVICE = "give the same class the same name on both sides, or remove its photos"
 
@@ -72,9 +57,8 @@ class Listing:
         """A short hash of names and sizes: the same for every copy of the same data."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(
-                os.fsencode(f"{path.relative_to(self.folder).as_posix()} {size_and_time(path)[0]}\n")
-            )
+            name, (size, _) = path.relative_to(self.folder).as_posix(), size_and_time(path)
+            digest.update(os.fsencode(f"{name} {size}\n"))
         return digest.hexdigest()[:16]
 
 
@@ -84,11 +68,10 @@ def photo_channels(root):
 
 
 def split_off(listing, share):
-    """{"training": Listing, "validation": Listing}: a share of every class's photos, in a seeded order, is
-    for validation.
+    """{"training": Listing, "validation": Listing} with this share of every class's photos for validation.
 
-    The seed is fixed, so that every run and script splits alike. A class of two photos or more keeps one on
-    either side.
+    They are drawn with a fixed seed, so that every run and script splits alike. A class of two photos or more
+    keeps one on either side.
     """
     labels, taken = np.array(listing.labels), np.zeros(len(listing), bool)
     for label in np.unique(labels):
@@ -99,103 +82,83 @@ def split_off(listing, share):
 
 
 def list_labelled(root, split, class_names=None, validation_share=0.0, whose="the training photos", log=None):
-    """The photos of `root/split` with labels, in either layout; or the split's faces of a CSV, or of
-    `root/train.csv`.
+    """The labelled photos of `root/split`, in either layout, or faces of the CSV `root` or `root/train.csv`.
 
     class_names: of the model that the photos are for, or of the training photos, so that label i is
     class_names[i]; None for training itself. The photos' classes are found among them by name, see
     `classes.match`; where they are unnamed, the listing has the photos' own names. whose: what has the
-    class_names; log: as for `match`.
-    validation_share: share of the training photos that is the validation split, where there is no
-    `root/validation`. Raises UserError for a wrong name, a class that class_names lack, a missing or empty
-    folder.
+    class_names; log: as for `match`. validation_share: share of the training photos that is the validation
+    split, where there is no `root/validation`. Raises UserError for a wrong name, a class that class_names
+    lack, a missing or empty folder.
     """
     csv = faces_csv(root, "train.csv", "training")
-    if validation_share and (csv or os.path.exists(Path(root) / "validation")):
-        raise UserError(
-            f"{csv or root} has validation photos of its own, so no share of the training photos can take "
-            "their place; "
-            "leave out --validation-share, or use a model that was trained without it"
-        )
     if validation_share:
-        return split_off(
-            list_labelled(root, "training", class_names, whose=whose, log=log), validation_share
-        )[split]
+        if csv or os.path.exists(Path(root) / "validation"):
+            raise UserError(
+                f"{csv or root} has validation photos of its own; leave --validation-share out, or use a "
+                "model that was trained without it"
+            )
+        listing = list_labelled(root, "training", class_names, whose=whose, log=log)
+        return split_off(listing, validation_share)[split]
     if csv:
         return list_faces(csv, split, class_names, whose, log)
     check_layout(root, split)
     folder = Path(root) / split
     files, folders = list_entries(folder)
-    if files and folders:
-        raise UserError(
-            f"{folder} holds both photos ({files[0]}) and folders ({folders[0]}); "
-            "use either <class>_<index>.jpg files or one folder per class"
-        )
-    paths, labels = [], []
+    text = "beside photos; use either <class>_<index>.jpg files or one folder per class"
+    refuse(files and folders, folder, "folder", text)
     if folders:
-        names, label_of = _folder_classes(folders, root, class_names, whose, log)
-        if len(names) < 2:
-            raise UserError(
-                f"{folder} has a single class folder ({folders[0]}); add one of another class: a classifier "
-                "needs at least two"
-            )
-        for name in folders:
-            files, nested = list_entries(folder / name)
-            if nested:
-                raise UserError(
-                    f"{folder / name} holds {counted(nested, 'folder')}; put the photos directly into "
-                    "the class folder"
-                )
-            check_photos(folder / name, files)
-            paths += [folder / name / file for file in files]
-            labels += [label_of[name]] * len(files)
-        return Listing(folder, tuple(paths), tuple(labels), names)
-
-    names = tuple(class_names or FOOD11_CLASSES)
-    check_photos(folder, files)
-    stems = {file: tuple(map(whole_number, photo_stem(file).partition("_")[::2])) for file in files}
-    unnumbered = [file for file, stem in stems.items() if None in stem]
-    if unnumbered:
-        raise UserError(
-            f"{folder} holds {counted(unnumbered, 'file')} not named <class>_<index>.jpg; "
-            "rename or move them, or use one folder per class"
-        )
-    # else the files' numbers are the ones that these names are
-    food = not class_numbers(names) or is_food11(names)
-    count = len(FOOD11_CLASSES if food else names)
-    unknown = [file for file, (label, _) in stems.items() if label >= count]
-    if unknown:
-        raise UserError(
-            f"{folder} holds {counted(unknown, 'file')} with a class number that is not 0 to {count - 1}; "
-            "rename them or use one folder per class"
-        )
-    ordered, numbers = sorted(files, key=stems.get), sorted({label for label, _ in stems.values()})
-    used = [FOOD11_CLASSES[number] if food else str(number) for number in numbers]
-    positions = match(
-        used, f"the photos in {root}, named <class>_<index>.jpg as Food-11's,", names, whose, ADVICE, log
-    )
-    position = dict(zip(numbers, positions))
-    paths, labels = (folder / file for file in ordered), (position[stems[file][0]] for file in ordered)
+        paths, labels, names = _in_folders(folder, folders, class_names, whose, log)
+    else:
+        paths, labels, names = _in_files(folder, files, tuple(class_names or FOOD11_CLASSES), whose, log)
     return Listing(folder, tuple(paths), tuple(labels), names)
 
 
-def _folder_classes(folders, root, class_names, whose, log):
-    """(class names, {folder: label}) of class folders; arguments: as of `list_labelled`."""
-    place = f"the class folders of {root}"
-    ordered = in_class_order(folders, place)
-    if not class_names:
-        return tuple(FOOD11_CLASSES if is_food11(ordered) else ordered), {
-            name: label for label, name in enumerate(ordered)
-        }
-    labels = match(ordered, place, class_names, whose, ADVICE, log)
-    own = len(ordered) == len(class_names) and tuple(class_names) == unnamed(len(class_names))
-    names = [name for _, name in sorted(zip(labels, ordered))] if own else class_names
-    return tuple(names), dict(zip(ordered, labels))
+def _in_files(folder, files, names, whose, log):
+    """(paths, labels, class names) of photos named <class>_<index>.jpg; arguments: as of `list_labelled`."""
+    check_photos(folder, files)
+    stems = {file: tuple(map(classes.whole_number, Path(file).stem.partition("_")[::2])) for file in files}
+    unnumbered = [file for file, stem in stems.items() if None in stem]
+    advice = "rename them or use one folder per class"
+    refuse(unnumbered, folder, "file", f"not named <class>_<index>.jpg; {advice}")
+    # else the files' numbers are the ones that these names are
+    food = not classes.class_numbers(names) or classes.is_food11(names)
+    count = len(FOOD11_CLASSES if food else names)
+    unknown = [file for file, (label, _) in stems.items() if label >= count]
+    refuse(unknown, folder, "file", f"with a class number that is not 0 to {count - 1}; {advice}")
+    numbers = sorted({label for label, _ in stems.values()})
+    used = [FOOD11_CLASSES[number] if food else str(number) for number in numbers]
+    place = f"the photos in {folder.parent}, named <class>_<index>.jpg as Food-11's,"
+    position = dict(zip(numbers, classes.match(used, place, names, whose, ADVICE, log)))
+    files = sorted(files, key=stems.get)
+    return [folder / file for file in files], [position[stems[file][0]] for file in files], names
+
+
+def _in_folders(folder, folders, class_names, whose, log):
+    """(paths, labels, class names) of photos in a folder per class; arguments: as of `list_labelled`."""
+    place = f"the class folders of {folder.parent}"
+    ordered = classes.in_class_order(folders, place)
+    if class_names:
+        labels = classes.match(ordered, place, class_names, whose, ADVICE, log)
+        own = len(ordered) == len(class_names) and tuple(class_names) == classes.unnamed(len(class_names))
+        names = [name for _, name in sorted(zip(labels, ordered))] if own else class_names
+    else:
+        labels, names = range(len(ordered)), FOOD11_CLASSES if classes.is_food11(ordered) else ordered
+    if len(names) < 2:
+        raise UserError(f"{folder} has a single class folder ({folders[0]}); add one of another class")
+    label_of = dict(zip(ordered, labels))
+    paths, labels = [], []
+    for name in folders:
+        files, nested = list_entries(folder / name)
+        refuse(nested, folder / name, "folder", f"where only photos belong; put them directly into {name}/")
+        check_photos(folder / name, files)
+        paths += [folder / name / file for file in files]
+        labels += [label_of[name]] * len(files)
+    return paths, labels, tuple(names)
 
 
 def list_testing(folder, by_name=False):
-    """The unlabelled photos to predict, ascending by id. `folder` holds them itself, in `testing/` or in
-    `test.csv`, or is a CSV of faces.
+    """The photos to predict, ascending by id, in a folder, its `testing/` or `test.csv`, or a CSV of faces.
 
     The id is the integer file stem; with `by_name` it is the file name and any name will do. A CSV has its
     own ids. Raises UserError for a name that is no integer, two files with one id, a missing or empty folder.
@@ -206,28 +169,20 @@ def list_testing(folder, by_name=False):
     if os.path.isdir(folder / "testing"):
         folder = folder / "testing"
     files, folders = list_entries(folder)
+    text = "beside photos; what is in folders is not predicted: move it out, or the folders elsewhere"
     if not files:
-        raise UserError(
-            f"{folder} holds no photos and no testing/ folder, only {counted(folders, 'folder')}; "
-            "name the folder that holds testing/, or one that holds photos directly"
-        )
-    if folders:
-        raise UserError(
-            f"{folder} holds photos and {counted(folders, 'folder')}, whose photos would not be predicted; "
-            "move the folders elsewhere, or their photos out of them"
-        )
+        text = "and no photos; name the folder that holds testing/, or one that holds photos directly"
+    refuse(folders, folder, "folder", text)
     check_photos(folder, files)
-    ids = {file: file if by_name else whole_number(photo_stem(file)) for file in files}
-    unnumbered = [file for file in files if ids[file] is None]
-    if unnumbered:
-        raise UserError(
-            f"{folder} holds {counted(unnumbered, 'photo')} not named <id>.jpg with a whole number as id; "
-            "rename them, or predict with --ids names"
-        )
-    found = {}
-    for file, key in ids.items():
-        if found.setdefault(key, file) != file:
+    found, unnumbered = {}, []
+    for file in files:
+        key = file if by_name else classes.whole_number(Path(file).stem)
+        if key is None:
+            unnumbered.append(file)
+        elif found.setdefault(key, file) != file:
             raise UserError(f"{folder / found[key]} and {folder / file} have the same id {key}; rename one")
+    text = "not named <id>.jpg with a whole number as id; rename them, or predict with --ids names"
+    refuse(unnumbered, folder, "photo", text)
     ids = tuple(sorted(found))
     return Listing(folder, tuple(folder / found[key] for key in ids), (-1,) * len(ids), (), ids)
 
@@ -236,5 +191,4 @@ def list_testing_beside(root):
     """The photos to predict that belong to the labelled ones at `root`; None if there are none."""
     csv = faces_csv(root, "train.csv", "training")
     place = csv.with_name("test.csv") if csv else Path(root) / "testing"
-    found = os.path.isfile(place) if csv else os.path.isdir(place)
-    return list_testing(place, by_name=True) if found else None
+    return list_testing(place, by_name=True) if os.path.exists(place) else None

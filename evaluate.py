@@ -1,5 +1,4 @@
-"""Measure a model file on labelled photos: accuracy by class and by the photos' resolution, confusion,
-calibration.
+"""Measure a model file on labelled photos: accuracy by class and resolution, confusion, calibration.
 
     python evaluate.py model.bin food-11
     python evaluate.py runs/student/best.pt food-11 --reduce 64 --record results/evaluation.json
@@ -14,7 +13,6 @@ beside it. --tta measures the predictions of `inference.py --tta`. --html writes
 most confident mistakes, in one file.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +20,7 @@ import torch
 
 from compression.command_line import UserError, number, parser, pick_device, run
 from compression.data.plausibility import add_normalisation, settle_normalisation
-from compression.data.tta import inputs_of
+from compression.data.tta import add_tta
 from compression.files.atomic import check_distinct, check_output, write_text
 from compression.files.loading import load_model
 from compression.files.records import provenance, write_record
@@ -33,143 +31,104 @@ from compression.training.teachers import check_normalisations, read_teacher, se
 from dataset import list_labelled, list_testing_beside
 
 
-def main(argv=None):
+def read_options(argv):
     options = parser(__doc__)
-    options.add_argument("model", type=Path, help="model file or checkpoint")
-    options.add_argument("data", type=Path, help="folder with validation/")
-    options.add_argument(
-        "--reduce",
-        type=number(int, 16, 4096),
-        metavar="PIXELS",
-        help="also measure every photo scaled down to this size first",
-    )
-    options.add_argument(
-        "--tta",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="average over the photo and its mirror image, each at the input size and at 7/6 of it",
-    )
-    options.add_argument(
-        "--teacher",
-        type=Path,
-        metavar="FILE",
-        help="also measure how often the model agrees with this one: ResNet-18 state_dict, "
-        "checkpoint or model file",
-    )
+    add = options.add_argument
+    add("model", type=Path, help="model file or checkpoint")
+    add("data", type=Path, help="folder with validation/")
+    add("--reduce", type=number(int, 16, 4096), metavar="PIXELS", help="also measure photos of this size")
+    add_tta(options)
+    text = "also measure how often the model agrees with this one: model file, checkpoint or state_dict"
+    add("--teacher", type=Path, metavar="FILE", help=text)
     add_cache(options)
     add_normalisation(options)
     add_normalisation(options, "--teacher-normalisation", "the teacher")
-    options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    options.add_argument("--record", type=Path, help="also write a JSON record there")
-    options.add_argument(
-        "--html",
-        type=Path,
-        metavar="PAGE",
-        help="also write a page with charts and the most confident mistakes, with small copies of these "
-        "photos; with the training curve if the run's record.json is beside the model",
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--record", type=Path, help="also write a JSON record there")
+    text = (
+        "also write a page with charts and copies of the most confident mistakes; with the training curve if "
+        "the run's record.json is beside the model"
     )
+    add("--html", type=Path, metavar="PAGE", help=text)
     options = options.parse_args(argv)
-
     for read in (options.model, options.teacher):
         check_distinct(read, options.record, options.html)
-    device, model = pick_device(options.device), load_model(options.model)
     if options.teacher_normalisation != "auto" and not options.teacher:
-        raise UserError(
-            "--teacher-normalisation needs --teacher; add it or leave --teacher-normalisation out"
-        )
-    preprocessing = model.description.preprocessing
+        raise UserError("--teacher-normalisation needs --teacher; add it or leave the normalisation out")
+    return options
+
+
+def main(argv=None):
+    options = read_options(argv)
+    device, model = pick_device(options.device), load_model(options.model)
+    preprocessing, tta, cache = model.description.preprocessing, options.tta, cache_folder(options)
     seen = min(preprocessing.size, preprocessing.detail or preprocessing.size)
     if options.reduce and (preprocessing.resize == "course" or options.reduce >= seen):
         raise UserError(
-            f"--reduce {options.reduce} does not reduce the input of {options.model} "
-            f"({seen} px, resize rule {preprocessing.resize}); "
-            "use fewer pixels, or leave --reduce out"
+            f"--reduce {options.reduce} does not reduce the input of {options.model} ({seen} px, resize rule "
+            f"{preprocessing.resize}); use fewer pixels, or leave --reduce out"
         )
     for output in filter(None, (options.record, options.html)):
         check_output(output)
     names, _, whose = classes = classes_of(options, model)
-    teacher = (
-        read_teacher(
-            options.teacher,
-            names,
-            device,
-            preprocessing.channels,
-            unknown_size=preprocessing.size,
-            whose=whose,
-        )
-        if options.teacher
-        else None
-    )
-    check_normalisations([teacher] if teacher else [], options.teacher_normalisation)
+    teacher = None
+    if options.teacher:
+        channels, size = preprocessing.channels, preprocessing.size
+        teacher = read_teacher(options.teacher, names, device, channels, unknown_size=size, whose=whose)
+        check_normalisations([teacher], options.teacher_normalisation)
     model = settle_normalisation(model, options.normalisation, validation_accuracy(options, device))
     preprocessing = model.description.preprocessing
     listing = list_labelled(options.data, "validation", *classes)
-    photos = load_sizes(listing, inputs_of(preprocessing, options.tta), cache_folder(options))
-    reduced = (
-        load_sizes(
-            listing,
-            inputs_of(replace(preprocessing, detail=options.reduce), options.tta),
-            cache_folder(options),
-            told=True,
-        )
-        if options.reduce
-        else None
-    )
-    result, answers = measure(model, listing, photos, device, options.tta, reduced)
+    photos, reduced = load_sizes(listing, preprocessing, tta, cache), None
+    if options.reduce:
+        reduced = load_sizes(listing, replace(preprocessing, detail=options.reduce), tta, cache, told=True)
+    result, answers = measure(model, listing, photos, device, tta, reduced)
     if reduced:
         result["reduced_to"] = options.reduce
+    asked = {}
     if teacher:
+        asked["validation"] = photos
         teacher = settle_teacher(teacher, options.teacher_normalisation, photos[0], preprocessing, device)
-        network, testing = (
-            model.build().to(device, memory_format=torch.channels_last),
-            list_testing_beside(options.data),
-        )
-        asked = {"validation": photos}
-        if testing:
-            asked["testing"] = load_sizes(
-                testing, inputs_of(preprocessing, options.tta), cache_folder(options)
-            )
+        if testing := list_testing_beside(options.data):
+            asked["testing"] = load_sizes(testing, preprocessing, tta, cache)
+        network = model.build().to(device, memory_format=torch.channels_last)
         result["agreement"] = {
-            split: agreement(network, teacher, part, preprocessing, device, options.tta)
+            split: agreement(network, teacher, part, preprocessing, device, tta)
             for split, part in asked.items()
         }
     if options.record:
-        write_record(
-            options.record,
-            {
-                **provenance(device, data={"validation": photos[0].fingerprint}),
-                "model": model.description.to_dict(),
-                "bits": model.bits,
-                **result,
-            },
-        )
+        origin = provenance(device, data={"validation": photos[0].fingerprint})
+        told = {"model": model.description.to_dict(), "bits": model.bits}
+        write_record(options.record, origin | told | result)
     if options.html:
         write_text(options.html, report_page(model, result, answers, photos[0], listing))
+    print_result(model.description, result, options)
+    for split, part in asked.items():
+        share, count = result["agreement"][split], len(part[0])
+        print(f"  {share:.4f}  agreement with {options.teacher} on {count:,} {split} photos")
+    return 0
+
+
+def print_result(description, result, options):
+    size = description.preprocessing.size
     print(
-        f"{model.description.architecture}, {preprocessing.size} px, {result['photos']:,} photos: accuracy "
-        f"{result['accuracy']:.4f}, "
-        f"balanced accuracy {result['balanced_accuracy']:.4f}, "
+        f"{description.architecture}, {size} px, {result['photos']:,} photos: accuracy "
+        f"{result['accuracy']:.4f}, balanced accuracy {result['balanced_accuracy']:.4f}, "
         f"cross-entropy {result['cross_entropy']:.4f}, calibration error {result['calibration_error']:.4f}"
     )
     for name, text in (
-        ("accuracy_of_small", f"shorter side below {preprocessing.size} px"),
+        ("accuracy_of_small", f"shorter side below {size} px"),
         ("accuracy_of_larger", "the other photos"),
         ("accuracy_reduced", f"all photos, first reduced to {options.reduce} px"),
     ):
         if result.get(name) is not None:
             print(f"  {result[name]:.4f}  {text}")
-    for (name, accuracy), row in zip(result["class_accuracy"].items(), result["confusion"]):
-        count, other = max(
-            (count, other) for other, count in zip(result["class_accuracy"], row) if other != name
-        )
+    classes = result["class_accuracy"]
+    for (name, accuracy), row in zip(classes.items(), result["confusion"]):
+        count, other = max((count, other) for other, count in zip(classes, row) if other != name)
         shown = "none  " if accuracy is None else f"{accuracy:.4f}"
-        print(
-            f"  {shown}  {name} ({sum(row)} photos"
-            + (f"; most often predicted as {other}, {count} times)" if count else ")")
-        )
-    for split, share in result.get("agreement", {}).items():
-        print(f"  {share:.4f}  agreement with {options.teacher} on {len(asked[split][0]):,} {split} photos")
-    return 0
+        most = f"; most often predicted as {other}, {count} times" if count else ""
+        print(f"  {shown}  {name} ({sum(row)} photos{most})")
 
 
 if __name__ == "__main__":

@@ -23,13 +23,11 @@ def main(argv=None):
     options = parser(__doc__)
     options.add_argument("model", type=Path, help="model file or checkpoint")
     options.add_argument("output", type=Path, help="the .onnx file to write")
-    options.add_argument(
-        "--input",
-        choices=INPUTS,
-        default="float",
-        help="what the graph takes: float: float32 (N, channels, size, size), normalised with mean and std "
-        "of the metadata; uint8: photos (N, size, size, channels) as decoded, normalised in the graph",
+    text = (
+        "float: float32 (N, channels, size, size), normalised with the metadata's mean and std; uint8: "
+        "photos (N, size, size, channels) as decoded, normalised in the graph"
     )
+    options.add_argument("--input", choices=INPUTS, default="float", help=text)
     add_normalisation(options)
     options = options.parse_args(argv)
 

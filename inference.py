@@ -14,7 +14,6 @@ compression/data/tta.py). No CSV is written unless every photo was read; the pag
 could not be read.
 """
 
-import argparse
 import re
 import sys
 import time
@@ -24,6 +23,7 @@ from compression.command_line import UserError, number, parser, pick_device, run
 from compression.data.classes import class_numbers
 from compression.data.faces import faces_csv
 from compression.data.plausibility import add_normalisation, settle_normalisation
+from compression.data.tta import add_tta
 from compression.files.atomic import check_distinct, check_output, write_text
 from compression.files.loading import load_model
 from compression.pages.gallery import gallery_page
@@ -31,118 +31,82 @@ from compression.pages.rendering import readable
 from compression.stages.predicting import predict, to_csv, top_k_table
 from dataset import list_testing
 
+MODEL = Path(__file__).parent / "model.bin"
+
+
+def read_options(argv):
+    options = parser(__doc__)
+    add, kinds = options.add_argument, ("numbers", "names")
+    add("data", type=Path, help="folder that holds testing/, or the photos, or a CSV of faces (id,feature)")
+    add("output", type=Path, help="the CSV to write")
+    add("--model", type=Path, default=MODEL, help="model file or checkpoint")
+    add("--ids", choices=kinds, default="numbers", help="numbers: <id>.jpg as on Kaggle; names: any name")
+    add("--label", choices=kinds, default="numbers", help="class numbers as on Kaggle, or class names")
+    add("--top-k", nargs=2, metavar=("K", "CSV"), help="also write the K most probable classes there")
+    text = (
+        "also write a page that shows the photos with their classes, to filter by class and probability; it "
+        "links the photo files, so they have to stay where they are"
+    )
+    add("--html", type=Path, metavar="PAGE", help=text)
+    add_tta(options)
+    add("--batch-size", type=number(int, 1), default=64, help="photos per forward pass")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_normalisation(options)
+    add("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger model file")
+    options = options.parse_args(argv)
+    options.k, options.table = 0, None
+    if options.top_k:
+        k, table = options.top_k
+        if not re.fullmatch("[1-9][0-9]{0,5}", k):
+            raise UserError(f"--top-k {k} is not a number of classes; write e.g. --top-k 3 probabilities.csv")
+        options.k, options.table = int(k), Path(table)
+    return options
+
 
 def main(argv=None):
     started = time.perf_counter()
-    options = parser(__doc__)
-    options.add_argument(
-        "data",
-        type=Path,
-        help="root that holds testing/, or the folder of photos itself, or a CSV of faces (id,feature)",
-    )
-    options.add_argument("output", type=Path, help="the CSV to write")
-    options.add_argument(
-        "--model", type=Path, default=Path(__file__).parent / "model.bin", help="model file or checkpoint"
-    )
-    options.add_argument(
-        "--ids",
-        choices=("numbers", "names"),
-        default="numbers",
-        help="numbers: <id>.jpg as on Kaggle; names: any file name",
-    )
-    options.add_argument(
-        "--label",
-        choices=("numbers", "names"),
-        default="numbers",
-        help="numbers of the classes as on Kaggle, or their names",
-    )
-    options.add_argument(
-        "--top-k",
-        nargs=2,
-        metavar=("K", "CSV"),
-        help="also write the K most probable classes to a second file",
-    )
-    options.add_argument(
-        "--html",
-        type=Path,
-        metavar="PAGE",
-        help="also write a page that shows the photos with their classes, to filter by class and "
-        "probability; it links the photo files, so it shows them only as long as they stay where they are",
-    )
-    options.add_argument(
-        "--tta",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="average over the photo and its mirror image, each at the input size and at 7/6 of it",
-    )
-    options.add_argument("--batch-size", type=number(int, 1), default=64, help="photos per forward pass")
-    options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add_normalisation(options)
-    options.add_argument(
-        "--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger model file"
-    )
-    options = options.parse_args(argv)
-
+    options = read_options(argv)
     device = pick_device(options.device)
-    k, top_k_output = 0, None
-    if options.top_k:
-        k, top_k_output = options.top_k
-        if not re.fullmatch("[1-9][0-9]{0,5}", k):
-            raise UserError(f"--top-k {k} is not a number of classes; write e.g. --top-k 3 probabilities.csv")
-        k, top_k_output = int(k), Path(top_k_output)
-    check_distinct(
-        options.model,
-        options.output,
-        top_k_output,
-        options.html,
-        faces_csv(options.data, "test.csv", "testing"),
-    )
+    faces = faces_csv(options.data, "test.csv", "testing")
+    outputs = [path for path in (options.output, options.table, options.html) if path is not None]
+    check_distinct(options.model, faces, *outputs)
     model = load_model(options.model, options.max_bytes)
     network = model.build()
     model = settle_normalisation(model, options.normalisation)
+    description, names = model.description, model.description.class_names
     listing = list_testing(options.data, by_name=options.ids == "names")
-    for output in filter(None, (options.output, top_k_output, options.html)):
+    for output in outputs:
         check_output(output)
 
     loaded = time.perf_counter()
-    probabilities, report = predict(
-        network, listing, model.description.preprocessing, device, options.batch_size, options.tta
-    )
-    names = model.description.class_names
+    preprocessing = description.preprocessing
+    answers, report = predict(network, listing, preprocessing, device, options.batch_size, options.tta)
     if options.html:
         title = f"{len(listing):,} photos by {readable(options.model)}"
-        page = gallery_page(listing, names, probabilities, report, options.html, title)
-        write_text(options.html, page)
+        write_text(options.html, gallery_page(listing, names, answers, report, options.html, title))
     if report.unreadable:
         written = f"only {options.html} was" if options.html else "nothing was"
         raise UserError(
-            f"{len(report.unreadable)} of {len(listing.paths)} photos in {listing.folder} cannot be decoded: "
+            f"{len(report.unreadable)} of {len(listing)} photos in {listing.folder} cannot be decoded: "
             f"{report.name(listing, report.unreadable)}; {written} written, replace or remove them"
         )
     if report.truncated:
-        print(
-            f"warning: {len(report.truncated)} of {len(listing.paths)} photos are truncated: decoded as far "
-            "as they go: "
-            f"{report.name(listing, report.truncated)}",
-            file=sys.stderr,
-        )
+        told = f"{len(report.truncated)} of {len(listing)} photos are truncated: decoded as far as they go"
+        print(f"warning: {told}: {report.name(listing, report.truncated)}", file=sys.stderr)
     numbers = class_numbers(names)
     labels = names if options.label == "names" else numbers or range(len(names))
-    rows = zip(listing.ids, (labels[label] for label in probabilities.argmax(1).tolist()))
+    rows = zip(listing.ids, (labels[label] for label in answers.argmax(1).tolist()))
     write_text(options.output, to_csv([listing.id_header, "label"], rows))
-    if top_k_output:
-        write_text(top_k_output, top_k_table(listing.ids, probabilities, names, k, listing.id_header))
+    if options.table:
+        write_text(options.table, top_k_table(listing.ids, answers, names, options.k, listing.id_header))
     now = time.perf_counter()
     print(
-        f"{len(listing):,} photos -> {options.output} ({model.description.architecture}, {device}, "
+        f"{len(listing):,} photos -> {options.output} ({description.architecture}, {device}, "
         f"{loaded - started:.1f} s to load, {now - loaded:.1f} s to predict)"
     )
     if not numbers and options.label == "numbers":
-        print(
-            "the labels are numbers of the model's classes:",
-            ", ".join(f"{label} = {name}" for label, name in enumerate(names)),
-            "(--label names writes the names)",
-        )
+        legend = ", ".join(f"{label} = {name}" for label, name in enumerate(names))
+        print("the labels are numbers of the model's classes:", legend, "(--label names writes the names)")
     return 0
 
 

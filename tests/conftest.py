@@ -3,6 +3,7 @@ ways to call a script.
 """
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+STUDENT = "--network student --set widths=4,4,4,4,4,4,4,4 --size 32 --cache none --device cpu"
 
 
 @pytest.fixture(scope="session")
@@ -68,12 +70,7 @@ def small_network(toy):
 @pytest.fixture(scope="session")
 def small_model(small_network, tmp_path_factory):
     """The small network as an 8-bit model.bin."""
-    from compression.files.model_file import encode, to_bytes
-
-    description, network = small_network
-    path = tmp_path_factory.mktemp("model") / "model.bin"
-    path.write_bytes(to_bytes(encode(description, network.state_dict())))
-    return path
+    return write_model(tmp_path_factory.mktemp("model") / "model.bin", *small_network)
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -86,6 +83,12 @@ def device(request):
     return torch.device(request.param)
 
 
+def words(args):
+    """Arguments of a command line, as text; text that starts with a dash is split at its blanks."""
+    for arg in args:
+        yield from arg.split() if isinstance(arg, str) and arg.startswith("-") else [str(arg)]
+
+
 @pytest.fixture(scope="session")
 def run_script():
     """run_script(name, *args, cwd=None) runs a script of the project in a process of its own; returns the
@@ -93,14 +96,9 @@ def run_script():
     """
 
     def start(name, *args, cwd=None):
-        return subprocess.run(
-            [sys.executable, ROOT / name, *map(str, args)],
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, ROOT / name, *words(args)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
     return start
 
@@ -117,11 +115,75 @@ def call(capsys):
         main = importlib.import_module(name.removesuffix(".py").replace("/", ".")).main
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            run(lambda: main(list(map(str, args))))
+            run(lambda: main(list(words(args))))
         stdout, stderr = capsys.readouterr()
         return SimpleNamespace(returncode=ended.value.code or 0, stdout=stdout, stderr=stderr)
 
     return start
+
+
+@pytest.fixture
+def ok(call):
+    """ok(name, *args) is call, and asserts that the script ends with status 0."""
+
+    def start(name, *args):
+        done = call(name, *args)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return start
+
+
+@pytest.fixture
+def refused(call):
+    """refused(name, *args) asserts that the script ends with status 2 and one sentence on stderr, and returns
+    that sentence; late: behind the table of the photos.
+    """
+
+    def start(name, *args, late=False):
+        done = call(name, *args)
+        lines = done.stderr.splitlines(keepends=True)
+        assert done.returncode == 2 and (late or len(lines) == 1), done
+        return lines[-1]
+
+    return start
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def write_model(path, description, network, scheme=None):
+    """Write a network as a model file, of 8 bits unless the scheme says otherwise; returns its path."""
+    from compression.files.model_file import encode, to_bytes
+
+    path.write_bytes(to_bytes(encode(description, network.state_dict(), scheme)))
+    return path
+
+
+def same_tensors(before, after):
+    """Whether two state dicts hold the same names in the same order, with the same types and values."""
+    if list(before) != list(after):
+        return False
+    return all(one.dtype == after[name].dtype and one.equal(after[name]) for name, one in before.items())
+
+
+def generator(seed):
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def bright_or_dark(count, seed, size=32):
+    """Photos whose class is their brightness: two classes that any network can learn."""
+    import torch
+
+    from dataset import PhotoSet
+
+    labels = torch.arange(count) % 2
+    noise = torch.randint(0, 100, (count, size, size, 3), generator=generator(seed), dtype=torch.uint8)
+    photos = noise + labels.view(-1, 1, 1, 1).to(torch.uint8) * 100
+    return PhotoSet(photos, torch.arange(count), labels, ("dark", "bright"), f"fingerprint {seed}")
 
 
 def learn_by_heart(network, preprocessing, photos):
@@ -145,17 +207,3 @@ def learn_by_heart(network, preprocessing, photos):
         solution = torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution
         last.weight.copy_(solution[:-1].T), last.bias.copy_(solution[-1])
         assert torch.equal(network(preprocessing.normalise(photos.photos)).argmax(1), photos.labels)
-
-
-@pytest.fixture
-def refused(call):
-    """refused(name, *args) asserts that the script ends with status 2 and one sentence on stderr, and returns
-    that sentence.
-    """
-
-    def start(name, *args):
-        done = call(name, *args)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1, done
-        return done.stderr
-
-    return start

@@ -8,16 +8,7 @@ from torchvision.transforms.v2 import functional as tv
 from compression.data.augmentation import AUGMENTATIONS, BLURS, LUMA, Augmentation, _grid, _hue_matrix
 from compression.data.preprocessing import Preprocessing
 
-IDENTITY = {
-    "scale": (1.0, 1.0),
-    "ratio": 1.0,
-    "flip": 0.0,
-    "degrees": 0.0,
-    "brightness": 0.0,
-    "contrast": 0.0,
-    "saturation": 0.0,
-    "hue": 0.0,
-}
+NOTHING = dict.fromkeys(("flip", "degrees", "brightness", "contrast", "saturation", "hue"), 0.0)
 PLAIN = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))  # views in [0, 1]
 
 
@@ -29,9 +20,13 @@ def photos(count=4, size=24, low=0, high=256):
     return torch.randint(low, high, (count, size, size, 3), generator=seeded(7), dtype=torch.uint8)
 
 
+def same(views, expected, atol=1e-4):
+    torch.testing.assert_close(views, expected, rtol=0, atol=atol)
+
+
 def only(**ranges):
     """An augmentation that does nothing but what is given."""
-    return Augmentation(**{**IDENTITY, **ranges})
+    return Augmentation(**{"scale": (1.0, 1.0), "ratio": 1.0, **NOTHING, **ranges})
 
 
 class Turned(Augmentation):
@@ -48,9 +43,7 @@ class Turned(Augmentation):
 @pytest.mark.parametrize("preprocessing", [Preprocessing(), PLAIN])
 def test_view_without_any_change_is_the_normalised_photo(preprocessing):
     batch = photos()
-    torch.testing.assert_close(
-        only()(batch, preprocessing, seeded()), preprocessing.normalise(batch), rtol=0, atol=1e-4
-    )
+    same(only()(batch, preprocessing, seeded()), preprocessing.normalise(batch))
 
 
 def test_views_are_normalised_channels_last_float32():
@@ -61,9 +54,7 @@ def test_views_are_normalised_channels_last_float32():
 
 def test_flip_alone_is_the_mirror_image():
     batch = photos()
-    torch.testing.assert_close(
-        only(flip=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch).flip(3), rtol=0, atol=1e-4
-    )
+    same(only(flip=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch).flip(3))
 
 
 def test_flip_is_drawn_for_every_photo():
@@ -77,9 +68,7 @@ def test_flip_is_drawn_for_every_photo():
 
 def test_quarter_turn_is_rot90():
     batch = photos()
-    torch.testing.assert_close(
-        Turned()(batch, PLAIN, seeded()), torch.rot90(PLAIN.normalise(batch), -1, (2, 3)), rtol=0, atol=1e-4
-    )
+    same(Turned()(batch, PLAIN, seeded()), torch.rot90(PLAIN.normalise(batch), -1, (2, 3)))
 
 
 def test_rotation_stays_within_its_range_and_keeps_lengths():
@@ -116,38 +105,29 @@ def test_crop_samples_the_part_of_the_photo_its_affine_names():
     affine, *_ = zoomed.draw(6, seeded())
     # column in the photo
     position = (affine[:, 0, :1] * ((torch.arange(32) + 0.5) / 16 - 1) + affine[:, 0, 2:] + 1) * 16 - 0.5
-    inside = ((position >= 0) & (position <= 31))[:, None, None, :].expand(6, 3, 32, 32)
-    views = zoomed(ramp, PLAIN, seeded()) * 255
-    torch.testing.assert_close(
-        views[inside], (7 * position)[:, None, None, :].expand(6, 3, 32, 32)[inside], rtol=0, atol=1e-2
-    )
+    position = position[:, None, None, :].expand(6, 3, 32, 32)
+    inside = (position >= 0) & (position <= 31)
+    same(zoomed(ramp, PLAIN, seeded())[inside] * 255, 7 * position[inside], atol=1e-2)
     torch.testing.assert_close(affine[:, 0, 0], torch.full((6,), 0.5))
 
 
 @pytest.mark.parametrize("height, width", [(16, 16), (5, 8), (1, 3)])
 def test_grid_is_the_affine_grid_of_torch(height, width):
     affine = torch.randn(3, 2, 3, generator=seeded())
-    torch.testing.assert_close(
-        _grid(affine, height, width), F.affine_grid(affine, (3, 1, height, width), align_corners=False)
-    )
+    expected = F.affine_grid(affine, (3, 1, height, width), align_corners=False)
+    torch.testing.assert_close(_grid(affine, height, width), expected)
 
 
 # ---------------------------------------------------------------- colour
 # Photos of middle tones, so that nothing is clamped; the factors are read from what the same seed draws.
 
 
-def middle_tones():
-    return photos(low=90, high=150)
-
-
 def expect(augmentation, change):
-    batch = middle_tones()
-    _, colour, contrast, _ = augmentation.draw(len(batch), seeded(3))
-    expected = torch.stack(
-        [change(photo, row) for row, photo in enumerate(PLAIN.normalise(batch).contiguous())]
-    )
+    batch = photos(low=90, high=150)
+    plain = PLAIN.normalise(batch).contiguous()
     views = augmentation(batch, PLAIN, seeded(3))
-    torch.testing.assert_close(views, expected, rtol=0, atol=1e-3)  # torchvision rounds LUMA to 0.2989
+    # torchvision rounds LUMA to 0.2989
+    same(views, torch.stack([change(photo, row) for row, photo in enumerate(plain)]), atol=1e-3)
     assert (views - PLAIN.normalise(batch)).abs().max() > 0.01  # something did happen
 
 
@@ -174,13 +154,13 @@ def test_saturation_brightness_and_contrast_together_are_those_of_torchvision_in
     _, colour, contrast, _ = augmentation.draw(4, seeded(3))
     brightness = colour.sum(2)[:, 0] / contrast  # rows of the saturation matrix sum to 1
     saturation = (colour[:, 0, 0] - colour[:, 1, 0]) / (brightness * contrast)
-    expect(
-        augmentation,
-        lambda photo, row: tv.adjust_contrast(
-            tv.adjust_brightness(tv.adjust_saturation(photo, saturation[row].item()), brightness[row].item()),
-            contrast[row].item(),
-        ),
-    )
+
+    def change(photo, row):
+        photo = tv.adjust_saturation(photo, saturation[row].item())
+        photo = tv.adjust_brightness(photo, brightness[row].item())
+        return tv.adjust_contrast(photo, contrast[row].item())
+
+    expect(augmentation, change)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
@@ -196,27 +176,23 @@ def test_colour_factors_fill_their_range(name):
 
 @pytest.mark.parametrize("turns", [0.0, 1.0, -1.0])
 def test_hue_of_no_or_a_full_turn_is_the_identity(turns):
-    torch.testing.assert_close(_hue_matrix(torch.tensor([turns]))[0], torch.eye(3), rtol=0, atol=1e-5)
+    same(_hue_matrix(torch.tensor([turns]))[0], torch.eye(3), atol=1e-5)
 
 
 def test_hue_turns_add_up():
     one, two, three = _hue_matrix(torch.tensor([0.1, 0.2, 0.3]))
-    torch.testing.assert_close(one @ two, three, rtol=0, atol=1e-5)
+    same(one @ two, three, atol=1e-5)
 
 
 def test_hue_keeps_grey_and_brightness():
     matrices = _hue_matrix(torch.linspace(-0.5, 0.5, 11))
-    torch.testing.assert_close(matrices @ torch.ones(3), torch.ones(11, 3), rtol=0, atol=1e-5)
-    torch.testing.assert_close(
-        torch.tensor(LUMA) @ matrices, torch.tensor(LUMA).expand(11, 3), rtol=0, atol=1e-5
-    )
+    same(matrices @ torch.ones(3), torch.ones(11, 3), atol=1e-5)
+    same(torch.tensor(LUMA) @ matrices, torch.tensor(LUMA).expand(11, 3), atol=1e-5)
 
 
 def test_grey_photo_stays_grey_under_hue_and_saturation():
     grey = photos()[..., :1].expand(4, 24, 24, 3)
-    torch.testing.assert_close(
-        only(hue=0.5, saturation=0.9)(grey, PLAIN, seeded()), PLAIN.normalise(grey), rtol=0, atol=1e-4
-    )
+    same(only(hue=0.5, saturation=0.9)(grey, PLAIN, seeded()), PLAIN.normalise(grey))
 
 
 def test_hue_changes_a_colour():
@@ -240,12 +216,7 @@ def test_smaller_views_show_the_same_part_of_the_photo():
     batch = photos(size=48)
     views = only()(batch, PLAIN, seeded(), size=24)
     assert views.shape == (4, 3, 24, 24) and views.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(
-        views,
-        F.avg_pool2d(PLAIN.normalise(batch), 2),  # bilinear at half the size is the mean of four
-        rtol=0,
-        atol=1e-4,
-    )
+    same(views, F.avg_pool2d(PLAIN.normalise(batch), 2))  # bilinear at half the size is the mean of four
 
 
 def test_view_size_changes_neither_crop_nor_colours():
@@ -262,9 +233,7 @@ def test_blurred_photo_is_the_photo_scaled_down_and_up_again():
     views, plain = augmentation(batch, PLAIN, seeded()), PLAIN.normalise(batch)
     for view, photo, level in zip(views, plain, levels.tolist()):
         small = tv.resize(photo, [round(24 * BLURS[level])] * 2, antialias=True)
-        torch.testing.assert_close(
-            view, F.interpolate(small[None], size=(24, 24), mode="bicubic").clamp(0, 1)[0], rtol=0, atol=0.02
-        )
+        same(view, F.interpolate(small[None], size=(24, 24), mode="bicubic").clamp(0, 1)[0], atol=0.02)
 
 
 def test_blur_is_drawn_for_the_given_share_and_none_by_default():
@@ -275,9 +244,7 @@ def test_blur_is_drawn_for_the_given_share_and_none_by_default():
 
 def test_blur_leaves_a_constant_photo_as_it_is():
     batch = torch.full((8, 24, 24, 3), 77, dtype=torch.uint8)
-    torch.testing.assert_close(
-        only(blur=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch), rtol=0, atol=1e-4
-    )
+    same(only(blur=1.0)(batch, PLAIN, seeded()), PLAIN.normalise(batch))
 
 
 # ---------------------------------------------------------------- drawing
@@ -313,21 +280,14 @@ def test_global_random_state_and_the_photos_are_left_alone():
 
 def test_the_course_crops_mirrors_and_rotates_and_leaves_colours_alone():
     affine, colour, contrast, blur = AUGMENTATIONS["course"].draw(500, seeded())
-    assert (
-        torch.allclose(colour, torch.eye(3).expand(500, 3, 3), atol=1e-6)
-        and (contrast == 1).all()
-        and not blur.any()
-    )
+    assert torch.allclose(colour, torch.eye(3).expand(500, 3, 3), atol=1e-6) and (contrast == 1).all()
+    assert not blur.any()
     sides = affine[:, :, :2].norm(dim=1)  # of the crop, in halves of the photo
-    assert (
-        torch.allclose(sides[:, 0], sides[:, 1], atol=1e-6)
-        and 0.6 <= (sides[:, 0] ** 2).min() + 1e-6
-        and (sides[:, 0] ** 2).max() <= 1 + 1e-6
-    )
+    assert torch.allclose(sides[:, 0], sides[:, 1], atol=1e-6) and 0.6 <= (sides[:, 0] ** 2).min() + 1e-6
+    assert (sides[:, 0] ** 2).max() <= 1 + 1e-6
     angles = torch.asin(affine[:, 1, 0].abs() / sides[:, 0]) * 180 / torch.pi
-    assert (
-        14 < angles.max() <= 15.001 and 0.4 < (torch.linalg.det(affine[:, :, :2]) < 0).double().mean() < 0.6
-    )
+    assert 14 < angles.max() <= 15.001
+    assert 0.4 < (torch.linalg.det(affine[:, :, :2]) < 0).double().mean() < 0.6
 
 
 def test_named_augmentations_grow_stronger():

@@ -46,36 +46,12 @@ def test_label_comes_from_the_file_name_and_not_from_the_path(tmp_path):
     assert listing.class_names == FOOD11_CLASSES and len(FOOD11_CLASSES) == 11
 
 
-def test_hidden_files_and_litter_are_passed_over(tmp_path):
-    touch(tmp_path / "training", "0_0.jpg", ".DS_Store", "._0_0.jpg", "Thumbs.db", "desktop.ini")
-    (tmp_path / "training" / ".thumbnails").mkdir()
-    assert names(list_labelled(tmp_path, "training")) == ["0_0.jpg"]
-    touch(tmp_path / "testing", "1.jpg", "THUMBS.DB", ".hidden.jpg")
-    assert names(list_testing(tmp_path)) == ["1.jpg"]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "bread.jpg",
-        "0-1.jpg",
-        "_1.jpg",
-        "0_.jpg",
-        "-1_3.jpg",
-        "0_1_2.jpg",
-        "0_+1.jpg",
-        "0 _1.jpg",
-        "0_1e3.jpg",
-        "٣_1.jpg",
-        "²_1.jpg",
-        "0_1.5.jpg",
-    ],
-)
-def test_photo_with_another_name_is_refused(tmp_path, name):
-    touch(tmp_path / "training", "0_0.jpg", name)
+@pytest.mark.parametrize("stem", "bread,0-1,_1,0_,-1_3,0_1_2,0_+1,0 _1,0_1e3,٣_1,²_1,0_1.5".split(","))
+def test_photo_with_another_name_is_refused(tmp_path, stem):
+    touch(tmp_path / "training", "0_0.jpg", f"{stem}.jpg")
     with pytest.raises(UserError, match="rename") as caught:
         list_labelled(tmp_path, "training")
-    assert name in str(caught.value)
+    assert f"{stem}.jpg" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["0_1.txt", "0_1", "labels.csv", "0_1.jpg.part"])
@@ -130,36 +106,24 @@ def test_folders_name_the_classes(tmp_path):
     touch(tmp_path / "training", "soup/b.jpg", "soup/a.png", "bread/z.jpeg", "rice/1.webp")
     listing = list_labelled(tmp_path, "training")
     assert listing.class_names == ("bread", "rice", "soup")
-    assert list(zip(names(listing), listing.labels)) == [
-        ("z.jpeg", 0),
-        ("1.webp", 1),
-        ("a.png", 2),
-        ("b.jpg", 2),
-    ]
+    assert names(listing) == ["z.jpeg", "1.webp", "a.png", "b.jpg"] and listing.labels == (0, 1, 2, 2)
 
 
 def test_validation_with_fewer_classes_keeps_the_labels_of_training(tmp_path):
     touch(tmp_path / "validation", "soup/a.jpg")
-    listing = list_labelled(tmp_path, "validation", ("bread", "rice", "soup"))
-    assert listing.labels == (2,) and listing.class_names == ("bread", "rice", "soup")
-
-
-def test_class_that_training_does_not_have_is_refused(tmp_path):
-    touch(tmp_path / "validation", "soup/a.jpg", "tea/a.jpg")
-    with pytest.raises(UserError, match="tea"):
-        list_labelled(tmp_path, "validation", ("bread", "rice", "soup"))
-
-
-def test_hidden_folder_is_no_class(tmp_path):
-    touch(tmp_path / "training", "soup/a.jpg", "bread/a.jpg", ".ipynb_checkpoints/a.jpg")
-    assert list_labelled(tmp_path, "training").class_names == ("bread", "soup")
+    classes = ("bread", "rice", "soup")
+    listing = list_labelled(tmp_path, "validation", classes)
+    assert listing.labels == (2,) and listing.class_names == classes
+    touch(tmp_path / "validation", "tea/a.jpg")
+    with pytest.raises(UserError, match="class tea of .* is none of the classes of the training photos"):
+        list_labelled(tmp_path, "validation", classes)
 
 
 @pytest.mark.parametrize(
     "files, match",
     [
         (["soup/a.jpg"], "single class"),
-        (["soup/a.jpg", "tea/a.jpg", "0_1.jpg"], "both photos"),
+        (["soup/a.jpg", "tea/a.jpg", "0_1.jpg"], "2 folders .* beside photos"),
         (["soup/a.jpg", "tea/readme.txt"], "without the ending of a photo"),
     ],
 )
@@ -172,9 +136,7 @@ def test_unclear_tree_of_folders_is_refused(tmp_path, files, match):
 def test_folder_inside_a_class_folder_and_empty_class_folder_are_refused(tmp_path):
     touch(tmp_path / "training", "soup/a.jpg", "tea/a.jpg")
     (tmp_path / "training" / "tea" / "green").mkdir()
-    with pytest.raises(
-        UserError, match=r"tea holds 1 folder \(green\); put the photos directly into the class"
-    ):
+    with pytest.raises(UserError, match=r"tea holds 1 folder \(green\) where only photos belong"):
         list_labelled(tmp_path, "training")
     shutil.rmtree(tmp_path / "training" / "tea")
     (tmp_path / "training" / "tea").mkdir()
@@ -213,7 +175,7 @@ def test_photo_without_a_whole_number_is_refused_unless_ids_are_names(tmp_path, 
 
 def test_testing_folder_that_holds_only_folders_is_refused(tmp_path):
     touch(tmp_path, "training/0_0.jpg")
-    with pytest.raises(UserError, match="only 1 folder"):
+    with pytest.raises(UserError, match=r"holds 1 folder \(training\) and no photos"):
         list_testing(tmp_path)
 
 
@@ -236,14 +198,16 @@ def test_fingerprint_is_that_of_every_copy_and_of_no_other_data(tmp_path):
     draw_data(tmp_path / "here", training=12, validation=11, testing=1)
     # with new times
     shutil.copytree(tmp_path / "here", tmp_path / "there" / "copy", copy_function=shutil.copyfile)
-    here, there = (
-        list_labelled(tmp_path / root, "training").fingerprint() for root in ("here", "there/copy")
-    )
-    assert here == there
-    (tmp_path / "there/copy/training/0_999.jpg").write_bytes(b"12345")
-    more = list_labelled(tmp_path / "there/copy", "training").fingerprint()
-    (tmp_path / "there/copy/training/0_999.jpg").write_bytes(b"123456")
-    assert len({here, more, list_labelled(tmp_path / "there/copy", "training").fingerprint()}) == 3
+
+    def fingerprint(root):
+        return list_labelled(tmp_path / root, "training").fingerprint()
+
+    found = {fingerprint("here"), fingerprint("there/copy")}
+    assert len(found) == 1
+    for content in (b"12345", b"123456"):
+        (tmp_path / "there/copy/training/0_999.jpg").write_bytes(content)
+        found.add(fingerprint("there/copy"))
+    assert len(found) == 3
 
 
 def test_name_that_is_not_utf_8_is_fingerprinted_and_loaded(tmp_path):
@@ -310,11 +274,8 @@ def overwrite_keeping_the_times(path):
 
 def test_batch_delivers_the_photos_and_labels_asked_for(load):
     photo_set = load()
-    assert (
-        len(photo_set) == 4
-        and photo_set.photos.shape == (4, 16, 16, 3)
-        and photo_set.photos.dtype == torch.uint8
-    )
+    assert len(photo_set) == 4 and photo_set.photos.shape == (4, 16, 16, 3)
+    assert photo_set.photos.dtype == torch.uint8
     photos, labels = photo_set.batch(torch.tensor([3, 0, 0]), torch.device("cpu"))
     assert photos[:, 5, 7, 1].tolist() == [160, 10, 10] and labels.tolist() == [10, 0, 0]
     assert photo_set.class_names == FOOD11_CLASSES and labels.dtype == torch.int64
@@ -370,12 +331,7 @@ def test_stale_cache_of_a_folder_with_brackets_in_its_name_is_removed_too(tmp_pa
 
 
 def test_every_size_rule_and_folder_has_a_cache_of_its_own(load, data, cache):
-    kinds = [
-        SMALL,
-        Preprocessing(size=24),
-        Preprocessing(size=16, resize="squash"),
-        Preprocessing(size=16, resize="course"),
-    ]
+    kinds = [SMALL, Preprocessing(24), Preprocessing(16, "squash"), Preprocessing(16, "course")]
     for preprocessing in kinds:
         assert load(preprocessing).photos.shape[1] == preprocessing.size
     shutil.copytree(data, data.parent / "copy")
@@ -392,9 +348,8 @@ def test_the_two_pieces_of_a_share_each_keep_their_cache_and_another_share_repla
         save(data / "training" / f"{name}.png", shade)
 
     def load_both(share):
-        listings = [
-            list_labelled(data, split, validation_share=share) for split in ("training", "validation")
-        ]
+        splits = ("training", "validation")
+        listings = [list_labelled(data, split, validation_share=share) for split in splits]
         return [shades(load_photos(listing, SMALL, cache)) for listing in listings]
 
     before, caches = load_both(0.3), sorted(os.listdir(cache))
@@ -427,41 +382,25 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda place: cut(place / "photos.npy"),
-        lambda place: (place / "photos.npy").write_bytes(b""),
-        lambda place: (place / "photos.npy").write_bytes(b"rubbish" * 1000),
-        lambda place: np.save(place / "photos.npy", np.zeros((3, 16, 16, 3), np.uint8)),
-        lambda place: np.save(place / "photos.npy", np.zeros((4, 16, 16, 3), np.float32)),
-        lambda place: np.save(place / "photos.npy", np.array([{}, 1]), allow_pickle=True),
-        lambda place: (place / "photos.npy").unlink(),
-        lambda place: (place / "notes.json").unlink(),
-        lambda place: (place / "notes.json").write_bytes(b""),
-        lambda place: (place / "notes.json").write_bytes(b"\0" * 40),
-        lambda place: (place / "notes.json").write_bytes(b"\xff\xfe"),
-        lambda place: (place / "notes.json").write_text("{}"),
-        lambda place: (place / "notes.json").write_text("null"),
-        lambda place: shutil.rmtree(place) or place.mkdir(),
-    ],
-    ids=[
-        "cut photos",
-        "empty photos",
-        "rubbish photos",
-        "fewer photos",
-        "float photos",
-        "pickled photos",
-        "no photos",
-        "no notes",
-        "empty notes",
-        "zeroed notes",
-        "notes in no text",
-        "notes without entries",
-        "null notes",
-        "empty folder",
-    ],
-)
+DAMAGES = {
+    "cut photos": lambda place: cut(place / "photos.npy"),
+    "empty photos": lambda place: (place / "photos.npy").write_bytes(b""),
+    "rubbish photos": lambda place: (place / "photos.npy").write_bytes(b"rubbish" * 1000),
+    "fewer photos": lambda place: np.save(place / "photos.npy", np.zeros((3, 16, 16, 3), np.uint8)),
+    "float photos": lambda place: np.save(place / "photos.npy", np.zeros((4, 16, 16, 3), np.float32)),
+    "pickled photos": lambda place: np.save(place / "photos.npy", np.array([{}, 1]), allow_pickle=True),
+    "no photos": lambda place: (place / "photos.npy").unlink(),
+    "no notes": lambda place: (place / "notes.json").unlink(),
+    "empty notes": lambda place: (place / "notes.json").write_bytes(b""),
+    "zeroed notes": lambda place: (place / "notes.json").write_bytes(b"\0" * 40),
+    "notes in no text": lambda place: (place / "notes.json").write_bytes(b"\xff\xfe"),
+    "notes without entries": lambda place: (place / "notes.json").write_text("{}"),
+    "null notes": lambda place: (place / "notes.json").write_text("null"),
+    "empty folder": lambda place: shutil.rmtree(place) or place.mkdir(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_cache_is_built_anew(load, data, cache, damage):
     load()
     (place,) = cache.iterdir()
@@ -541,17 +480,10 @@ print(hashlib.sha256(photos.photos.numpy().tobytes()).hexdigest(), photos.labels
 
 def test_two_processes_that_build_the_cache_at_once_both_get_the_photos(tmp_path, cache):
     draw_data(tmp_path / "data", training=300, validation=1, testing=1)
-    flags = [str(tmp_path / "first"), str(tmp_path / "second")]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", BUILD_TOGETHER, str(tmp_path / "data"), str(cache), *order],
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for order in (flags, flags[::-1])
-    ]
+    command = [sys.executable, "-c", BUILD_TOGETHER, tmp_path / "data", cache]
+    pipes = {"cwd": ROOT, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    flags = [tmp_path / "first", tmp_path / "second"]
+    processes = [subprocess.Popen(command + order, **pipes) for order in (flags, flags[::-1])]
     listing = list_labelled(tmp_path / "data", "training")
     alone = load_photos(listing, Preprocessing(size=32), cache=False)
     expected = f"{hashlib.sha256(alone.photos.numpy().tobytes()).hexdigest()} {list(listing.labels)}\n"
@@ -578,12 +510,8 @@ def test_undecodable_photo_is_left_out_and_counted(load, data, cache, cached):
         photo_set = load(cache=cache if cached else False)
         assert photo_set.rows.tolist() == [0, 2, 3] and photo_set.labels.tolist() == [0, 5, 10]
         assert len(photo_set) == 3 and shades(photo_set) == [10, 110, 160]
-        assert (
-            len(load.log) == 1
-            and "1 of 4 photos" in load.log[0]
-            and "2_0.png" in load.log[0]
-            and "left out" in load.log[0]
-        )
+        assert len(load.log) == 1 and "1 of 4 photos" in load.log[0] and "2_0.png" in load.log[0]
+        assert "left out" in load.log[0]
 
 
 def test_truncated_photo_is_kept_and_counted(load, data):
@@ -594,12 +522,8 @@ def test_truncated_photo_is_kept_and_counted(load, data):
         photo_set = load()
         assert len(photo_set) == 5 and photo_set.labels.tolist() == [0, 2, 3, 5, 10]
         assert photo_set.batch(torch.tensor([2]), torch.device("cpu"))[0].float().std() > 10
-        assert (
-            len(load.log) == 1
-            and "1 of 5 photos" in load.log[0]
-            and "truncated" in load.log[0]
-            and "3_0.jpg" in load.log[0]
-        )
+        assert len(load.log) == 1 and "1 of 5 photos" in load.log[0] and "truncated" in load.log[0]
+        assert "3_0.jpg" in load.log[0]
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -614,9 +538,7 @@ def test_folder_without_any_decodable_photo_is_refused(load, data, cache, cached
 @pytest.mark.parametrize("cached", [True, False])
 def test_link_that_leads_nowhere_is_named(load, data, cache, cached):
     (data / "training" / "3_0.jpg").symlink_to(data / "gone.jpg")
-    with pytest.raises(
-        UserError, match="3_0.jpg cannot be read: No such file or directory; fix that or remove the file"
-    ):
+    with pytest.raises(UserError, match="3_0.jpg cannot be read: No such file or directory; fix that"):
         load(cache=cache if cached else False)
 
 
@@ -631,11 +553,8 @@ def test_warnings_go_to_stderr_by_default(load, data, capsys):
 
 
 def test_food_11_is_listed_whole_and_its_photos_decode(food11):
-    training, validation, testing = (
-        list_labelled(food11, "training"),
-        list_labelled(food11, "validation"),
-        list_testing(food11),
-    )
+    training, validation = list_labelled(food11, "training"), list_labelled(food11, "validation")
+    testing = list_testing(food11)
     assert [len(listing.paths) for listing in (training, validation, testing)] == [9866, 3430, 3347]
     assert set(training.labels) == set(validation.labels) == set(range(11))
     assert testing.ids == tuple(range(3347))

@@ -1,13 +1,16 @@
 """evaluate.py: its figures against counts by hand, and its command line."""
 
-import json
+import copy
 import math
 import shutil
 
 import pytest
 import torch
+from conftest import read_json, write_model
+from PIL import Image
 
-from compression.stages.evaluating import calibration, confusion
+from compression.stages.evaluating import calibration, confusion, shorter_sides
+from dataset import list_testing
 
 
 def test_confusion_counts_labels_in_rows_and_predictions_in_columns():
@@ -29,124 +32,68 @@ def test_calibration_error_weighs_the_bins_by_their_photos():
     assert [row[0] for row in rows] == [0] * 7 + [4, 0, 12]
 
 
-def test_record_agrees_with_itself_and_with_quantize(toy, small_model, call, tmp_path):
-    done = call(
-        "evaluate.py",
-        small_model,
-        toy,
-        "--cache",
-        "none",
-        "--reduce",
-        16,
-        "--record",
-        tmp_path / "record.json",
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "record.json").read_text())
+def test_record_agrees_with_itself_and_with_quantize(toy, small_model, ok, tmp_path):
+    done = ok("evaluate.py", small_model, toy, "--cache none --reduce 16 --record", tmp_path / "record.json")
+    record = read_json(tmp_path / "record.json")
     table = torch.tensor(record["confusion"])
-    assert table.sum() == record["photos"] == 22 and math.isclose(
-        table.diag().sum() / 22, record["accuracy"], rel_tol=1e-6
-    )
+    assert table.sum() == record["photos"] == 22
+    assert math.isclose(table.diag().sum() / 22, record["accuracy"], rel_tol=1e-6)
     assert list(record["class_accuracy"].values()) == pytest.approx((table.diag() / table.sum(1)).tolist())
-    larger = record["photos"] - record["small_photos"]
-    parts = (record["accuracy_of_small"] or 0) * record["small_photos"] + (
-        record["accuracy_of_larger"] or 0
-    ) * larger
-    assert math.isclose(parts, 22 * record["accuracy"], rel_tol=1e-6)
-    assert (
-        record["data"]["validation"] and record["reduced_to"] == 16 and 0 <= record["accuracy_reduced"] <= 1
-    )
-    call(
-        "quantize.py",
-        small_model,
-        tmp_path / "again.bin",
-        "--data",
-        toy,
-        "--cache",
-        "none",
-        "--record",
-        tmp_path / "quantized.json",
-    )
-    assert json.loads((tmp_path / "quantized.json").read_text())[
-        "validation_accuracy_before"
-    ] == pytest.approx(record["accuracy"])
+    small, count = record["accuracy_of_small"] or 0, record["small_photos"]
+    right = small * count + (record["accuracy_of_larger"] or 0) * (record["photos"] - count)
+    assert math.isclose(right, 22 * record["accuracy"], rel_tol=1e-6)
+    assert record["data"]["validation"] and record["reduced_to"] == 16
+    assert 0 <= record["accuracy_reduced"] <= 1
+    options = f"--data {toy} --cache none --record {tmp_path}/quantized.json"
+    ok("quantize.py", small_model, tmp_path / "again.bin", options)
+    before = read_json(tmp_path / "quantized.json")["validation_accuracy_before"]
+    assert before == pytest.approx(record["accuracy"])
     assert f"accuracy {record['accuracy']:.4f}" in done.stdout and "Bread" in done.stdout
 
 
-def test_a_model_agrees_with_itself_and_less_with_another(toy, small_model, small_network, call, tmp_path):
-    from compression.files.model_file import encode, to_bytes
-
+def test_a_model_agrees_with_itself_and_less_with_another(toy, small_model, small_network, ok, tmp_path):
     description, network = small_network
-    state = network.state_dict()
-    other = tmp_path / "other.bin"
-    other.write_bytes(to_bytes(encode(description, {**state, "fc.7.bias": state["fc.7.bias"].roll(1)})))
-    shares = []
-    for teacher in (small_model, other):
-        done = call(
-            "evaluate.py",
-            small_model,
-            toy,
-            "--cache",
-            "none",
-            "--teacher",
-            teacher,
-            "--record",
-            tmp_path / "record.json",
-        )
-        assert done.returncode == 0 and "on 15 testing photos" in done.stdout, done.stderr
-        shares.append(json.loads((tmp_path / "record.json").read_text())["agreement"])
-    assert shares[0] == {"validation": 1.0, "testing": 1.0} and max(shares[1].values()) < 1
+    network = copy.deepcopy(network)
+    network.fc[-1].bias.copy_(network.fc[-1].bias.roll(1))
+    other = write_model(tmp_path / "other.bin", description, network)
     shutil.copytree(toy / "validation", tmp_path / "data/validation")
-    call(
-        "evaluate.py",
-        small_model,
-        tmp_path / "data",
-        "--cache",
-        "none",
-        "--teacher",
-        small_model,
-        "--record",
-        tmp_path / "record.json",
-    )
-    assert json.loads((tmp_path / "record.json").read_text())["agreement"] == {"validation": 1.0}, (
-        "without testing photos there is nothing to tell of them"
-    )
+
+    def agreement(data, teacher):
+        options = f"--cache none --teacher {teacher} --record {tmp_path}/record.json"
+        told = ok("evaluate.py", small_model, data, options).stdout
+        assert ("on 15 testing photos" in told) == (data == toy)
+        return read_json(tmp_path / "record.json")["agreement"]
+
+    assert agreement(toy, small_model) == {"validation": 1.0, "testing": 1.0}
+    assert max(agreement(toy, other).values()) < 1
+    assert agreement(tmp_path / "data", small_model) == {"validation": 1.0}, "there are no testing photos"
 
 
 def test_photos_are_small_by_their_shorter_side(tmp_path):
-    from PIL import Image
-
-    from compression.stages.evaluating import shorter_sides
-    from dataset import list_testing
-
     for name, size in (("a.png", (20, 90)), ("b.png", (90, 31)), ("c.png", (50, 40))):
         Image.new("RGB", size).save(tmp_path / name)
     (tmp_path / "d.png").write_text("no picture")
     assert shorter_sides(list_testing(tmp_path, by_name=True)).tolist() == [20, 31, 40, 0]
 
 
-@pytest.mark.parametrize(
-    "more, message", [(["--reduce", 32], "does not reduce"), (["--reduce", "x"], "is not a whole number")]
-)
-def test_wrong_arguments_are_one_sentence(toy, small_model, refused, more, message):
-    assert message in refused("evaluate.py", small_model, toy, *more)
+@pytest.mark.parametrize("pixels, message", [("32", "does not reduce"), ("x", "is not a whole number")])
+def test_wrong_arguments_are_one_sentence(toy, small_model, refused, pixels, message):
+    assert message in refused("evaluate.py", small_model, toy, "--reduce", pixels)
 
 
 def test_record_is_not_written_over_the_model_or_the_teacher(toy, small_model, refused, tmp_path):
     assert "named twice" in refused("evaluate.py", small_model, toy, "--record", small_model)
     teacher = shutil.copy(small_model, tmp_path / "teacher.bin")
-    assert "named twice" in refused(
-        "evaluate.py", small_model, toy, "--teacher", teacher, "--record", teacher
-    )
+    options = f"--teacher {teacher} --record {teacher}"
+    assert "named twice" in refused("evaluate.py", small_model, toy, options)
     assert teacher.read_bytes() == small_model.read_bytes()
 
 
-def test_a_class_without_photos_has_no_accuracy(toy, small_model, call, tmp_path):
+def test_a_class_without_photos_has_no_accuracy(toy, small_model, ok, tmp_path):
     shutil.copytree(toy / "validation", tmp_path / "data/validation")
     for path in (tmp_path / "data/validation").glob("7_*"):
         path.unlink()
-    done = call(
-        "evaluate.py", small_model, tmp_path / "data", "--cache", "none", "--record", tmp_path / "record.json"
-    )
-    assert done.returncode == 0 and "none    Rice (0 photos)" in done.stdout
-    assert json.loads((tmp_path / "record.json").read_text())["class_accuracy"]["Rice"] is None
+    options = f"--cache none --record {tmp_path}/record.json"
+    told = ok("evaluate.py", small_model, tmp_path / "data", options).stdout
+    assert "none    Rice (0 photos)" in told
+    assert read_json(tmp_path / "record.json")["class_accuracy"]["Rice"] is None

@@ -2,6 +2,7 @@
 --validation-share.
 """
 
+import functools
 import shutil
 from dataclasses import replace
 
@@ -21,9 +22,8 @@ SMALL = Preprocessing(size=16)
 def photo(path, seed):
     """A file of noise, different for every seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 20, 3), np.uint8)).save(
-        path, quality=95
-    )
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(pixels).save(path, quality=95)
     return path
 
 
@@ -33,10 +33,8 @@ def tree(root, **classes):
         for split, count in zip(("training", "validation"), counts):
             (root / split / name).mkdir(parents=True, exist_ok=True)
             for index in range(count):
-                photo(
-                    root / split / name / f"{index}.jpg",
-                    1000 * number + 100 * (split == "validation") + index,
-                )
+                seed = 1000 * number + 100 * (split == "validation") + index
+                photo(root / split / name / f"{index}.jpg", seed)
     return root
 
 
@@ -44,10 +42,8 @@ def told(root):
     """What check_photos prints for a root."""
     lines, training = [], list_labelled(root, "training")
     validation = list_labelled(root, "validation", training.class_names)
-    load = [
-        load_photos(listing, SMALL, cache=False, log=lambda text: None) for listing in (training, validation)
-    ]
-    check_photos(training, load[0], validation, load[1], lines.append)
+    load = functools.partial(load_photos, preprocessing=SMALL, cache=False, log=lambda text: None)
+    check_photos(training, load(training), validation, load(validation), lines.append)
     return "\n".join(lines)
 
 
@@ -82,10 +78,8 @@ def test_copies_of_training_photos_in_validation_are_counted_by_content(tmp_path
     assert "copies" not in told(root)
     shutil.copy(root / "training/soup/1.jpg", root / "validation/soup/other name.jpg")
     text = told(root)
-    assert (
-        "1 of 5 validation photos are copies" in text
-        and "validation/soup/other name.jpg, a copy of training/soup/1.jpg" in text
-    )
+    assert "1 of 5 validation photos are copies" in text
+    assert "validation/soup/other name.jpg, a copy of training/soup/1.jpg" in text
     assert "with another label" not in text
 
 
@@ -111,9 +105,8 @@ def test_photos_that_differ_in_one_pixel_are_no_copies():
 def test_the_split_takes_a_share_of_every_class_the_same_way_each_time(tmp_path):
     root = tree(tmp_path, soup=(10, 0), tea=(5, 0), wine=(2, 0), milk=(1, 0))
     shutil.rmtree(root / "validation")
-    training, validation = (
-        list_labelled(root, split, validation_share=0.2) for split in ("training", "validation")
-    )
+    splits = ("training", "validation")
+    training, validation = (list_labelled(root, split, validation_share=0.2) for split in splits)
     assert [validation.labels.count(label) for label in range(4)] == [0, 2, 1, 1], "milk, soup, tea, wine"
     assert not set(training.paths) & set(validation.paths) and len(training) + len(validation) == 18
     assert split_off(list_labelled(root, "training"), 0.2)["validation"].paths == validation.paths
@@ -126,28 +119,12 @@ def test_a_share_beside_a_validation_folder_is_refused(tmp_path):
 
 def test_scripts_after_the_training_set_the_same_photos_apart(toy, call, tmp_path):
     shutil.copytree(toy / "training", tmp_path / "data/training")
-    run = [
-        "train_student.py",
-        tmp_path / "data",
-        "--network",
-        "student",
-        "--set",
-        "widths=4,4,4,4,4,4,4,4",
-        "--size",
-        32,
-        "--epochs",
-        1,
-        "--recipe",
-        "batch_size=8",
-        "--cache",
-        "none",
-        "--out",
-        tmp_path / "run",
-    ]
+    network = "--network student --set widths=4,4,4,4,4,4,4,4 --size 32 --epochs 1 --recipe batch_size=8"
+    run = ("train_student.py", tmp_path / "data", network, f"--cache none --out {tmp_path}/run")
     refused = call(*run)
     assert refused.returncode == 2 and "--validation-share 0.2" in refused.stderr
     assert call(*run, "--validation-share", 0.2).returncode == 0
-    done = call("evaluate.py", tmp_path / "run/best.pt", tmp_path / "data", "--cache", "none")
+    done = call("evaluate.py", tmp_path / "run/best.pt", tmp_path / "data", "--cache none")
     assert done.returncode == 0 and "11 photos" in done.stdout, "one of the four of each class"
 
 
@@ -170,39 +147,40 @@ def test_another_layout_is_told_what_ours_is(tmp_path, photos, split, holds):
 def test_all_files_that_do_not_belong_are_counted(tmp_path):
     for name in ("0_0.jpg", "a.txt", "b.csv", "c.doc", "d.pdf"):
         photo(tmp_path / "training/0_0.jpg", 0).with_name(name).touch()
-    with pytest.raises(
-        UserError, match=r"4 files \(a.txt, b.csv, c.doc, ...\) without the ending of a photo"
-    ):
+    with pytest.raises(UserError, match=r"4 files \(a.txt, b.csv, c.doc, ...\) without the ending"):
         list_labelled(tmp_path, "training")
 
 
 def test_files_and_folders_in_a_class_folder_are_told(tmp_path):
     root = tree(tmp_path, soup=(1, 1), tea=(1, 1))
     (root / "training/tea/notes.txt").touch()
-    with pytest.raises(
-        UserError, match=r"training/tea holds 1 file \(notes.txt\) without the ending of a photo"
-    ):
+    with pytest.raises(UserError, match=r"training/tea holds 1 file \(notes.txt\) without the ending"):
         list_labelled(root, "training")
     (root / "training/tea/more").mkdir()
-    with pytest.raises(
-        UserError, match=r"training/tea holds 1 folder \(more\); put the photos directly into"
-    ):
+    with pytest.raises(UserError, match=r"training/tea holds 1 folder \(more\) where only photos belong"):
         list_labelled(root, "training")
 
 
-def test_litter_of_other_programs_is_passed_over(tmp_path):
+def test_what_other_programs_leave_is_passed_over(tmp_path):
     root = tree(tmp_path, soup=(1, 1), tea=(1, 1))
-    for folder in ("training", "training/soup"):
-        for name in ("__MACOSX", "@eaDir"):
+    photo(root / "testing/1.jpg", 0)
+    for folder in ("training", "training/soup", "testing"):
+        for name in ("__MACOSX", "@eaDir", ".thumbnails"):
             photo(root / folder / name / "1.jpg", 0)
-        for name in ("Icon\r", "ehthumbs.db", "Picasa.ini", ".picasa.ini"):
+        for name in (
+            "Icon\r",
+            "ehthumbs.db",
+            "THUMBS.DB",
+            "desktop.ini",
+            "Picasa.ini",
+            ".DS_Store",
+            "._0_0.jpg",
+        ):
             (root / folder / name).touch()
-    assert len(list_labelled(root, "training")) == 2
+    assert len(list_labelled(root, "training")) == 2 and len(list_testing(root)) == 1
 
 
 def test_photos_beside_folders_in_testing_are_not_passed_over_in_silence(tmp_path):
     photo(tmp_path / "testing/1.jpg", 0), photo(tmp_path / "testing/more/2.jpg", 1)
-    with pytest.raises(
-        UserError, match=r"holds photos and 1 folder \(more\), whose photos would not be predicted"
-    ):
+    with pytest.raises(UserError, match=r"holds 1 folder \(more\) beside photos; what is in folders is not"):
         list_testing(tmp_path)

@@ -1,11 +1,11 @@
 """From photo files to inputs: every kind as upright RGB, resize rules, damaged files, normalisation."""
 
-import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,11 +24,8 @@ SQUASH16 = Preprocessing(size=16, resize="squash")  # leaves a 16x16 photo as it
 
 
 def noise(width, height, channels=3, dtype=np.uint8, seed=0):
-    return (
-        np.random.default_rng(seed)
-        .integers(0, np.iinfo(dtype).max + 1, (height, width, channels), dtype)
-        .squeeze()
-    )
+    rng, high = np.random.default_rng(seed), np.iinfo(dtype).max + 1
+    return rng.integers(0, high, (height, width, channels), dtype).squeeze()
 
 
 def saved(folder, image, name="photo.png", **options):
@@ -91,12 +88,7 @@ def test_transparent_colour_of_an_rgb_photo_becomes_white(tmp_path):
 
 @pytest.mark.parametrize(
     "mode, colour, alpha",
-    [
-        ("LA", (100, 100, 100), 128),
-        ("RGBA", (200, 100, 0), 64),
-        ("RGBA", (1, 2, 3), 0),
-        ("RGBA", (1, 2, 3), 255),
-    ],
+    [("LA", (100,) * 3, 128), ("RGBA", (200, 100, 0), 64), ("RGBA", (1, 2, 3), 0), ("RGBA", (1, 2, 3), 255)],
 )
 def test_transparency_is_composited_on_white(tmp_path, mode, colour, alpha):
     stored = (colour[0], alpha) if mode == "LA" else (*colour, alpha)
@@ -110,9 +102,8 @@ def test_transparency_is_composited_on_white(tmp_path, mode, colour, alpha):
     [((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 255, 0), (255, 255, 0)), ((0, 0, 0, 255), (0, 0, 0))],
 )
 def test_cmyk_jpeg(tmp_path, ink, colour):
-    decoded = decode_photo(
-        saved(tmp_path, Image.new("CMYK", (16, 16), ink), "photo.jpg", quality=100), SQUASH16
-    )
+    path = saved(tmp_path, Image.new("CMYK", (16, 16), ink), "photo.jpg", quality=100)
+    decoded = decode_photo(path, SQUASH16)
     assert np.abs(decoded - np.array(colour)).max() <= 4
 
 
@@ -168,10 +159,8 @@ def test_a_tag_of_the_wrong_type_does_not_keep_a_photo_from_being_turned(tmp_pat
     ],
 )
 def test_damaged_exif_does_not_lose_the_photo(tmp_path, exif):
-    path, report = (
-        saved(tmp_path, Image.new("RGB", (16, 16), (9, 90, 200)), "photo.jpg", exif=exif, quality=100),
-        DecodeReport(),
-    )
+    path = saved(tmp_path, Image.new("RGB", (16, 16), (9, 90, 200)), "photo.jpg", exif=exif, quality=100)
+    report = DecodeReport()
     ((rows, photos),) = decode_stream([path], [SQUASH16], report)
     assert rows == [0] and not report.unreadable
     assert np.abs(photos[0] - np.array((9.0, 90, 200))).max() <= 4
@@ -199,20 +188,16 @@ def test_crop_is_the_centre_of_the_photo_scaled_to_its_shorter_side(tmp_path, wi
 
 def test_crop_enlarges_a_small_photo(tmp_path):
     image = Image.fromarray(noise(9, 9))
-    assert np.array_equal(
-        decode_photo(saved(tmp_path, image), Preprocessing(size=20)),
-        np.asarray(image.resize((20, 20), Image.BICUBIC)),
-    )
+    decoded = decode_photo(saved(tmp_path, image), Preprocessing(size=20))
+    assert np.array_equal(decoded, np.asarray(image.resize((20, 20), Image.BICUBIC)))
 
 
 @pytest.mark.parametrize("width, height", [(1, 1), (1, 500), (700, 2), (17, 16)])
 @pytest.mark.parametrize("resize", ["crop", "squash", "course"])
 def test_photo_of_any_shape_has_the_size_asked_for(tmp_path, width, height, resize):
-    decoded = decode_photo(
-        saved(tmp_path, Image.new("RGB", (width, height), "white")), Preprocessing(size=16, resize=resize)
-    )
-    assert decoded.shape == (16, 16, 3)
-    assert decoded.max() == 255
+    path = saved(tmp_path, Image.new("RGB", (width, height), "white"))
+    decoded = decode_photo(path, Preprocessing(size=16, resize=resize))
+    assert decoded.shape == (16, 16, 3) and decoded.max() == 255
 
 
 def test_squash_keeps_what_crop_cuts_off(tmp_path):
@@ -301,10 +286,8 @@ def test_the_report_names_at_most_five_files_with_their_reasons(tmp_path):
     list(decode_stream(paths, [SQUASH16], report))
     text = report.name(SimpleNamespace(folder=tmp_path.parent, paths=paths), report.unreadable)
     folder, file = tmp_path.name, Path(text.rpartition(" ")[2])
-    assert (
-        text.startswith(f"{folder}/0.jpg (cannot identify image file), {folder}/1.jpg (")
-        and f"{folder}/4.jpg (cannot" in text
-    )
+    assert text.startswith(f"{folder}/0.jpg (cannot identify image file), {folder}/1.jpg (")
+    assert f"{folder}/4.jpg (cannot" in text
     assert "and 2 more, all listed in" in text and len(file.read_text().splitlines()) == 7
     file.unlink()
     assert report.name(SimpleNamespace(folder=tmp_path, paths=paths), {0: "why"}) == "0.jpg (why)"
@@ -312,11 +295,8 @@ def test_the_report_names_at_most_five_files_with_their_reasons(tmp_path):
 
 def test_a_jpeg_beyond_pillows_limit_is_read_at_reduced_scale_and_others_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr("compression.data.decoding.MAX_PIXELS", 200 * 200)
-    paths = [
-        saved(tmp_path, Image.new("RGB", (400, 300), (200, 0, 0)), name)
-        for name in ("large.jpg", "large.png")
-    ]
-    report = DecodeReport()
+    large, report = Image.new("RGB", (400, 300), (200, 0, 0)), DecodeReport()
+    paths = [saved(tmp_path, large, name) for name in ("large.jpg", "large.png")]
     ((rows, photos),) = decode_stream(paths, [SQUASH16], report)
     assert rows == [0] and abs(int(photos[0, 8, 8, 0]) - 200) < 5
     assert "megapixels" in report.unreadable[1] and "make it smaller" in report.unreadable[1]
@@ -337,56 +317,37 @@ def test_pillow_neither_warns_nor_refuses_a_photo_of_90_megapixels(tmp_path, rec
 
 def test_momentary_failures_are_errors_and_not_remembered_as_bad_photos(tmp_path, monkeypatch):
     path = saved(tmp_path, Image.new("RGB", (16, 16)), "photo.webp", lossless=True)
-    monkeypatch.setattr(
-        "compression.data.decoding.decode_inputs", lambda *arguments: (_ for _ in ()).throw(MemoryError())
-    )
-    with pytest.raises(UserError, match="not enough memory"):
-        list(decode_stream([path], [SQUASH16], DecodeReport()))
-    monkeypatch.undo()
-    monkeypatch.setattr(
-        "compression.data.decoding.decode_inputs",
-        lambda *arguments: (_ for _ in ()).throw(OSError("codec: out of memory")),
-    )
-    with pytest.raises(UserError, match="not enough memory"):
-        list(decode_stream([path], [SQUASH16], DecodeReport()))
+    for error in (MemoryError(), OSError("codec: out of memory")):
+        monkeypatch.setattr("compression.data.decoding.decode_inputs", Mock(side_effect=error))
+        with pytest.raises(UserError, match="not enough memory"):
+            list(decode_stream([path], [SQUASH16], DecodeReport()))
 
 
 def test_an_offset_that_no_file_has_is_the_files_own_fault(tmp_path, monkeypatch):
     path = saved(tmp_path, Image.new("RGB", (16, 16)))
-    monkeypatch.setattr(
-        "compression.data.decoding.decode_inputs",
-        lambda *arguments: (_ for _ in ()).throw(OSError(22, "Invalid argument")),
-    )
+    error = OSError(22, "Invalid argument")
+    monkeypatch.setattr("compression.data.decoding.decode_inputs", Mock(side_effect=error))
     report = DecodeReport()
     assert list(decode_stream([path], [SQUASH16], report)) == [] and list(report.unreadable) == [0]
 
 
 def test_a_jpeg_whose_whole_would_not_fit_into_memory_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr("compression.data.decoding.MAX_PIXELS", 30 * 1000)
-    path, report = (
-        saved(tmp_path, Image.new("RGB", (400, 300)), "large.jpg", progressive=True),
-        DecodeReport(),
-    )
+    path = saved(tmp_path, Image.new("RGB", (400, 300)), "large.jpg", progressive=True)
+    report = DecodeReport()
     assert list(decode_stream([path], [SQUASH16], report)) == [] and "megapixels" in report.unreadable[0]
 
 
-@pytest.mark.parametrize(
-    "name, kind",
-    [
-        ("a.jfif", "JPEG"),
-        ("a.jpe", "JPEG"),
-        ("a.mpo", "MPO"),
-        ("a.ppm", "PPM"),
-        ("a.avif", "AVIF"),
-        ("a.jp2", "JPEG2000"),
-    ],
-)
-def test_photos_of_rarer_kinds_are_listed_and_read(tmp_path, name, kind):
+KINDS = {"jfif": "JPEG", "jpe": "JPEG", "mpo": "MPO", "ppm": "PPM", "avif": "AVIF", "jp2": "JPEG2000"}
+
+
+@pytest.mark.parametrize("suffix, kind", KINDS.items())
+def test_photos_of_rarer_kinds_are_listed_and_read(tmp_path, suffix, kind):
     needed = {"AVIF": "avif", "JPEG2000": "jpg_2000"}.get(kind)
     if needed and (kind == "AVIF" and needed not in features.modules or not features.check(needed)):
         pytest.skip(f"this Pillow has no {kind} decoder")
     (tmp_path / "testing").mkdir()
-    saved(tmp_path / "testing", Image.new("RGB", (16, 16), (200, 100, 50)), name, format=kind)
+    saved(tmp_path / "testing", Image.new("RGB", (16, 16), (200, 100, 50)), f"a.{suffix}", format=kind)
     listing = list_testing(tmp_path, by_name=True)
     assert np.abs(decode_photo(listing.paths[0], SQUASH16).astype(int) - (200, 100, 50)).max() < 6
 
@@ -420,13 +381,9 @@ def test_with_pillow_heif_photos_are_read_whatever_their_names(tmp_path):
         "from compression.data.preprocessing import Preprocessing\n"
         "print(decode_photo(sys.argv[1], Preprocessing(16)).mean())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "1.jpg"],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", program, tmp_path / "1.jpg"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.stdout == "85.0\n", done.stderr
 
 
@@ -443,9 +400,8 @@ def test_every_row_is_delivered_once_whatever_the_batch_size(tmp_path, batch_siz
     paths = [saved(tmp_path, Image.new("RGB", (16, 16), (10 * row, 0, 0)), f"{row}.png") for row in range(23)]
     for row in (0, 11, 22):
         paths[row].write_bytes(b"no photo")
-    content = io.BytesIO()
-    Image.fromarray(noise(64, 64)).save(content, "JPEG")
-    paths[5].write_bytes(content.getvalue()[:-500])
+    whole = saved(tmp_path, Image.fromarray(noise(64, 64)), "whole.jpg").read_bytes()
+    paths[5].write_bytes(whole[:-500])
     report, delivered = DecodeReport(), []
     for rows, photos in decode_stream(paths, [SQUASH16], report, batch_size=batch_size):
         assert photos.shape == (len(rows), 16, 16, 3) and photos.dtype == np.uint8
@@ -462,36 +418,24 @@ def test_stream_without_photos_is_empty():
 # ---------------------------------------------------------------- the description and the normalisation
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"size": 15},
-        {"size": 4097},
-        {"size": 0},
-        {"size": -64},
-        {"size": 64.0},
-        {"size": "64"},
-        {"size": True},
-        {"size": None},
-        {"resize": "stretch"},
-        {"resize": None},
-        {"resize": ""},
-        {"detail": 15},
-        {"detail": 64.0},
-        {"detail": True},
-        {"detail": 64, "resize": "course"},
-        {"std": (0.2, 0, 0.2)},
-        {"std": (0.2, -1, 0.2)},
-        {"std": (0.2, 0.2)},
-        {"std": (0.2, float("nan"), 0.2)},
-        {"mean": (0.5,) * 4},
-        {"mean": (0.5, float("nan"), 0.5)},
-        {"mean": (0.5, float("inf"), 0.5)},
-    ],
-)
-def test_unusable_preprocessing_is_a_user_error(arguments):
+UNUSABLE = {
+    "size": (15, 4097, 0, -64, 64.0, "64", True, None),
+    "resize": ("stretch", None, ""),
+    "detail": (15, 64.0, True),
+    "std": ((0.2, 0, 0.2), (0.2, -1, 0.2), (0.2, 0.2), (0.2, float("nan"), 0.2)),
+    "mean": ((0.5,) * 4, (0.5, float("nan"), 0.5), (0.5, float("inf"), 0.5)),
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name in UNUSABLE for value in UNUSABLE[name]])
+def test_unusable_preprocessing_is_a_user_error(name, value):
     with pytest.raises(UserError):
-        Preprocessing(**arguments)
+        Preprocessing(**{name: value})
+
+
+def test_a_detail_of_photos_that_are_not_scaled_is_a_user_error():
+    with pytest.raises(UserError, match="does not scale photos"):
+        Preprocessing(detail=64, resize="course")
 
 
 def test_preprocessing_survives_the_round_trip_through_plain_values():
@@ -508,14 +452,11 @@ def test_detail_is_what_a_photo_saved_at_that_size_would_show(tmp_path):
     for width, height in ((300, 200), (90, 180), (64, 64), (40, 50)):
         photo = Image.fromarray(noise(width, height))
         scale = min(1, 64 / min(width, height))
-        small = (
-            photo.resize((round(width * scale), round(height * scale)), Image.LANCZOS) if scale < 1 else photo
-        )
+        small = photo.resize((round(width * scale), round(height * scale)), Image.LANCZOS)
+        path = saved(tmp_path, small if scale < 1 else photo, "small.png")
         for resize in ("crop", "squash"):
             seen = decode_photo(saved(tmp_path, photo), Preprocessing(96, resize, detail=64))
-            assert np.array_equal(
-                seen, decode_photo(saved(tmp_path, small, "small.png"), Preprocessing(96, resize))
-            )
+            assert np.array_equal(seen, decode_photo(path, Preprocessing(96, resize)))
 
 
 def test_a_large_jpeg_is_decoded_near_its_detail(tmp_path):

@@ -15,11 +15,8 @@ def test_values_arrive_unchanged(device):
 def test_a_constant_is_copied_once_and_may_take_part_in_training_whoever_asked_first(device):
     with torch.inference_mode():
         first = constant((0.25, 7.0), device)
-    assert (
-        constant((0.25, 7.0), device) is first
-        and first.dtype == torch.float32
-        and first.tolist() == [0.25, 7.0]
-    )
+    assert constant((0.25, 7.0), device) is first and first.dtype == torch.float32
+    assert first.tolist() == [0.25, 7.0]
     weight = torch.ones(2, device=device, requires_grad=True)
     (weight * first).sum().backward()
     assert weight.grad.tolist() == [0.25, 7.0]

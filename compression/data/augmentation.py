@@ -1,10 +1,8 @@
 """Augmentation of whole uint8 batches on the training device, with random parameters for every photo.
 
 The geometry (crop, flip, rotation, view size) is one affine sampling. The colours (brightness, contrast,
-saturation, hue) and the normalisation are one 3x3 matrix and offset per photo. This makes two passes over the
-pixels. Reading, augmenting and normalising takes about a tenth of a training step (results/data_path.json).
-If the training photos are all sharp, some can be blurred first, since other photos have any resolution. Grey
-photos are augmented the same way.
+saturation, hue) and the normalisation are one 3x3 matrix and offset per photo. These two passes over the
+pixels take, with reading, about a tenth of a training step (results/data_path.json).
 """
 
 import math
@@ -27,7 +25,7 @@ class Augmentation:
     (log-uniform in [1/ratio, ratio]). flip: probability of a mirror image. degrees: rotation, uniform
     in +-degrees; corners beyond the photo are reflected. brightness, contrast, saturation: factors,
     uniform in [1 - x, 1 + x]. hue: shift in turns, uniform in +-hue. blur: share of the photos that are
-    first scaled down to one of BLURS and up again, like an enlarged thumbnail.
+    first scaled down to one of BLURS and up again, for a network that is to know small photos too.
     """
 
     scale: tuple = (0.35, 1.0)
@@ -41,8 +39,7 @@ class Augmentation:
     blur: float = 0.0
 
     def draw(self, count, generator):
-        """Parameters for `count` views: (affine (count, 2, 3), colour (count, 3, 3), contrast (count,), blur
-        (count,)).
+        """Parameters of N = `count` views: affine (N, 2, 3), colour (N, 3, 3), contrast (N,), blur (N,).
 
         Drawn on the CPU from `generator`, so that a GPU run sees the same views. The affine maps output to
         input coordinates, both in [-1, 1] as in torch's affine_grid.
@@ -59,16 +56,13 @@ class Augmentation:
         mirror = 1 - 2 * (torch.rand(count, generator=generator) < self.flip).float()
         angle = uniform(-self.degrees, self.degrees) * math.pi / 180
         cos, sin = angle.cos(), angle.sin()
-        affine = torch.stack(
-            [cos * width * mirror, -sin * height, x, sin * width * mirror, cos * height, y], 1
-        ).view(count, 2, 3)
+        affine = [cos * width * mirror, -sin * height, x, sin * width * mirror, cos * height, y]
+        affine = torch.stack(affine, 1).view(count, 2, 3)
 
-        brightness, contrast, saturation = (
-            uniform(1 - x, 1 + x) for x in (self.brightness, self.contrast, self.saturation)
-        )
-        colour = saturation.view(-1, 1, 1) * _hue_matrix(uniform(-self.hue, self.hue)) + (
-            1 - saturation
-        ).view(-1, 1, 1) * torch.tensor(LUMA).expand(3, 3)
+        spreads = (self.brightness, self.contrast, self.saturation)
+        brightness, contrast, saturation = (uniform(1 - spread, 1 + spread) for spread in spreads)
+        share = saturation.view(-1, 1, 1)  # of the colours; the rest is grey
+        colour = share * _hue_matrix(uniform(-self.hue, self.hue)) + (1 - share) * torch.tensor(LUMA)
         blur = torch.zeros(count, dtype=torch.int64)  # index in BLURS
         if self.blur:
             blur = (uniform(0, 1) < self.blur) * torch.randint(1, len(BLURS), (count,), generator=generator)
@@ -76,8 +70,7 @@ class Augmentation:
 
     def __call__(self, photos, preprocessing, generator, size=None):
         """Random views: uint8 (N, H, W, C) -> normalised float32 (N, C, size, size), channels last in memory.
-
-        size: that of the photos by default.
+        The size is that of the photos by default.
         """
         return self.apply(photos, preprocessing, self.draw(len(photos), generator), size)
 
@@ -87,13 +80,12 @@ class Augmentation:
         *parameters, blur = parameters
         affine, colour, contrast = (send(values, photos.device) for values in parameters)
         images = _blurred(photos.permute(0, 3, 1, 2).float(), blur)
-        grid = _grid(affine, *((size, size) if size else images.shape[2:]))
+        grid = _grid(affine, size or images.shape[2], size or images.shape[3])
         views = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
         # contrast blends with the view's mean grey after brightness and saturation
-        luma, mean, std = (
-            constant(values, photos.device) for values in (LUMA, preprocessing.mean, preprocessing.std)
-        )
+        constants = (LUMA, preprocessing.mean, preprocessing.std)
+        luma, mean, std = (constant(values, photos.device) for values in constants)
         if preprocessing.channels == 1:  # a grey pixel is R = G = B: saturation and hue do not change it
             luma, colour = luma.sum(0, keepdim=True), colour[:, :1].sum(2, keepdim=True)
         grey = (colour @ views.mean((2, 3)).unsqueeze(2)).squeeze(2) @ luma / contrast
@@ -106,21 +98,16 @@ class Augmentation:
 
 
 def _blurred(images, blur):
-    """Images (N, C, H, W); those with blur > 0 are scaled down to BLURS[blur] of their size and up again, in
-    place.
+    """Images (N, C, H, W), of which those with blur > 0 were scaled to BLURS[blur] and up again, in place.
 
     blur: int64 (N,) on the CPU, so that reading it does not wait for the GPU.
     """
     for level in blur.unique().tolist():
         if level:
             chosen = send((blur == level).nonzero().squeeze(1), images.device)
-            small = [max(1, round(BLURS[level] * side)) for side in images.shape[2:]]
-            reduced = F.interpolate(
-                images[chosen], size=small, mode="bilinear", antialias=True, align_corners=False
-            )
-            images[chosen] = F.interpolate(
-                reduced, size=images.shape[2:], mode="bicubic", align_corners=False
-            ).clamp_(0, 255)
+            size = [max(1, round(BLURS[level] * side)) for side in images.shape[2:]]
+            small = F.interpolate(images[chosen], size, mode="bilinear", antialias=True)
+            images[chosen] = F.interpolate(small, images.shape[2:], mode="bicubic").clamp_(0, 255)
     return images
 
 
@@ -143,25 +130,16 @@ def _hue_matrix(turns):
     return torch.linalg.inv(to_yiq) @ rotation @ to_yiq
 
 
+def _colours(spread, hue=0.0):
+    return {"brightness": spread, "contrast": spread, "saturation": spread, "hue": hue}
+
+
 AUGMENTATIONS = {
     "none": None,
-    "course": Augmentation(
-        scale=(0.6, 1.0),
-        ratio=1.0,  # crop, mirror image, rotation
-        brightness=0.0,
-        contrast=0.0,
-        saturation=0.0,
-        hue=0.0,
-    ),
-    "light": Augmentation(
-        scale=(0.6, 1.0), degrees=0.0, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.0
-    ),
-    "medium": Augmentation(
-        scale=(0.5, 1.0), degrees=10.0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02
-    ),
+    "course": Augmentation((0.6, 1.0), ratio=1.0, **_colours(0.0)),  # crop, mirror image, rotation
+    "light": Augmentation((0.6, 1.0), degrees=0.0, **_colours(0.1)),
+    "medium": Augmentation((0.5, 1.0), degrees=10.0, **_colours(0.2, hue=0.02)),
     "standard": Augmentation(),
     "blurred": Augmentation(blur=0.5),
-    "strong": Augmentation(
-        scale=(0.2, 1.0), degrees=20.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05
-    ),
+    "strong": Augmentation((0.2, 1.0), degrees=20.0, **_colours(0.4, hue=0.05)),
 }

@@ -1,8 +1,6 @@
 """Class names: which names mean the same class, and how the classes of a model and of data correspond.
 
-    from compression.data.classes import match
-    match(["Soup", "Noodles-Pasta"], "the photos", ["Noodles/Pasta", "Soup"], "the model", "rename them")   #
-    (1, 0)
+    match(["Soup", "Noodles-Pasta"], "the photos", ["Noodles/Pasta", "Soup"], "the model", "rename") == (1, 0)
 
 A label is a position in a list of names, and two files can have the same classes in a different order. This
 module matches them, for a model and its data and for a teacher and its student.
@@ -14,18 +12,9 @@ import unicodedata
 from compression.command_line import UserError
 
 FOOD11_CLASSES = (
-    "Bread",
-    "Dairy product",
-    "Dessert",
-    "Egg",
-    "Fried food",
-    "Meat",
-    "Noodles/Pasta",
-    "Rice",
-    "Seafood",
-    "Soup",
-    "Vegetable/Fruit",
-)
+    "Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat", "Noodles/Pasta", "Rice", "Seafood",
+    "Soup", "Vegetable/Fruit",
+)  # fmt: skip
 
 
 def whole_number(text):
@@ -34,9 +23,7 @@ def whole_number(text):
 
 
 def canonical(name):
-    """A name in the form in which names are compared: Unicode NFC, no spaces around, `-` and `_` as `/`,
-    numbers without leading zeros.
-    """
+    """A name as it is compared: Unicode NFC, stripped, `-` and `_` as `/`, numbers without leading zeros."""
     name = unicodedata.normalize("NFC", name).strip().replace("-", "/").replace("_", "/")
     number = whole_number(name)
     return name if number is None else str(number)
@@ -68,18 +55,15 @@ def class_numbers(names):
 
 
 def in_class_order(names, whose):
-    """Names of folders in the order of their labels: by class number, else by value if all are whole numbers,
-    else as text.
+    """Folder names in the order of their labels: by class number, by value if all are numbers, or as text.
 
-    Raises UserError for two names of the same class; whose: the owner of the classes, for the message.
+    whose: their owner, for the UserError about two names of the same class.
     """
     found = {}
     for name in names:
-        if found.setdefault(canonical(name), name) != name:
-            raise UserError(
-                f"{found[canonical(name)]} and {name} are the same class of {whose}; put "
-                "their photos into one folder"
-            )
+        first = found.setdefault(canonical(name), name)
+        if first != name:
+            raise UserError(f"{first} and {name} are the same class of {whose}; put their photos into one")
     numbers = class_numbers(names) or [whole_number(name.strip()) for name in names]
     return sorted(names) if None in numbers else [name for _, name in sorted(zip(numbers, names))]
 
@@ -89,21 +73,19 @@ def match(names, whose, others, whose_others, advice, log=None):
 
     Names are compared in `canonical` form. If one side has numbers ("3", "class 3") and the other side
     Food-11's names, classes are matched by number. Classes without names are matched by position. Both are
-    assumptions, and `log` gets a sentence about them (default: a line on stderr).
-    whose, whose_others, advice: for the messages. Raises UserError for a class that is not in `others`, and
-    for two names of the same class.
+    assumptions, and `log` gets a sentence about them (default: a line on stderr). Raises UserError for a
+    class that is not in `others`, and for two names of the same class.
     """
     log = log or (lambda text: print(text, file=sys.stderr))
     exact = {canonical(name): position for position, name in enumerate(others)}
     exact |= {name: position for position, name in enumerate(others)}
-    by_number = {}
+    positions = {}
     for position, number in enumerate(class_numbers(others) or ()):
-        by_number[str(number)] = position
+        positions[str(number)] = position
         if len(others) == len(_FOOD11):
-            by_number[_FOOD11[number]] = position
-    positions = by_number | exact
+            positions[_FOOD11[number]] = position
+    positions |= exact
     found = [positions.get(name, positions.get(canonical(name))) for name in names]
-    assumed = [name for name in names if not {name, canonical(name)} & exact.keys()]
     if None in found and len(names) == len(others) and unnamed(len(names)) in (tuple(names), tuple(others)):
         log(
             f"note: the {len(names)} classes of {whose} and of {whose_others} are assumed to be in the same "
@@ -112,21 +94,16 @@ def match(names, whose, others, whose_others, advice, log=None):
         return tuple(range(len(names)))
     for name, position in zip(names, found):
         if position is None:
-            raise UserError(
-                f"class {name} of {whose} ({_listed(names)}) is none of the classes of "
-                f"{whose_others} ({_listed(others)}); {advice}"
-            )
-        if found.index(position) != names.index(name):
-            raise UserError(
-                f"classes {names[found.index(position)]} and {name} of {whose} "
-                f"are the same class of {whose_others}; {advice}"
-            )
+            theirs = f"the classes of {whose_others} ({_listed(others)})"
+            raise UserError(f"class {name} of {whose} ({_listed(names)}) is none of {theirs}; {advice}")
+        first = names[found.index(position)]
+        if first != name:
+            both = f"classes {first} and {name} of {whose}"
+            raise UserError(f"{both} are the same class of {whose_others}; {advice}")
+    assumed = [canonical(name) for name in names if not {name, canonical(name)} & exact.keys()]
     if assumed:
-        food = is_food11(others) or canonical(assumed[0]) in _FOOD11
-        log(
-            f"note: {whose} and {whose_others} are matched by class number"
-            + f", as in Food-11: 3 is {FOOD11_CLASSES[3]}" * food
-        )
+        food = f", as in Food-11: 3 is {FOOD11_CLASSES[3]}" * (is_food11(others) or assumed[0] in _FOOD11)
+        log(f"note: {whose} and {whose_others} are matched by class number{food}")
     return tuple(found)
 
 

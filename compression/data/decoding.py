@@ -5,13 +5,14 @@ import errno
 import itertools
 import logging
 import math
+import os
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from compression.command_line import UserError, available_cores
 
@@ -22,8 +23,7 @@ Image.MAX_IMAGE_PIXELS = None  # Pillow would refuse a large JPEG even if it is 
 # about palettes and EXIF tags; photos that cannot be decoded are reported anyway
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # the same messages, logged to stderr
-# EXIF orientation -> the Image.Transpose that turns the photo upright
-TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2)))
+TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2)))  # EXIF orientation -> Image.Transpose that undoes it
 try:  # with this package Pillow reads HEIC, under whatever name
     import pillow_heif
 
@@ -64,9 +64,7 @@ def decode_photo(path, preprocessing):
 
 
 def decode_inputs(path, preprocessings):
-    """One photo for several Preprocessings, identical to `decode_photo` for each, but decoded only once per
-    scale.
-    """
+    """[`decode_photo` for each of the Preprocessings]; the photo is decoded only once per scale."""
     decoded, inputs = {}, []
     for preprocessing in preprocessings:
         with Image.open(path) as image:  # reads no more than the header
@@ -77,10 +75,8 @@ def decode_inputs(path, preprocessings):
             scale = image.size
             # a progressive JPEG needs memory for its full size
             if math.prod(scale) > MAX_PIXELS or math.prod(whole) > 3 * MAX_PIXELS:
-                raise ValueError(
-                    f"{math.prod(whole) / 1e6:.0f} megapixels, at most {MAX_PIXELS / 1e6:.0f} are allowed: "
-                    "make it smaller, or convert it to JPEG"
-                )
+                megapixels = round(math.prod(whole) / 1e6)
+                raise ValueError(f"{megapixels} megapixels are too many: make it smaller, or a JPEG of it")
             if scale not in decoded:
                 image.load()
                 decoded[scale] = _to_rgb(_upright(image))
@@ -91,23 +87,18 @@ def decode_inputs(path, preprocessings):
 def resize_image(image, preprocessing):
     """An RGB or grey Pillow image as uint8 (size, size, channels)."""
     image, size = image.convert("RGB" if preprocessing.channels == 3 else "L"), preprocessing.size
-    width, height = image.size
-    if preprocessing.detail and preprocessing.detail < min(width, height):
-        scale = preprocessing.detail / min(width, height)
-        width, height = (max(preprocessing.detail, round(side * scale)) for side in (width, height))
-        image = image.resize((width, height), Image.LANCZOS)
+    scale = (preprocessing.detail or math.inf) / min(image.size)
+    if scale < 1:
+        sides = (max(preprocessing.detail, round(side * scale)) for side in image.size)
+        image = image.resize(tuple(sides), Image.LANCZOS)
     if preprocessing.resize == "crop":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        image = image.resize((size, size), Image.BICUBIC, box=(left, top, left + side, top + side))
+        image = ImageOps.fit(image, (size, size), Image.BICUBIC)
     elif preprocessing.resize == "squash":
         image = image.resize((size, size), Image.BICUBIC)
-    else:  # torchvision's CenterCrop: pads with black, rounds half to even
-        left, top = max(size - width, 0) // 2, max(size - height, 0) // 2
-        padded = Image.new(image.mode, (max(size, width), max(size, height)))
-        padded.paste(image, (left, top))
-        left, top = round((padded.width - size) / 2), round((padded.height - size) / 2)
-        image = padded.crop((left, top, left + size, top + size))
+    else:  # torchvision's CenterCrop: rounds half to even; beyond the photo, Pillow's crop is black
+        margins = (side - size for side in image.size)
+        left, top = (round(margin / 2) if margin > 0 else -(-margin // 2) for margin in margins)
+        image = image.crop((left, top, left + size, top + size))
     return np.array(image).reshape(preprocessing.shape)
 
 
@@ -120,21 +111,17 @@ class DecodeReport:
 
     @staticmethod
     def name(listing, rows, most=5):
-        """The files of a Listing in `rows` (row -> reason) with their reasons, as text; with more than
-        `most`, the full list is written to a temporary file.
-        """
-        named = [
-            f"{listing.paths[row].relative_to(listing.folder)} ({without_path(reason, listing.paths[row])})"
-            for row, reason in sorted(rows.items())
-        ]
+        """Files of a Listing with their reasons (rows: row -> reason), of more than `most` all in a file."""
+        named = []
+        for row, reason in sorted(rows.items()):
+            path = listing.paths[row]
+            named.append(f"{path.relative_to(listing.folder)} ({without_path(reason, path)})")
         if len(named) <= most:
             return ", ".join(named)
         text = f"{', '.join(named[:most])} and {len(named) - most} more"
         try:
-            with tempfile.NamedTemporaryFile(
-                "w", prefix="photos-", suffix=".txt", delete=False, encoding="utf-8", errors="surrogateescape"
-            ) as file:
-                file.write("\n".join(named) + "\n")
+            with tempfile.NamedTemporaryFile(prefix="photos-", suffix=".txt", delete=False) as file:
+                file.write(os.fsencode("\n".join(named) + "\n"))
         except OSError:  # a full or read-only disk
             return text
         return f"{text}, all listed in {file.name}"
@@ -145,12 +132,21 @@ def without_path(reason, path):
     return reason.replace(f" {str(path)!r}", "")
 
 
-def decode_stream(paths, preprocessings, report, batch_size=64, label="decoding"):
-    """Decode photos on all cores; yields (rows, uint8 (n, size, size, channels) for each of the
-    Preprocessings) and fills `report`.
+def _correctable(path, error):
+    """What the user can do about an error in decoding; None for a damaged photo, which the cache may note."""
+    if getattr(error, "errno", None) not in (None, 0, errno.EINVAL):  # no permission, a failing disk
+        return f"{path} cannot be read: {error.strerror}; fix that or remove the file"
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        return f"not enough memory to decode {path}; close other programs or make the photo smaller"
+    if isinstance(error, UnidentifiedImageError) and path.read_bytes()[4:12] in HEIC:
+        return f"{path} is a HEIC photo; pip install pillow-heif, or convert such photos to JPEG"
 
-    Photos that fail come last: they are decoded again, now accepting truncated files. Pillow's switch for
-    this is global, so it is only changed when no other thread decodes.
+
+def decode_stream(paths, preprocessings, report, batch_size=64, label="decoding"):
+    """Decode photos on all cores: yield (rows, uint8 (n, size, size, channels) for each Preprocessing).
+
+    Photos that fail come last and are noted in `report`: they are decoded again, now accepting truncated
+    files. Pillow's switch for this is global, so it is only changed when no other thread decodes.
     """
     from tqdm import tqdm
 
@@ -158,21 +154,8 @@ def decode_stream(paths, preprocessings, report, batch_size=64, label="decoding"
         try:
             return row, decode_inputs(paths[row], preprocessings), None
         except Exception as error:  # Pillow raises almost any exception for a damaged file
-            # an error of the system: no permission, a broken link, a failing disk
-            if getattr(error, "errno", None) not in (None, 0, errno.EINVAL):
-                raise UserError(
-                    f"{paths[row]} cannot be read: {error.strerror}; fix that or remove the file"
-                ) from None
-            if isinstance(error, MemoryError) or "out of memory" in str(error):
-                raise UserError(
-                    f"there is not enough memory to decode {paths[row]}; close other programs or make the "
-                    "photo smaller"
-                ) from None
-            # not kept in the cache as undecodable: pillow-heif may be installed before the next run
-            if isinstance(error, UnidentifiedImageError) and paths[row].read_bytes()[4:12] in HEIC:
-                raise UserError(
-                    f"{paths[row]} is a HEIC photo; pip install pillow-heif, or convert such photos to JPEG"
-                ) from None
+            if message := _correctable(paths[row], error):
+                raise UserError(message) from None
             return row, None, str(error).splitlines()[0] if str(error) else type(error).__name__
 
     failed = []

@@ -1,8 +1,6 @@
 """The 2019 homework's data: 48x48 grey faces, one per line of a CSV, in seven facial-expression classes.
 
-    from dataset import list_labelled, load_photos
-    from compression.data.preprocessing import GREY, Preprocessing
-    training = load_photos(list_labelled("faces/train.csv", "training"), Preprocessing(size=48, **GREY))
+    training = load_photos(list_labelled("faces/train.csv", "training"), Preprocessing(48, **GREY))
     training.photos                 # uint8 (N, 48, 48, 1)
 
 `train.csv` has the header `label,feature`, `test.csv` has `id,feature`; a feature is 2,304 grey values from 0
@@ -30,16 +28,18 @@ SIDE = 48
 
 @dataclass(frozen=True, eq=False)
 class FaceListing:
-    """Faces uint8 (N, 48, 48) with their labels (-1 = unlabelled), in the order of the file. Testing faces
-    are in ascending order of their `ids`.
+    """Faces uint8 (N, 48, 48) with their labels (-1 = unlabelled) from the CSV `folder`.
+
+    ids: of testing faces, which are in ascending order of them; of the others "face 1" and so on, in the
+    order of the file.
     """
 
-    path: Path
+    folder: Path
     faces: np.ndarray
     labels: tuple
     class_names: tuple
     digest: str
-    ids: tuple = ()
+    ids: tuple
     id_header: ClassVar = "id"
 
     def __len__(self):
@@ -63,25 +63,20 @@ def faces_csv(root, name, folder):
 
 
 def _read(path, key):
-    """(the column `key` as text, its index the number of the face from 1, faces uint8 (N, 48, 48)) of a CSV
-    of `key` and feature.
-    """
+    """(column `key` of a CSV as text, indexed by the number of the face from 1; faces uint8 (N, 48, 48))."""
     import pandas as pd  # here, since importing it takes longer than predicting a few photos
 
     try:
         table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); check the path and its permissions"
-        ) from None
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); check the path") from None
     except ValueError as error:  # no text, no columns, or a row with more columns than the first
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{path} is no CSV of {key},feature ({reason}); name the CSV of the faces") from None
-    if [*table.iloc[0]] != [key, "feature"]:
-        header = ",".join(table.iloc[0])[:60]
-        raise UserError(
-            f"{path} has the header {header} in place of {key},feature; name the CSV of the faces"
-        )
+    header = table.iloc[0].tolist()
+    if header != [key, "feature"]:
+        found = ",".join(header)[:60]
+        raise UserError(f"{path} has the header {found}, not {key},feature; name the CSV of the faces")
     if len(table) == 1:
         raise UserError(f"{path} has no rows; name the CSV of the faces")
     table = table[1:]
@@ -89,10 +84,8 @@ def _read(path, key):
     for row, feature in enumerate(table[1]):
         values = _numbers(feature)
         if len(values) != SIDE * SIDE or values.min() < 0 or values.max() > 255:
-            raise UserError(
-                f"face {row + 1} of {path} is not {SIDE} x {SIDE} whole numbers from 0 to 255; correct "
-                "or remove it"
-            )
+            wanted = f"{SIDE} x {SIDE} whole numbers from 0 to 255"
+            raise UserError(f"face {row + 1} of {path} is not {wanted}; correct or remove it")
         faces[row] = values.reshape(SIDE, SIDE)
     return table[0].str.strip(), faces
 
@@ -112,14 +105,11 @@ def list_faces(path, split, class_names=None, whose="the training photos", log=N
 
     The 10th, 20th, ... row of every class is for validation, the others for training. If there is a
     validation.csv beside `path`, it is for validation and all of `path` for training.
-    class_names, whose, log: as for `list_labelled`.
-    Raises UserError for a file or row in another format, for a split without faces, and if one of the faces'
-    classes is missing in `class_names`.
+    class_names, whose, log: as for `list_labelled`. Raises UserError for a file or row in another format, a
+    split without faces, and a class that is missing in `class_names`.
     """
-    names = tuple(class_names or FACE_CLASSES)
-    positions = match(
-        FACE_CLASSES, f"the faces in {path}", names, whose, "use a model that was trained on such faces", log
-    )
+    names, advice = tuple(class_names or FACE_CLASSES), "use a model that was trained on such faces"
+    positions = match(FACE_CLASSES, f"the faces in {path}", names, whose, advice, log)
     beside = path.with_name("validation.csv")
     separate = os.path.isfile(beside)
     path = beside if separate and split == "validation" else path
@@ -127,24 +117,20 @@ def list_faces(path, split, class_names=None, whose="the training photos", log=N
     labels = texts.map(whole_number)
     wrong = texts[~labels.isin(range(len(FACE_CLASSES)))]
     if len(wrong):
-        raise UserError(
-            f"face {wrong.index[0]} of {path} has the label {wrong.iloc[0][:40]!r}, which is not 0 to "
-            f"{len(FACE_CLASSES) - 1}; correct or remove it"
-        )
+        found = f"face {wrong.index[0]} of {path} has the label {wrong.iloc[0][:40]!r}"
+        raise UserError(f"{found}, which is not 0 to {len(FACE_CLASSES) - 1}; correct or remove it")
     if not separate:
         chosen = (labels.groupby(labels).cumcount() % 10 == 9) == (split == "validation")
         labels, faces = labels[chosen], faces[chosen]
     if not len(faces):
-        raise UserError(
-            f"{path} has no class with ten faces, and every tenth face is for validation; "
-            "add rows, or a validation.csv beside it"
-        )
+        text = "no class with ten faces, and every tenth is for validation; add rows, or a validation.csv"
+        raise UserError(f"{path} has {text} beside it")
+    ids = tuple(f"face {number}" for number in labels.index)
     labels = labels.astype(int).tolist()
     digest = hashlib.sha256(np.column_stack([np.uint8(labels), faces.reshape(len(faces), -1)]))
     names = FACE_CLASSES if names == unnamed(len(FACE_CLASSES)) else names
-    return FaceListing(
-        path, faces, tuple(positions[label] for label in labels), names, digest.hexdigest()[:16]
-    )
+    labels = tuple(positions[label] for label in labels)
+    return FaceListing(path, faces, labels, names, digest.hexdigest()[:16], ids)
 
 
 def list_testing_faces(path, by_name=False):
@@ -157,10 +143,8 @@ def list_testing_faces(path, by_name=False):
     wrong = texts[ids.isna() | ids.duplicated() | (ids == "")]
     if len(wrong):
         kind, advice = ("empty", "") if by_name else ("no whole number", ", or predict with --ids names")
-        raise UserError(
-            f"face {wrong.index[0]} of {path} has the id {wrong.iloc[0][:40]!r}, which is {kind} or the id "
-            f"of an earlier face too; correct it{advice}"
-        )
+        found = f"face {wrong.index[0]} of {path} has the id {wrong.iloc[0][:40]!r}"
+        raise UserError(f"{found}, which is {kind} or the id of an earlier face too; correct it{advice}")
     order = ids.argsort()
     ids, faces = tuple(ids.iloc[order].tolist()), faces[order]
     return FaceListing(path, faces, (-1,) * len(ids), (), hashlib.sha256(faces).hexdigest()[:16], ids)
@@ -168,13 +152,7 @@ def list_testing_faces(path, by_name=False):
 
 def face_stream(listing, preprocessings, batch_size=64):
     """Yield (rows, uint8 (n, size, size, channels) for each of the Preprocessings), resized like photos."""
-
-    def resized(faces, preprocessing):
-        return np.stack([resize_image(Image.fromarray(face), preprocessing) for face in faces])
-
     for start in range(0, len(listing), batch_size):
-        faces = listing.faces[start : start + batch_size]
-        yield (
-            list(range(start, start + len(faces))),
-            *(resized(faces, preprocessing) for preprocessing in preprocessings),
-        )
+        faces = [Image.fromarray(face) for face in listing.faces[start : start + batch_size]]
+        inputs = [np.stack([resize_image(face, one) for face in faces]) for one in preprocessings]
+        yield list(range(start, start + len(faces))), *inputs

@@ -1,9 +1,4 @@
-"""A check of the photos before training: a table per class and split, and warnings about problems.
-
-    check_photos(training_listing, training, validation_listing, validation)
-
-prints the table and warnings on stderr, or raises UserError for a class without training photos.
-"""
+"""A check of the photos before training: a table per class and split, and warnings about problems."""
 
 import hashlib
 import sys
@@ -12,46 +7,29 @@ import numpy as np
 import pandas as pd
 
 from compression.command_line import UserError
+from compression.data.faces import FaceListing
 
 SHOWN_CLASSES = 20  # with more classes, only the smallest and the largest are listed
 
 
 def check_photos(training_listing, training, validation_listing, validation, log=None):
-    """Print the photos per class and split: read, truncated (also counted as read), and left out; warn about
-    copies and contradictory labels.
+    """Print a table of the photos per class and split; warn about copies and contradictory labels.
 
-    training, validation: the PhotoSets of the two Listings. Raises UserError for a training class without a
-    readable photo.
+    The table counts photos that were read, those of them that are truncated, and those left out. training,
+    validation: PhotoSets of the two Listings. Raises UserError for a training class without a readable photo.
     """
     log = log or (lambda text: print(text, file=sys.stderr))
-    names = training.class_names
-    table = pd.concat(
-        {
-            split: _counts(listing, photos, names)
-            for split, listing, photos in (
-                ("training", training_listing, training),
-                ("validation", validation_listing, validation),
-            )
-        },
-        axis=1,
-    )
+    names, labels = training.class_names, training.labels.numpy()
+    tables = (_counts(training_listing, training, names), _counts(validation_listing, validation, names))
+    table = pd.concat(tables, axis=1, keys=["training", "validation"])
     for line in _text(table, names):
         log(line)
-    empty = [names[label] for label in np.flatnonzero(table["training", "read"] == 0)]
-    if empty:
-        raise UserError(
-            f"{training_listing.folder} has no readable photo of {len(empty)} of {len(names)} classes "
-            f"({', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''}); add photos of them, or "
-            "use folders for the other classes only (training/<class name>/*.jpg)"
-        )
-    missing = [names[label] for label in np.flatnonzero(table["validation", "read"] == 0)]
-    if missing:
-        log(
-            f"warning: {validation_listing.folder} has no readable photo of {len(missing)} of {len(names)} "
-            f"classes ({', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}): the validation accuracy does not cover them"
-        )
-    labels, (twins, copies) = training.labels.numpy(), find_copies(training, validation)
+    if empty := _missing(training_listing, table["training"], names):
+        advice = "add photos of them, or use folders for the other classes only (training/<class name>/*.jpg)"
+        raise UserError(f"{empty}; {advice}")
+    if missing := _missing(validation_listing, table["validation"], names):
+        log(f"warning: {missing}: the validation accuracy does not cover them")
+    twins, copies = find_copies(training, validation)
     copied = np.flatnonzero(copies >= 0)
     if len(copied):
         log(
@@ -60,33 +38,35 @@ def check_photos(training_listing, training, validation_listing, validation, log
             f"{_name(validation_listing, validation, copied[0])}, a copy of "
             f"{_name(training_listing, training, copies[copied[0]])}"
         )
-    contradictory = [
-        *((training_listing, training, row, twins[row]) for row in np.flatnonzero(labels[twins] != labels)),
-        *(
-            (validation_listing, validation, row, copies[row])
-            for row in copied
-            if labels[copies[row]] != validation.labels[row]
-        ),
-    ]
-    if contradictory:
-        listing, photos, row, twin = contradictory[0]
+    relabelled = np.flatnonzero(labels[twins] != labels)
+    pairs = [(_name(training_listing, training, row), twins[row]) for row in relabelled]
+    relabelled = copied[labels[copies[copied]] != validation.labels.numpy()[copied]]
+    pairs += [(_name(validation_listing, validation, row), copies[row]) for row in relabelled]
+    if pairs:
+        name, twin = pairs[0]
         log(
-            f"warning: {len(contradictory)} photos also appear with another label; keep one of each, e.g. "
-            f"{_name(listing, photos, row)} or {_name(training_listing, training, twin)}"
+            f"warning: {len(pairs)} photos also appear with another label; keep one of each, e.g. "
+            f"{name} or {_name(training_listing, training, twin)}"
         )
 
 
 def _counts(listing, photos, names):
     """A row per class: photos that were read, how many of these are truncated, and photos left out."""
-    read, rows = np.bincount(photos.labels, minlength=len(names)), photos.rows.numpy()
-    truncated = np.bincount(photos.labels.numpy()[np.isin(rows, photos.truncated)], minlength=len(names))
-    return pd.DataFrame(
-        {
-            "read": read,
-            "truncated": truncated,
-            "left out": np.bincount(listing.labels, minlength=len(names)) - read,
-        }
-    )
+
+    def count(labels):
+        return np.bincount(labels, minlength=len(names))
+
+    truncated = np.isin(photos.rows.numpy(), photos.truncated)
+    counts = {"read": count(photos.labels), "truncated": count(photos.labels.numpy()[truncated])}
+    return pd.DataFrame(counts | {"left out": count(listing.labels) - counts["read"]})
+
+
+def _missing(listing, table, names):
+    """The classes without a readable photo, as text; empty if there are none."""
+    missing = [names[label] for label in np.flatnonzero(table["read"] == 0)]
+    shown = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
+    found = f"{listing.folder} has no readable photo of {len(missing)} of {len(names)} classes ({shown})"
+    return found if missing else ""
 
 
 def _text(table, names):
@@ -99,8 +79,8 @@ def _text(table, names):
 
 
 def find_copies(training, validation):
-    """For every training photo the position of the first identical one, for every validation photo that of an
-    identical training photo or -1: int64 (N,), (M,).
+    """Positions of the first identical training photo: int64 (N,) for the training photos themselves, (M,)
+    for the validation photos, -1 where there is none.
     """
 
     def digests(photos):
@@ -112,8 +92,8 @@ def find_copies(training, validation):
 
 
 def _name(listing, photos, position):
-    """A photo's folder and file name, or a face's number in its file."""
+    """A photo's folder and file name, or a face's file and number in it."""
     row = int(photos.rows[position])
-    if not hasattr(listing, "paths"):
-        return f"{listing.folder.name}, face {row + 1}"
+    if isinstance(listing, FaceListing):
+        return f"{listing.folder.name}, {listing.ids[row]}"
     return str(listing.paths[row].relative_to(listing.folder.parent))

@@ -4,9 +4,7 @@ import os
 
 from compression.command_line import UserError
 
-PHOTO_SUFFIXES = set(
-    ".jpg .jpeg .jpe .jfif .mpo .png .webp .avif .jp2 .bmp .gif .tif .tiff .ppm .heic .heif".split()
-)
+SUFFIXES = ".jpg .jpeg .jpe .jfif .mpo .png .webp .avif .jp2 .bmp .gif .tif .tiff .ppm .heic .heif".split()
 # left by other programs, as are .hidden ones
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"}
 
@@ -15,11 +13,8 @@ def list_entries(folder):
     """Sorted visible entries of a folder, as (files, subfolders)."""
     try:
         with os.scandir(folder) as found:
-            entries = [
-                entry
-                for entry in found
-                if not entry.name.startswith(".") and entry.name.lower() not in LITTER
-            ]
+            visible = (entry for entry in found if not entry.name.startswith("."))
+            entries = [entry for entry in visible if entry.name.lower() not in LITTER]
     except FileNotFoundError:
         raise UserError(f"there is no folder {folder}; check the data directory") from None
     except NotADirectoryError:
@@ -33,18 +28,16 @@ def list_entries(folder):
     return files, folders
 
 
-def photo_stem(name):
-    return os.path.splitext(name)[0]
-
-
 def check_photos(folder, files):
     """Raise UserError for files that are no photos by their names."""
-    others = [name for name in files if os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES]
-    if others:
-        raise UserError(
-            f"{folder} holds {counted(others, 'file')} without the ending of a photo (.jpg, .png, ...); "
-            "move them elsewhere"
-        )
+    others = [name for name in files if os.path.splitext(name)[1].lower() not in SUFFIXES]
+    refuse(others, folder, "file", "without the ending of a photo (.jpg, .png, ...); move them elsewhere")
+
+
+def refuse(names, folder, what, text):
+    """Raise UserError if there are any of these names: "<folder> holds 2 files (a, b) <text>"."""
+    if names:
+        raise UserError(f"{folder} holds {counted(names, what)} {text}")
 
 
 def counted(names, what, most=3):
@@ -59,13 +52,10 @@ def check_layout(root, split):
     if split in files + folders:
         return
     holds = counted(folders, "folder") if folders else counted(files, "file")
+    advice = (
+        "rename its folders to training/ and validation/, or move the photos, in a folder per class, into "
+        "training/ and train with --validation-share 0.2"
+    )
     if split == "validation" and "training" in folders:
-        advice = (
-            "put photos there as in training/, or train with --validation-share 0.2, which takes them from it"
-        )
-    else:
-        advice = (
-            "rename its folders to training/ and validation/, or move the photos, in a folder per class, "
-            "into training/ and train with --validation-share 0.2"
-        )
+        advice = "put photos there as in training/, or take them from it with --validation-share 0.2"
     raise UserError(f"there is no folder {os.path.join(root, split)}, but {root} holds {holds}; {advice}")

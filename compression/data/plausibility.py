@@ -1,6 +1,4 @@
-"""Checks of files from other programs: logits that are not finite, and the normalisation of photos where a
-file does not state it.
-"""
+"""What files of other programs need: finite logits, and a normalisation of photos if they state none."""
 
 import sys
 from dataclasses import replace
@@ -11,9 +9,9 @@ from compression.command_line import UserError
 from compression.data.classes import FOOD11_CLASSES
 from compression.data.preprocessing import Preprocessing
 
-NORMALISATIONS = {
-    "unit": ((0.0,) * 3, (1.0,) * 3),  # mean and std; "unit": values in [0, 1], as the course's
-    "imagenet": (Preprocessing.mean, Preprocessing.std),
+NORMALISATIONS = {  # "unit": values in [0, 1], as the course's
+    "unit": {"mean": (0.0,) * 3, "std": (1.0,) * 3},
+    "imagenet": {"mean": Preprocessing.mean, "std": Preprocessing.std},
 }
 SAMPLE = 1000  # validation photos used to choose a normalisation
 CHOICES = ("auto", *NORMALISATIONS)
@@ -39,41 +37,27 @@ def check_logits(logits, whose="the model"):
 
 def normalised(preprocessing, name):
     """A Preprocessing with one of the NORMALISATIONS; that of grey photos is not changed."""
-    if preprocessing.channels == 1:
-        return preprocessing
-    mean, std = NORMALISATIONS[name]
-    return replace(preprocessing, mean=mean, std=std)
+    return preprocessing if preprocessing.channels == 1 else replace(preprocessing, **NORMALISATIONS[name])
 
 
 def choose_normalisation(preprocessing, choice, whose, flag, accuracy_of=None):
-    """(Preprocessing, name of its normalisation) for a file that does not state it, by the option `flag` with
-    the value `choice`.
+    """(Preprocessing, name of its normalisation) for a file that does not state it; choice: of option `flag`.
 
     accuracy_of(preprocessing): validation accuracy, by which "auto" chooses; None without labels: then values
-    in [0, 1] are assumed, and a note is printed.
+    in [0, 1] are assumed. A note is printed of either.
     """
     if preprocessing.channels == 1 and choice == "imagenet":
-        raise UserError(
-            f"{whose} takes grey photos, and ImageNet's normalisation is for RGB; leave {flag}imagenet out"
-        )
-    if choice != "auto" or preprocessing.channels == 1:
-        name = "unit" if choice == "auto" else choice
-    elif accuracy_of is None:
-        name = "unit"
-        print(
-            f"note: {whose} does not state how photos are normalised; values in [0, 1] are assumed, "
-            f"{flag}imagenet changes that",
-            file=sys.stderr,
-        )
-    else:
-        accuracies = {name: accuracy_of(normalised(preprocessing, name)) for name in NORMALISATIONS}
-        name = max(accuracies, key=accuracies.get)
-        told = ", ".join(f"{one} {accuracy:.4f}" for one, accuracy in accuracies.items())
-        print(
-            f"note: {whose} does not state how photos are normalised; by validation accuracy ({told}) {name} "
-            f"is used, {flag}{min(accuracies, key=accuracies.get)} changes that",
-            file=sys.stderr,
-        )
+        raise UserError(f"{whose} takes grey photos, which {flag}imagenet is not for; leave that out")
+    name = "unit" if choice == "auto" else choice
+    if choice == "auto" and preprocessing.channels == 3:
+        reason, other = "values in [0, 1] are assumed", "imagenet"
+        if accuracy_of:
+            accuracies = {name: accuracy_of(normalised(preprocessing, name)) for name in NORMALISATIONS}
+            name, other = sorted(accuracies, key=accuracies.get, reverse=True)
+            told = ", ".join(f"{one} {accuracy:.4f}" for one, accuracy in accuracies.items())
+            reason = f"by validation accuracy ({told}) {name} is used"
+        note = f"note: {whose} does not state how photos are normalised; {reason}, {flag}{other} changes that"
+        print(note, file=sys.stderr)
     return normalised(preprocessing, name), name
 
 
@@ -91,28 +75,14 @@ def settle_normalisation(model, choice, accuracy_of=None, flag="--normalisation 
         return model
 
     if description.class_names == FOOD11_CLASSES:
-        print(
-            f"note: {whose} does not name its {len(FOOD11_CLASSES)} classes; Food-11's are used, in "
-            "Food-11's order",
-            file=sys.stderr,
-        )
+        print(f"note: {whose} names no classes; Food-11's are used, in Food-11's order", file=sys.stderr)
 
-    def with_preprocessing(preprocessing):
-        return replace(
-            model,
-            description=replace(
-                description, preprocessing=preprocessing, training=dict(description.training)
-            ),
-        )
+    def with_preprocessing(preprocessing, **more):
+        own = replace(description, preprocessing=preprocessing, training=description.training | more)
+        return replace(model, description=own)
 
-    preprocessing, name = choose_normalisation(
-        description.preprocessing,
-        choice,
-        whose,
-        flag,
-        accuracy_of and (lambda one: accuracy_of(with_preprocessing(one))),
-    )
-    settled = with_preprocessing(preprocessing)
-    if choice != "auto" or accuracy_of:  # else a later script with labels can choose
-        settled.description.training["normalisation"] = name
-    return settled
+    measure = accuracy_of and (lambda preprocessing: accuracy_of(with_preprocessing(preprocessing)))
+    preprocessing, name = choose_normalisation(description.preprocessing, choice, whose, flag, measure)
+    if choice == "auto" and not accuracy_of:  # a later script with labels can choose
+        return with_preprocessing(preprocessing)
+    return with_preprocessing(preprocessing, normalisation=name)

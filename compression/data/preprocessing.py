@@ -32,26 +32,18 @@ class Preprocessing:
         if type(self.size) is not int or not 16 <= self.size <= 4096:
             raise UserError(f"an input size of {self.size} pixels cannot be used; choose 16 to 4096")
         if self.resize not in RESIZE_RULES:
-            raise UserError(
-                f"there is no resize rule {self.resize!r}; choose one of {', '.join(RESIZE_RULES)}"
-            )
+            raise UserError(f"there is no resize rule {self.resize!r}; choose {', '.join(RESIZE_RULES)}")
         if self.detail is not None and (type(self.detail) is not int or not 16 <= self.detail <= 4096):
             raise UserError(f"a detail of {self.detail} pixels cannot be used; choose 16 to 4096, or none")
         if self.detail and self.resize == "course":
-            raise UserError(
-                "detail cannot be combined with the resize rule course, which does not scale photos; leave "
-                "one of them out"
-            )
+            raise UserError("the resize rule course does not scale photos; leave it or detail out")
         try:
             mean, std = (tuple(map(float, values)) for values in (self.mean, self.std))
             usable = len(mean) == len(std) in (1, 3) and all(map(math.isfinite, mean + std)) and min(std) > 0
         except (TypeError, ValueError, OverflowError):
             usable = False
         if not usable:
-            raise UserError(
-                "mean and std need three finite numbers each, or one each for grey, std above 0; correct the "
-                "preprocessing"
-            )
+            raise UserError("mean and std must be 3 numbers each (1 for grey), std above 0; correct them")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
 
@@ -67,8 +59,10 @@ class Preprocessing:
 
     def to_dict(self):
         """Plain values, as stored in files; without `detail` if it is None, as in older files."""
-        plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-        return plain if self.detail else {key: value for key, value in plain.items() if key != "detail"}
+        plain = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        if not self.detail:
+            del plain["detail"]
+        return plain
 
     def normalise(self, photos):
         """uint8 (N, H, W, C) -> float32 (N, C, H, W), channels last in memory."""

@@ -6,9 +6,7 @@ import torch
 
 
 def send(values, device):
-    """A tensor on `device`. The copy to a GPU uses pinned memory and does not block the CPU; a tensor already
-    there is returned as it is.
-    """
+    """A tensor on `device`, copied if need be, to a GPU from pinned memory without blocking the CPU."""
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)

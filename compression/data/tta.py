@@ -1,10 +1,10 @@
-"""Test-time augmentation: class probabilities averaged over a photo and its mirror image, each at two input
-sizes.
+"""Test-time augmentation: class probabilities averaged over a photo and its mirror image, each at two sizes.
 
 inputs = inputs_of(preprocessing, tta=True)         # a Preprocessing for every size
 mean_probabilities(network, [photos at each size], preprocessing, tta=True)
 """
 
+import argparse
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,12 @@ from compression.data.plausibility import check_logits
 
 FACTOR = 7 / 6  # second input size: larger, since random crops enlarged the objects in training
 STEP = 8  # pixels that the second size is rounded to
+
+
+def add_tta(parser):
+    """`--tta` and `--no-tta`."""
+    text = "average over the photo and its mirror image, each at the input size and at 7/6 of it"
+    parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False, help=text)
 
 
 def inputs_of(preprocessing, tta):
@@ -28,10 +34,10 @@ def inputs_of(preprocessing, tta):
 
 
 def mean_probabilities(network, inputs, preprocessing, tta, whose="the model"):
-    """Class probabilities float32 (N, classes): the mean over `inputs`, each uint8 (N, size, size, channels),
-    and with `tta` their mirror images.
+    """Class probabilities float32 (N, classes): the mean over `inputs` and with `tta` their mirror images.
 
-    whose: names the network in the UserError for logits that are not finite.
+    inputs: uint8 (N, size, size, channels) for each of `inputs_of`. whose: names the network in the UserError
+    for logits that are not finite.
     """
     views = [preprocessing.normalise(photos) for photos in inputs]
     if tta:

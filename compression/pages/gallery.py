@@ -21,8 +21,7 @@ THUMBNAIL = Preprocessing(96)  # of a photo that browsers cannot show
 
 
 def source(listing, row, page, truncated=()):
-    """The `src` of a photo on a page in the file `page`: a relative link, or the picture itself where there
-    is no file that a browser shows.
+    """The `src` of a photo in the file `page`: a relative link, or the picture where browsers show no file.
 
     truncated: rows that cannot be decoded as a whole, and are linked whatever their format.
     """
@@ -43,25 +42,16 @@ def gallery_page(listing, class_names, probabilities, report, page, title):
     probabilities: float32 (N, classes) of the N photos of a listing; rows that `report`, a DecodeReport,
     calls unreadable are listed apart. page: the file that the text will be written to.
     """
-    photos = []
+    photos, unreadable = [], []
     for row in range(len(listing)):
-        if row not in report.unreadable:
+        name = photo_name(listing, row)
+        if row in report.unreadable:
+            reason = without_path(report.unreadable[row], listing.paths[row])
+            unreadable.append((name, readable(reason)))
+        else:
             values, labels = probabilities[row].topk(min(SHOWN, len(class_names)))
-            photos.append(
-                [
-                    photo_name(listing, row),
-                    source(listing, row, page, report.truncated),
-                    labels.tolist(),
-                    [round(value, 4) for value in values.tolist()],
-                ]
-            )
-    return render(
-        "gallery.html",
-        title=title,
-        data={"classes": [readable(name) for name in class_names], "photos": photos},
-        truncated=[photo_name(listing, row) for row in sorted(report.truncated)],
-        unreadable=[
-            (photo_name(listing, row), readable(without_path(reason, listing.paths[row])))
-            for row, reason in sorted(report.unreadable.items())
-        ],
-    )
+            shares = [round(value, 4) for value in values.tolist()]
+            photos.append([name, source(listing, row, page, report.truncated), labels.tolist(), shares])
+    data = {"classes": [readable(name) for name in class_names], "photos": photos}
+    truncated = [photo_name(listing, row) for row in sorted(report.truncated)]
+    return render("gallery.html", title=title, data=data, truncated=truncated, unreadable=unreadable)

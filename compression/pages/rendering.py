@@ -13,12 +13,9 @@ def render(template, **values):
     """A template of this folder as HTML text; every value is escaped, so that a name cannot be markup."""
     import jinja2  # here, so that a prediction without a page does not wait for it
 
+    loader, strict = jinja2.FileSystemLoader(Path(__file__).parent), jinja2.StrictUndefined
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
     return environment.get_template(template).render(values)
@@ -38,6 +35,4 @@ def readable(name):
 
 def photo_name(listing, row):
     """What a page calls a photo: its file's name, or the id or number of a face."""
-    if isinstance(listing, FaceListing):
-        return str(listing.ids[row]) if listing.ids else f"face {row}"
-    return readable(listing.paths[row].name)
+    return readable(listing.ids[row] if isinstance(listing, FaceListing) else listing.paths[row].name)

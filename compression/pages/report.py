@@ -1,5 +1,6 @@
-"""The page of evaluate.py --html: accuracy with its sampling error, confusion, calibration, mistakes,
-training curve, in one file that needs no network and nothing beside it.
+"""The page of evaluate.py --html: accuracy with its error, confusion, calibration, mistakes, training curve.
+
+It is one file that needs no network and nothing beside it.
 """
 
 import json
@@ -34,9 +35,8 @@ def interval_of_mean(shares, intervals):
     """The 95 % interval of the mean of independent shares, from the interval of each (Zou and Donner 2008):
     the distances between a share and its limits are added as squares.
     """
-    mean = sum(shares) / len(shares)
-    below = math.hypot(*(share - low for share, (low, _) in zip(shares, intervals))) / len(shares)
-    above = math.hypot(*(high - share for share, (_, high) in zip(shares, intervals))) / len(shares)
+    mean, count = sum(shares) / len(shares), len(shares)
+    below, above = (math.dist(shares, limits) / count for limits in zip(*intervals))
     return mean - below, mean + above
 
 
@@ -48,27 +48,23 @@ def confident_mistakes(probabilities, labels, most=MISTAKES):
 
 
 def training_history(description, model_path):
-    """The epochs of the run that trained a model: its `history` in record.json beside the model file; []
-    where there is no record, or one of another network.
+    """The epochs of the run that trained a model, from record.json beside it; [] without a record of it.
 
     description: of the model, as plain values.
     """
     try:
         record = json.loads(model_path.with_name("record.json").read_text(encoding="utf-8"))
-        trained, history = record["model"], record["history"]
-        same = all(
-            _plain(trained[key]) == _plain(description[key])
-            for key in ("architecture", "arguments", "class_names")
-        )
+        for key in ("architecture", "arguments", "class_names"):
+            if _plain(record["model"][key]) != _plain(description[key]):
+                return []  # a record of another network
+        history = record["history"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []  # no record, no JSON, or a record of something else
-    if not same:
-        return []
     return [{key: value for key, value in row.items() if value is not None} for row in history]
 
 
 def _plain(value):
-    """A value as JSON has it; BN that was folded into the layers before it makes no other network."""
+    """A value as JSON text; BN that was folded into the layers before it makes no other network."""
     if isinstance(value, dict):
         value = {key: part for key, part in value.items() if key != "folded"}
     return json.dumps(value, sort_keys=True)
@@ -80,21 +76,31 @@ def report_page(model, result, probabilities, photos, listing):
     model: a Model. result: what evaluate.py measured. probabilities: float32 (N, classes) of the N photos of
     a PhotoSet, which are those of the listing that can be decoded.
     """
+    description = model.description
     with torch.device("meta"):  # with BN, which files have folded: as all scripts count
-        network = build(model.description.architecture, **model.description.arguments | {"folded": False})
-    history = training_history(model.description.to_dict(), model.path)
-    classes = [readable(name) for name in model.description.class_names]
-    confidence, predicted = probabilities.max(1)
-    rows = []
+        network = build(description.architecture, **description.arguments | {"folded": False})
+    history = training_history(description.to_dict(), model.path)
+    classes = [readable(name) for name in description.class_names]
+    rows, right = [], 0
     for label, (name, counts) in enumerate(zip(classes, result["confusion"])):
+        right += counts[label]
         if total := sum(counts):
             low, high = wilson(counts[label], total)
-            rows.append(
-                {"name": name, "total": total, "share": counts[label] / total, "low": low, "high": high}
-            )
-    mistakes = confident_mistakes(probabilities, photos.labels.cpu())
-    pixels = photos.photos[photos.rows[mistakes]].cpu().numpy()
-    right = sum(counts[label] for label, counts in enumerate(result["confusion"]))
+            share = counts[label] / total
+            rows.append({"name": name, "total": total, "share": share, "low": low, "high": high})
+    shares, intervals = [row["share"] for row in rows], [(row["low"], row["high"]) for row in rows]
+    confidence, predicted = probabilities.max(1)
+    mistakes = []
+    for position in confident_mistakes(probabilities, photos.labels.cpu()):
+        row, label = photos.rows[position], photos.labels[position]
+        mistake = {"src": embedded(photos.photos[row].cpu().numpy()), "name": photo_name(listing, row)}
+        mistake |= {"label": classes[label], "predicted": classes[predicted[position]]}
+        mistakes.append(mistake | {"confidence": confidence[position].item()})
+    curves = []
+    for key, label, style in CURVES:
+        points = [(index, row[key]) for index, row in enumerate(history) if key in row]
+        if points:
+            curves.append({"label": label, "style": style, "points": points})
     return render(
         "report.html",
         model=model,
@@ -103,24 +109,9 @@ def report_page(model, result, probabilities, photos, listing):
         result=result,
         classes=classes,
         accuracy_interval=wilson(right, result["photos"]),
-        balanced_interval=interval_of_mean(
-            [row["share"] for row in rows], [(row["low"], row["high"]) for row in rows]
-        ),
+        balanced_interval=interval_of_mean(shares, intervals),
         rows=rows,
-        mistakes=[
-            {
-                "src": embedded(photo),
-                "name": photo_name(listing, photos.rows[position]),
-                "label": classes[photos.labels[position]],
-                "predicted": classes[predicted[position]],
-                "confidence": confidence[position].item(),
-            }
-            for position, photo in zip(mistakes, pixels)
-        ],
+        mistakes=mistakes,
         history=history,
-        curves=[
-            {"label": label, "style": style, "points": points}
-            for key, label, style in CURVES
-            if (points := [(index, row[key]) for index, row in enumerate(history) if key in row])
-        ],
+        curves=curves,
     )

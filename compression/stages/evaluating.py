@@ -16,9 +16,7 @@ BINS = 10  # of the reliability diagram
 
 @torch.inference_mode()
 def probabilities(network, photos, preprocessing, device, tta=False, whose="the model"):
-    """Class probabilities float32 (N, classes) on the CPU for a list of PhotoSets, one for each of
-    `inputs_of`.
-    """
+    """Class probabilities float32 (N, classes) on the CPU; photos: a PhotoSet for each of `inputs_of`."""
     answers, largest = [], max(each.size for each in inputs_of(preprocessing, tta))
     for positions in distributed.share(torch.arange(len(photos[0])).split(photos_at_once(largest))):
         inputs = [part.batch(positions, device)[0] for part in photos]
@@ -28,40 +26,34 @@ def probabilities(network, photos, preprocessing, device, tta=False, whose="the 
 
 def confusion(predicted, labels, num_classes):
     """Counts int64 (classes, classes): row = label, column = prediction."""
-    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(
-        num_classes, num_classes
-    )
+    counts = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return counts.view(num_classes, num_classes)
 
 
-def calibration(probability, labels, bins=BINS):
-    """(expected calibration error, [photos, mean confidence, accuracy] for every bin of confidence) by Guo et
-    al. 2017.
+def calibration(probability, labels):
+    """(expected calibration error, [photos, mean confidence, accuracy] for every bin), by Guo et al. 2017.
 
-    The bins divide [0, 1] evenly; the error is the mean of |accuracy - confidence| over the bins, weighted by
-    their photos.
+    The bins divide the confidences in [0, 1] evenly; the error is the mean of |accuracy - confidence| over
+    the bins, weighted by their photos.
     """
-    confidence, predicted = probability.max(1)
+    confidence, predicted = probability.double().max(1)
     right, rows, error = (predicted == labels).double(), [], 0.0
-    member = (confidence.double() * bins).long().clamp(max=bins - 1)
-    for index in range(bins):
-        inside = member == index
+    bins = (confidence * BINS).long().clamp(max=BINS - 1)
+    for inside in (bins == index for index in range(BINS)):
         count = int(inside.sum())
-        mean, accuracy = (
-            float(values[inside].double().mean()) if count else 0.0 for values in (confidence, right)
-        )
+        # the mean of no values is NaN
+        mean, accuracy = (values[inside].mean().nan_to_num().item() for values in (confidence, right))
         rows.append([count, mean, accuracy])
         error += count / len(labels) * abs(accuracy - mean)
     return error, rows
 
 
-def load_sizes(listing, preprocessings, cache, told=False):
-    """A PhotoSet of the listing for each of the Preprocessings. Problems with the photos are printed once, or
-    not at all with `told`.
-    """
-    return [
-        load_photos(listing, preprocessing, cache, (lambda text: None) if told or index else None)
-        for index, preprocessing in enumerate(preprocessings)
-    ]
+def load_sizes(listing, preprocessing, tta, cache, told=False):
+    """A PhotoSet for each of `inputs_of`. Problems with the photos are printed once, or not if `told`."""
+    photos = []
+    for one in inputs_of(preprocessing, tta):
+        photos.append(load_photos(listing, one, cache, (lambda text: None) if told or photos else None))
+    return photos
 
 
 def shorter_sides(listing):
@@ -84,19 +76,14 @@ def agreement(network, teacher, photos, preprocessing, device, tta=False):
 
     photos: a PhotoSet for each of `inputs_of`.
     """
-    answers = (
-        probabilities(asked, photos, preprocessing, device, tta, whose).argmax(1)
-        for asked, whose in (
-            (network, "the model"),
-            (SeenBy(teacher, preprocessing).eval(), f"the teacher {teacher.path}"),
-        )
-    )
-    return torch.eq(*answers).double().mean().item()
+    seen, whose = SeenBy(teacher, preprocessing).eval(), f"the teacher {teacher.path}"
+    own = probabilities(network, photos, preprocessing, device, tta).argmax(1)
+    other = probabilities(seen, photos, preprocessing, device, tta, whose).argmax(1)
+    return (own == other).double().mean().item()
 
 
 def measure(model, listing, photos, device, tta=False, reduced=None):
-    """(metrics of a Model on the N photos of a Listing as plain values, class probabilities float32 (N,
-    classes)).
+    """(metrics as plain values, class probabilities float32 (N, classes)) of a Model on a Listing's photos.
 
     photos: a PhotoSet for each of `inputs_of`; reduced: the same for photos scaled down first.
     """
@@ -120,9 +107,8 @@ def measure(model, listing, photos, device, tta=False, reduced=None):
     if reduced:
         blurred = probabilities(network, reduced, preprocessing, device, tta).argmax(1)
         result["accuracy_reduced"] = (blurred == labels).double().mean().item()
-    by_class = [
-        row[index].item() / row.sum().item() if row.any() else None for index, row in enumerate(table)
-    ]
+    counts = zip(table.diag().tolist(), table.sum(1).tolist())
+    by_class = [recognised / total if total else None for recognised, total in counts]
     shares = [share for share in by_class if share is not None]
     result |= {
         "balanced_accuracy": sum(shares) / len(shares),

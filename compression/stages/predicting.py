@@ -8,7 +8,7 @@ import torch
 from compression import distributed
 from compression.data.decoding import DecodeReport
 from compression.data.tta import inputs_of, mean_probabilities
-from dataset import photo_stream
+from compression.files.photo_cache import photo_stream
 
 
 @torch.inference_mode()
@@ -19,33 +19,22 @@ def predict(network, listing, preprocessing, device, batch_size, tta=False):
     while the network runs.
     """
     network = network.to(device, memory_format=torch.channels_last)
-    report, probabilities = DecodeReport(), None
+    own, answers = DecodeReport(), []
     # whole batches, so that every photo is seen among the same others whatever the number of processes
-    mine = torch.cat(
-        distributed.share(torch.arange(len(listing)).split(batch_size)) or [torch.empty(0).long()]
-    )
-    whole, listing = listing, listing.part(mine.tolist())
-    for rows, *inputs in photo_stream(listing, inputs_of(preprocessing, tta), report, batch_size):
-        answers = mean_probabilities(
-            network, [torch.from_numpy(photos).to(device) for photos in inputs], preprocessing, tta
-        )
-        if probabilities is None:
-            probabilities = torch.full((len(listing), answers.shape[1]), torch.nan)
-        probabilities[rows] = answers.cpu()
-    return merged(len(whole), distributed.gather((mine, probabilities, report)))
-
-
-def merged(count, parts):
-    """(probabilities (count, classes), DecodeReport) of (rows, probabilities of these, their DecodeReport) of
-    every process.
-    """
+    batches = distributed.share(torch.arange(len(listing)).split(batch_size))
+    mine = torch.cat([*batches, torch.empty(0, dtype=torch.int64)])
+    preprocessings = inputs_of(preprocessing, tta)
+    for rows, *inputs in photo_stream(listing.part(mine.tolist()), preprocessings, own, batch_size):
+        inputs = [torch.from_numpy(photos).to(device) for photos in inputs]
+        found = mean_probabilities(network, inputs, preprocessing, tta).cpu()
+        answers.append((mine[rows], found))
     report, probabilities = DecodeReport(), None
-    for rows, values, own in parts:
-        for kind in ("truncated", "unreadable"):
-            getattr(report, kind).update({int(rows[row]): why for row, why in getattr(own, kind).items()})
-        if values is not None:
+    for mine, answers, own in distributed.gather((mine, answers, own)):
+        report.truncated |= {int(mine[row]): why for row, why in own.truncated.items()}
+        report.unreadable |= {int(mine[row]): why for row, why in own.unreadable.items()}
+        for rows, values in answers:
             if probabilities is None:
-                probabilities = torch.full((count, values.shape[1]), torch.nan)
+                probabilities = torch.full((len(listing), values.shape[1]), torch.nan)
             probabilities[rows] = values
     return probabilities, report
 
@@ -62,23 +51,11 @@ def to_csv(header, rows):
 def top_k_table(ids, probabilities, class_names, k, id_header="Id"):
     """CSV text: the id, then the k most probable classes, each with its probability."""
     values, labels = probabilities.topk(min(k, len(class_names)), dim=1)
-    header = [
-        id_header,
-        *(
-            column
-            for rank in range(1, values.shape[1] + 1)
-            for column in (f"class_{rank}", f"probability_{rank}")
-        ),
-    ]
-    rows = (
-        [
-            identity,
-            *(
-                cell
-                for label, value in zip(row_labels, row_values)
-                for cell in (class_names[label], f"{value:.6f}")
-            ),
-        ]
-        for identity, row_labels, row_values in zip(ids, labels.tolist(), values.tolist())
-    )
+    header, rows = [id_header], []
+    for rank in range(1, values.shape[1] + 1):
+        header += [f"class_{rank}", f"probability_{rank}"]
+    for identity, row_labels, row_values in zip(ids, labels.tolist(), values.tolist()):
+        rows.append([identity])
+        for label, value in zip(row_labels, row_values):
+            rows[-1] += [class_names[label], f"{value:.6f}"]
     return to_csv(header, rows)
