@@ -14,6 +14,7 @@ compression/data/tta.py). No CSV is written unless every photo was read; the pag
 could not be read.
 """
 
+import os
 import re
 import sys
 import time
@@ -76,6 +77,8 @@ def main(argv=None):
     description, names = model.description, model.description.class_names
     listing = list_testing(options.data, by_name=options.ids == "names")
     for output in outputs:
+        if output.exists() and os.path.realpath(output) in set(map(os.path.realpath, listing.paths)):
+            raise UserError(f"{output} is one of the photos and would be overwritten; name another file")
         check_output(output)
 
     loaded = time.perf_counter()

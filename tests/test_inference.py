@@ -309,6 +309,15 @@ def test_the_model_is_not_overwritten_by_the_prediction(refused, toy, tmp_path, 
     assert model.read_bytes() == small_model.read_bytes()
 
 
+def test_no_photo_is_overwritten_by_the_prediction(refuse, photos, tmp_path):
+    before = (photos / "0000.jpg").read_bytes()
+    (tmp_path / "link.csv").symlink_to(photos / "0000.jpg")
+    for output in (photos / "0000.jpg", tmp_path / "link.csv"):
+        assert "one of the photos" in refuse(photos, output)
+    assert "one of the photos" in refuse(photos, tmp_path / "out.csv", "--top-k", 2, photos / "0000.jpg")
+    assert (photos / "0000.jpg").read_bytes() == before and not (tmp_path / "out.csv").exists()
+
+
 def test_two_inferences_into_one_file_leave_a_complete_csv(predict, small_model, toy, tmp_path):
     command = [sys.executable, ROOT / "inference.py", toy, tmp_path / "out.csv", "--model", small_model]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]

@@ -41,6 +41,7 @@ class FaceListing:
     digest: str
     ids: tuple
     id_header: ClassVar = "id"
+    paths: ClassVar = ()  # faces have no files of their own
 
     def __len__(self):
         return len(self.faces)
