@@ -214,7 +214,7 @@ def test_renamed_keys_in_another_order_are_refused(student, refused_file):
     names[here], names[there] = names[there], names[here]
     refused_file(
         torch_bytes({name.replace("cnn", "convolution"): student.state_dict()[name] for name in names}),
-        "not those of a network that this project knows",
+        "those of no network known here",
     )
 
 

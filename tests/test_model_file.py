@@ -19,8 +19,17 @@ from compression.data.preprocessing import Preprocessing
 from compression.files.coding import pack
 from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import checksum, decode, encode, labelled, store, stored_tensors, to_bytes
-from compression.files.storage import restore_tensor
+from compression.files.model_file import (
+    checksum,
+    decode,
+    encode,
+    labelled,
+    restored,
+    store,
+    stored_state,
+    stored_tensors,
+    to_bytes,
+)
 from compression.quantization.grids import Scheme, dequantize_minmax, quantize_minmax
 from dataset import FOOD11_CLASSES
 from models import ARCHITECTURES, build
@@ -35,12 +44,9 @@ def scheme(bits, vectors=8):
 
 
 def round_trip(state, *encoding):
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     stored = store(state, scheme(*encoding))
-    coded = stored_tensors(
-        [storage for storage, _ in stored], *pack(labelled(stored, shapes.values())), shapes.values()
-    )
-    return {name: restore_tensor(*one, shape) for (name, shape), one in zip(shapes.items(), coded)}
+    shapes = {name: shape for name, (_, _, shape) in stored.items()}
+    return restored(stored_tensors([one for one, _, _ in stored.values()], *pack(labelled(stored)), shapes))
 
 
 def same_tensors(before, after):
@@ -563,15 +569,11 @@ def test_integers_in_place_of_bn_statistics_are_refused(small_network, content, 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_stored_values_that_are_not_finite_are_refused(small_network, refused_file, value):
-    description, network = small_network
-    shapes = [tuple(tensor.shape) for tensor in network.state_dict().values()]
-    content = encode(description, network.state_dict())
-    stored = stored_tensors(
-        content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes
-    )
-    scale = stored[0][1][0] = stored[0][1][0].copy()
-    scale[0] = value
-    coding, data = pack(labelled(stored, shapes))
+    content = encode(small_network[0], small_network[1].state_dict())
+    stored = stored_state(content)
+    _, arrays, _ = stored["cnn.0.0.weight"]
+    arrays[0] = np.array([value, arrays[0][1]], "<f4")
+    coding, data = pack(labelled(stored))
     refused_file(
         signed({**content, "coding": coding, "data": torch.frombuffer(bytearray(data), dtype=torch.uint8)}),
         "not finite",
@@ -621,6 +623,27 @@ def test_a_checkpoint_with_other_weights_is_refused(checkpoint, refused_file, we
 def test_a_checkpoint_with_a_value_in_place_of_a_tensor_is_refused(checkpoint, refused_file):
     name = next(iter(checkpoint["state_dict"]))
     refused_file({**checkpoint, "state_dict": {**checkpoint["state_dict"], name: 0.5}})
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        *[
+            torch.ones(2),
+            3,
+            "4f",
+            (9, torch.ones(1)),
+            (3, torch.ones(1).half()),
+            (torch.ones(2), torch.ones(1)),
+        ],
+        *[(3, torch.ones(size)) for size in ((), (2, 2), 5)],
+    ],
+    ids=str,
+)
+def test_scales_that_fit_no_weight_are_refused(checkpoint, refused_file, scale):
+    refused_file({**checkpoint, "scales": {"fc.0.weight": scale}}, "scales that are damaged")
+    refused_file({**checkpoint, "scales": {"no.weight": (3, torch.ones(1))}}, "scales that are damaged")
+    refused_file({**checkpoint, "scales": scale}, "scales that are damaged")
 
 
 def test_a_half_precision_checkpoint_predicts(checkpoint, tmp_path):

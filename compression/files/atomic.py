@@ -107,7 +107,7 @@ def check_output(path):
 
 
 def check_distinct(*paths):
-    """Raise UserError if two of these files (None: not asked for) are one, which the other would overwrite."""
+    """Raise UserError if two of these files (None: not asked for) are the same one."""
     real = [os.path.realpath(path) for path in paths if path is not None]
     for path in real:
         if real.count(path) > 1:

@@ -127,7 +127,7 @@ def _decompress(data, size):
 
 
 def entropy(values):
-    """Shannon entropy of an array's histogram, in bytes for all of it: what an ideal coder of values needs."""
+    """Shannon entropy of an array's histogram, in bytes for all of it: what an ideal coder needs."""
     counts = np.bincount(values.reshape(-1))
     counts = counts[counts > 0]
     return float(-(counts * np.log2(counts / counts.sum())).sum() / 8) if len(counts) else 0.0

@@ -15,6 +15,7 @@ The file is a dict of plain values and one uint8 tensor:
     crc32                checksum of all of the above (see `checksum`)
 """
 
+import collections
 import io
 import json
 import zlib
@@ -31,39 +32,52 @@ from compression.quantization.grids import Scheme
 
 MODEL_FORMAT, MODEL_VERSION = "food11-model", 2
 CHECKPOINT_FORMAT, VERSION = "food11-checkpoint", 1
+VERSIONS = {MODEL_FORMAT: MODEL_VERSION, CHECKPOINT_FORMAT: VERSION}
+Sizes = collections.namedtuple("Sizes", "packed coded entropy")  # bytes of all tensors, by `sizes`
 
 
 # ---------------------------------------------------------------- all tensors
 
 
 def store(state_dict, scheme, scales=None):
-    """Every tensor as a list of (storage, arrays), in the order of the state_dict; see `encode`."""
+    """{name: (storage, arrays, shape)} of all tensors, as `storage.py` lays them out; see `encode`."""
     bits, scales = scheme.bits_of(state_dict), scales or {}
-    if scales.keys() - bits.keys():
-        raise UserError(
-            f"a scale was given for {min(scales.keys() - bits.keys())}, which is no tensor of weights"
-        )
-    return [
-        store_tensor(
-            name,
-            tensor,
-            *(scales[name][0], scheme, scales[name][1]) if name in scales else (bits.get(name), scheme),
-        )
-        for name, tensor in state_dict.items()
-    ]
+    if unknown := scales.keys() - bits.keys():
+        raise UserError(f"a scale was given for {min(unknown)}, which is no tensor of weights")
+    stored = {}
+    for name, tensor in state_dict.items():
+        own_bits, scale = scales.get(name, (bits.get(name), None))
+        stored[name] = *store_tensor(name, tensor, own_bits, scheme, scale), tuple(tensor.shape)
+    return stored
 
 
 def stored_tensors(storage, chosen_coding, data, shapes):
-    """[(storage, arrays)] of a blob as `store` gave it, where storage lists how each tensor was stored and
-    shapes their shapes.
+    """The tensors of a blob as `store` gave them; storage lists how each is stored, shapes is {name: shape}.
 
     Raises ValueError unless the blob holds exactly these.
     """
     if len(storage) != len(shapes):
         raise ValueError("the storage of another number of tensors")
-    layouts = [layout_of(one, shape) for one, shape in zip(storage, shapes)]
+    layouts = [layout_of(one, shape) for one, shape in zip(storage, shapes.values())]
     arrays = iter(coding.unpack(chosen_coding, data, [entry for layout in layouts for entry in layout]))
-    return [(one, [next(arrays) for _ in layout]) for one, layout in zip(storage, layouts)]
+    return {
+        name: (one, [next(arrays) for _ in layout], shape)
+        for (name, shape), one, layout in zip(shapes.items(), storage, layouts)
+    }
+
+
+def labelled(stored):
+    """[(kind, array)] for `coding` of what `store` gave."""
+    return [
+        (kind, array)
+        for storage, arrays, shape in stored.values()
+        for (kind, _), array in zip(layout_of(storage, shape), arrays)
+    ]
+
+
+def restored(stored):
+    """The float32 `state_dict` of what `store` gave."""
+    return {name: restore_tensor(*one) for name, one in stored.items()}
 
 
 def shapes_of(network):
@@ -71,55 +85,25 @@ def shapes_of(network):
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def layout_checksum(shapes):
-    """CRC-32 of names and shapes, in their order."""
-    return zlib.crc32(json.dumps([[name, list(shape)] for name, shape in shapes.items()]).encode())
-
-
 def predicted_data_bytes(description, scheme):
-    """Bytes of all tensors packed to the bit, from the shapes alone; the entropy coding behind it takes off
-    what it can.
-    """
-    tensors = description.skeleton().state_dict()
+    """Bytes of all tensors packed to the bit, before entropy coding, from the shapes alone."""
+    tensors, counts = description.skeleton().state_dict(), collections.Counter()
     bits = scheme.bits_of(tensors)
-    entries = [
-        entry
-        for name, tensor in tensors.items()
-        for entry in layout_of(storage_of(tensor, bits.get(name), scheme), tuple(tensor.shape))
-    ]
-    return sum(
-        coding.packed_size(kind, sum(count for one, count in entries if one == kind)) for kind in coding.KINDS
-    )
+    for name, tensor in tensors.items():
+        for kind, count in layout_of(storage_of(tensor, bits.get(name), scheme), tuple(tensor.shape)):
+            counts[kind] += count
+    return sum(coding.packed_size(kind, count) for kind, count in counts.items())
+
+
+# ---------------------------------------------------------------- the file
 
 
 def predicted_file_bytes(description, scheme):
     """Bytes of a model file with BN folded, packed to the bit but not entropy-coded, by the shapes alone."""
     description = replace(description, arguments={**description.arguments, "folded": True})
     shapes = shapes_of(description.skeleton())
-    content = {
-        "format": MODEL_FORMAT,
-        "version": MODEL_VERSION,
-        **description.to_dict(),
-        "bits": scheme.bits,
-        "storage": "f2 " * len(shapes),
-        "layout": layout_checksum(shapes),
-        "coding": "bits",
-        "data": torch.zeros(1, dtype=torch.uint8),
-        "crc32": 1 << 31,
-    }
-    return len(to_bytes(content)) + predicted_data_bytes(description, scheme)
-
-
-# ---------------------------------------------------------------- the file
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of all tensors: packed to the bit, as coded in the file, and by the entropy of the codes."""
-
-    packed: int
-    coded: int
-    entropy: int
+    content = _content(description, scheme, shapes, "f2 " * len(shapes), "bits", b"\0")
+    return len(to_bytes({**content, "crc32": 1 << 31})) + predicted_data_bytes(description, scheme)
 
 
 def encode(description, state_dict, scheme=None, scales=None):
@@ -131,49 +115,38 @@ def encode(description, state_dict, scheme=None, scales=None):
     """
     scheme, shapes = scheme or Scheme(), shapes_of(description.skeleton())
     if {name: tuple(tensor.shape) for name, tensor in state_dict.items()} != shapes:
-        raise UserError(
-            f"the weights do not fit {description.architecture}; use a checkpoint of a training script"
-        )
+        raise UserError(f"the weights do not fit {description.architecture}; use a training's checkpoint")
     stored = store({name: state_dict[name] for name in shapes}, scheme, scales)
-    chosen, data = coding.pack(labelled(stored, shapes.values()))
-    if not data:
-        raise UserError(
-            f"there are no weights to encode for {description.architecture}; use a checkpoint of a training "
-            "script"
-        )
-    content = {
+    chosen, data = coding.pack(labelled(stored))
+    storage = " ".join(storage for storage, _, _ in stored.values())
+    content = _content(description, scheme, shapes, storage, chosen, data)
+    return {**content, "crc32": checksum(content)}
+
+
+def _content(description, scheme, shapes, storage, chosen_coding, data):
+    """All of a model file but the checksum."""
+    return {
         "format": MODEL_FORMAT,
         "version": MODEL_VERSION,
         **description.to_dict(),
         "bits": scheme.bits,
-        "storage": " ".join(storage for storage, _ in stored),
+        "storage": storage,
         "layout": layout_checksum(shapes),
-        "coding": chosen,
+        "coding": chosen_coding,
         "data": torch.frombuffer(bytearray(data), dtype=torch.uint8),
     }
-    return {**content, "crc32": checksum(content)}
-
-
-def labelled(stored, shapes):
-    """[(kind, array)] for `coding` of all the arrays of [(storage, arrays)]."""
-    return [
-        (kind, array)
-        for (storage, arrays), shape in zip(stored, shapes)
-        for (kind, _), array in zip(layout_of(storage, shape), arrays)
-    ]
 
 
 def sizes(content):
-    """The Sizes of what `encode` made."""
-    shapes = shapes_of(Description.from_dict(content, "the model").skeleton()).values()
-    arrays = labelled(
-        stored_tensors(
-            content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes
-        ),
-        shapes,
-    )
+    """The Sizes of what `encode` made: packed to the bit, as coded in the file, by the codes' entropy."""
+    arrays = labelled(stored_state(content))
     packed = sum(coding.packed_size(kind, len(stream)) for kind, stream in coding.streams(arrays).items())
     return Sizes(packed, len(content["data"]), round(coding.theoretical_size(arrays)))
+
+
+def layout_checksum(shapes):
+    """CRC-32 of names and shapes, in their order."""
+    return zlib.crc32(json.dumps([[name, list(shape)] for name, shape in shapes.items()]).encode())
 
 
 def checksum(content):
@@ -190,9 +163,7 @@ def to_bytes(content):
 
 
 def stored_state(content, path="the model"):
-    """{tensor name: (storage, arrays, shape)} of the content of a model file, as `storage.py` lays tensors
-    out; UserError naming `path` if it is damaged.
-    """
+    """The tensors in the content of a model file as `store` gave them; UserError if it is damaged."""
     damaged = UserError(f"{path} is damaged: its checksum or layout is wrong; copy it or create it again")
     try:
         data = content["data"]
@@ -207,33 +178,26 @@ def stored_state(content, path="the model"):
                 f"the weights in {path} do not fit {description.architecture} as this program builds it; "
                 "use the version of this project that wrote it"
             )
-        stored = stored_tensors(
-            content["storage"].split(" "), content["coding"], data.numpy().tobytes(), shapes.values()
+        return stored_tensors(
+            content["storage"].split(" "), content["coding"], data.numpy().tobytes(), shapes
         )
-        return {name: (*one, shape) for (name, shape), one in zip(shapes.items(), stored)}
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError):
         raise damaged from None
 
 
-def decode(content, path="the model"):
-    """The float32 `state_dict` in the content of a model file; UserError naming `path` if it is damaged."""
-    return restored(stored_state(content, path))
-
-
-def restored(stored):
-    """The float32 `state_dict` of what `stored_state` gave."""
-    return {name: restore_tensor(*one) for name, one in stored.items()}
+def decode(content):
+    """The float32 `state_dict` in the content of a model file; UserError if it is damaged."""
+    return restored(stored_state(content))
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a model file or checkpoint holds: the description, the float `state_dict`, and the bits it was
-    stored with.
+    """What a model file or checkpoint holds: description, float `state_dict`, the bits it was stored with.
 
     scales: of a checkpoint of quantization-aware training, {tensor name: (bits, scales)} of its rounded
-    weights, else empty. stored: of a model file, how each tensor is stored (see `stored_state`), else None.
+    weights, else empty. stored: of a model file, how each tensor is stored (see `store`), else None.
     """
 
     description: Description
