@@ -77,9 +77,8 @@ def read_tensors(data, path):
         other = ValueError(f"{ascii(name)[:80]} is neither an array nor (minimum, maximum, codes)")
         *bounds, array = value if isinstance(value, tuple) and value else (value,)
         array = array.value if isinstance(array, Array) else array
-        if not isinstance(array, (np.ndarray, *NUMBERS)) or not all(
-            isinstance(one, NUMBERS) for one in bounds
-        ):
+        plain = isinstance(array, (np.ndarray, *NUMBERS)) and all(isinstance(one, NUMBERS) for one in bounds)
+        if not plain:
             raise other
         array = np.asarray(array)
         coded = array.dtype == np.uint8
@@ -118,7 +117,7 @@ def unwrapped(content):
 
 def without_prefixes(state):
     """A dict without what compiling, parallel training and wrapping modules put before all its names."""
-    while state and (shared := [one for one in PREFIXES if all(name.startswith(one) for name in state)]):
+    while shared := [one for one in PREFIXES if all(name.startswith(one) for name in state)]:
         state = {name.removeprefix(shared[0]): value for name, value in state.items()}
     return state
 

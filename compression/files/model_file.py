@@ -17,6 +17,7 @@ The file is a dict of plain values and one uint8 tensor:
 
 import collections
 import io
+import itertools
 import json
 import zlib
 from dataclasses import dataclass, field, replace
@@ -51,21 +52,6 @@ def store(state_dict, scheme, scales=None):
     return stored
 
 
-def stored_tensors(storage, chosen_coding, data, shapes):
-    """The tensors of a blob as `store` gave them; storage lists how each is stored, shapes is {name: shape}.
-
-    Raises ValueError unless the blob holds exactly these.
-    """
-    if len(storage) != len(shapes):
-        raise ValueError("the storage of another number of tensors")
-    layouts = [layout_of(one, shape) for one, shape in zip(storage, shapes.values())]
-    arrays = iter(coding.unpack(chosen_coding, data, [entry for layout in layouts for entry in layout]))
-    return {
-        name: (one, [next(arrays) for _ in layout], shape)
-        for (name, shape), one, layout in zip(shapes.items(), storage, layouts)
-    }
-
-
 def labelled(stored):
     """[(kind, array)] for `coding` of what `store` gave."""
     return [
@@ -75,14 +61,44 @@ def labelled(stored):
     ]
 
 
+def packed(stored):
+    """The fields of a model file that hold what `store` gave."""
+    chosen, data = coding.pack(labelled(stored))
+    return {
+        "storage": " ".join(storage for storage, _, _ in stored.values()),
+        "layout": layout_checksum({name: shape for name, (_, _, shape) in stored.items()}),
+        "coding": chosen,
+        "data": torch.frombuffer(bytearray(data), dtype=torch.uint8),
+    }
+
+
+def unpacked(content, shapes):
+    """What `packed` was given, for {tensor name: shape}; ValueError unless the blob holds exactly these."""
+    storage = content["storage"].split(" ")
+    if len(storage) != len(shapes):
+        raise ValueError("the storage of another number of tensors")
+    layouts = [layout_of(one, shape) for one, shape in zip(storage, shapes.values())]
+    data = content["data"].numpy().tobytes()
+    arrays = iter(coding.unpack(content["coding"], data, list(itertools.chain(*layouts))))
+    return {
+        name: (one, [next(arrays) for _ in layout], shape)
+        for (name, shape), one, layout in zip(shapes.items(), storage, layouts)
+    }
+
+
 def restored(stored):
     """The float32 `state_dict` of what `store` gave."""
     return {name: restore_tensor(*one) for name, one in stored.items()}
 
 
-def shapes_of(network):
-    """{tensor name: shape} of a network's state_dict."""
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+def shapes_of(state_dict):
+    """{tensor name: shape}."""
+    return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+
+
+def layout_checksum(shapes):
+    """CRC-32 of names and shapes, in their order."""
+    return zlib.crc32(json.dumps([[name, list(shape)] for name, shape in shapes.items()]).encode())
 
 
 def predicted_data_bytes(description, scheme):
@@ -101,9 +117,16 @@ def predicted_data_bytes(description, scheme):
 def predicted_file_bytes(description, scheme):
     """Bytes of a model file with BN folded, packed to the bit but not entropy-coded, by the shapes alone."""
     description = replace(description, arguments={**description.arguments, "folded": True})
-    shapes = shapes_of(description.skeleton())
-    content = _content(description, scheme, shapes, "f2 " * len(shapes), "bits", b"\0")
+    shapes = shapes_of(description.skeleton().state_dict())
+    blob = {"storage": "f2 " * len(shapes), "layout": layout_checksum(shapes), "coding": "bits"}
+    content = {**_header(description, scheme), **blob, "data": torch.zeros(1, dtype=torch.uint8)}
     return len(to_bytes({**content, "crc32": 1 << 31})) + predicted_data_bytes(description, scheme)
+
+
+def _header(description, scheme):
+    """The fields of a model file before the tensors."""
+    about = {"format": MODEL_FORMAT, "version": MODEL_VERSION, **description.to_dict()}
+    return {**about, "bits": scheme.bits}
 
 
 def encode(description, state_dict, scheme=None, scales=None):
@@ -113,40 +136,20 @@ def encode(description, state_dict, scheme=None, scales=None):
     exactly. A tensor that float16 cannot hold stays float32. Raises UserError for NaN or infinity, for
     weights that do not fit the description and for weights off the grid given for them, naming the tensor.
     """
-    scheme, shapes = scheme or Scheme(), shapes_of(description.skeleton())
-    if {name: tuple(tensor.shape) for name, tensor in state_dict.items()} != shapes:
+    scheme = scheme or Scheme()
+    shapes = shapes_of(description.skeleton().state_dict())
+    if shapes_of(state_dict) != shapes:
         raise UserError(f"the weights do not fit {description.architecture}; use a training's checkpoint")
     stored = store({name: state_dict[name] for name in shapes}, scheme, scales)
-    chosen, data = coding.pack(labelled(stored))
-    storage = " ".join(storage for storage, _, _ in stored.values())
-    content = _content(description, scheme, shapes, storage, chosen, data)
+    content = {**_header(description, scheme), **packed(stored)}
     return {**content, "crc32": checksum(content)}
-
-
-def _content(description, scheme, shapes, storage, chosen_coding, data):
-    """All of a model file but the checksum."""
-    return {
-        "format": MODEL_FORMAT,
-        "version": MODEL_VERSION,
-        **description.to_dict(),
-        "bits": scheme.bits,
-        "storage": storage,
-        "layout": layout_checksum(shapes),
-        "coding": chosen_coding,
-        "data": torch.frombuffer(bytearray(data), dtype=torch.uint8),
-    }
 
 
 def sizes(content):
     """The Sizes of what `encode` made: packed to the bit, as coded in the file, by the codes' entropy."""
     arrays = labelled(stored_state(content))
-    packed = sum(coding.packed_size(kind, len(stream)) for kind, stream in coding.streams(arrays).items())
-    return Sizes(packed, len(content["data"]), round(coding.theoretical_size(arrays)))
-
-
-def layout_checksum(shapes):
-    """CRC-32 of names and shapes, in their order."""
-    return zlib.crc32(json.dumps([[name, list(shape)] for name, shape in shapes.items()]).encode())
+    bits = sum(coding.packed_size(kind, len(stream)) for kind, stream in coding.streams(arrays).items())
+    return Sizes(bits, len(content["data"]), round(coding.theoretical_size(arrays)))
 
 
 def checksum(content):
@@ -167,20 +170,17 @@ def stored_state(content, path="the model"):
     damaged = UserError(f"{path} is damaged: its checksum or layout is wrong; copy it or create it again")
     try:
         data = content["data"]
-        if data.dtype != torch.uint8 or data.ndim != 1 or not data.is_contiguous():
-            raise damaged  # not contiguous: a stride of 0 can claim any length
-        if checksum(content) != content["crc32"]:
+        flat = data.dtype == torch.uint8 and data.ndim == 1 and data.is_contiguous()
+        if not flat or checksum(content) != content["crc32"]:  # a stride of 0 can claim any length
             raise damaged
         description = Description.from_dict(content, path)
-        shapes = shapes_of(description.skeleton(path))
+        shapes = shapes_of(description.skeleton(path).state_dict())
         if content["layout"] != layout_checksum(shapes):
             raise UserError(
                 f"the weights in {path} do not fit {description.architecture} as this program builds it; "
                 "use the version of this project that wrote it"
             )
-        return stored_tensors(
-            content["storage"].split(" "), content["coding"], data.numpy().tobytes(), shapes
-        )
+        return unpacked(content, shapes)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError):
