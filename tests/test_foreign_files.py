@@ -24,6 +24,7 @@ from compression.files.foreign import COURSE_PREPROCESSING, export
 from compression.files.loading import load_model
 from compression.files.model_file import encode, to_bytes
 from compression.files.restricted_pickle import read_pickle
+from compression.training.run_folder import write_checkpoint
 from dataset import FOOD11_CLASSES, list_testing
 from models import ARCHITECTURES, build
 
@@ -347,8 +348,7 @@ def test_quantize_makes_a_model_file_of_a_peers(call, student, written, tmp_path
 
 def checkpoint(path, network, preprocessing=COURSE_PREPROCESSING, name="student", **arguments):
     description = Description.of(name, arguments, FOOD11_CLASSES, preprocessing)
-    header = {"format": "food11-checkpoint", "version": 1, **description.to_dict()}
-    torch.save({**header, "state_dict": network.state_dict()}, path)
+    write_checkpoint(path, description, network.state_dict())
     return path
 
 
