@@ -37,9 +37,6 @@ VERSIONS = {MODEL_FORMAT: MODEL_VERSION, CHECKPOINT_FORMAT: VERSION}
 Sizes = collections.namedtuple("Sizes", "packed coded entropy")  # bytes of all tensors, by `sizes`
 
 
-# ---------------------------------------------------------------- all tensors
-
-
 def store(state_dict, scheme, scales=None):
     """{name: (storage, arrays, shape)} of all tensors, as `storage.py` lays them out; see `encode`."""
     bits, scales = scheme.bits_of(state_dict), scales or {}
@@ -109,9 +106,6 @@ def predicted_data_bytes(description, scheme):
         for kind, count in layout_of(storage_of(tensor, bits.get(name), scheme), tuple(tensor.shape)):
             counts[kind] += count
     return sum(coding.packed_size(kind, count) for kind, count in counts.items())
-
-
-# ---------------------------------------------------------------- the file
 
 
 def predicted_file_bytes(description, scheme):
