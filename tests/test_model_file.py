@@ -241,10 +241,8 @@ def test_every_architecture_builds_from_its_file(name, tmp_path):
     if name == "resnet18":
         pytest.importorskip("torchvision")
     network = build(name, num_classes=5, in_channels=3)
-    path, description = (
-        tmp_path / "model.bin",
-        Description.of(name, {"in_channels": 3}, "abcde", Preprocessing(64)),
-    )
+    description = Description.of(name, {"in_channels": 3}, "abcde", Preprocessing(64))
+    path = tmp_path / "model.bin"
     path.write_bytes(to_bytes(encode(description, network.state_dict(), Scheme(32))))
     assert same_tensors(dict(network.state_dict()), dict(load_model(path).build().state_dict()))
 
@@ -348,16 +346,11 @@ def test_a_file_of_another_kind_is_refused(refused_file, foreign):
 @pytest.mark.parametrize(
     "other",
     [
-        {},
-        [1, 2],
-        None,
-        "food11-model",
-        torch.zeros(3),
-        {"conv.weight": torch.zeros(2)},
-        {"format": "food12-model", "version": 1},
-        {"format": None},
-        {"format": ["food11-model"]},
-        {"format": torch.zeros(2)},
+        *[{}, [1, 2], None, "food11-model", torch.zeros(3), {"conv.weight": torch.zeros(2)}],
+        *[
+            {"format": kind, "version": 1}
+            for kind in ("food12-model", None, ["food11-model"], torch.zeros(2))
+        ],
     ],
 )
 def test_another_torch_file_is_refused(refused_file, other):
@@ -423,13 +416,8 @@ WRONG_WIDTHS = [
     "change",
     [
         *[{"widths": widths} for widths in WRONG_WIDTHS],
-        *[
-            {"hidden": 10**9},
-            {"hidden": "x"},
-            {"swish_from": "x"},
-            {"in_channels": 10**9},
-            {"in_channels": 1},
-        ],
+        *[{"hidden": 10**9}, {"hidden": "x"}, {"swish_from": "x"}],
+        *[{"in_channels": 10**9}, {"in_channels": 1}],
         *[{"unknown": 1}, {5: 1}, {"self": 1}],
     ],
 )
@@ -552,14 +540,8 @@ def test_a_checkpoint_with_a_value_in_place_of_a_tensor_is_refused(checkpoint, r
 @pytest.mark.parametrize(
     "scale",
     [
-        *[
-            torch.ones(2),
-            3,
-            "4f",
-            (9, torch.ones(1)),
-            (3, torch.ones(1).half()),
-            (torch.ones(2), torch.ones(1)),
-        ],
+        *[torch.ones(2), 3, "4f", (9, torch.ones(1)), (torch.ones(2), torch.ones(1))],
+        (3, torch.ones(1).half()),
         *[(3, torch.ones(size)) for size in ((), (2, 2), 5)],
     ],
     ids=str,

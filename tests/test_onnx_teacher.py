@@ -119,11 +119,8 @@ def test_graphs_that_are_no_classifier_of_photos_are_refused(tmp_path):
 
 
 def test_weights_in_other_files_are_not_followed(tmp_path):
-    model, elsewhere = (
-        onnx.load(save(tmp_path / "t.onnx")),
-        {"location": "elsewhere.bin", "size_threshold": 0},
-    )
-    onnx.save(model, tmp_path / "t.onnx", save_as_external_data=True, **elsewhere)
+    model, path = onnx.load(save(tmp_path / "t.onnx")), tmp_path / "t.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="elsewhere.bin", size_threshold=0)
     with pytest.raises(UserError, match="lie in other files"):
         read_onnx(tmp_path / "t.onnx")
 

@@ -39,7 +39,7 @@ PREFIXES = ("_orig_mod.", "module.", "model.", "net.")
 EXPORTS = {"course8": 8, "course16": 16}
 
 
-def load_foreign(path, what="model file"):
+def load_foreign(path, what):
     """The Model in a pickled dict or an .npz file. what: how an error message calls the file.
 
     Raises UserError if the file is damaged, hostile, or of no network known here.

@@ -123,14 +123,13 @@ def _header(description, scheme):
     return {**about, "bits": scheme.bits}
 
 
-def encode(description, state_dict, scheme=None, scales=None):
-    """The content of a model file for a `state_dict` and a quantization.Scheme (None: the default one).
+def encode(description, state_dict, scheme=Scheme(), scales=None):
+    """The content of a model file for a `state_dict` and a quantization.Scheme.
 
     scales: {tensor name: (bits, scales)} for weights that are on a symmetric grid already, which is then kept
     exactly. A tensor that float16 cannot hold stays float32. Raises UserError for NaN or infinity, for
     weights that do not fit the description and for weights off the grid given for them, naming the tensor.
     """
-    scheme = scheme or Scheme()
     shapes = shapes_of(description.skeleton().state_dict())
     if shapes_of(state_dict) != shapes:
         raise UserError(f"the weights do not fit {description.architecture}; use a training's checkpoint")
