@@ -13,18 +13,12 @@ from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
 from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import (
-    CHECKPOINT_FORMAT,
-    VERSION,
-    Model,
-    encode,
-    predicted_file_bytes,
-    to_bytes,
-)
+from compression.files.model_file import Model, encode, predicted_file_bytes, to_bytes
 from compression.files.onnx import read_onnx
 from compression.files.onnx_export import to_onnx
 from compression.networks.registry import full_arguments
 from compression.quantization.grids import Scheme
+from compression.training.run_folder import write_checkpoint
 from compression.training.teachers import SeenBy, read_teacher
 from dataset import FOOD11_CLASSES, list_labelled, list_testing, load_photos
 from models import ARCHITECTURES, build
@@ -191,14 +185,10 @@ def test_an_exported_teacher_is_the_model_files(small_model, call, tmp_path):
 
 def test_train_kd_distils_from_an_exported_checkpoint(toy, call, tmp_path):
     model = float_model("student", 32, widths=(*[8] * 6, 64, 64))
-    network = model.build()
-    learn_by_heart(
-        network,
-        model.description.preprocessing,
-        load_photos(list_labelled(toy, "validation"), model.description.preprocessing, cache=False),
-    )
-    checkpoint = {"format": CHECKPOINT_FORMAT, "version": VERSION, **model.description.to_dict()}
-    torch.save({**checkpoint, "state_dict": network.state_dict()}, tmp_path / "best.pt")
+    network, preprocessing = model.build(), model.description.preprocessing
+    photos = load_photos(list_labelled(toy, "validation"), preprocessing, cache=False)
+    learn_by_heart(network, preprocessing, photos)
+    write_checkpoint(tmp_path / "best.pt", model.description, network.state_dict())
     done = call("export.py", tmp_path / "best.pt", tmp_path / "t.onnx")
     assert done.returncode == 0 and f"{(tmp_path / 't.onnx').stat().st_size:,} bytes" in done.stdout, done
     student = ["--network", "student", "--set", "widths=4,4,4,4,4,4,4,4", "--size", 32, "--epochs", 1]

@@ -1,6 +1,5 @@
 """model.bin: the 8-bit scheme, round trips, and files that are damaged, foreign or hostile."""
 
-import copy
 import io
 import json
 import pickle
@@ -16,18 +15,25 @@ import torch
 
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
-from compression.files.coding import pack
 from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import checksum, decode, encode, labelled, store, stored_tensors, to_bytes
-from compression.files.storage import restore_tensor
+from compression.files.model_file import (
+    checksum,
+    decode,
+    encode,
+    packed,
+    restored,
+    shapes_of,
+    store,
+    stored_state,
+    to_bytes,
+    unpacked,
+)
 from compression.quantization.grids import Scheme, dequantize_minmax, quantize_minmax
 from dataset import FOOD11_CLASSES
 from models import ARCHITECTURES, build
 
 ROOT = Path(__file__).resolve().parent.parent
-# for tensors that belong to no network
-PLAIN = Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32))
 
 
 def scheme(bits, vectors=8):
@@ -35,12 +41,7 @@ def scheme(bits, vectors=8):
 
 
 def round_trip(state, *encoding):
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    stored = store(state, scheme(*encoding))
-    coded = stored_tensors(
-        [storage for storage, _ in stored], *pack(labelled(stored, shapes.values())), shapes.values()
-    )
-    return {name: restore_tensor(*one, shape) for (name, shape), one in zip(shapes.items(), coded)}
+    return restored(unpacked(packed(store(state, scheme(*encoding))), shapes_of(state)))
 
 
 def same_tensors(before, after):
@@ -59,9 +60,7 @@ def content(small_model):
 
 @pytest.fixture
 def refused_file(tmp_path):
-    """refused_file(content, match=None) asserts that loading a file with this content and building its
-    network is a UserError.
-    """
+    """refused_file(content, match=None) asserts that building the network of such a file is a UserError."""
 
     def check(content, match=None):
         path = tmp_path / "hostile.bin"
@@ -91,11 +90,7 @@ def test_quantize_is_the_courses_formula_bit_for_bit(dtype):
         low, high, codes = quantize_minmax(values)
         wide = values.astype(np.float64)
         expected = np.round((wide - wide.min()) / (wide.max() - wide.min()) * 255).astype(np.uint8)
-        assert (
-            (low, high) == (wide.min(), wide.max())
-            and codes.dtype == np.uint8
-            and codes.shape == values.shape
-        )
+        assert (low, high, codes.dtype, codes.shape) == (wide.min(), wide.max(), np.uint8, values.shape)
         assert np.array_equal(codes, expected) and codes.min() == 0 and codes.max() == 255
 
 
@@ -143,38 +138,30 @@ def test_32_bits_are_exact(state):
 
 
 def test_16_bits_equal_half(state):
-    expected = {
-        name: value.half().float() if value.is_floating_point() else value for name, value in state.items()
-    }
+    expected = {name: reference_16_bits(value) for name, value in state.items()}
     assert same_tensors(expected, round_trip(state, 16))
 
 
+def reference_16_bits(tensor):
+    return tensor.half().float() if tensor.is_floating_point() else tensor
+
+
 def reference_8_bits(tensor):
-    if not tensor.is_floating_point() or not tensor.numel():
-        return tensor
     wide = tensor.double()
+    if not tensor.is_floating_point() or not tensor.numel() or wide.min() == wide.max():
+        return tensor
     low, high = wide.min(), wide.max()
-    return (
-        (low + torch.round((wide - low) / (high - low) * 255) / 255 * (high - low)).float()
-        if high > low
-        else tensor
-    )
+    return (low + torch.round((wide - low) / (high - low) * 255) / 255 * (high - low)).float()
 
 
 def test_8_bits_equal_the_reference(state):
-    assert same_tensors(
-        {name: reference_8_bits(value) for name, value in state.items()}, round_trip(state, 8)
-    )
+    expected = {name: reference_8_bits(value) for name, value in state.items()}
+    assert same_tensors(expected, round_trip(state, 8))
 
 
 def test_16_bit_vectors_leave_matrices_at_8(state):
-    expected = {
-        name: value.half().float()
-        if value.ndim < 2 and value.is_floating_point()
-        else reference_8_bits(value)
-        for name, value in state.items()
-    }
-    assert same_tensors(expected, round_trip(state, 8, 16))
+    kinds = {name: reference_16_bits if value.ndim < 2 else reference_8_bits for name, value in state.items()}
+    assert same_tensors({name: kinds[name](value) for name, value in state.items()}, round_trip(state, 8, 16))
 
 
 @pytest.mark.parametrize("encoding", [(32,), (16,), (8,), (8, 16)])
@@ -196,13 +183,8 @@ def test_a_value_that_float16_cannot_hold_keeps_its_tensor_float32(encoding):
 def test_transposed_and_half_precision_tensors_are_stored_by_value():
     matrix = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     channels_last = matrix.view(1, 3, 2, 2).to(memory_format=torch.channels_last)
-    decoded = round_trip(
-        {"transposed": matrix.t(), "half": matrix.half(), "channels_last": channels_last}, 32
-    )
-    assert torch.equal(decoded["transposed"], matrix.t()) and torch.equal(
-        decoded["half"], matrix.half().float()
-    )
-    assert torch.equal(decoded["channels_last"], matrix.view(1, 3, 2, 2))
+    kinds = {"transposed": matrix.t(), "half": matrix.half(), "channels_last": channels_last}
+    assert same_tensors({name: value.float() for name, value in kinds.items()}, round_trip(kinds, 32))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -219,19 +201,13 @@ def test_encode_refuses_unknown_encodings(encoding):
 
 
 def test_the_header_describes_the_network_in_plain_values(content, small_network):
-    plain = json.loads(json.dumps({key: value for key, value in content.items() if key != "data"}))
-    assert plain == {key: value for key, value in content.items() if key != "data"}
-    assert (
-        plain["format"] == "food11-model"
-        and plain["version"] == 2
-        and plain["architecture"] == "student"
-        and plain["bits"] == 8
-    )
+    plain, tensors = {**content}, small_network[1].state_dict()
+    assert plain.pop("data").dtype == torch.uint8 and json.loads(json.dumps(plain)) == plain
+    expected = {"format": "food11-model", "version": 2, "architecture": "student", "bits": 8}
+    assert plain | expected == plain
     assert plain["class_names"] == list(FOOD11_CLASSES) and plain["arguments"]["num_classes"] == 11
     assert plain["preprocessing"] == small_network[0].preprocessing.to_dict()
-    assert content["data"].dtype == torch.uint8 and len(plain["storage"].split(" ")) == len(
-        small_network[1].state_dict()
-    )
+    assert len(plain["storage"].split(" ")) == len(tensors)
 
 
 def test_the_description_survives_the_file(small_model, small_network):
@@ -265,16 +241,9 @@ def test_every_architecture_builds_from_its_file(name, tmp_path):
     if name == "resnet18":
         pytest.importorskip("torchvision")
     network = build(name, num_classes=5, in_channels=3)
+    description = Description.of(name, {"in_channels": 3}, "abcde", Preprocessing(64))
     path = tmp_path / "model.bin"
-    path.write_bytes(
-        to_bytes(
-            encode(
-                Description.of(name, {"in_channels": 3}, "abcde", Preprocessing(64)),
-                network.state_dict(),
-                Scheme(32),
-            )
-        )
-    )
+    path.write_bytes(to_bytes(encode(description, network.state_dict(), Scheme(32))))
     assert same_tensors(dict(network.state_dict()), dict(load_model(path).build().state_dict()))
 
 
@@ -282,9 +251,7 @@ def test_every_architecture_builds_from_its_file(name, tmp_path):
 
 
 def outcome(path):
-    """What loading and building gives: the (description, weights), or None for a UserError; any other
-    exception comes out.
-    """
+    """(description, weights) of loading and building, or None for a UserError; others come out."""
     try:
         model = load_model(path)
         return model.description.to_dict(), dict(model.build().state_dict())
@@ -306,10 +273,8 @@ def test_a_damaged_file_is_refused_or_harmless(small_model, tmp_path, seed):
     _, weights = outcome(small_model)
     for _ in range(500):
         damaged = bytearray(whole)
-        kind, place = (
-            chance.choice(("bit", "byte", "zeros", "delete", "insert", "swap")),
-            chance.randrange(len(whole)),
-        )
+        kind = chance.choice(("bit", "byte", "zeros", "delete", "insert", "swap"))
+        place = chance.randrange(len(whole))
         if kind == "bit":
             damaged[place] ^= 1 << chance.randrange(8)
         elif kind == "byte":
@@ -322,10 +287,8 @@ def test_a_damaged_file_is_refused_or_harmless(small_model, tmp_path, seed):
             damaged[place:place] = chance.randbytes(chance.randrange(1, 100))
         else:
             other = chance.randrange(len(whole))
-            damaged[place : place + 16], damaged[other : other + 16] = (
-                damaged[other : other + 16],
-                damaged[place : place + 16],
-            )
+            here, there = (slice(start, start + 16) for start in (place, other))
+            damaged[here], damaged[there] = damaged[there], damaged[here]
         path.write_bytes(damaged)
         result = outcome(path)
         assert result is None or same_tensors(result[1], weights), (seed, kind, place)
@@ -333,22 +296,15 @@ def test_a_damaged_file_is_refused_or_harmless(small_model, tmp_path, seed):
 
 def test_damaged_codes_under_a_right_checksum_are_refused_or_finite(small_network, tmp_path):
     """What an attacker can do: a file is refused in one sentence or builds a network of finite weights."""
-    content, chance, path = (
-        encode(*small_network_state(small_network), Scheme(4, "channel", "mse")),
-        random.Random(0),
-        tmp_path / "model.bin",
-    )
+    description, network = small_network
+    content = encode(description, network.state_dict(), Scheme(4, "channel", "mse"))
+    chance, path = random.Random(0), tmp_path / "model.bin"
     for _ in range(100):
         data = content["data"].clone()
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        path.write_bytes(
-            to_bytes(signed({**content, "data": data[: len(data) - chance.choice((0, 0, 1))].clone()}))
-        )
+        data = data[: len(data) - chance.choice((0, 0, 1))].clone()
+        path.write_bytes(to_bytes(signed({**content, "data": data})))
         outcome(path)
-
-
-def small_network_state(small_network):
-    return small_network[0], small_network[1].state_dict()
 
 
 def test_damage_to_the_header_is_noticed(small_model, tmp_path):
@@ -362,9 +318,7 @@ def test_damage_to_the_header_is_noticed(small_model, tmp_path):
         damaged[place] ^= 1
         path.write_bytes(damaged)
         result = outcome(path)
-        assert result is None or result[0] == description, (
-            f"bit 0 of byte {place} changed the description silently"
-        )
+        assert result is None or result[0] == description, f"bit 0 of byte {place} changed it silently"
 
 
 def test_damage_to_any_byte_of_the_data_is_noticed(content):
@@ -378,18 +332,13 @@ def test_damage_to_any_byte_of_the_data_is_noticed(content):
 # ---------------------------------------------------------------- foreign and hostile files
 
 
-@pytest.mark.parametrize(
-    "foreign",
-    [
-        b"",
-        b"P",
-        b"not a model at all\n" * 100,
-        b"\x89PNG\r\n\x1a\n" + bytes(100),
-        b"PK\x05\x06" + bytes(18),
-        b"\x80\x02}q\x00.",
-        pickle.dumps([1, 2], 4),
-    ],
-)
+OTHERS = [
+    *[b"", b"P", b"not a model at all\n" * 100, b"\x89PNG\r\n\x1a\n" + bytes(100)],
+    *[b"PK\x05\x06" + bytes(18), b"\x80\x02}q\x00.", pickle.dumps([1, 2], 4)],
+]
+
+
+@pytest.mark.parametrize("foreign", OTHERS)
 def test_a_file_of_another_kind_is_refused(refused_file, foreign):
     refused_file(foreign)
 
@@ -397,16 +346,11 @@ def test_a_file_of_another_kind_is_refused(refused_file, foreign):
 @pytest.mark.parametrize(
     "other",
     [
-        {},
-        [1, 2],
-        None,
-        "food11-model",
-        torch.zeros(3),
-        {"conv.weight": torch.zeros(2)},
-        {"format": "food12-model", "version": 1},
-        {"format": None},
-        {"format": ["food11-model"]},
-        {"format": torch.zeros(2)},
+        *[{}, [1, 2], None, "food11-model", torch.zeros(3), {"conv.weight": torch.zeros(2)}],
+        *[
+            {"format": kind, "version": 1}
+            for kind in ("food12-model", None, ["food11-model"], torch.zeros(2))
+        ],
     ],
 )
 def test_another_torch_file_is_refused(refused_file, other):
@@ -462,28 +406,19 @@ def test_a_header_field_of_the_wrong_kind_is_refused(content, refused_file, key,
     refused_file(signed({**content, key: value}) if key != "crc32" else {**content, key: value})
 
 
+WRONG_WIDTHS = [
+    *[(width,) * 8 for width in (10**9, 10**30, -8, 0, 8.5, [8])],
+    *["8" * 8, None, {}, (), (8,) * 9],
+]
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"widths": (10**9,) * 8},
-        {"widths": (10**30,) * 8},
-        {"widths": (-8,) * 8},
-        {"widths": (0,) * 8},
-        {"widths": (8.5,) * 8},
-        {"widths": "8" * 8},
-        {"widths": None},
-        {"widths": {}},
-        {"widths": ()},
-        {"widths": [[8]] * 8},
-        {"widths": (8,) * 9},
-        {"hidden": 10**9},
-        {"hidden": "x"},
-        {"swish_from": "x"},
-        {"in_channels": 10**9},
-        {"in_channels": 1},
-        {"unknown": 1},
-        {5: 1},
-        {"self": 1},
+        *[{"widths": widths} for widths in WRONG_WIDTHS],
+        *[{"hidden": 10**9}, {"hidden": "x"}, {"swish_from": "x"}],
+        *[{"in_channels": 10**9}, {"in_channels": 1}],
+        *[{"unknown": 1}, {5: 1}, {"self": 1}],
     ],
 )
 def test_hostile_arguments_are_refused(content, refused_file, change):
@@ -503,13 +438,9 @@ def test_the_refusal_of_a_description_names_the_file(content, refused_file, chan
 
 
 def test_very_long_arguments_are_refused_without_much_memory(content, tmp_path):
-    """A million layers would take 50 GB and half an hour, so they are tried in a process with 16 GB and a
-    minute of processor time.
-    """
-    torch.save(
-        signed({**content, "arguments": {**content["arguments"], "widths": [8] * 10**6}}),
-        tmp_path / "long.bin",
-    )
+    """A million layers would take 50 GB and half an hour: tried in a process with 16 GB and one minute."""
+    arguments = {**content["arguments"], "widths": [8] * 10**6}
+    torch.save(signed({**content, "arguments": arguments}), tmp_path / "long.bin")
     program = (
         "import resource as r, sys; from compression.command_line import UserError; from "
         "compression.files.loading import load_model\n"
@@ -517,13 +448,8 @@ def test_very_long_arguments_are_refused_without_much_memory(content, tmp_path):
         "try: load_model(sys.argv[1]).build()\n"
         "except UserError as error: print('UserError', len(str(error)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "long.bin"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", program, tmp_path / "long.bin"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("UserError"), (done.returncode, done.stderr[-300:])
     assert int(done.stdout.split()[1]) < 2000  # one sentence, not a million numbers
 
@@ -563,19 +489,11 @@ def test_integers_in_place_of_bn_statistics_are_refused(small_network, content, 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_stored_values_that_are_not_finite_are_refused(small_network, refused_file, value):
-    description, network = small_network
-    shapes = [tuple(tensor.shape) for tensor in network.state_dict().values()]
-    content = encode(description, network.state_dict())
-    stored = stored_tensors(
-        content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes
-    )
-    scale = stored[0][1][0] = stored[0][1][0].copy()
-    scale[0] = value
-    coding, data = pack(labelled(stored, shapes))
-    refused_file(
-        signed({**content, "coding": coding, "data": torch.frombuffer(bytearray(data), dtype=torch.uint8)}),
-        "not finite",
-    )
+    content = encode(small_network[0], small_network[1].state_dict())
+    stored = stored_state(content)
+    _, arrays, _ = stored["cnn.0.0.weight"]
+    arrays[0] = np.array([value, arrays[0][1]], "<f4")
+    refused_file(signed({**content, **packed(stored)}), "not finite")
 
 
 def test_a_file_over_the_limit_is_refused_and_one_at_the_limit_is_not(small_model):
@@ -591,12 +509,8 @@ def test_a_file_over_the_limit_is_refused_and_one_at_the_limit_is_not(small_mode
 @pytest.fixture
 def checkpoint(small_network):
     description, network = small_network
-    return {
-        "format": "food11-checkpoint",
-        "version": 1,
-        **description.to_dict(),
-        "state_dict": dict(network.state_dict()),
-    }
+    header = {"format": "food11-checkpoint", "version": 1, **description.to_dict()}
+    return {**header, "state_dict": dict(network.state_dict())}
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -623,32 +537,38 @@ def test_a_checkpoint_with_a_value_in_place_of_a_tensor_is_refused(checkpoint, r
     refused_file({**checkpoint, "state_dict": {**checkpoint["state_dict"], name: 0.5}})
 
 
+@pytest.mark.parametrize(
+    "scale",
+    [
+        *[torch.ones(2), 3, "4f", (9, torch.ones(1)), (torch.ones(2), torch.ones(1))],
+        (3, torch.ones(1).half()),
+        *[(3, torch.ones(size)) for size in ((), (2, 2), 5)],
+    ],
+    ids=str,
+)
+def test_scales_that_fit_no_weight_are_refused(checkpoint, refused_file, scale):
+    refused_file({**checkpoint, "scales": {"fc.0.weight": scale}}, "scales that are damaged")
+    refused_file({**checkpoint, "scales": {"no.weight": (3, torch.ones(1))}}, "scales that are damaged")
+    refused_file({**checkpoint, "scales": scale}, "scales that are damaged")
+
+
 def test_a_half_precision_checkpoint_predicts(checkpoint, tmp_path):
     """`state_dict` of a Model is float32, whatever the file held."""
-    halved = copy.deepcopy(checkpoint)
-    halved["state_dict"] = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in halved["state_dict"].items()
-    }
-    torch.save(halved, tmp_path / "half.pt")
+    weights = checkpoint["state_dict"].items()
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in weights}
+    torch.save({**checkpoint, "state_dict": halved}, tmp_path / "half.pt")
     model = load_model(tmp_path / "half.pt")
-    assert {value.dtype for value in model.state_dict.values() if value.is_floating_point()} == {
-        torch.float32
-    }
+    assert {value.dtype for value in model.state_dict.values()} == {torch.float32, torch.int64}
     assert model.build()(torch.zeros(1, 3, 32, 32)).shape == (1, 11)
 
 
 def test_a_description_holds_every_argument_of_the_network():
     """So that a file can be rebuilt even if the table's widths change one day."""
-    arguments = Description.of("residual6", {"in_channels": 3}, ("a", "b"), Preprocessing(32)).to_dict()[
-        "arguments"
-    ]
-    assert (
-        arguments["hidden"] == list(ARCHITECTURES["residual6"].arguments["hidden"])
-        and arguments["dropout"] == 0.1
-    )
-    assert Description.of("fer_cnn", {}, ("a", "b"), Preprocessing(48)).arguments["widths"] == (64, 128, 256)
-    assert (
-        Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32)).arguments["widths"]
-        == (8,) * 8
-    )
+
+    def arguments(name, given):
+        return Description.of(name, given, ("a", "b"), Preprocessing(48)).arguments
+
+    residual = arguments("residual6", {"in_channels": 3})
+    assert residual["hidden"] == ARCHITECTURES["residual6"].arguments["hidden"] and residual["dropout"] == 0.1
+    assert arguments("fer_cnn", {})["widths"] == (64, 128, 256)
+    assert arguments("student", {"widths": (8,) * 8})["widths"] == (8,) * 8

@@ -350,7 +350,7 @@ def test_teacher_that_lacks_a_layer_is_refused(teacher_state, tmp_path):
         {key: value for key, value in teacher_state.items() if not key.startswith("layer4.1.conv2")},
         tmp_path / "teacher.bin",
     )
-    refuse(tmp_path / "teacher.bin", "are not those of a network that this project knows")
+    refuse(tmp_path / "teacher.bin", "are those of no network known here")
 
 
 @pytest.mark.parametrize(

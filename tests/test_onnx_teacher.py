@@ -1,6 +1,4 @@
-"""ONNX teachers: a classifier drawn by hand against its closed form, what its metadata tells, and files that
-are no teacher.
-"""
+"""ONNX teachers: a drawn classifier against its closed form, its metadata, files that are no teacher."""
 
 import json
 import resource
@@ -25,9 +23,7 @@ WEIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 4]], np.float32)
 
 
 def save(path, metadata=None, shape=("N", 3, "H", "W"), weight=WEIGHT, outputs=("logits",)):
-    """An ONNX file: global average pooling, then logits = weight @ mean colour; the metadata's values are
-    JSON unless they are text.
-    """
+    """An ONNX file with logits = weight @ mean colour; metadata becomes JSON unless it is text."""
     nodes = [
         helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
@@ -41,13 +37,9 @@ def save(path, metadata=None, shape=("N", 3, "H", "W"), weight=WEIGHT, outputs=(
         [numpy_helper.from_array(weight, "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(
-        model,
-        {
-            key: value if isinstance(value, str) else json.dumps(value)
-            for key, value in (metadata or {}).items()
-        },
-    )
+    told = (metadata or {}).items()
+    told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in told}
+    helper.set_model_props(model, told)
     onnx.save(model, path)
     return path
 
@@ -62,16 +54,13 @@ def test_logits_are_those_of_the_graph(tmp_path):
 def test_the_metadata_tells_names_size_and_normalisation(tmp_path):
     told = {"class_names": list(COLOURS), "size": 20, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1]}
     teacher = read_teacher(save(tmp_path / "t.onnx", told), COLOURS, CPU)
-    assert (
-        teacher.preprocessing == Preprocessing(20, mean=(0.5,) * 3, std=(0.25, 0.5, 1)) and teacher.says_size
-    )
+    assert teacher.preprocessing == Preprocessing(20, mean=(0.5,) * 3, std=(0.25, 0.5, 1))
+    assert teacher.says_size
     student = Preprocessing(32)
     photos = torch.full((1, 32, 32, 3), 128, dtype=torch.uint8)
-    pixel = 128 / 255
-    expected = [4 * (pixel - 0.5) / std for std in (0.25, 0.5, 1)]
-    assert SeenBy(teacher, student)(student.normalise(photos))[0].tolist() == pytest.approx(
-        expected, abs=1e-4
-    )
+    expected = [4 * (128 / 255 - 0.5) / std for std in (0.25, 0.5, 1)]
+    logits = SeenBy(teacher, student)(student.normalise(photos))
+    assert logits[0].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_options_override_the_metadata_and_what_nobody_tells_is_assumed(tmp_path):
@@ -88,24 +77,22 @@ def test_a_fixed_input_shape_tells_the_size(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "metadata, message",
+    "metadata",
     [
-        ({"class_names": "red, green, blue"}, UNUSABLE),
-        ({"class_names": [1, 2, 3]}, UNUSABLE),
-        ({"size": "[96]"}, UNUSABLE),
-        ({"mean": "half"}, UNUSABLE),
-        ({"mean": "0.5", "std": "0.5"}, UNUSABLE),
-        ({"mean": "[" * 10_000}, UNUSABLE),
-        ({"size": "true"}, UNUSABLE),
-        ({"size": 7}, UNUSABLE),
-        ({"mean": [0, 0, 0]}, UNUSABLE),
-        ({"mean": [0, 0, 0], "std": [0, 0, 0]}, UNUSABLE),
-        ({"class_names": ["a", "b"]}, "names 2 classes"),
+        *[{"class_names": names} for names in ("red, green, blue", [1, 2, 3])],
+        *[{"size": size} for size in ("[96]", "true", 7)],
+        *[{"mean": mean} for mean in ("half", "[" * 10_000, [0, 0, 0])],
+        *[{"mean": "0.5", "std": "0.5"}, {"mean": [0, 0, 0], "std": [0, 0, 0]}],
     ],
 )
-def test_metadata_that_means_nothing_is_refused(tmp_path, metadata, message):
-    with pytest.raises(UserError, match=message):
+def test_metadata_that_means_nothing_is_refused(tmp_path, metadata):
+    with pytest.raises(UserError, match=UNUSABLE):
         read_teacher(save(tmp_path / "t.onnx", metadata), COLOURS, CPU)
+
+
+def test_names_of_another_number_of_classes_are_refused(tmp_path):
+    with pytest.raises(UserError, match="names 2 classes"):
+        read_teacher(save(tmp_path / "t.onnx", {"class_names": ["a", "b"]}), COLOURS, CPU)
 
 
 def test_a_grey_network_with_the_normalisation_of_rgb_is_refused(tmp_path):
@@ -132,10 +119,8 @@ def test_graphs_that_are_no_classifier_of_photos_are_refused(tmp_path):
 
 
 def test_weights_in_other_files_are_not_followed(tmp_path):
-    model = onnx.load(save(tmp_path / "t.onnx"))
-    onnx.save(
-        model, tmp_path / "t.onnx", save_as_external_data=True, location="elsewhere.bin", size_threshold=0
-    )
+    model, path = onnx.load(save(tmp_path / "t.onnx")), tmp_path / "t.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="elsewhere.bin", size_threshold=0)
     with pytest.raises(UserError, match="lie in other files"):
         read_onnx(tmp_path / "t.onnx")
 
@@ -157,13 +142,12 @@ def test_a_constant_in_another_file_is_not_followed_either(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("hostile", ["an outer sum", "a chain of sums"])
 def test_decoding_weights_takes_no_more_memory_than_the_file_explains(tmp_path, hostile):
-    model, nodes = onnx.load(save(tmp_path / "t.onnx")), []
-    if hostile == "an outer sum":
-        arrays = {"a": np.ones((20_000, 1), np.float32), "b": np.ones((1, 20_000), np.float32)}  # 1.6 GB
-        nodes.append(helper.make_node("Add", ["a", "b"], ["c"]))
-    else:
-        arrays, nodes = {"c0": np.ones(100_000, np.float32)}, []
-        # 2 GB
+    model = onnx.load(save(tmp_path / "t.onnx"))
+    if hostile == "an outer sum":  # 1.6 GB
+        arrays = {"a": np.ones((20_000, 1), np.float32), "b": np.ones((1, 20_000), np.float32)}
+        nodes = [helper.make_node("Add", ["a", "b"], ["c"])]
+    else:  # 2 GB
+        arrays = {"c0": np.ones(100_000, np.float32)}
         nodes = [helper.make_node("Add", [f"c{step}", "c0"], [f"c{step + 1}"]) for step in range(5_000)]
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
     for node in reversed(nodes):
@@ -190,30 +174,10 @@ def test_train_kd_distils_from_an_onnx_file(toy, call, tmp_path):
 
     weight = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
     save(tmp_path / "t.onnx", {"class_names": list(FOOD11_CLASSES), "size": 32}, weight=weight)
-    command = [
-        "train_kd.py",
-        toy,
-        "--teacher",
-        tmp_path / "t.onnx",
-        "--network",
-        "student",
-        "--set",
-        "widths=4,4,4,4,4,4,4,4",
-        "--size",
-        32,
-        "--epochs",
-        1,
-        "--recipe",
-        "views=1",
-        "--cache",
-        "none",
-        "--recipe",
-        "precision=fp32",
-        "--out",
-        tmp_path / "run",
-    ]
-    done = call(*command, "--dry-run")
+    student = "--network student --set widths=4,4,4,4,4,4,4,4 --size 32 --epochs 1 --cache none".split()
+    rest = [*student, *"--recipe views=1 --recipe precision=fp32 --out".split(), tmp_path / "run"]
+    done = call("train_kd.py", toy, "--teacher", tmp_path / "t.onnx", *rest, "--dry-run")
     assert done.returncode == 0 and "t.onnx: validation accuracy" in done.stdout, done.stderr
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
-    bad = call(*(tmp_path / "bad.onnx" if part == tmp_path / "t.onnx" else part for part in command))
+    bad = call("train_kd.py", toy, "--teacher", tmp_path / "bad.onnx", *rest)
     assert bad.returncode == 2 and "damaged or no ONNX classifier" in bad.stderr

@@ -10,6 +10,11 @@ from compression import distributed
 from compression.command_line import UserError
 from compression.files.torch_stream import read_torch_stream
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 @contextlib.contextmanager
 def atomic_path(path):
@@ -18,35 +23,37 @@ def atomic_path(path):
     The folder of `path` is created. Raises UserError where the place cannot be written.
     """
     path = Path(os.path.realpath(path))  # through a symbolic link its target is written, not the link
-    try:
-        if path.is_dir():
-            raise UserError(f"{path} is a folder, and a file is to be written there; name a file")
-        if path.exists() and not path.is_file():
-            raise UserError(
-                f"{path} is a device or pipe, which cannot be replaced by a file; name an ordinary file"
-            )
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.touch(exist_ok=False)
-        except FileNotFoundError:  # another process removed the folder, which it had made for its check
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; choose another place for the output"
-        ) from None
+    temporary = _new_file_beside(path)
     try:
         yield temporary
         with open(temporary, "r+b") as written:  # Windows cannot flush what is only open for reading
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; nothing was changed there"
-        ) from None
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path}: {reason}; nothing was changed there") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file_beside(path):
+    """An empty file of another name in the folder of `path`, which is created."""
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, and a file is to be written there; name a file")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is a device or pipe, which no file can replace; name an ordinary file")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+        except FileNotFoundError:  # another process removed the folder, which it had made for its check
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path}: {reason}; choose another place for the output") from None
+    return temporary
 
 
 def write_text(path, text):
@@ -64,17 +71,11 @@ def write_bytes(path, data):
 
 @contextlib.contextmanager
 def locked(folder):
-    """Raise UserError if another process holds this folder; hold it within the block, or until the process
-    dies.
+    """Hold a folder within the block, or until the process dies; UserError if another process holds it.
 
     Where the system has no flock (Windows) or the file system none (some network mounts) nothing is checked.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    if distributed.RANK:  # rank 0 holds it for all
+    if fcntl is None or distributed.RANK:  # rank 0 holds it for all
         yield
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -82,24 +83,23 @@ def locked(folder):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"another process is working in {folder}; wait for it or choose another --out"
-            ) from None
+            raise UserError(f"another process is working in {folder}; wait or choose another --out") from None
         except OSError:
             pass
         yield
 
 
 def check_output(path):
-    """Raise UserError now if `path` could not be written later; leaves nothing there. Of several processes,
-    rank 0 does: two would remove each other's folders.
+    """Raise UserError now if `path` could not be written later; leaves nothing there.
+
+    Of several processes, rank 0 does: two would remove each other's folders.
     """
     if distributed.RANK:
         return
-    missing = [folder for folder in Path(os.path.realpath(path)).parents if not folder.exists()]
+    path = Path(os.path.realpath(path))
+    missing = [folder for folder in path.parents if not folder.exists()]
     try:
-        with contextlib.suppress(_Unused), atomic_path(path):
-            raise _Unused
+        _new_file_beside(path).unlink()
     finally:
         for folder in missing:  # the innermost first
             with contextlib.suppress(OSError):
@@ -107,26 +107,17 @@ def check_output(path):
 
 
 def check_distinct(*paths):
-    """Raise UserError if two of these files (None: not asked for) are the same one, so that none overwrites
-    another.
-    """
+    """Raise UserError if two of these files (None: not asked for) are the same one."""
     real = [os.path.realpath(path) for path in paths if path is not None]
     for path in real:
         if real.count(path) > 1:
-            raise UserError(
-                f"{path} is named twice, and one file would overwrite the other; name different files"
-            )
-
-
-class _Unused(Exception):
-    pass
+            raise UserError(f"{path} is named twice, and would be overwritten; name different files")
 
 
 def read_torch(path, what):
     """What `torch.save` wrote to `path` (legacy or zip stream), as `torch.load(weights_only=True)` gives it.
 
-    what: how an error message calls the file. Raises UserError for a missing, damaged, foreign or hostile
-    file.
+    what: how an error message calls the file. Raises UserError for a missing, damaged or hostile file.
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no {what} at {path}; check the path")
@@ -145,9 +136,8 @@ def reading(path, what, advice):
     except UserError:
         raise
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); check the path and its permissions"
-        ) from None
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be read ({reason}); check the path and its permissions") from None
     except MemoryError:
         raise UserError(f"{path} asks for more memory than there is; it is damaged or no {what}") from None
     except Exception as error:  # readers raise a dozen types for bytes that are not their own

@@ -24,9 +24,7 @@ class Description:
 
     @classmethod
     def of(cls, architecture, arguments, class_names, preprocessing, training=None):
-        """A description with all of the network's arguments, of which `num_classes` follows from the class
-        names.
-        """
+        """A description with all of the network's arguments; `num_classes` follows from the class names."""
         arguments = full_arguments(architecture, **{**arguments, "num_classes": len(class_names)})
         return cls(architecture, arguments, tuple(class_names), preprocessing, training or {})
 
@@ -37,34 +35,20 @@ class Description:
 
     @classmethod
     def from_dict(cls, values, path):
-        """The inverse of `to_dict`; raises UserError naming `path` if something is missing or of the wrong
-        kind.
-        """
+        """The inverse of `to_dict`; UserError naming `path` if something is missing or of the wrong kind."""
         try:
-            fields = ("architecture", "arguments", "class_names", "preprocessing", "training")
-            values = json.loads(json.dumps({key: values[key] for key in fields}))
-            description = cls(
-                values["architecture"],
-                dict(values["arguments"]),
-                tuple(values["class_names"]),
-                Preprocessing(**values["preprocessing"]),
-                dict(values["training"]),
-            )
-            if not all(
-                isinstance(name, str) for name in (description.architecture, *description.class_names)
-            ):
+            kinds = {"architecture": str, "arguments": dict, "class_names": tuple, "training": dict}
+            plain = json.loads(json.dumps({key: values[key] for key in (*kinds, "preprocessing")}))
+            known = {key: kind(plain[key]) for key, kind in kinds.items()}
+            if not all(isinstance(name, str) for name in (plain["architecture"], *known["class_names"])):
                 raise TypeError("names must be text")
-        # json: TypeError for what is not a plain value
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            description = cls(**known, preprocessing=Preprocessing(**plain["preprocessing"]))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:  # TypeError: also of json.dumps
             reason = f"{type(error).__name__}: {str(error)[:150]}"
-            raise UserError(
-                f"{path} does not describe its network ({reason}); create the file again"
-            ) from None
-        if description.arguments.get("num_classes") != len(description.class_names):
-            raise UserError(
-                f"{path} names {len(description.class_names)} classes, which is not what its network has; "
-                "create the file again"
-            )
+            raise UserError(f"{path} does not describe its network ({reason}); create it again") from None
+        classes = len(description.class_names)
+        if description.arguments.get("num_classes") != classes:
+            raise UserError(f"{path} names {classes} classes and its network has others; create it again")
         return description
 
     @property
@@ -79,9 +63,7 @@ class Description:
 
     @property
     def validation_share(self):
-        """The share of the training photos that was set apart for validation; 0 where there were validation
-        photos.
-        """
+        """The share of the training photos that was set apart for validation; 0 if there was none."""
         share = self.training.get("validation_share")
         return share if type(share) is float and 0 < share < 1 else 0.0
 
@@ -96,7 +78,13 @@ class Description:
     def build(self, state_dict, path="the model"):
         """The network in eval mode with these weights; UserError if they do not fit the architecture."""
         network = self.skeleton(path)
-        self.check_channels(network)
+        channels = next(one.in_channels for one in network.modules() if isinstance(one, torch.nn.Conv2d))
+        if channels != self.preprocessing.channels:
+            photos = "RGB" if self.preprocessing.channels == 3 else "grey"
+            raise UserError(
+                f"{self.architecture} with {channels} input channel(s) cannot read {photos} photos; "
+                f"build it with in_channels={self.preprocessing.channels}"
+            )
         kinds = {name: tensor.dtype for name, tensor in network.state_dict().items()}
         try:
             network.load_state_dict(state_dict, assign=True)
@@ -108,7 +96,7 @@ class Description:
         for name, tensor in network.state_dict().items():
             if tensor.dtype != kinds[name] or not torch.isfinite(tensor).all():
                 raise UserError(
-                    f"tensor {name} in {path} is not {kinds[name]} or not finite; create the file again"
+                    f"tensor {name} in {path} is not {kinds[name]} or not finite; create it again"
                 )
             if name.endswith("running_var") and (tensor < 0).any():
                 raise UserError(f"tensor {name} in {path} has negative variances; use an undamaged file")
@@ -124,16 +112,4 @@ class Description:
             raise UserError(
                 f"{path} takes photos of {self.preprocessing.channels} channel(s) and these have {channels}; "
                 "use a file that was trained on photos like them"
-            )
-
-    def check_channels(self, network):
-        """UserError if the network does not take the channels that the preprocessing makes."""
-        channels = next(
-            module.in_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d)
-        )
-        if channels != self.preprocessing.channels:
-            photos = "RGB" if self.preprocessing.channels == 3 else "grey"
-            raise UserError(
-                f"{self.architecture} with {channels} input channel(s) cannot read {photos} photos; "
-                f"build it with in_channels={self.preprocessing.channels}"
             )

@@ -7,22 +7,13 @@ import torch
 from compression.command_line import UserError
 from compression.files.atomic import read_torch
 from compression.files.description import Description
-from compression.files.foreign import bare_state_dict, load_foreign, recognise
-from compression.files.model_file import (
-    CHECKPOINT_FORMAT,
-    MODEL_FORMAT,
-    MODEL_VERSION,
-    VERSION,
-    Model,
-    restored,
-    stored_state,
-)
+from compression.files.foreign import is_state_dict, load_foreign, recognise, unwrapped
+from compression.files.model_file import MODEL_FORMAT, VERSIONS, Model, restored, stored_state
 from compression.files.torch_stream import is_torch_stream
 
 
 def load_model(path, max_bytes=None, what="model file"):
-    """Read a `model.bin`, a checkpoint of the training scripts (its evaluated weights), or another program's
-    file (see foreign.py).
+    """The Model in a `model.bin`, a checkpoint (its evaluated weights), or another program's file.
 
     max_bytes: refuse a larger file. what: how an error message calls the file. Raises UserError if the file
     is missing, too large, damaged, hostile or of an unknown network.
@@ -37,43 +28,36 @@ def load_model(path, max_bytes=None, what="model file"):
         return load_foreign(path, what)
     content = read_torch(path, what)
     kind = content.get("format") if isinstance(content, dict) else None
-    state = None if kind in (MODEL_FORMAT, CHECKPOINT_FORMAT) else bare_state_dict(content)
-    if state:
-        return recognise(path, state)
-    if not isinstance(kind, str) or kind not in (MODEL_FORMAT, CHECKPOINT_FORMAT):
+    if not isinstance(kind, str) or kind not in VERSIONS:
+        if is_state_dict(content := unwrapped(content)):
+            return recognise(path, content)
         raise UserError(
             f"{path} was not written by this project (no model or checkpoint header); "
             "use model.bin or a checkpoint of the training scripts"
         )
-    version = MODEL_VERSION if kind == MODEL_FORMAT else VERSION
-    if repr(content.get("version")) != repr(version):
+    if repr(content.get("version")) != repr(VERSIONS[kind]):
         raise UserError(
             f"{path} has format version {str(content.get('version'))[:20]} and this program reads "
-            f"version {version}; use the version of this project that wrote it"
+            f"version {VERSIONS[kind]}; use the version of this project that wrote it"
         )
     description = Description.from_dict(content, path)
     if kind == MODEL_FORMAT:
         stored = stored_state(content, path)
         return Model(description, restored(stored), content.get("bits"), path, stored=stored)
-    weights = content.get("state_dict")
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
-    ):
+    weights, scales = content.get("state_dict"), content.get("scales", {})
+    if not is_state_dict(weights):
         raise UserError(f"{path} is a checkpoint without a state_dict; use best.pt of a training script")
-    weights = {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
-    }
-    scales = content.get("scales") or {}
-    if (
-        not isinstance(scales, dict)
-        or not all(map(_is_scale, scales.values()))
-        or scales.keys() - weights.keys()
-    ):
+    if not isinstance(scales, dict) or not all(_is_scale(*item, weights) for item in scales.items()):
         raise UserError(f"{path} has scales that are damaged; use an undamaged file")
+    weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
     return Model(description, weights, 32, path, scales)
 
 
-def _is_scale(value):
-    """Whether it is (bits, float32 scales), of a weight that quantization-aware training has rounded."""
-    bits, scale = value if isinstance(value, (tuple, list)) and len(value) == 2 else (None, None)
-    return bits in range(2, 9) and isinstance(scale, torch.Tensor) and scale.dtype == torch.float32
+def _is_scale(name, value, weights):
+    """Whether it is (bits, float32 scales) of a weight that quantization-aware training has rounded."""
+    try:
+        (bits, scale), channels = value, weights[name].shape[:1]
+        usable = type(bits) is int and 2 <= bits <= 8 and scale.dtype == torch.float32
+        return usable and scale.shape in ((1,), channels)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        return False

@@ -15,7 +15,9 @@ The file is a dict of plain values and one uint8 tensor:
     crc32                checksum of all of the above (see `checksum`)
 """
 
+import collections
 import io
+import itertools
 import json
 import zlib
 from dataclasses import dataclass, field, replace
@@ -31,44 +33,64 @@ from compression.quantization.grids import Scheme
 
 MODEL_FORMAT, MODEL_VERSION = "food11-model", 2
 CHECKPOINT_FORMAT, VERSION = "food11-checkpoint", 1
-
-
-# ---------------------------------------------------------------- all tensors
+VERSIONS = {MODEL_FORMAT: MODEL_VERSION, CHECKPOINT_FORMAT: VERSION}
+Sizes = collections.namedtuple("Sizes", "packed coded entropy")  # bytes of all tensors, by `sizes`
 
 
 def store(state_dict, scheme, scales=None):
-    """Every tensor as a list of (storage, arrays), in the order of the state_dict; see `encode`."""
+    """{name: (storage, arrays, shape)} of all tensors, as `storage.py` lays them out; see `encode`."""
     bits, scales = scheme.bits_of(state_dict), scales or {}
-    if scales.keys() - bits.keys():
-        raise UserError(
-            f"a scale was given for {min(scales.keys() - bits.keys())}, which is no tensor of weights"
-        )
+    if unknown := scales.keys() - bits.keys():
+        raise UserError(f"a scale was given for {min(unknown)}, which is no tensor of weights")
+    stored = {}
+    for name, tensor in state_dict.items():
+        own_bits, scale = scales.get(name, (bits.get(name), None))
+        stored[name] = *store_tensor(name, tensor, own_bits, scheme, scale), tuple(tensor.shape)
+    return stored
+
+
+def labelled(stored):
+    """[(kind, array)] for `coding` of what `store` gave."""
     return [
-        store_tensor(
-            name,
-            tensor,
-            *(scales[name][0], scheme, scales[name][1]) if name in scales else (bits.get(name), scheme),
-        )
-        for name, tensor in state_dict.items()
+        (kind, array)
+        for storage, arrays, shape in stored.values()
+        for (kind, _), array in zip(layout_of(storage, shape), arrays)
     ]
 
 
-def stored_tensors(storage, chosen_coding, data, shapes):
-    """[(storage, arrays)] of a blob as `store` gave it, where storage lists how each tensor was stored and
-    shapes their shapes.
+def packed(stored):
+    """The fields of a model file that hold what `store` gave."""
+    chosen, data = coding.pack(labelled(stored))
+    return {
+        "storage": " ".join(storage for storage, _, _ in stored.values()),
+        "layout": layout_checksum({name: shape for name, (_, _, shape) in stored.items()}),
+        "coding": chosen,
+        "data": torch.frombuffer(bytearray(data), dtype=torch.uint8),
+    }
 
-    Raises ValueError unless the blob holds exactly these.
-    """
+
+def unpacked(content, shapes):
+    """What `packed` was given, for {tensor name: shape}; ValueError unless the blob holds exactly these."""
+    storage = content["storage"].split(" ")
     if len(storage) != len(shapes):
         raise ValueError("the storage of another number of tensors")
-    layouts = [layout_of(one, shape) for one, shape in zip(storage, shapes)]
-    arrays = iter(coding.unpack(chosen_coding, data, [entry for layout in layouts for entry in layout]))
-    return [(one, [next(arrays) for _ in layout]) for one, layout in zip(storage, layouts)]
+    layouts = [layout_of(one, shape) for one, shape in zip(storage, shapes.values())]
+    data = content["data"].numpy().tobytes()
+    arrays = iter(coding.unpack(content["coding"], data, list(itertools.chain(*layouts))))
+    return {
+        name: (one, [next(arrays) for _ in layout], shape)
+        for (name, shape), one, layout in zip(shapes.items(), storage, layouts)
+    }
 
 
-def shapes_of(network):
-    """{tensor name: shape} of a network's state_dict."""
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+def restored(stored):
+    """The float32 `state_dict` of what `store` gave."""
+    return {name: restore_tensor(*one) for name, one in stored.items()}
+
+
+def shapes_of(state_dict):
+    """{tensor name: shape}."""
+    return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
 
 
 def layout_checksum(shapes):
@@ -77,103 +99,50 @@ def layout_checksum(shapes):
 
 
 def predicted_data_bytes(description, scheme):
-    """Bytes of all tensors packed to the bit, from the shapes alone; the entropy coding behind it takes off
-    what it can.
-    """
-    tensors = description.skeleton().state_dict()
+    """Bytes of all tensors packed to the bit, before entropy coding, from the shapes alone."""
+    tensors, counts = description.skeleton().state_dict(), collections.Counter()
     bits = scheme.bits_of(tensors)
-    entries = [
-        entry
-        for name, tensor in tensors.items()
-        for entry in layout_of(storage_of(tensor, bits.get(name), scheme), tuple(tensor.shape))
-    ]
-    return sum(
-        coding.packed_size(kind, sum(count for one, count in entries if one == kind)) for kind in coding.KINDS
-    )
+    for name, tensor in tensors.items():
+        for kind, count in layout_of(storage_of(tensor, bits.get(name), scheme), tuple(tensor.shape)):
+            counts[kind] += count
+    return sum(coding.packed_size(kind, count) for kind, count in counts.items())
 
 
 def predicted_file_bytes(description, scheme):
     """Bytes of a model file with BN folded, packed to the bit but not entropy-coded, by the shapes alone."""
     description = replace(description, arguments={**description.arguments, "folded": True})
-    shapes = shapes_of(description.skeleton())
-    content = {
-        "format": MODEL_FORMAT,
-        "version": MODEL_VERSION,
-        **description.to_dict(),
-        "bits": scheme.bits,
-        "storage": "f2 " * len(shapes),
-        "layout": layout_checksum(shapes),
-        "coding": "bits",
-        "data": torch.zeros(1, dtype=torch.uint8),
-        "crc32": 1 << 31,
-    }
-    return len(to_bytes(content)) + predicted_data_bytes(description, scheme)
+    shapes = shapes_of(description.skeleton().state_dict())
+    blob = {"storage": "f2 " * len(shapes), "layout": layout_checksum(shapes), "coding": "bits"}
+    content = {**_header(description, scheme), **blob, "data": torch.zeros(1, dtype=torch.uint8)}
+    return len(to_bytes({**content, "crc32": 1 << 31})) + predicted_data_bytes(description, scheme)
 
 
-# ---------------------------------------------------------------- the file
+def _header(description, scheme):
+    """The fields of a model file before the tensors."""
+    about = {"format": MODEL_FORMAT, "version": MODEL_VERSION, **description.to_dict()}
+    return {**about, "bits": scheme.bits}
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of all tensors: packed to the bit, as coded in the file, and by the entropy of the codes."""
-
-    packed: int
-    coded: int
-    entropy: int
-
-
-def encode(description, state_dict, scheme=None, scales=None):
-    """The content of a model file for a `state_dict` and a quantization.Scheme (None: the default one).
+def encode(description, state_dict, scheme=Scheme(), scales=None):
+    """The content of a model file for a `state_dict` and a quantization.Scheme.
 
     scales: {tensor name: (bits, scales)} for weights that are on a symmetric grid already, which is then kept
     exactly. A tensor that float16 cannot hold stays float32. Raises UserError for NaN or infinity, for
     weights that do not fit the description and for weights off the grid given for them, naming the tensor.
     """
-    scheme, shapes = scheme or Scheme(), shapes_of(description.skeleton())
-    if {name: tuple(tensor.shape) for name, tensor in state_dict.items()} != shapes:
-        raise UserError(
-            f"the weights do not fit {description.architecture}; use a checkpoint of a training script"
-        )
+    shapes = shapes_of(description.skeleton().state_dict())
+    if shapes_of(state_dict) != shapes:
+        raise UserError(f"the weights do not fit {description.architecture}; use a training's checkpoint")
     stored = store({name: state_dict[name] for name in shapes}, scheme, scales)
-    chosen, data = coding.pack(labelled(stored, shapes.values()))
-    if not data:
-        raise UserError(
-            f"there are no weights to encode for {description.architecture}; use a checkpoint of a training "
-            "script"
-        )
-    content = {
-        "format": MODEL_FORMAT,
-        "version": MODEL_VERSION,
-        **description.to_dict(),
-        "bits": scheme.bits,
-        "storage": " ".join(storage for storage, _ in stored),
-        "layout": layout_checksum(shapes),
-        "coding": chosen,
-        "data": torch.frombuffer(bytearray(data), dtype=torch.uint8),
-    }
+    content = {**_header(description, scheme), **packed(stored)}
     return {**content, "crc32": checksum(content)}
 
 
-def labelled(stored, shapes):
-    """[(kind, array)] for `coding` of all the arrays of [(storage, arrays)]."""
-    return [
-        (kind, array)
-        for (storage, arrays), shape in zip(stored, shapes)
-        for (kind, _), array in zip(layout_of(storage, shape), arrays)
-    ]
-
-
 def sizes(content):
-    """The Sizes of what `encode` made."""
-    shapes = shapes_of(Description.from_dict(content, "the model").skeleton()).values()
-    arrays = labelled(
-        stored_tensors(
-            content["storage"].split(" "), content["coding"], content["data"].numpy().tobytes(), shapes
-        ),
-        shapes,
-    )
-    packed = sum(coding.packed_size(kind, len(stream)) for kind, stream in coding.streams(arrays).items())
-    return Sizes(packed, len(content["data"]), round(coding.theoretical_size(arrays)))
+    """The Sizes of what `encode` made: packed to the bit, as coded in the file, by the codes' entropy."""
+    arrays = labelled(stored_state(content))
+    bits = sum(coding.packed_size(kind, len(stream)) for kind, stream in coding.streams(arrays).items())
+    return Sizes(bits, len(content["data"]), round(coding.theoretical_size(arrays)))
 
 
 def checksum(content):
@@ -190,50 +159,38 @@ def to_bytes(content):
 
 
 def stored_state(content, path="the model"):
-    """{tensor name: (storage, arrays, shape)} of the content of a model file, as `storage.py` lays tensors
-    out; UserError naming `path` if it is damaged.
-    """
+    """The tensors in the content of a model file as `store` gave them; UserError if it is damaged."""
     damaged = UserError(f"{path} is damaged: its checksum or layout is wrong; copy it or create it again")
     try:
         data = content["data"]
-        if data.dtype != torch.uint8 or data.ndim != 1 or not data.is_contiguous():
-            raise damaged  # not contiguous: a stride of 0 can claim any length
-        if checksum(content) != content["crc32"]:
+        flat = data.dtype == torch.uint8 and data.ndim == 1 and data.is_contiguous()
+        if not flat or checksum(content) != content["crc32"]:  # a stride of 0 can claim any length
             raise damaged
         description = Description.from_dict(content, path)
-        shapes = shapes_of(description.skeleton(path))
+        shapes = shapes_of(description.skeleton(path).state_dict())
         if content["layout"] != layout_checksum(shapes):
             raise UserError(
                 f"the weights in {path} do not fit {description.architecture} as this program builds it; "
                 "use the version of this project that wrote it"
             )
-        stored = stored_tensors(
-            content["storage"].split(" "), content["coding"], data.numpy().tobytes(), shapes.values()
-        )
-        return {name: (*one, shape) for (name, shape), one in zip(shapes.items(), stored)}
+        return unpacked(content, shapes)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError):
         raise damaged from None
 
 
-def decode(content, path="the model"):
-    """The float32 `state_dict` in the content of a model file; UserError naming `path` if it is damaged."""
-    return restored(stored_state(content, path))
-
-
-def restored(stored):
-    """The float32 `state_dict` of what `stored_state` gave."""
-    return {name: restore_tensor(*one) for name, one in stored.items()}
+def decode(content):
+    """The float32 `state_dict` in the content of a model file; UserError if it is damaged."""
+    return restored(stored_state(content))
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a model file or checkpoint holds: the description, the float `state_dict`, and the bits it was
-    stored with.
+    """What a model file or checkpoint holds: description, float `state_dict`, the bits it was stored with.
 
     scales: of a checkpoint of quantization-aware training, {tensor name: (bits, scales)} of its rounded
-    weights, else empty. stored: of a model file, how each tensor is stored (see `stored_state`), else None.
+    weights, else empty. stored: of a model file, how each tensor is stored (see `store`), else None.
     """
 
     description: Description

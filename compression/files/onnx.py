@@ -34,8 +34,7 @@ def is_onnx(path):
 
 
 def read_onnx(path):
-    """(network in eval mode, dict) of an ONNX classifier with one input (N, C, H, W) and one output (N,
-    classes).
+    """(network in eval mode, dict) of an ONNX classifier: one input (N, C, H, W), one output (N, classes).
 
     The dict has `class_names`, `size`, `mean`, `std` as far as the file tells them (a fixed input shape tells
     the size), and `channels`. Raises UserError if a package is missing or the file is no such classifier.
@@ -45,7 +44,7 @@ def read_onnx(path):
         import onnx2torch
     except ImportError as error:
         raise UserError(
-            f"an ONNX teacher needs two more packages ({error}); pip install onnx onnx2torch"
+            f"an ONNX teacher needs more packages ({error}); pip install onnx onnx2torch"
         ) from None
     path = Path(path)
     advice = f"export it again, with one float input (N, 3, H, W) and opset {OPSET}"
@@ -56,19 +55,15 @@ def read_onnx(path):
         model = onnx.load(path, load_external_data=False)
         tensors = [*model.graph.initializer, *(one.t for node in model.graph.node for one in node.attribute)]
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
-            raise UserError(
-                f"the weights of {path} lie in other files; save the model as a single .onnx file"
-            )
+            raise UserError(f"the weights of {path} lie in other files; save it as a single .onnx file")
         onnx.checker.check_model(model)
         channels, size = _input_shape(model.graph)
         network = onnx2torch.convert(_with_plain_weights(model)).eval()
     told = _metadata(path, {entry.key: entry.value for entry in model.metadata_props}, channels)
     if size and told.get("size", size) != size:
-        raise UserError(
-            f"{path} says size {told['size']} but takes photos of {size} px only; export it again with one "
-            "of them"
-        )
-    return network, {**told, "channels": channels, **({"size": size} if size else {})}
+        given = f"{path} says size {told['size']} but takes photos of {size} px only"
+        raise UserError(f"{given}; export it again with one of them")
+    return network, told | {"channels": channels} | ({"size": size} if size else {})
 
 
 def _input_shape(graph):
@@ -93,21 +88,20 @@ def _with_plain_weights(model):
 
     graph, opsets = model.graph, {entry.domain: entry.version for entry in model.opset_import}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    decoded, nodes, spent = {}, [], 0
+    nodes, spent = [], 0
     for node in graph.node:
         if node.op_type in DECODING and all(name in constants for name in node.input):
             arrays = {name: constants[name] for name in node.input}
             shapes = [array.shape for array in arrays.values()]
             if node.op_type == "Add" and np.broadcast_shapes(*shapes) not in shapes:
                 raise ValueError("a sum of weights is larger than both")
-            array = ReferenceEvaluator(node, opsets).run(None, arrays)[0]
-            decoded[node.output[0]] = constants[node.output[0]] = array
-            spent += array.nbytes
+            constants[node.output[0]] = ReferenceEvaluator(node, opsets).run(None, arrays)[0]
+            spent += constants[node.output[0]].nbytes
             if spent > MAX_EXPANSION * model.ByteSize():
                 raise ValueError(f"its decoded weights are more than {MAX_EXPANSION} times as large")
         else:
             nodes.append(node)
-    if decoded:
+    if len(nodes) < len(graph.node):
         used = {name for node in nodes for name in node.input}
         weights = [numpy_helper.from_array(array, name) for name, array in constants.items() if name in used]
         del graph.node[:], graph.initializer[:]
@@ -136,9 +130,7 @@ def _metadata(path, texts, channels):
 
 
 def count_outputs(network, channels, size, path):
-    """Classes of a converted network, from two empty photos of `size` pixels; UserError if it cannot take
-    them.
-    """
+    """Classes of a converted network, from two empty photos of `size` pixels; UserError if it cannot."""
     warnings.filterwarnings("ignore", module=r"onnx2torch\.")  # of the converter about torch's future
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
     try:
@@ -151,7 +143,5 @@ def count_outputs(network, channels, size, path):
             "give another --recipe teacher_size=N, or export it with a dynamic batch"
         ) from None
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
-        raise UserError(
-            f"the teacher {path} does not answer with logits (N, classes); export it as a classifier"
-        )
+        raise UserError(f"the teacher {path} gives no logits (N, classes); export it as a classifier")
     return logits.shape[1]

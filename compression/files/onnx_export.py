@@ -38,12 +38,10 @@ def to_onnx(model, inputs="float"):
     from torch.fx import symbolic_trace
     from torch.fx.passes.shape_prop import ShapeProp
 
-    names, preprocessing = model.description.class_names, model.description.preprocessing
-    traced, graph = symbolic_trace(model.build()), _Graph(model)
-    ShapeProp(traced).propagate(
-        torch.zeros(1, preprocessing.channels, preprocessing.size, preprocessing.size)
-    )
-    values = {}
+    preprocessing, graph = model.description.preprocessing, _Graph(model, onnx)
+    size, channels = preprocessing.size, preprocessing.channels
+    traced, values = symbolic_trace(model.build()), {}
+    ShapeProp(traced).propagate(torch.zeros(1, channels, size, size))
     for node in traced.graph.nodes:
         before = [values[one] for one in node.all_input_nodes]
         if node.op == "placeholder":
@@ -56,26 +54,18 @@ def to_onnx(model, inputs="float"):
         else:
             kind = "Add" if node.target in (operator.add, torch.add) else "Flatten"
             values[node] = graph.node(kind, *before)
-    channels, size = preprocessing.channels, preprocessing.size
-    taken = {
-        "float": (onnx.TensorProto.FLOAT, ["N", channels, size, size]),
-        "uint8": (onnx.TensorProto.UINT8, ["N", size, size, channels]),
-    }[inputs]
-    made = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            model.description.architecture,
-            [onnx.helper.make_tensor_value_info(INPUTS[inputs], *taken)],
-            [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", len(names)])],
-            graph.tensors,
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )
-    told = {"class_names": names, **preprocessing.to_dict()}
+    helper, types = onnx.helper, onnx.TensorProto
+    told = {"class_names": model.description.class_names, **preprocessing.to_dict()}
+    kind, shape = types.FLOAT, ["N", channels, size, size]
     if inputs == "uint8":
+        kind, shape = types.UINT8, ["N", size, size, channels]
         del told["mean"], told["std"]
-    onnx.helper.set_model_props(made, {key: json.dumps(value) for key, value in told.items()})
+    taken = helper.make_tensor_value_info(INPUTS[inputs], kind, shape)
+    given = helper.make_tensor_value_info("logits", types.FLOAT, ["N", len(told["class_names"])])
+    drawn = helper.make_graph(graph.nodes, model.description.architecture, [taken], [given], graph.tensors)
+    opsets = [helper.make_opsetid("", OPSET)]
+    made = helper.make_model(drawn, opset_imports=opsets, ir_version=IR_VERSION)
+    helper.set_model_props(made, {key: json.dumps(value) for key, value in told.items()})
     onnx.checker.check_model(made, full_check=True)
     return made.SerializeToString()
 
@@ -83,38 +73,33 @@ def to_onnx(model, inputs="float"):
 class _Graph:
     """The nodes and tensors of a graph that grows; everything that is added returns its name in the graph."""
 
-    def __init__(self, model):
-        self.nodes, self.tensors = [], []
+    def __init__(self, model, onnx):
+        self.onnx, self.nodes, self.tensors = onnx, [], []
         self.stored = model.stored or {
             name: ("f4", [tensor.numpy()], tuple(tensor.shape)) for name, tensor in model.state_dict.items()
         }
 
     def node(self, kind, *inputs, **attributes):
         """Of one output, which gets a number as its name: names take bytes."""
-        from onnx import helper
-
-        self.nodes.append(helper.make_node(kind, inputs, [str(len(self.nodes))], **attributes))
-        return self.nodes[-1].output[0]
+        name = str(len(self.nodes))
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [name], **attributes))
+        return name
 
     def tensor(self, array, name=None):
         """A constant, in the type of its array."""
-        from onnx import numpy_helper
-
-        self.tensors.append(
-            numpy_helper.from_array(np.ascontiguousarray(array), name or f"c{len(self.tensors)}")
-        )
-        return self.tensors[-1].name
+        name = name or f"c{len(self.tensors)}"
+        self.tensors.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
 
     def codes(self, codes, bits, name):
         """Integers of at most 4 bits as two in a byte, the first in the lower half; others as they are."""
-        from onnx import TensorProto, helper
-
         if bits > 4:
             return self.tensor(codes, name)
-        kind = TensorProto.INT4 if codes.dtype == np.int8 else TensorProto.UINT4
+        types = self.onnx.TensorProto
+        kind = types.INT4 if codes.dtype == np.int8 else types.UINT4
         halves = np.pad(codes.view(np.uint8).ravel() & 15, (0, codes.size % 2))
         packed = (halves[::2] | halves[1::2] << 4).tobytes()
-        self.tensors.append(helper.make_tensor(name, kind, codes.shape, packed, raw=True))
+        self.tensors.append(self.onnx.helper.make_tensor(name, kind, codes.shape, packed, raw=True))
         return name
 
     def float32(self, array, name=None):
@@ -136,13 +121,11 @@ class _Graph:
         else:
             low, step = None, parameters[0]
             values = (values.astype(np.int16) + code_range(bits)[0]).astype(np.int8)
-        axis = {"axis": 0} if len(step) > 1 else {}
-        weight = self.node(
-            "DequantizeLinear",
-            self.codes(values, bits, name),
-            self.float32(step if axis else step.reshape(())),
-            **axis,
-        )
+        codes = self.codes(values, bits, name)
+        if len(step) > 1:
+            weight = self.node("DequantizeLinear", codes, self.float32(step), axis=0)
+        else:
+            weight = self.node("DequantizeLinear", codes, self.float32(step.reshape(())))
         if low is None:
             return weight
         return self.node("Add", weight, self.float32(low.reshape(-1, *[1] * (len(shape) - 1))))
@@ -166,14 +149,8 @@ class _Graph:
         if isinstance(layer, nn.Linear):
             return self.node("Gemm", images, *parameters, transB=1)
         if isinstance(layer, nn.Conv2d):
-            return self.node(
-                "Conv",
-                images,
-                *parameters,
-                dilations=_pair(layer.dilation),
-                group=layer.groups,
-                **_window(layer),
-            )
+            rest = {"dilations": _pair(layer.dilation), "group": layer.groups, **_window(layer)}
+            return self.node("Conv", images, *parameters, **rest)
         if isinstance(layer, nn.MaxPool2d):
             return self.node("MaxPool", images, **_window(layer))
         if isinstance(layer, nn.AvgPool2d):
@@ -205,8 +182,5 @@ def _pair(value):
 
 def _window(layer):
     """Kernel, stride and padding of a layer, as ONNX names them."""
-    return {
-        "kernel_shape": _pair(layer.kernel_size),
-        "strides": _pair(layer.stride),
-        "pads": _pair(layer.padding) * 2,
-    }
+    pads = _pair(layer.padding) * 2
+    return {"kernel_shape": _pair(layer.kernel_size), "strides": _pair(layer.stride), "pads": pads}

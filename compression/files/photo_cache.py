@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,23 +38,19 @@ def size_and_time(path):
 
 
 def photo_stream(listing, preprocessings, report, batch_size=64):
-    """Yield (rows, uint8 (n, size, size, channels) for each of the Preprocessings) until all photos of a
-    listing were there.
+    """Yield (rows, uint8 (n, size, size, channels) for each of the Preprocessings) for a whole listing.
 
     report: see `decode_stream`.
     """
     if isinstance(listing, FaceListing):
         return face_stream(listing, preprocessings, batch_size)
-    return decode_stream(
-        listing.paths, preprocessings, report, batch_size, label=f"decoding {listing.folder.name}"
-    )
+    label = f"decoding {listing.folder.name}"
+    return decode_stream(listing.paths, preprocessings, report, batch_size, label)
 
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Decoded photos: `photos` uint8 (M, size, size, channels), of which `rows` (N,) are usable, with
-    `labels` (N,).
-    """
+    """Decoded photos uint8 (M, size, size, channels), of which `rows` (N,) are usable, with `labels` (N,)."""
 
     photos: torch.Tensor
     rows: torch.Tensor
@@ -68,18 +64,16 @@ class PhotoSet:
 
     def sample(self, count):
         """So many of the photos (or all), chosen with a fixed seed."""
-        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count].to(
-            self.rows.device
-        )
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        chosen = order[:count].to(self.rows.device)
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
 
     def to(self, device):
         """On a GPU with room for them, the photos live there; otherwise batches travel one by one."""
-        if device.type == "cuda" and self.photos.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
-            return replace(
-                self, photos=self.photos.to(device), rows=self.rows.to(device), labels=self.labels.to(device)
-            )
-        return self
+        if device.type != "cuda" or self.photos.nbytes >= 0.5 * torch.cuda.mem_get_info(device)[0]:
+            return self
+        photos, rows, labels = (tensor.to(device) for tensor in (self.photos, self.rows, self.labels))
+        return replace(self, photos=photos, rows=rows, labels=labels)
 
     def batch(self, positions, device):
         """The photos and labels at `positions` (int64 tensor on the CPU), on `device`."""
@@ -99,9 +93,7 @@ def join(photos, extra):
 
 
 def default_cache():
-    """Where decoded photos are kept unless the caller says otherwise; raises OSError for a user without a
-    home folder.
-    """
+    """Where decoded photos are kept by default; OSError for a user without a home folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "food11-photos"
     except RuntimeError as error:
@@ -124,17 +116,16 @@ def _open_cache(place, count, preprocessing):
     try:
         notes = json.loads((place / "notes.json").read_text())
         photos = np.load(place / "photos.npy", mmap_mode="c", allow_pickle=False)
-        reasons = [
-            {int(row): reason for row, reason in notes[kind].items()} for kind in ("truncated", "unreadable")
-        ]
+        reasons = (notes[kind].items() for kind in ("truncated", "unreadable"))
+        report = DecodeReport(*({int(row): reason for row, reason in rows} for rows in reasons))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
     fits = photos.shape == (count, *preprocessing.shape) and photos.dtype == np.uint8
-    return (photos, DecodeReport(*reasons)) if fits else None
+    return (photos, report) if fits else None
 
 
 def _build_cache(cache, place, listing, preprocessing):
-    """Decode into a folder beside `place` and rename it: whoever is first wins, nobody sees half a cache."""
+    """Decode into a folder beside `place`, rename and open it: the first one wins, nobody sees half."""
     cache.mkdir(parents=True, exist_ok=True)
     for leftover in cache.glob(".building-*"):  # of runs that were killed
         with contextlib.suppress(OSError):  # another process may be removing it too
@@ -146,11 +137,9 @@ def _build_cache(cache, place, listing, preprocessing):
         report, count = DecodeReport(), len(listing)
         # plain writes: a full disk is an OSError, in a memory map it kills
         with open(building / "photos.npy", "wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "|u1", "fortran_order": False, "shape": (count, *preprocessing.shape)}
-            )
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, *preprocessing.shape)}
+            np.lib.format.write_array_header_1_0(file, header)
             start, step = file.tell(), math.prod(preprocessing.shape)
-
             for rows, photos in photo_stream(listing, [preprocessing], report):
                 for row, photo in zip(rows, photos):
                     file.seek(start + row * step)
@@ -158,9 +147,7 @@ def _build_cache(cache, place, listing, preprocessing):
             file.truncate(start + count * step)
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave black photos behind a valid header
-        (building / "notes.json").write_text(
-            json.dumps({"truncated": report.truncated, "unreadable": report.unreadable})
-        )
+        (building / "notes.json").write_text(json.dumps(asdict(report)))
         with contextlib.suppress(OSError):
             os.rename(building, place)
         if _open_cache(place, count, preprocessing) is None:  # a damaged one stands there
@@ -169,6 +156,7 @@ def _build_cache(cache, place, listing, preprocessing):
         for stale in cache.glob(glob.escape(place.name.rsplit("-", 1)[0]) + "-*"):
             if stale != place:
                 shutil.rmtree(stale, ignore_errors=True)
+        return _open_cache(place, count, preprocessing)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -189,44 +177,25 @@ def load_photos(listing, preprocessing, cache=None, log=None):
             place = cache / _cache_name(listing, preprocessing)
             with distributed.first_on_node():
                 cached = _open_cache(place, len(listing), preprocessing)
-                if cached is None:
-                    _build_cache(cache, place, listing, preprocessing)
-                    cached = _open_cache(place, len(listing), preprocessing)
+                cached = cached or _build_cache(cache, place, listing, preprocessing)
         except OSError as error:
-            log(
-                f"warning: the photo cache {cache or ''} cannot be written ({error.strerror or error}); "
-                "decoding into memory"
-            )
-    if cached is None:
-        report = DecodeReport()
-        photos = np.zeros((len(listing), *preprocessing.shape), np.uint8)
+            reason = f"the photo cache {cache or ''} cannot be written ({error.strerror or error})"
+            log(f"warning: {reason}; decoding into memory")
+    if cached:
+        photos, report = cached
+    else:
+        photos, report = np.zeros((len(listing), *preprocessing.shape), np.uint8), DecodeReport()
         for rows, decoded in photo_stream(listing, [preprocessing], report):
             photos[rows] = decoded
-        cached = photos, report
-
-    photos, report = cached
-    for rows, what in (
-        (report.truncated, "truncated: decoded as far as they go"),
-        (report.unreadable, "undecodable: left out"),
-    ):
+    kinds = "truncated: decoded as far as they go", "undecodable: left out"
+    for kind, rows in zip(kinds, (report.truncated, report.unreadable)):
         if rows:
-            log(
-                f"warning: {len(rows)} of {len(photos)} photos in {listing.folder} are {what}: "
-                f"{report.name(listing, rows)}"
-            )
-    rows = torch.tensor(
-        [row for row in range(len(photos)) if row not in report.unreadable], dtype=torch.int64
-    )
-    if not len(rows):
-        raise UserError(
-            f"none of the {len(photos)} files in {listing.folder} can be decoded as a photo; check the data"
-        )
-    labels = torch.tensor(listing.labels, dtype=torch.int64)[rows]
-    return PhotoSet(
-        torch.from_numpy(photos),
-        rows,
-        labels,
-        listing.class_names,
-        listing.fingerprint(),
-        tuple(report.truncated),
-    )
+            affected = f"{len(rows)} of {len(photos)} photos in {listing.folder}"
+            log(f"warning: {affected} are {kind}: {report.name(listing, rows)}")
+    readable = [row for row in range(len(photos)) if row not in report.unreadable]
+    if not readable:
+        raise UserError(f"none of the {len(photos)} files in {listing.folder} can be decoded; check the data")
+    rows = torch.tensor(readable)
+    labels = torch.tensor(listing.labels)[rows]
+    about = listing.class_names, listing.fingerprint(), tuple(report.truncated)
+    return PhotoSet(torch.from_numpy(photos), rows, labels, *about)

@@ -24,12 +24,11 @@ def provenance(device, seed=None, data=None):
     import PIL
     import torch
 
-    threads = torch.get_num_threads()
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
-    )
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        threads = torch.get_num_threads()
+        name = f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": seed,
@@ -61,8 +60,7 @@ def _commit():
     """The scripts' commit, with "+changes" if a script differs from it; "unknown" outside a checkout."""
 
     def git(*arguments):
-        # a lock would stop a `git commit` at that moment
-        command = ["git", "--no-optional-locks", *arguments]
+        command = ["git", "--no-optional-locks", *arguments]  # a lock would stop a `git commit` meanwhile
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()
 

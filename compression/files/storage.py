@@ -6,8 +6,7 @@ there are ("channel" is axis 0):
     f4, f2, i8           itself, as IEEE floats or 64-bit integers
     m8                   the course's 8-bit scheme: f4 (minimum, maximum), 8-bit codes
     a2 ... a8            f2 low, f2 step, codes: low + code * step; A2 ... A8: low and step for every channel
-    s2 ... s8            f2 scale, codes: (code - 2 ** (bits - 1)) * scale; S2 ... S8: a scale for every
-    channel
+    s2 ... s8            f2 scale, codes: (code - 2 ** (bits - 1)) * scale; S2 ... S8: scale for every channel
 """
 
 import math
@@ -36,9 +35,7 @@ FLOAT16 = {"f": LARGEST, "s": LARGEST, "a": LARGEST / 2}
 
 
 def storage_of(tensor, bits, scheme):
-    """How a tensor of this shape and type is stored if nothing in its values forbids it; a name of the table
-    above.
-    """
+    """How a tensor of this shape and type is stored if its values allow it; a name of the table above."""
     if not tensor.is_floating_point():
         return "i8"
     if bits > 8 or not tensor.numel():
@@ -46,79 +43,61 @@ def storage_of(tensor, bits, scheme):
     if bits == 8 and (tensor.ndim < 2 or (scheme.granularity, scheme.scale) == ("tensor", "minmax")):
         return "m8"
     grid = "a" if scheme.scale == "minmax" else "s"
-    return f"{grid.upper() if scheme.granularity == 'channel' and tensor.ndim > 1 else grid}{bits}"
+    # a grid for every value of a vector would be larger than the values
+    per_channel = scheme.granularity == "channel" and tensor.ndim > 1
+    return f"{grid.upper() if per_channel else grid}{bits}"
 
 
 def layout_of(storage, shape):
-    """[(kind, length)] of the arrays of a tensor, as `coding.unpack` wants them; ValueError for an unknown
-    storage.
-    """
+    """[(kind, length)] of a tensor's arrays, as `coding.unpack` wants them; ValueError if unknown."""
     if not re.fullmatch("f4|f2|i8|m8|[aAsS][2-8]", storage):
         raise ValueError(f"unknown storage {storage[:20]}")
-    count, bits = math.prod(shape), int(storage[1])
+    if storage in ("f4", "f2", "i8"):
+        return [(storage, math.prod(shape))]
     grids = group_count(shape, "channel" if storage[0] in "AS" else "tensor")
     parameters = {"m": [("f4", 2)], "a": [("f2", grids)] * 2, "s": [("f2", grids)]}
-    return (
-        [(storage, count)]
-        if storage in ("f4", "f2", "i8")
-        else [*parameters[storage[0].lower()], (bits, count)]
-    )
+    return [*parameters[storage[0].lower()], (int(storage[1]), math.prod(shape))]
 
 
 def store_tensor(name, tensor, bits, scheme, scale=None):
     """A tensor as (storage, its arrays). scale: of the symmetric grid that the values are on already."""
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-        raise UserError(
-            f"tensor {name} holds NaN or infinity, so it cannot be encoded; train again or use an earlier "
-            "checkpoint"
-        )
+        raise UserError(f"tensor {name} holds NaN or infinity; train again or use an earlier checkpoint")
     array = tensor.contiguous().numpy()
-    storage = storage_of(tensor, bits, scheme)
-    if scale is not None:
+    if scale is None:
+        storage = storage_of(tensor, bits, scheme)
+        if array.size and np.abs(array).max() > FLOAT16.get(storage[0].lower(), np.inf):
+            storage = "f4"
+    else:
         storage = f"{'S' if len(scale) > 1 else 's'}{bits}"
-        codes = quantize_symmetric(tensor, scale, bits)
-        if not torch.equal(scale.half().float(), scale) or not torch.equal(
-            dequantize_symmetric(codes, scale), tensor
-        ):
-            raise UserError(
-                f"tensor {name} is not on the {bits}-bit grid that was given for it; encode it without a "
-                "given scale"
-            )
-    elif array.size and np.abs(array).max() > FLOAT16.get(storage[0].lower(), np.inf):
-        storage = "f4"
+        exact = torch.equal(dequantize_symmetric(quantize_symmetric(tensor, scale, bits), scale), tensor)
+        if not exact or not torch.equal(scale.half().float(), scale):
+            raise UserError(f"tensor {name} is not on the {bits}-bit grid given; encode it without one")
+    granularity = "channel" if storage[0].isupper() else "tensor"
     if storage == "m8":
         low, high, codes = quantize_minmax(array)
         return storage, [np.array([low, high], "<f4"), codes]
-    # a grid for every value of a vector would be larger than the values
-    granularity = "channel" if storage[0].isupper() else "tensor"
     if storage[0] in "aA":
         grid = affine_grid(array, bits, granularity)
         return storage, [*(column.astype("<f2") for column in grid), quantize_affine(array, *grid, bits)]
     if storage[0] in "sS":
-        if scale is None:
-            scale = mse_scale(tensor, bits, granularity)
-            codes = quantize_symmetric(tensor, scale, bits)
-        return storage, [
-            scale.numpy().astype("<f2"),
-            np.asarray(codes.numpy().astype(np.int16) - code_range(bits)[0]).astype(np.uint8),
-        ]
+        grid = mse_scale(tensor, bits, granularity) if scale is None else scale
+        codes = quantize_symmetric(tensor, grid, bits).short() - code_range(bits)[0]
+        return storage, [grid.numpy().astype("<f2"), codes.byte().numpy()]
     return storage, [array.astype("<" + storage)]
 
 
 def restore_tensor(storage, arrays, shape):
     """The tensor, float32 or int64, of what `store_tensor` gave."""
     *parameters, values = arrays
-    values, bits = values.reshape(shape), int(storage[1])
-    # of hostile values; what is not finite is refused when the network is built
-    with np.errstate(all="ignore"):
+    values = values.reshape(shape)
+    with np.errstate(all="ignore"):  # hostile values: what is not finite is refused when the network is built
         if storage == "m8":
             return torch.from_numpy(np.asarray(dequantize_minmax(*parameters[0].astype(np.float64), values)))
         if storage[0] in "aA":
             return torch.from_numpy(np.asarray(dequantize_affine(values, *parameters)))
         if storage[0] in "sS":
-            codes = torch.from_numpy(
-                np.asarray(values.astype(np.int16) + code_range(bits)[0]).astype(np.int8)
-            )
+            codes = torch.from_numpy(values).short() + code_range(int(storage[1]))[0]
             return dequantize_symmetric(codes, torch.from_numpy(parameters[0].astype(np.float32)))
     return torch.from_numpy(values.astype(np.int64 if storage == "i8" else np.float32))
