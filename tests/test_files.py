@@ -122,6 +122,17 @@ def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
+def test_a_read_only_file_is_not_replaced(tmp_path):
+    kept = tmp_path / "kept.txt"
+    kept.write_text("old")
+    kept.chmod(0o444)
+    with pytest.raises(UserError, match="read-only"):
+        write_text(kept, "new")
+    with pytest.raises(UserError, match="read-only"):
+        check_output(kept)
+    assert kept.read_text() == "old" and list(tmp_path.iterdir()) == [kept]
+
+
 def test_a_folder_is_held_by_one_block_at_a_time(tmp_path):
     with locked(tmp_path), pytest.raises(UserError, match="another process is working"), locked(tmp_path):
         pytest.fail("held twice")

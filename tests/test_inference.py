@@ -244,8 +244,10 @@ def test_bad_models_are_refused(refuse, toy, tmp_path, small_model):
     (tmp_path / "damaged.bin").write_bytes(damaged)
     (tmp_path / "text.bin").write_text("hello")
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "plain.bin")
-    for name in ("damaged.bin", "text.bin", "plain.bin", "absent.bin"):
+    (tmp_path / "model.onnx").write_bytes(bytes(400_000))
+    for name in ("damaged.bin", "text.bin", "plain.bin", "absent.bin", "model.onnx"):
         assert name in refuse(toy, tmp_path / "out.csv", "--model", tmp_path / name)
+    assert "only be a teacher" in refuse(toy, tmp_path / "out.csv", "--model", tmp_path / "model.onnx")
     assert not (tmp_path / "out.csv").exists()
 
 

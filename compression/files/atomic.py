@@ -43,6 +43,8 @@ def _new_file_beside(path):
             raise UserError(f"{path} is a folder, and a file is to be written there; name a file")
         if path.exists() and not path.is_file():
             raise UserError(f"{path} is a device or pipe, which no file can replace; name an ordinary file")
+        if path.exists() and not path.stat().st_mode & 0o222:
+            raise UserError(f"{path} is a read-only file, which is not replaced; name another file")
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

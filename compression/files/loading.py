@@ -9,6 +9,7 @@ from compression.files.atomic import read_torch
 from compression.files.description import Description
 from compression.files.foreign import is_state_dict, load_foreign, recognise, unwrapped
 from compression.files.model_file import MODEL_FORMAT, VERSIONS, Model, restored, stored_state
+from compression.files.onnx import is_onnx
 from compression.files.torch_stream import is_torch_stream
 
 
@@ -19,6 +20,9 @@ def load_model(path, max_bytes=None, what="model file"):
     is missing, too large, damaged, hostile or of an unknown network.
     """
     path = Path(path)
+    if is_onnx(path):
+        advice = "use a model file or checkpoint here"
+        raise UserError(f"{path} is an ONNX file, which can only be a teacher of train_kd.py; {advice}")
     if max_bytes is not None and path.is_file() and path.stat().st_size > max_bytes:
         raise UserError(
             f"{path} has {path.stat().st_size:,} bytes and at most {max_bytes:,} are allowed; "
