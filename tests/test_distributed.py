@@ -82,8 +82,9 @@ for name, changes in cases.items():
     weights = balanced_weights(photos.labels[:33], 11).clamp(min=0.1).double()
     loss = CrossEntropy(0.1, weights if name == "weights" else None)
     if name in ("views", "plain"):
-        teachers, shape = [Teacher(teacher, preprocessing, "teacher")], (len(photos), 11)
-        loss = Distillation(teachers, preprocessing, 0.7, 2.0, "fp32", *shape, settings.views)
+        teachers, views = [Teacher(teacher, preprocessing, "teacher")], range(settings.views)
+        unknown = [torch.full((len(photos), 11), torch.nan) for _ in views]
+        loss = Distillation(teachers, preprocessing, 0.7, 2.0, "fp32", unknown)
     run = Run(network, description, settings, len(photos) // settings.batch_size, device, loss)
     with StopRequest() as stop:
         row = train_epoch(run, photos, others, stop)

@@ -20,16 +20,9 @@ from compression.quantization.grids import Scheme, dequantize_symmetric, mse_sca
 from compression.training.evaluation import evaluate
 from compression.training.loop import fit
 from compression.training.losses import CrossEntropy
-from compression.training.qat import (
-    LearnedStep,
-    fake_quantize,
-    finish,
-    fold_into_scales,
-    quantized_state,
-    reestimate_bn,
-)
+from compression.training.qat import LearnedStep, fake_quantize, finish, fold_into_scales, reestimate_bn
 from compression.training.recipe import Settings, parameter_groups
-from compression.training.run_folder import Run, write_checkpoint
+from compression.training.run_folder import Run, evaluated_state, write_checkpoint
 from dataset import PhotoSet, list_labelled, load_photos
 from models import ARCHITECTURES, Architecture, build
 
@@ -122,7 +115,7 @@ def test_the_scheme_says_how_many_bits_each_weight_gets():
         if network.state_dict()[name].ndim >= 2 and bits <= 8
     }
     got = {
-        name: bits for name, (bits, _) in quantized_state(fake_quantize(network, scheme))["scales"].items()
+        name: bits for name, (bits, _) in evaluated_state(fake_quantize(network, scheme))["scales"].items()
     }
     assert got == wanted and set(got.values()) == {4, 6, 8} and "blocks.1.expand.0.weight" not in got
 
@@ -131,7 +124,7 @@ def test_the_exported_state_is_the_plain_networks_and_gives_the_same_logits():
     torch.manual_seed(0)
     network = fake_quantize(build("residual6", **NARROW), Scheme(3, "channel", "mse")).eval()
     plain = build("residual6", **NARROW)
-    exported = quantized_state(network)
+    exported = evaluated_state(network)
     plain.load_state_dict(exported["weights"])
     images = weight(4, 3, SIZE, SIZE)
     assert torch.equal(plain.eval()(images), network(images))
@@ -172,7 +165,7 @@ def test_bn_goes_into_the_scales_and_no_code_changes(name, arguments):
     torch.manual_seed(0)
     network = trained_bn(build(name, **arguments))
     plain = build(name, **arguments).eval()
-    exported = quantized_state(fake_quantize(network, Scheme(4, "channel", "mse")))
+    exported = evaluated_state(fake_quantize(network, Scheme(4, "channel", "mse")))
     plain.load_state_dict(exported["weights"])
     images = weight(4, 3, SIZE, SIZE)
     before, pairs = plain(images), foldable_pairs(plain)
@@ -266,7 +259,6 @@ def tune(path, out, scheme=TWO_BITS, changes=None, **options):
         settings(**(changes or {})),
         out,
         CPU,
-        export=quantized_state,
         **options,
     )
 
@@ -316,9 +308,7 @@ def test_qat_regains_what_rounding_lost(tmp_path, monkeypatch, granularity):
     learning = settings(
         optimizer="sgd", lr=0.05, weight_decay=0.0, schedule="constant", label_smoothing=0.0, ema=0, epochs=6
     )
-    record = fit(
-        network, description, photos, photos, learning, tmp_path / "run", CPU, export=quantized_state
-    )
+    record = fit(network, description, photos, photos, learning, tmp_path / "run", CPU)
     assert [row["validation_accuracy"] for row in record["history"]] == [0.5, 1, 1, 1, 1, 1]
     finish(tmp_path / "run", photos, photos, learning, CPU)
     loss, accuracy, _ = measured(load_model(tmp_path / "run/best.pt").build())
@@ -361,7 +351,7 @@ class Stop(CrossEntropy):
 def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(floats, tmp_path, stop, error):
     tune(floats, tmp_path / "whole", changes={"augment": "standard"})
     with pytest.raises(error):
-        tune(floats, tmp_path / "parts", changes={"augment": "standard"}, loss_function=stop)
+        tune(floats, tmp_path / "parts", changes={"augment": "standard"}, loss=stop)
     torch.rand(5)
     tune(floats, tmp_path / "parts", changes={"augment": "standard"}, resume=True)
     states = [
@@ -544,7 +534,7 @@ def trained_at_3_bits(checkpoint, path):
     """Write a checkpoint of quantization-aware training, without the training."""
     model = load_model(checkpoint)
     network = model.description.build({key: value.clone() for key, value in model.state_dict.items()})
-    state = quantized_state(fake_quantize(network, Scheme(3, "channel", "mse")))
+    state = evaluated_state(fake_quantize(network, Scheme(3, "channel", "mse")))
     qat = {"qat": {"bits": 3, "granularity": "channel"}}
     write_checkpoint(path, replace(model.description, training=qat), **state)
 

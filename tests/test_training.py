@@ -155,7 +155,7 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp
         "SIGINT in the first step": (KillAfter(1, signal.SIGINT), SystemExit),
     }[stop]
     with pytest.raises(error) as stopped:
-        start(tmp_path / "parts", settings, loss_function=loss)
+        start(tmp_path / "parts", settings, loss=loss)
     if error is SystemExit:
         assert stopped.value.code == 128 + loss.number
     torch.rand(5)  # whatever happens in between must not matter
@@ -175,7 +175,7 @@ def test_stopping_twice_still_ends_with_the_same_weights(tmp_path):
     start(tmp_path / "whole", small())
     for calls in (3, 4):
         with pytest.raises(SystemExit):
-            start(tmp_path / "parts", small(), loss_function=KillAfter(calls, signal.SIGTERM), resume=True)
+            start(tmp_path / "parts", small(), loss=KillAfter(calls, signal.SIGTERM), resume=True)
     start(tmp_path / "parts", small(), resume=True)
     assert same_tensors(
         run_state(tmp_path / "whole")["state_dict"], run_state(tmp_path / "parts")["state_dict"]
@@ -192,7 +192,7 @@ def test_every_device_and_precision_trains_and_resumes(tmp_path, device, precisi
     settings = small(precision=precision, augment="blurred", mixup=0.3, epochs=2)
     whole = start(tmp_path / "whole", settings, device)
     with pytest.raises(SystemExit):
-        start(tmp_path / "parts", settings, device, loss_function=KillAfter(6, signal.SIGTERM))
+        start(tmp_path / "parts", settings, device, loss=KillAfter(6, signal.SIGTERM))
     saved = run_state(tmp_path / "parts")["run"]
     again = first_run(settings, device, steps=len(TRAINING) // settings.batch_size)
     again.load_state_dict(saved)
@@ -404,7 +404,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
             r"new --out"
         ),
     ):
-        start(tmp_path, small(), loss_function=Broken())
+        start(tmp_path, small(), loss=Broken())
     state = run_state(tmp_path)
     assert state["run"]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in state["run"]["network"].values())
@@ -436,12 +436,11 @@ def test_resuming_from_a_damaged_checkpoint_is_a_user_error(tmp_path, content):
         start(tmp_path, small(epochs=1), resume=True)
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
-    assert start(tmp_path / "run", small(), dry_run=True)["dry_run"]
+def test_a_dry_run_is_two_batches_without_a_folder():
+    assert math.isfinite(start(None, small())["validation_loss"])
     with pytest.raises(SystemExit) as stopped:
-        start(tmp_path / "run", small(), dry_run=True, loss_function=KillAfter(1, signal.SIGTERM))
+        start(None, small(), loss=KillAfter(1, signal.SIGTERM))
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_single_photo_cannot_be_trained_on(tmp_path):
@@ -554,7 +553,7 @@ class Watching(CrossEntropy):
 
 def test_every_epoch_sees_every_photo_once_in_another_order(tmp_path):
     loss = Watching()
-    start(tmp_path, small(batch_size=9, epochs=2), loss_function=loss)
+    start(tmp_path, small(batch_size=9, epochs=2), loss=loss)
     first, second = (
         torch.cat([batch.positions for batch in loss.batches[part]]) for part in (slice(4), slice(4, None))
     )
@@ -569,7 +568,7 @@ def test_every_epoch_sees_every_photo_once_in_another_order(tmp_path):
 
 def test_mixup_reaches_the_loss(tmp_path):
     loss = Watching()
-    start(tmp_path, small(epochs=1, mixup=0.4), loss_function=loss)
+    start(tmp_path, small(epochs=1, mixup=0.4), loss=loss)
     shares = torch.cat([batch.labels for batch in loss.batches])
     assert shares.shape == (32, 2) and torch.allclose(shares.sum(1), torch.ones(32))
     assert shares.min() < 0.1 < 0.2 < shares.min(1).values.max() <= 0.4
@@ -597,7 +596,7 @@ def test_a_large_gradient_is_clipped_and_a_small_one_is_left():
 
     norms = []
     for Scaled.scale in (1e-3, 1e3):
-        run = first_run(small(clip=0.1), loss_function=Scaled())
+        run = first_run(small(clip=0.1), loss=Scaled())
         run.train_step(some_batch())
         norms.append(
             torch.stack([parameter.grad.norm() for parameter in run.network.parameters()]).norm().item()
@@ -640,7 +639,7 @@ def test_an_older_run_whose_classes_are_spelled_otherwise_is_resumed_and_one_of_
 ):
     whole = start(tmp_path / "whole", small(epochs=2))
     with pytest.raises(SystemExit):
-        start(tmp_path / "parts", small(epochs=2), loss_function=KillAfter(6, signal.SIGTERM))
+        start(tmp_path / "parts", small(epochs=2), loss=KillAfter(6, signal.SIGTERM))
     older = run_state(tmp_path / "parts")
     names = older["class_names"]
     torch.save({**older, "class_names": names[::-1]}, tmp_path / "parts/last.pt")
@@ -943,7 +942,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 
 def test_views_have_the_view_size_and_evaluation_the_input_size(tmp_path):
     loss = Watching()
-    start(tmp_path, small(epochs=1, view_size=24), loss_function=loss)
+    start(tmp_path, small(epochs=1, view_size=24), loss=loss)
     assert {batch.images.shape[-1] for batch in loss.batches} == {24}
     assert load_model(tmp_path / "best.pt").description.preprocessing.size == SIZE
 
@@ -955,7 +954,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
                 start(tmp_path, small(), resume=True)
             return super().__call__(logits, batch)
 
-    start(tmp_path, small(epochs=1), loss_function=Meanwhile())
+    start(tmp_path, small(epochs=1), loss=Meanwhile())
 
 
 def test_resuming_with_changed_photos_is_refused(tmp_path):

@@ -14,15 +14,13 @@ from argparse import ArgumentTypeError
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from compression import distributed
 from compression.command_line import UserError, number
 from compression.data.augmentation import AUGMENTATIONS
 
-# precision -> data type of the forward pass
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # data type of the forward pass
 # Defaults of a script that differ from those of Settings; "sgd" applies wherever that optimizer is chosen.
 DEFAULTS = {
     "train_student.py": {},
@@ -49,8 +47,12 @@ def one_of(*values):
     return check
 
 
+def autocast(precision, device):
+    """The context in which a network computes in this precision."""
+    return torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "fp32")
+
+
 PIXELS = number(int, 16, 4096)
-PIXELS_OR_0 = number(int, 0, 4096)
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,7 @@ class Settings:
     epochs: int = 60
     batch_size: int = setting(64, number(int, 2), "photos per step")
     optimizer: str = setting("adamw", one_of("adamw", "sgd"), "adamw, or sgd with Nesterov momentum 0.9")
-    schedule: str = setting(
-        "cosine", one_of("cosine", "constant"), "learning rate schedule; cosine: warm-up, then cosine to 0"
-    )
+    schedule: str = setting("cosine", one_of("cosine", "constant"), "cosine: a warm-up, then down to 0")
     lr: float = setting(
         2e-3, number(float, 0, open_low=True), "peak learning rate (default with QAT: 0.0005; with sgd: 0.1)"
     )
@@ -73,7 +73,7 @@ class Settings:
     mixup: float = setting(0.0, number(float, 0, 0.5), "largest share of another photo mixed into a view")
     view_size: int = setting(
         0,
-        PIXELS_OR_0,
+        number(int, 0, 4096),
         "size of the random views in pixels; 0 = the input size, or the view size of the network that "
         "training starts from. Random crops enlarge objects, so about three quarters of --size gives objects "
         "the same size as in whole photos, at half the cost (Touvron et al. 2019)",
@@ -81,15 +81,12 @@ class Settings:
     views: int = setting(
         0,
         number(int, 0, 1000),
-        "fixed random views per photo, one per epoch in turn, so that teacher outputs are computed once and "
-        "cached; 0 = new views every epoch",
+        "fixed random views per photo, one per epoch in turn: teacher outputs are computed once and cached; "
+        "0 = new views every epoch",
     )
     warmup: float = setting(0.05, number(float, 0, 1), "share of all steps used for learning rate warm-up")
     gamma_l1: float = setting(
-        0.0,
-        number(float, 0),
-        "weight of the L1 penalty on BN gammas (Liu et al. 2017), by which prune.py ranks channels; try "
-        "0.0001",
+        0.0, number(float, 0), "L1 penalty on BN gammas (Liu et al. 2017), for pruning; try 0.0001"
     )
     clip: float = setting(5.0, number(float, 0, open_low=True), "largest gradient norm")
     class_weights: str = setting(
@@ -102,10 +99,7 @@ class Settings:
         0, number(int, 0), "also save the weights after this epoch as epochN.pt, for prune.py --mode rewind"
     )
     stop_epoch: int = setting(
-        0,
-        number(int, 0),
-        "end after this epoch of the schedule, before the learning rate is 0, so that quantization-aware "
-        "training goes on from there; 0 = at its end",
+        0, number(int, 0), "end after this epoch of the schedule, for QAT to go on from there; 0 = at its end"
     )
     qat_bits: int = 0  # bits of the weights in quantization-aware training (see qat.py); 0 = off
     qat_overrides: dict = dataclasses.field(default_factory=dict)  # layer -> other bits
@@ -121,6 +115,11 @@ class Settings:
     def last_epoch(self):
         """The epoch after which the training ends."""
         return self.stop_epoch or self.epochs
+
+    @property
+    def measure(self):
+        """Which accuracy on validation photos picks the best epoch."""
+        return "balanced_accuracy" if self.class_weights == "balanced" else "accuracy"
 
 
 def defaults_of(script, qat=False, chosen=None):
@@ -158,28 +157,18 @@ def parse_recipe(texts, fields):
 
 def recipe_help(fields, defaults):
     """The table of all keys with their defaults."""
-    shown = {key: defaults.get(key, field.default) for key, field in fields.items()}
-    names = {key: f"  {key}={'' if value is None else value}" for key, value in shown.items()}
-    width = max(map(len, names.values())) + 2
-    wrapped = [
-        textwrap.fill(
-            fields[key].metadata["help"], 100, initial_indent=f"{name:{width}}", subsequent_indent=" " * width
-        )
-        for key, name in names.items()
-    ]
-    return "\n".join(["--recipe KEY=VALUE [KEY=VALUE ...], with defaults:", *wrapped])
+    lines, width = ["--recipe KEY=VALUE [KEY=VALUE ...], with defaults:"], max(map(len, fields)) + 12
+    for key, field in fields.items():
+        default = defaults.get(key, field.default)
+        name = f"  {key}={'' if default is None else default}".ljust(width)
+        lines.append(textwrap.fill(name + field.metadata["help"], 100, subsequent_indent=" " * width))
+    return "\n".join(lines)
 
 
 def add_recipe(parser, script, *groups, without=()):
     """`--recipe`, for the fields of Settings and of these dataclasses; see `read_recipe`."""
-    parser.add_argument(
-        "--recipe",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="other training settings, e.g. lr=0.005 augment=medium; `--recipe help` lists all",
-    )
+    text = "other training settings, e.g. lr=0.005 augment=medium; `--recipe help` lists all"
+    parser.add_argument("--recipe", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
     parser.set_defaults(script=script, recipe_fields=recipe_fields(Settings, *groups, without=without))
 
 
@@ -190,20 +179,20 @@ def read_recipe(parser, argv=None):
     `--recipe help` prints the table and exits; it needs no other argument.
     """
     words = sys.argv[1:] if argv is None else list(map(str, argv))
-    if any(pair == ("--recipe", "help") for pair in zip(words, words[1:])):
-        print(recipe_help(parser.get_default("recipe_fields"), defaults_of(parser.get_default("script"))))
+    known_fields = parser.get_default("recipe_fields")
+    if ("--recipe", "help") in zip(words, words[1:]):
+        print(recipe_help(known_fields, defaults_of(parser.get_default("script"))))
         raise SystemExit(0)
     for word in words:
         flag = word.partition("=")[0]
-        if flag.startswith("--") and (key := flag[2:].replace("-", "_")) in parser.get_default(
-            "recipe_fields"
-        ):
+        key = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and key in known_fields:
             raise UserError(f"{flag} is a setting of the recipe; write --recipe {key}=VALUE")
     options = parser.parse_args(words)
     options.resume = options.resume or distributed.RESTARTS > 0
-    options.chosen = parse_recipe(options.recipe, options.recipe_fields)
+    options.chosen = parse_recipe(options.recipe, known_fields)
     known = defaults_of(options.script, bool(getattr(options, "qat_bits", None)), options.chosen)
-    for key, field in options.recipe_fields.items():
+    for key, field in known_fields.items():
         setattr(options, key, options.chosen.get(key, known.get(key, field.default)))
     options.label_smoothing = getattr(options, "label_smoothing", known.get("label_smoothing"))
     if getattr(options, "epochs", None) is None:
@@ -246,12 +235,6 @@ def build_optimizer(network, settings):
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
-def gammas_of(network):
-    """The gamma of every BN, for the penalty settings.gamma_l1."""
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
-    return [module.weight for module in network.modules() if isinstance(module, norms)]
-
-
 def optimise(loss, network, optimizer, scaler, settings, gammas=()):
     """One optimizer step on a scalar loss plus the penalty on the gammas."""
     # the penalty is not part of the logged loss, so that runs are comparable
@@ -268,10 +251,9 @@ def paired(averaged, network):
     """(weights and buffers of an `AveragedModel`, the same of the network): two lists for each data type."""
     groups = {}
     both = ([*model.parameters(), *model.buffers()] for model in (averaged.module, network))
-    for ours, theirs in zip(*both, strict=True):
-        groups.setdefault(ours.dtype, ([], []))
-        groups[ours.dtype][0].append(ours), groups[ours.dtype][1].append(theirs)
-    return list(groups.values())
+    for pair in zip(*both, strict=True):
+        groups.setdefault(pair[0].dtype, []).append(pair)
+    return [tuple(zip(*pairs)) for pairs in groups.values()]
 
 
 @torch.no_grad()
