@@ -27,14 +27,13 @@ class Input:
     resize: str = setting(
         None,
         one_of(*RESIZE_RULES),
-        "crop: resize the shorter side to --size, then centre crop; squash: resize both sides to --size; "
-        "course: the course's centre crop without resizing (default: crop, or that of --init)",
+        "crop: resize the shorter side to --size, then centre crop; squash: resize both sides; course: the "
+        "course's centre crop without resizing (default: crop, or that of --init)",
     )
     detail: int = setting(
         None,
         PIXELS,
-        "reduce larger photos to this shorter side in pixels first, in training and wherever the model is "
-        "used; useful where all training photos are small",
+        "first reduce larger photos to this shorter side, for training photos that are all small",
     )
 
 
@@ -50,10 +49,7 @@ def cache_folder(options):
 
 
 def add_training(parser, script, out, *groups, without=()):
-    """Options of a training script: network, data, recipe and run; `out` is the default of --out.
-
-    groups, without: see `recipe.add_recipe`.
-    """
+    """Options of a training script; out: the default of --out; groups, without: see `recipe.add_recipe`."""
     add = parser.add_argument_group("network").add_argument
     text = "the network; `python models.py` lists all with sizes (default: residual6, or that of --init)"
     add("--network", choices=ARCHITECTURES, metavar="NAME", help=text)

@@ -59,10 +59,7 @@ class StopRequest:
     def __enter__(self):
         self.signal, self.previous = None, {}
         for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self.previous[number] = signal.signal(number, self._note)
-            except ValueError:  # not in the main thread: the caller handles signals
-                break
+            self.previous[number] = signal.signal(number, self._note)
         return self
 
     def agreed(self):
@@ -71,14 +68,11 @@ class StopRequest:
 
     def _note(self, number, frame):
         self.signal = number
-        self._restore()
-
-    def _restore(self):
-        while self.previous:
-            signal.signal(*self.previous.popitem())
+        self.__exit__()
 
     def __exit__(self, *exception):
-        self._restore()
+        while self.previous:
+            signal.signal(*self.previous.popitem())
 
 
 def check_run_folder(out, resume):
