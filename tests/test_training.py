@@ -29,10 +29,9 @@ from compression.training.evaluation import Evaluation, evaluate
 from compression.training.loop import StopRequest, draw_batch, fit, pick_precision
 from compression.training.losses import Batch, CrossEntropy, mix
 from compression.training.recipe import (
+    MovingAverage,
     Settings,
-    average_weights,
     build_optimizer,
-    paired,
     parameter_groups,
     read_recipe,
     warmup_cosine,
@@ -424,7 +423,7 @@ def test_label_smoothing_is_its_formula():
     for share, loss in (
         (0.0, CrossEntropy()),
         (0.1, CrossEntropy(0.1)),
-        (0.3, first_run(small(label_smoothing=0.3)).loss_function),
+        (0.3, first_run(small(label_smoothing=0.3)).loss),
     ):
         expected = (1 - share) * surprise[torch.arange(6), labels].mean() + share * surprise.mean()
         assert loss(logits, batch).item() == pytest.approx(expected.item(), rel=1e-6)
@@ -606,15 +605,14 @@ def test_the_averaged_weights_follow_the_closed_form(device):
 def test_the_averaged_weights_are_bitwise_those_of_torch():
     """Floats and whole numbers (BN's counter), the first step and later ones."""
     network = first_run(small()).network
-    ours = AveragedModel(network, use_buffers=True)
-    pairs = paired(ours, network)
+    ours = MovingAverage(network)
     theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
     for step in range(4):
         network(torch.rand(8, 3, SIZE, SIZE))  # moves BN's statistics
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average_weights(ours, pairs, 0.7)
+        ours.update(0.7)
         theirs.update_parameters(network)
         assert same_tensors(ours.state_dict(), theirs.state_dict()), step
     assert ours.n_averaged == 4

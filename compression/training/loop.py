@@ -13,7 +13,6 @@ from the seed: initialisation and dropout from torch's global generator, the ord
 their views from generators seeded anew for every epoch.
 """
 
-import math
 import shlex
 import signal
 import time
@@ -204,17 +203,15 @@ def train_epoch(run, training, validation, stop, steps=None):
         run.train_step(batch, weight)
         stopped = stop.signal if distributed.SIZE == 1 else stopped
         if device.type == "cpu" or run.step % 50 == 0 or stopped:  # asking a GPU makes it wait
-            run.check_finite()
+            run.check_finite(run.loss_sum)
         if stopped:
             stop.signal = stop.signal or stopped
             run.seconds += time.perf_counter() - started
             return None
     run.end_steps()
-    run.check_finite()
+    run.check_finite(run.loss_sum)
     loss, accuracy, balanced = evaluate(run.evaluated, validation, preprocessing, device, batches=steps)
-    if not math.isfinite(loss):
-        run.loss_sum += math.nan
-        run.check_finite()
+    run.check_finite(loss)
     run.seconds += time.perf_counter() - started
     return {
         "epoch": run.epoch + 1,
@@ -251,7 +248,7 @@ def draw_batch(run, training, positions, fixed, view):
         images, labels = mix(images, labels, len(run.description.class_names), settings.mixup, run.views)
         images, labels, positions = (distributed.share(values) for values in (images, labels, positions))
         images = images.contiguous(memory_format=torch.channels_last)
-    return run.loss_function.prepare(Batch(images, labels, positions, view))
+    return run.loss.prepare(Batch(images, labels, positions, view))
 
 
 def quantize_command(folder):

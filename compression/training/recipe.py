@@ -14,7 +14,7 @@ from argparse import ArgumentTypeError
 from dataclasses import dataclass
 
 import torch
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from compression import distributed
 from compression.command_line import UserError, number
@@ -180,7 +180,7 @@ def read_recipe(parser, argv=None):
     for key, field in known_fields.items():
         setattr(options, key, options.chosen.get(key, known.get(key, field.default)))
     options.label_smoothing = getattr(options, "label_smoothing", known.get("label_smoothing"))
-    if getattr(options, "epochs", None) is None:
+    if options.epochs is None:
         options.epochs = known.get("epochs", Settings.epochs)
     return options
 
@@ -232,24 +232,24 @@ def optimise(loss, network, optimizer, scaler, settings, gammas=()):
     scaler.update()
 
 
-def paired(averaged, network):
-    """(weights and buffers of an `AveragedModel`, the same of the network): two lists for each data type."""
-    groups = {}
-    both = ([*model.parameters(), *model.buffers()] for model in (averaged.module, network))
-    for pair in zip(*both, strict=True):
-        groups.setdefault(pair[0].dtype, []).append(pair)
-    return [tuple(zip(*pairs)) for pairs in groups.values()]
+class MovingAverage(AveragedModel):
+    """The exponential moving average (EMA) of a network's weights and buffers.
 
-
-@torch.no_grad()
-def average_weights(averaged, pairs, decay):
-    """Update the exponential moving average of weights and buffers in an `AveragedModel`; the first call
-    copies them. pairs: from `paired`.
-
-    The same as its `update_parameters` with `get_ema_multi_avg_fn`, but the counter remains on the CPU:
-    copying it to the GPU would wait for the GPU in every step.
+    The same as torch's with `get_ema_multi_avg_fn`, but the counter remains on the CPU: copying it to the GPU
+    would wait for the GPU in every step.
     """
-    update = get_ema_multi_avg_fn(decay if averaged.n_averaged > 0 else 0.0)
-    for ours, theirs in pairs:
-        update(ours, theirs, None)
-    averaged.n_averaged += 1
+
+    def __init__(self, network):
+        super().__init__(network, use_buffers=True)
+        self.pairs = {}  # data type -> [(tensor of the average, the same of the network)]
+        both = ([*model.parameters(), *model.buffers()] for model in (self.module, network))
+        for ours, theirs in zip(*both, strict=True):
+            self.pairs.setdefault(ours.dtype, []).append((ours, theirs))
+
+    @torch.no_grad()
+    def update(self, decay):
+        """ours = decay * ours + (1 - decay) * theirs; the first call copies theirs."""
+        average = get_ema_multi_avg_fn(decay if self.n_averaged > 0 else 0.0)
+        for pairs in self.pairs.values():
+            average(*zip(*pairs), None)
+        self.n_averaged += 1

@@ -1,13 +1,13 @@
 """A training run: its settings, everything that changes during it, and how that is saved and resumed."""
 
 import json
+import math
 import shlex
 import signal
 from dataclasses import asdict
 
 import torch
 from torch.nn.utils.parametrize import is_parametrized
-from torch.optim.swa_utils import AveragedModel
 
 from compression import distributed
 from compression.command_line import UserError
@@ -19,13 +19,12 @@ from compression.quantization.folding import NORMS
 from compression.training.cuda_graph import CudaGraph
 from compression.training.losses import CrossEntropy, tensors_of
 from compression.training.recipe import (
+    MovingAverage,
     Settings,
     autocast,
-    average_weights,
     build_optimizer,
     build_schedule,
     optimise,
-    paired,
 )
 
 COUNTS, SUMS = ("epoch", "step", "seconds", "starts"), ("loss_sum", "correct", "labelled")  # of a Run
@@ -72,7 +71,7 @@ class Run:
     """
 
     def __init__(self, network, description, settings, steps_per_epoch, device, loss=None, data=None):
-        self.loss_function = loss or CrossEntropy(settings.label_smoothing)
+        self.loss = loss or CrossEntropy(settings.label_smoothing)
         self.data, self.measure = data or {}, f"validation_{settings.measure}"  # which picks the best epoch
         self.description, self.settings = description, settings
         self.device, self.steps_per_epoch = device, steps_per_epoch
@@ -81,8 +80,7 @@ class Run:
         self.gammas = [norm.weight for norm in norms if settings.gamma_l1]
         self.network = distributed.synchronised(network, device)
         self.parallel = distributed.parallel(self.network, device)
-        self.ema = AveragedModel(self.network, use_buffers=True) if settings.ema else None
-        self.averaged = paired(self.ema, self.network) if settings.ema else None
+        self.ema = MovingAverage(self.network) if settings.ema else None
         self.optimizer = build_optimizer(self.network, settings)
         self.schedule = build_schedule(self.optimizer, settings, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
@@ -104,13 +102,13 @@ class Run:
 
     def best(self):
         """The history's row of the best epoch; the earliest one among equals."""
-        return max(self.history, key=lambda row: row[self.measure]) if self.history else None
+        return max(self.history, key=lambda row: row[self.measure])
 
     def agree(self, batch, stop):
         """(share of this process in the batch's mean loss, a signal that any process has got)."""
         if distributed.SIZE == 1:
             return 1.0, None
-        own = self.loss_function.weight_of(batch)
+        own = self.loss.weight_of(batch)
         total, stopped = distributed.total([own, stop.signal or 0]).tolist()
         return own / total, int(stopped > 0) and (stop.signal or signal.SIGTERM)
 
@@ -142,8 +140,7 @@ class Run:
         if self.ema:
             done = self.epoch * self.steps_per_epoch + self.step
             # a warm-up, so that the first steps are soon forgotten
-            decay = min(self.settings.ema, (1 + done) / (10 + done))
-            average_weights(self.ema, self.averaged, decay)
+            self.ema.update(min(self.settings.ema, (1 + done) / (10 + done)))
         self.step += 1
 
     def compute(self, batch, weight=1.0):
@@ -151,9 +148,9 @@ class Run:
         with autocast(self.settings.precision, self.device):
             logits = self.parallel(batch.images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays
-        loss = weight * self.loss_function(logits, batch)
-        both = self.optimizer, self.scaler
-        optimise(distributed.SIZE * loss, self.network, *both, self.settings, self.gammas)
+        loss = weight * self.loss(logits, batch)
+        step = self.network, self.optimizer, self.scaler, self.settings, self.gammas
+        optimise(distributed.SIZE * loss, *step)
         self.loss_sum += loss.detach()
         labelled, right = labelled_and_right(logits, batch.labels)
         self.labelled += labelled.sum()
@@ -167,9 +164,9 @@ class Run:
                 own.fill_(total)
             distributed.spread(self.evaluated.buffers())
 
-    def check_finite(self):
-        """Raise UserError if the sum of the epoch's losses is NaN or infinite."""
-        if not torch.isfinite(self.loss_sum):
+    def check_finite(self, loss):
+        """Raise UserError if a loss of this epoch, or their sum, is NaN or infinite."""
+        if not math.isfinite(loss):
             rate, precision = self.settings.lr, self.settings.precision
             way_on = f"lr={rate / 4:g}" + ("" if precision == "fp32" else " or precision=fp32")
             raise UserError(
@@ -186,14 +183,8 @@ class Run:
 
     def parts(self):
         """{key in a checkpoint: what has a state of its own, or None}."""
-        return {
-            "network": self.network,
-            "ema": self.ema,
-            "loss": self.loss_function,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "scaler": self.scaler,
-        }
+        names = ("network", "ema", "loss", "optimizer", "schedule", "scaler")
+        return {name: getattr(self, name) for name in names}
 
     def state_dict(self):
         """Plain values and tensors only, so that it loads with weights_only=True."""

@@ -35,6 +35,9 @@ class Teacher:
     order: tuple | None = None  # place of each of the student's classes among the teacher's; None = the same
     says_normalisation: bool = True  # whether its file tells the normalisation
 
+    def __str__(self):
+        return f"the teacher {self.path}"
+
     def logits(self, images, seen_by, size=None):
         """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own
         normalisation and `size` (by default its input size), in the order of the student's classes.
@@ -44,11 +47,9 @@ class Teacher:
             return constant(values, images.device).view(-1, 1, 1)
 
         own, pixels = self.preprocessing, images * column(seen_by.std) + column(seen_by.mean)
-        size = size or own.size
-        if pixels.shape[-1] != size:
-            pixels = F.interpolate(
-                pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False
-            )
+        shape = (size or own.size,) * 2
+        if pixels.shape[2:] != shape:
+            pixels = F.interpolate(pixels, shape, mode="bilinear", antialias=True, align_corners=False)
         inputs = (pixels - column(own.mean)) / column(own.std)
         logits = self.network(inputs.contiguous(memory_format=torch.channels_last))
         if self.order is None:
@@ -66,6 +67,7 @@ def read_teacher(
     where neither tells, as for another program's state_dict. Raises UserError if the file is no teacher,
     knows other classes, or was trained on grey photos for RGB ones or the other way round.
     """
+    teacher, advice = f"the teacher {path}", "use a teacher of the same classes"
     if is_onnx(path):
         network, told = read_onnx(path)
         taken, names, origin = told["channels"], told.get("class_names"), {}
@@ -78,7 +80,7 @@ def read_teacher(
         classes = count_outputs(network, taken, preprocessing.size, path)
         if names and len(names) != classes:
             raise UserError(
-                f"the teacher {path} names {len(names)} classes and gives {classes} logits; export it again"
+                f"{teacher} names {len(names)} classes and gives {classes} logits; export it again"
             )
     else:
         model = load_model(path, what="teacher file")
@@ -89,19 +91,15 @@ def read_teacher(
         names = None if foreign else description.class_names
         taken, classes = own.channels, len(description.class_names)
         says_size, says_normalisation = not foreign, not description.assumes_normalisation
-    advice = "use a teacher of the same classes"
     if classes != len(class_names):
         theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
         raise UserError(
-            f"the teacher {path} has {classes} classes ({theirs}) and {len(class_names)} are those of "
-            f"{whose} ({', '.join(class_names[:3])}, ...); {advice}"
+            f"{teacher} has {classes} classes ({theirs}) and {len(class_names)} are those of {whose} "
+            f"({', '.join(class_names[:3])}, ...); {advice}"
         )
-    order = match(class_names, whose, names or unnamed(classes), f"the teacher {path}", advice)
+    order = match(class_names, whose, names or unnamed(classes), teacher, advice)
     if taken != channels:
-        raise UserError(
-            f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; "
-            "use a teacher that was trained on photos like them"
-        )
+        raise UserError(f"{teacher} takes {taken} channel(s) and the photos have {channels}; use another")
     view_size = None if size else origin.get("view_size")
     return Teacher(
         network.to(device, memory_format=torch.channels_last).requires_grad_(False),
@@ -128,8 +126,8 @@ class SeenBy(nn.Module):
 
 def accuracy_of(teacher, photos, preprocessing, device, batches=None):
     """The teacher's accuracy on a PhotoSet as the student's preprocessing shows it."""
-    asked, whose = SeenBy(teacher, preprocessing), f"the teacher {teacher.path}"
-    return evaluate(asked, photos, preprocessing, device, batches=batches, whose=whose).accuracy
+    network = SeenBy(teacher, preprocessing)
+    return evaluate(network, photos, preprocessing, device, batches=batches, whose=teacher).accuracy
 
 
 def check_teacher(teacher, validation, preprocessing, device, batches=None):
@@ -138,9 +136,8 @@ def check_teacher(teacher, validation, preprocessing, device, batches=None):
     guessing = validation.labels.bincount().max().item() / len(validation)
     if accuracy <= guessing and batches is None:
         raise UserError(
-            f"the teacher {teacher.path} has a validation accuracy of {accuracy:.1%}, no better than "
-            f"always predicting the most frequent class ({guessing:.1%}); "
-            "check its input size and normalisation, or use another teacher"
+            f"{teacher} has a validation accuracy of {accuracy:.1%}, no better than always predicting the "
+            f"most frequent class ({guessing:.1%}); check its input size and normalisation, or use another"
         )
     return accuracy
 
@@ -156,10 +153,7 @@ def read_teachers(options, class_names, channels, device):
 def check_normalisations(teachers, choice):
     """UserError for a normalisation that is asked for where every teacher's file says its own."""
     if teachers and choice != "auto" and all(teacher.says_normalisation for teacher in teachers):
-        raise UserError(
-            f"the teacher {teachers[0].path} says how photos are normalised, so teacher_normalisation "
-            "cannot change it; leave it out"
-        )
+        raise UserError(f"{teachers[0]} says how photos are normalised; leave teacher_normalisation out")
 
 
 def settle_teacher(teacher, choice, validation, preprocessing, device):
@@ -173,8 +167,8 @@ def settle_teacher(teacher, choice, validation, preprocessing, device):
     def accuracy_with(own):
         return accuracy_of(replace(teacher, preprocessing=own), sample, preprocessing, device)
 
-    flag, whose = "--recipe teacher_normalisation=", f"the teacher {teacher.path}"
-    settled, _ = choose_normalisation(teacher.preprocessing, choice, whose, flag, accuracy_with)
+    flag = "--recipe teacher_normalisation="
+    settled, _ = choose_normalisation(teacher.preprocessing, choice, teacher, flag, accuracy_with)
     return replace(teacher, preprocessing=settled)
 
 
@@ -183,15 +177,13 @@ def check_teachers(teachers, options, validation, preprocessing, device):
     student's input.
     """
     found, records = [], []
-    batches, of_what = (2, ", of two batches only") if options.dry_run else (None, "")
+    batches, part = (2, ", of two batches only") if options.dry_run else (None, "")
     for teacher in teachers:
         teacher = settle_teacher(teacher, options.teacher_normalisation, validation, preprocessing, device)
         accuracy = check_teacher(teacher, validation, preprocessing, device, batches)
         size = teacher.preprocessing.size
-        print(
-            f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views "
-            f"seen at {size} px{of_what}"
-        )
+        views = f"{preprocessing.size} px views seen at {size} px{part}"
+        print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {views}")
         record = {"file": teacher.path.name, "sha256": file_hash(teacher.path), "size": size}
         record["validation_accuracy"] = accuracy
         records.append(record | ({"transductive": True} if teacher.transductive else {}))

@@ -40,7 +40,7 @@ def measure(device, size=96, batch_size=64, rounds=9, steps=2):
         teacher = teacher.to(device, memory_format=torch.channels_last)
         teacher = Teacher(teacher, preprocessing, Path(architecture))
         memory = [torch.full((batch_size, 11), torch.nan)]
-        training.loss_function = loss = Distillation([teacher], preprocessing, 0.8, 4.0, precision, memory)
+        training.loss = loss = Distillation([teacher], preprocessing, 0.8, 4.0, precision, memory)
         batch = replace(random_batch(batch_size, size, device), view=0)
 
         def step_with(targets):
