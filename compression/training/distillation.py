@@ -64,8 +64,8 @@ class Distillation(Loss):
         return replace(batch, targets=self.targets(batch)) if self.alpha else batch
 
     def __call__(self, logits, batch):
-        weights = self.weights_for(logits)
-        return distillation_loss(logits, batch.targets, batch.labels, self.alpha, self.temperature, weights)
+        more = {"class_weights": self.weights_for(logits)}
+        return distillation_loss(logits, batch.targets, batch.labels, self.alpha, self.temperature, **more)
 
     def state_dict(self):
         stored = self.cached_targets and not self.in_files
