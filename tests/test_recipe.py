@@ -69,15 +69,15 @@ def test_defaults_are_settings():
 @pytest.mark.parametrize(
     "flags, expected",
     [
-        ((), {"lr": 2e-3, "weight_decay": 0.05, "label_smoothing": 0.1, "batch_size": 64}),
-        (("--recipe", "optimizer=sgd"), {"lr": 0.1, "weight_decay": 5e-4}),
-        (("--recipe", "optimizer=sgd", "lr=0.3"), {"lr": 0.3, "weight_decay": 5e-4}),
-        (("--qat-bits", "4"), {"lr": 5e-4, "qat_bits": 4}),
-        (("--qat-bits", "4", "--recipe", "lr=0.01", "--recipe", "ema=0"), {"lr": 0.01, "ema": 0}),
+        ("", {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "label_smoothing": 0.1}),
+        ("--recipe optimizer=sgd", {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4, "batch_size": 64}),
+        ("--recipe optimizer=sgd lr=0.3 --recipe weight_decay=0", {"lr": 0.3, "weight_decay": 0}),
+        ("--qat-bits 4 --recipe label_smoothing=0.25", {"lr": 5e-4, "qat_bits": 4, "label_smoothing": 0.25}),
+        ("--qat-bits 4 --recipe lr=0.01 --recipe ema=0", {"lr": 0.01, "ema": 0}),
     ],
 )
 def test_the_record_tells_the_settings_of_the_command_line(call, toy, tmp_path, flags, expected):
-    done = call("train_student.py", toy, *SMALL, "--epochs", 1, "--out", tmp_path / "run", *flags)
+    done = call("train_student.py", toy, *SMALL, "--epochs", 1, "--out", tmp_path / "run", *flags.split())
     assert done.returncode == 0, done.stderr
     settings = json.loads((tmp_path / "run/record.json").read_text())["settings"]
     assert {key: settings[key] for key in expected} == expected and settings["epochs"] == 1

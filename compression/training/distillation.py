@@ -86,15 +86,10 @@ def build_distillation(options, teachers, records, preprocessing, settings, trai
     """
     shape, targets, in_files = (len(training), len(training.class_names)), None, False
     if settings.views and cache is not False and not options.dry_run:
-        asked = [
-            [
-                record["sha256"],
-                one.preprocessing.to_dict(),
-                one.view_size,
-                *([one.order] if one.order else []),
-            ]
-            for record, one in zip(records, teachers)
-        ]
+        asked = []
+        for record, one in zip(records, teachers):
+            order = [one.order] if one.order else []
+            asked.append([record["sha256"], one.preprocessing.to_dict(), one.view_size, *order])
         rule = [training.fingerprint, preprocessing.to_dict(), repr(AUGMENTATIONS[settings.augment])]
         rule += [settings.view_size, settings.seed, settings.precision, options.temperature, asked]
         name = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]
@@ -128,12 +123,8 @@ class Teaching:
     """How a student learns from its teachers: keys of a recipe."""
 
     alpha: float = setting(0.5, number(float, 0, 1), "weight of the teacher: 1 = no labels, 0 = labels only")
-    temperature: float = setting(
-        2.0, number(float, 0, 1000, open_low=True), "of both distributions; above 1 they are softer"
-    )
-    teacher_size: int = setting(
-        None, PIXELS, f"input size of the teacher (default: what its file tells, else {UNKNOWN_SIZE})"
-    )
+    temperature: float = setting(2.0, number(float, 0, 1000, open_low=True), "softens both distributions")
+    teacher_size: int = setting(None, PIXELS, f"input size (default: what its file tells, or {UNKNOWN_SIZE})")
     teacher_normalisation: str = setting("auto", one_of(*CHOICES), f"of photos for a teacher, {HELP}")
 
 

@@ -159,9 +159,9 @@ class Run:
     def end_steps(self):
         """Sum up what all processes have counted in this epoch, and give them rank 0's BN statistics."""
         if distributed.SIZE > 1:
-            sums = distributed.total([self.loss_sum.item(), self.correct.item(), self.labelled.item()])
-            for own, total in zip((self.loss_sum, self.correct, self.labelled), sums):
-                own.fill_(total)
+            own = [getattr(self, name) for name in SUMS]
+            for one, total in zip(own, distributed.total([one.item() for one in own])):
+                one.fill_(total)
             distributed.spread(self.evaluated.buffers())
 
     def check_finite(self, loss):
@@ -179,7 +179,8 @@ class Run:
         """Note the epoch's row of the log and go on to the next epoch."""
         self.history.append(row)
         self.epoch, self.step = self.epoch + 1, 0
-        self.loss_sum.zero_(), self.correct.zero_(), self.labelled.zero_()
+        for name in SUMS:
+            getattr(self, name).zero_()
 
     def parts(self):
         """{key in a checkpoint: what has a state of its own, or None}."""
