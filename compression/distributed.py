@@ -15,6 +15,8 @@ import traceback
 RANK, SIZE = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
 RESTARTS = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))  # by torchrun, after a process has died
+if SIZE > 1:  # importing it takes seconds, and one process does not need it
+    import torch.distributed
 
 
 def quiet():
@@ -26,60 +28,45 @@ def quiet():
 
 def connect(device):
     """Join the other processes, if there are any; device: that of this process. Repeated calls do nothing."""
-    import torch.distributed
-
-    if SIZE > 1 and not torch.distributed.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        # torchrun keeps its store over restarts, with the addresses of processes that have died
-        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        store = torch.distributed.TCPStore(*place, SIZE, is_master=not shared and RANK == 0)
-        torch.distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=torch.distributed.PrefixStore(f"start {RESTARTS}", store),
-            rank=RANK,
-            world_size=SIZE,
-        )
+    if SIZE == 1 or torch.distributed.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # torchrun keeps its store over restarts, with the addresses of processes that have died
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = torch.distributed.TCPStore(*place, SIZE, is_master=not shared and RANK == 0)
+    store = torch.distributed.PrefixStore(f"start {RESTARTS}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, store=store, rank=RANK, world_size=SIZE)
 
 
 def disconnect():
     """Leave the others, at the end of a script."""
-    if SIZE > 1:
-        import torch.distributed
-
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    if SIZE > 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def wait():
     """Wait until all processes are here."""
     if SIZE > 1:
-        import torch.distributed
-
         torch.distributed.barrier()
 
 
-def total(values):
-    """The sum over all processes of a tensor, or of a list of numbers as a float64 tensor."""
-    import torch
-
-    values = values if isinstance(values, torch.Tensor) else torch.tensor(values, dtype=torch.float64)
-    if SIZE > 1:
-        if torch.distributed.get_backend() == "nccl":
-            values = values.cuda()
-        torch.distributed.all_reduce(values)
+def total(numbers):
+    """The sum of a list of numbers over several processes, as a float64 tensor."""
+    values = torch.tensor(numbers, dtype=torch.float64)
+    if torch.distributed.get_backend() == "nccl":
+        values = values.cuda()
+    torch.distributed.all_reduce(values)
     return values
 
 
 def gather(value):
     """[value of rank 0, of rank 1, ...] in every process, for plain values and small tensors."""
-    if SIZE == 1:
-        return [value]
-    import torch.distributed
-
-    values = [None] * SIZE
-    torch.distributed.all_gather_object(values, value)
+    values = [value] * SIZE
+    if SIZE > 1:
+        torch.distributed.all_gather_object(values, value)
     return values
 
 
@@ -96,9 +83,7 @@ def unshare(results):
 
 @contextlib.contextmanager
 def first_on_node():
-    """The block is run by one process of each machine first, then by the others: what it leaves in files is
-    there for them.
-    """
+    """The block is run by one process of each machine first, then by the others, which find its files."""
     if LOCAL_RANK:
         wait()
     try:
@@ -110,26 +95,19 @@ def first_on_node():
 
 def spread(tensors):
     """Give all processes the values of rank 0, in place."""
-    if SIZE > 1:
-        import torch.distributed
-
-        for tensor in tensors:
-            torch.distributed.broadcast(tensor, 0)
+    for tensor in tensors if SIZE > 1 else ():
+        torch.distributed.broadcast(tensor, 0)
 
 
 def synchronised(network, device):
     """The network with BN statistics over the whole batch, where processes can share them: on GPUs."""
-    if SIZE == 1 or device.type != "cuda":
-        return network
-    from torch.nn import SyncBatchNorm
-
-    return SyncBatchNorm.convert_sync_batchnorm(network)
+    shared = SIZE > 1 and device.type == "cuda"
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network) if shared else network
 
 
 def parallel(network, device):
     """The network as it is called in training: gradients are averaged over all processes."""
     if SIZE == 1:
         return network
-    from torch.nn.parallel import DistributedDataParallel
-
-    return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+    devices = [device.index] if device.type == "cuda" else None
+    return torch.nn.parallel.DistributedDataParallel(network, devices)

@@ -27,24 +27,20 @@ class Input:
     resize: str = setting(
         None,
         one_of(*RESIZE_RULES),
-        "crop: resize the shorter side to --size, then centre crop; squash: resize both sides to --size; "
-        "course: the course's centre crop without resizing (default: crop, or that of --init)",
+        "crop: resize the shorter side to --size, then centre crop; squash: resize both sides; course: the "
+        "course's centre crop without resizing (default: crop, or that of --init)",
     )
     detail: int = setting(
         None,
         PIXELS,
-        "reduce larger photos to this shorter side in pixels first, in training and wherever the model is "
-        "used; useful where all training photos are small",
+        "first reduce larger photos to this shorter side, for training photos that are all small",
     )
 
 
 def add_cache(group):
     """`--cache`, in every script that reads labelled photos."""
-    group.add_argument(
-        "--cache",
-        metavar="DIR",
-        help="folder for decoded photos; 'none' decodes into memory (default: ~/.cache/food11-photos)",
-    )
+    text = "folder for decoded photos; 'none' decodes into memory (default: ~/.cache/food11-photos)"
+    group.add_argument("--cache", metavar="DIR", help=text)
 
 
 def cache_folder(options):
@@ -53,31 +49,16 @@ def cache_folder(options):
 
 
 def add_training(parser, script, out, *groups, without=()):
-    """Options of a training script: network, data, recipe and run; `out` is the default of --out.
-
-    groups, without: see `recipe.add_recipe`.
-    """
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--network",
-        choices=ARCHITECTURES,
-        metavar="NAME",
-        help="the network; `python models.py` lists all with sizes (default: residual6, or that of --init)",
+    """Options of a training script; out: the default of --out; groups, without: see `recipe.add_recipe`."""
+    add = parser.add_argument_group("network").add_argument
+    text = "the network; `python models.py` lists all with sizes (default: residual6, or that of --init)"
+    add("--network", choices=ARCHITECTURES, metavar="NAME", help=text)
+    text = "an argument of the network, e.g. widths=16,32,64"
+    add("--set", metavar="ARG=VALUE", action="append", default=[], help=text)
+    text = (
+        "start from the weights of a checkpoint or model file; for other classes the last layer is replaced"
     )
-    group.add_argument(
-        "--set",
-        metavar="ARG=VALUE",
-        action="append",
-        default=[],
-        help="an argument of the network, e.g. widths=16,32,64",
-    )
-    group.add_argument(
-        "--init",
-        type=Path,
-        metavar="FILE",
-        help="start from the weights of a checkpoint or model file; for other classes the last layer is "
-        "replaced",
-    )
+    add("--init", type=Path, metavar="FILE", help=text)
     group = parser.add_argument_group("data")
     group.add_argument(
         "data",
@@ -86,13 +67,9 @@ def add_training(parser, script, out, *groups, without=()):
         "class is used for validation unless validation.csv is beside it",
     )
     group.add_argument("--size", type=PIXELS, help="input size in pixels (default: 128, or that of --init)")
-    group.add_argument(
-        "--validation-share",
-        type=number(float, 0, 0.9),
-        default=0.0,
-        metavar="SHARE",
-        help="without validation/: use this share of every class's training photos for validation",
-    )
+    text = "without validation/: use this share of every class's training photos for validation"
+    share = number(float, 0, 0.9)
+    group.add_argument("--validation-share", type=share, default=0.0, metavar="SHARE", help=text)
     add_cache(group)
     group = parser.add_argument_group("training")
     add_length(group, script)
@@ -109,21 +86,19 @@ def add_training(parser, script, out, *groups, without=()):
 
 def add_length(group, script):
     """`--epochs`."""
-    default = defaults_of(script).get("epochs", Settings.epochs)
     qat = "" if script == "prune.py" else "; 15 with --qat-bits"
-    group.add_argument(
-        "--epochs", type=number(int, 1), help=f"length of the training (default: {default}{qat})"
-    )
+    text = f"length of the training (default: {defaults_of(script).get('epochs', Settings.epochs)}{qat})"
+    group.add_argument("--epochs", type=number(int, 1), help=text)
 
 
 def add_run(parser, out, dry_run="run two batches, then exit; only the photo cache is written"):
     """Options of a run: `out` is the default of --out, `dry_run` the help of --dry-run."""
-    group = parser.add_argument_group("run")
-    group.add_argument("--out", type=Path, default=Path(out), help="folder for checkpoints, log and record")
-    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="random seed")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--resume", action="store_true", help="continue the stopped run in --out")
-    group.add_argument("--dry-run", action="store_true", help=dry_run)
+    add = parser.add_argument_group("run").add_argument
+    add("--out", type=Path, default=Path(out), help="folder for checkpoints, log and record")
+    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="random seed")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--resume", action="store_true", help="continue the stopped run in --out")
+    add("--dry-run", action="store_true", help=dry_run)
 
 
 def network_arguments(options, init=None):
@@ -138,9 +113,7 @@ def network_arguments(options, init=None):
         init.description.check_data_channels(channels, init.path)
     arguments = arguments_of(init) if init else {"in_channels": channels, **parse_arguments(options.set)}
     if "num_classes" in arguments or arguments.get("in_channels", channels) != channels:
-        raise UserError(
-            "--set cannot change num_classes or in_channels: they follow from the photos; leave them out"
-        )
+        raise UserError("num_classes and in_channels follow from the photos; leave them out of --set")
     network = build(options.network, **arguments)
     for size in {options.size, options.view_size or options.size}:
         check_size(network, size)
@@ -151,11 +124,10 @@ def classes_of(options, model=None):
     """(class names, validation share, whose they are) for `list_labelled`: those of a trained Model, or None,
     that of the options and "the training photos". Data with validation photos of its own needs no share.
     """
-    if model:
-        description = model.description
-        share = 0.0 if os.path.exists(options.data / "validation") else description.validation_share
-        return description.class_names, share, f"the model {model.path}"
-    return None, options.validation_share, "the training photos"
+    if not model:
+        return None, options.validation_share, "the training photos"
+    share = 0.0 if os.path.exists(options.data / "validation") else model.description.validation_share
+    return model.description.class_names, share, f"the model {model.path}"
 
 
 def load_splits(options, preprocessing, how, model=None):
@@ -168,16 +140,14 @@ def load_splits(options, preprocessing, how, model=None):
     listing = list_labelled(options.data, "training", names, share, whose, notes.append)
     whose = whose if listing.class_names == names else "the training photos"
     others = list_labelled(options.data, "validation", listing.class_names, share, whose, notes.append)
-    # both splits can give the same note
-    print(*(f"{note}\n" for note in dict.fromkeys(notes)), sep="", end="", file=sys.stderr)
-    training, validation = (
-        load_photos(part, preprocessing, cache_folder(options)) for part in (listing, others)
-    )
+    for note in dict.fromkeys(notes):  # both splits can give the same one
+        print(note, file=sys.stderr)
+    cache = cache_folder(options)
+    training, validation = (load_photos(part, preprocessing, cache) for part in (listing, others))
     check_photos(listing, training, others, validation)
     print(
-        f"{len(training):,} training and {len(validation):,} validation photos, {len(listing.class_names)} "
-        "classes, "
-        f"{preprocessing.size} px, {how}",
+        f"{len(training):,} training and {len(validation):,} validation photos, "
+        f"{len(listing.class_names)} classes, {preprocessing.size} px, {how}",
         file=sys.stderr,
     )
     return training, validation
@@ -214,25 +184,17 @@ def settled(init, options, device):
         return init
 
 
-def view_size_of(options, trained=None, size=None):
+def view_size_of(options, trained=None):
     """The recipe's view_size; if not given, that in the Description of a trained network, unless larger than
-    `size`; 0 = the input size.
-
-    size: the input size in pixels of this training.
+    the input size of this training, which 0 stands for.
     """
-    if options.view_size and options.augment == "none":
-        raise UserError(
-            "view_size is the size of random views, and augment=none has none; leave one of them out"
-        )
-    known = trained.training.get("view_size") if trained else None
-    chosen = options.view_size
-    if (
-        not chosen
-        and type(known) is int
-        and known != trained.preprocessing.size
-        and options.augment != "none"
-    ):
-        chosen = known if 16 <= known <= (size or 4096) else 0
+    chosen, augmented = options.view_size, options.augment != "none"
+    if chosen and not augmented:
+        raise UserError("view_size is that of random views, and augment=none has none; leave one of them out")
+    if trained and augmented and not chosen:
+        known = trained.training.get("view_size")
+        own = type(known) is int and known != trained.preprocessing.size
+        chosen = known if own and 16 <= known <= (options.size or 4096) else 0
     if trained and chosen:
         check_size(build(trained.architecture, **trained.arguments), chosen)
     return chosen
@@ -240,28 +202,15 @@ def view_size_of(options, trained=None, size=None):
 
 def read_settings(options, device, trained=None):
     """The `Settings` of the options; trained: the Description of the network that training starts from."""
-    values = {
-        field.name: getattr(options, field.name)
-        for field in fields(Settings)
-        if field.metadata and hasattr(options, field.name)
-    }
-    if values.get("stop_epoch", 0) > options.epochs:
-        raise UserError(
-            f"stop_epoch={options.stop_epoch} is after the last epoch, {options.epochs}; choose an earlier "
-            "one, or more --epochs"
-        )
+    keys = [field.name for field in fields(Settings) if field.metadata and hasattr(options, field.name)]
+    values = {key: getattr(options, key) for key in keys}
+    if (stop := values.get("stop_epoch", 0)) > options.epochs:
+        raise UserError(f"stop_epoch={stop} is after the last epoch, {options.epochs}; lower it")
     bits, overrides = getattr(options, "qat_bits", None) or (0, {})
-    return Settings(
-        **values
-        | {
-            "epochs": options.epochs,
-            "seed": options.seed,
-            "qat_bits": bits,
-            "qat_overrides": overrides,
-            "view_size": view_size_of(options, trained, options.size),
-            "precision": pick_precision(options.precision, device),
-        }
-    )
+    values |= {"epochs": options.epochs, "seed": options.seed}
+    values |= {"view_size": view_size_of(options, trained)}
+    values |= {"precision": pick_precision(options.precision, device)}
+    return Settings(**values, qat_bits=bits, qat_overrides=overrides)
 
 
 def load(options, init=None):

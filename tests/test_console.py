@@ -18,25 +18,8 @@ from compression.training.losses import CrossEntropy
 
 
 def train(data, out, *more):
-    return [
-        "train_student.py",
-        data,
-        "--network",
-        "student",
-        "--set",
-        "widths=4,4,4,4,4,4,4,4",
-        "--size",
-        32,
-        "--epochs",
-        2,
-        "--recipe",
-        "batch_size=11",
-        "--cache",
-        "none",
-        "--out",
-        out,
-        *more,
-    ]
+    words = "--network student --set widths=4,4,4,4,4,4,4,4 --size 32 --epochs 2 --recipe batch_size=11"
+    return ["train_student.py", data, *words.split(), "--cache", "none", "--out", out, *more]
 
 
 # ---------------------------------------------------------------- every console
@@ -48,10 +31,8 @@ def test_what_a_console_cannot_write_is_printed_as_an_escape(monkeypatch, encodi
     monkeypatch.setattr(sys, "stdout", console)
     with pytest.raises(SystemExit) as ended:
         command_line.run(lambda: print("🍜 and caf\udce9") or 0)  # the second is a file name that is no UTF-8
-    assert (
-        ended.value.code == 0
-        and console.buffer.getvalue() == rb"\U0001f35c and caf\udce9" + os.linesep.encode()
-    )
+    assert ended.value.code == 0
+    assert console.buffer.getvalue() == rb"\U0001f35c and caf\udce9" + os.linesep.encode()
 
 
 def test_a_stream_without_an_encoding_is_left_alone(monkeypatch):
@@ -70,21 +51,15 @@ def test_chinese_names_on_a_console_that_cannot_write_them_end_no_script(toy, tm
             for path in (toy / split).glob(f"{label}_*.jpg"):
                 shutil.copy(path, root / split / name / f"圖{path.name}")
     shutil.copytree(toy / "testing", root / "testing")
+    environment, best = {**os.environ, "PYTHONIOENCODING": "cp1252"}, out / "best.pt"
+    predict = ["inference.py", root, out / "答案.csv", "--model", best]
     for command, told in (
         (train(root, out, "--recipe", "batch_size=4", "--epochs", 1), r"quantize.py '{}/\u8dd1/best.pt'"),
-        (["evaluate.py", out / "best.pt", root, "--cache", "none"], r"\u9eb5\u5305"),
-        (
-            ["inference.py", root, out / "答案.csv", "--model", out / "best.pt"],
-            r"15 photos -> {}/\u8dd1/\u7b54\u6848.csv",
-        ),
+        (["evaluate.py", best, root, "--cache", "none"], r"\u9eb5\u5305"),
+        (predict, r"15 photos -> {}/\u8dd1/\u7b54\u6848.csv"),
     ):
-        done = subprocess.run(
-            [sys.executable, *map(str, command)],
-            capture_output=True,
-            cwd=ROOT,
-            check=False,
-            env={**os.environ, "PYTHONIOENCODING": "cp1252"},
-        )
+        command = [sys.executable, *map(str, command)]
+        done = subprocess.run(command, capture_output=True, cwd=ROOT, check=False, env=environment)
         assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
         assert told.format(tmp_path).encode() in done.stdout, done.stdout
     assert (out / "答案.csv").is_file()
@@ -95,20 +70,17 @@ def test_chinese_names_on_a_console_that_cannot_write_them_end_no_script(toy, tm
 
 def test_the_advice_after_a_loss_that_is_not_finite_works(toy, call, tmp_path, monkeypatch):
     cross_entropy, calls = CrossEntropy.__call__, iter(range(100))
-    with monkeypatch.context() as patch:  # in the second step of the second epoch
-        patch.setattr(
-            CrossEntropy,
-            "__call__",
-            lambda *given: cross_entropy(*given) * (math.nan if next(calls) == 5 else 1),
-        )
-        failed = call(*train(toy, tmp_path / "run", "--recipe", "lr=0.02", "--recipe", "precision=bf16"))
+
+    def broken(*given):  # in the second step of the second epoch
+        return cross_entropy(*given) * (math.nan if next(calls) == 5 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CrossEntropy, "__call__", broken)
+        failed = call(*train(toy, tmp_path / "run", "--recipe", "lr=0.02", "precision=bf16"))
     advice = "start again with --recipe lr=0.005 or precision=fp32, and with a new --out: the old one keeps"
     assert failed.returncode == 2 and advice in failed.stderr, failed.stderr
-    for out, change in (
-        ("lower", ("--recipe", "lr=0.01", "--recipe", "precision=bf16")),
-        ("precise", ("--recipe", "lr=0.02", "--recipe", "precision=fp32")),
-    ):
-        done = call(*train(toy, tmp_path / out, *change))
+    for change in (("lr=0.01", "precision=bf16"), ("lr=0.02", "precision=fp32")):
+        done = call(*train(toy, tmp_path / change[0], "--recipe", *change))
         assert done.returncode == 0, done.stderr
     assert torch.load(tmp_path / "run/last.pt", weights_only=True)["run"]["epoch"] == 1
 

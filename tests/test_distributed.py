@@ -12,18 +12,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = (
-    "--network",
-    "student",
-    "--set",
-    "widths=8,8,8,8,8,8,8,8",
-    "--size",
-    32,
-    "--cache",
-    "none",
-    "--device",
-    "cpu",
-)
+SMALL = "--network student --set widths=8,8,8,8,8,8,8,8 --size 32 --cache none --device cpu".split()
 
 
 def start(processes, script, *arguments, restarts=0, cwd=None):
@@ -82,8 +71,9 @@ for name, changes in cases.items():
     weights = balanced_weights(photos.labels[:33], 11).clamp(min=0.1).double()
     loss = CrossEntropy(0.1, weights if name == "weights" else None)
     if name in ("views", "plain"):
-        teachers, shape = [Teacher(teacher, preprocessing, "teacher")], (len(photos), 11)
-        loss = Distillation(teachers, preprocessing, 0.7, 2.0, "fp32", *shape, settings.views)
+        teachers, views = [Teacher(teacher, preprocessing, "teacher")], range(settings.views)
+        unknown = [torch.full((len(photos), 11), torch.nan) for _ in views]
+        loss = Distillation(teachers, preprocessing, 0.7, 2.0, "fp32", unknown)
     run = Run(network, description, settings, len(photos) // settings.batch_size, device, loss)
     with StopRequest() as stop:
         row = train_epoch(run, photos, others, stop)
@@ -134,19 +124,9 @@ run(train_student.main)
 
 def train(out, toy, moment, number, target, *more, processes=2, **options):
     (out.parent / "killed.py").write_text(KILLED)
-    command = (
-        out.parent / "killed.py",
-        moment,
-        int(number),
-        target,
-        toy,
-        *SMALL,
-        "--epochs",
-        3,
-        "--out",
-        out,
-    )
-    return start(processes, *command, "--recipe", "batch_size=11", *more, **options)
+    killed = (out.parent / "killed.py", moment, int(number), target)
+    recipe = ("--epochs", 3, "--out", out, "--recipe", "batch_size=11")
+    return start(processes, *killed, toy, *SMALL, *recipe, *more, **options)
 
 
 def test_a_run_goes_on_after_a_process_was_killed(toy, tmp_path):
@@ -155,12 +135,8 @@ def test_a_run_goes_on_after_a_process_was_killed(toy, tmp_path):
     record = json.loads((tmp_path / "run/record.json").read_text())
     assert record["processes"] == 2 and len(record["history"]) == 3 and len(record["resumed"]) == 1
     assert done.stdout.count("epoch   3/3") == 1  # rank 0 alone prints
-    assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == {
-        "best.pt",
-        "last.pt",
-        "log.csv",
-        "record.json",
-    }
+    files = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
+    assert files == {"best.pt", "last.pt", "log.csv", "record.json"}
 
 
 def test_a_signal_stops_all_with_the_run_saved_and_any_number_goes_on(toy, tmp_path):
@@ -181,29 +157,14 @@ def test_a_mistake_is_one_sentence_a_process(tmp_path):
 
 def test_predictions_and_evaluations_are_those_of_one_process(toy, small_model, tmp_path):
     for processes in (1, 2):
-        outputs = [tmp_path / f"{name}{processes}" for name in ("labels", "top", "record")]
-        more = (
-            "--model",
-            small_model,
-            "--device",
-            "cpu",
-            "--batch-size",
-            4,
-            "--tta",
-            "--top-k",
-            3,
-            outputs[1],
-        )
-        done = start(processes, ROOT / "inference.py", toy, outputs[0], *more)
+        labels, top, record = (tmp_path / f"{name}{processes}" for name in ("labels", "top", "record"))
+        more = ("--device", "cpu", "--batch-size", 4, "--tta", "--top-k", 3, top)
+        done = start(processes, ROOT / "inference.py", toy, labels, "--model", small_model, *more)
         assert done.returncode == 0, done.stderr
-        more = ("--cache", "none", "--device", "cpu", "--record", outputs[2])
+        more = ("--cache", "none", "--device", "cpu", "--record", record)
         assert start(processes, ROOT / "evaluate.py", small_model, toy, *more).returncode == 0
     assert (tmp_path / "labels1").read_bytes() == (tmp_path / "labels2").read_bytes()
     one, two = (pd.read_csv(tmp_path / f"top{processes}") for processes in (1, 2))
     pd.testing.assert_frame_equal(one, two, atol=1e-5)
     one, two = (json.loads((tmp_path / f"record{processes}").read_text()) for processes in (1, 2))
-    assert (
-        two.pop("processes") == 2
-        and one["accuracy"] == two["accuracy"]
-        and one["confusion"] == two["confusion"]
-    )
+    assert two["processes"] == 2 and all(one[key] == two[key] for key in ("accuracy", "confusion"))

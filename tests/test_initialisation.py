@@ -19,7 +19,7 @@ from compression.files.description import Description
 from compression.files.loading import load_model
 from compression.files.model_file import Model
 from compression.quantization.folding import fold
-from compression.training.evaluation import evaluate
+from compression.training.evaluation import Evaluation, evaluate
 from compression.training.initialisation import calibrate, take_weights
 from compression.training.losses import Batch, CrossEntropy, balanced_weights, distillation_loss
 from compression.training.run_folder import write_checkpoint
@@ -27,6 +27,7 @@ from dataset import PhotoSet
 from models import build
 
 CPU = torch.device("cpu")
+SMALL = "--network student --set widths=4,4,4,4,4,4,4,4 --size 32 --cache none".split()
 
 
 @pytest.fixture
@@ -36,15 +37,13 @@ def folded(small_network):
     copy = build(description.architecture, **description.arguments)
     copy.load_state_dict(network.state_dict())
     state = fold(copy.eval()).state_dict()
-    return Model(
-        replace(description, arguments={**description.arguments, "folded": True}), state, 32, "small.bin"
-    ), network
+    description = replace(description, arguments={**description.arguments, "folded": True})
+    return Model(description, state, 32, "small.bin"), network
 
 
 def photo_set(class_names, photos=8, size=32, labels=None):
-    pixels = torch.randint(
-        0, 256, (photos, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (photos, size, size, 3), dtype=torch.uint8, generator=generator)
     labels = torch.arange(photos) % len(class_names) if labels is None else labels
     return PhotoSet(pixels, torch.arange(photos), labels, tuple(class_names), "x")
 
@@ -66,23 +65,14 @@ def test_a_folded_file_gives_a_network_with_bn_that_computes_the_same(folded):
 def test_calibrated_statistics_are_those_of_the_photos():
     """Then training mode, which normalises by the batch, computes what eval mode does for these photos."""
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Conv2d(4, 5, 3),
-        nn.BatchNorm2d(5),
-        nn.Flatten(),
-        nn.Linear(5 * 16, 6),
-        nn.BatchNorm1d(6),
-    ).double()
-    for module in network.modules():
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)]
+    layers += [nn.Flatten(), nn.Linear(5 * 16, 6), nn.BatchNorm1d(6)]
+    network = nn.Sequential(*layers).double()
+    for module in layers:
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            (
-                nn.init.uniform_(module.weight, -2, 2),
-                nn.init.uniform_(module.bias),
-                nn.init.uniform_(module.running_var, 0.5, 2),
-            )
+            nn.init.uniform_(module.weight, -2, 2)
+            nn.init.uniform_(module.bias)
+            nn.init.uniform_(module.running_var, 0.5, 2)
     images = torch.randn(9, 3, 8, 8, dtype=torch.float64)
     with torch.no_grad():
         before = network.eval()(images)
@@ -105,10 +95,10 @@ def test_the_head_follows_the_class_names_or_is_replaced(folded, capsys):
     assert "replaced" not in capsys.readouterr().err
     fresh = other.fc[-1].weight.clone()
     take_weights(other, model, photo_set(("tea", "milk", "wine")), model.description.preprocessing)
-    assert (
+    told = (
         "the last layer, for 11 classes (Bread, Dairy product, Dessert, ...), is replaced by a new one for 3"
-        in capsys.readouterr().err
     )
+    assert told in capsys.readouterr().err
     assert torch.equal(other.fc[-1].weight, fresh)
     assert torch.equal(other.fc[0].weight.detach(), model.state_dict["fc.0.weight"])
 
@@ -127,20 +117,8 @@ def own_photos(toy, tmp_path):
 
 
 def test_own_classes_are_trained_from_a_model_file_at_its_size(own_photos, small_model, call, tmp_path):
-    done = call(
-        "train_student.py",
-        own_photos,
-        "--init",
-        small_model,
-        "--epochs",
-        1,
-        "--recipe",
-        "batch_size=4",
-        "--cache",
-        "none",
-        "--out",
-        tmp_path / "run",
-    )
+    words = ("--epochs", 1, "--recipe", "batch_size=4", "--cache", "none", "--out", tmp_path / "run")
+    done = call("train_student.py", own_photos, "--init", small_model, *words)
     assert done.returncode == 0 and "is replaced by a new one for 3" in done.stderr, done.stderr
     description = load_model(tmp_path / "run/best.pt").description
     assert description.preprocessing.size == 32 and description.class_names == ("milk", "tea", "wine")
@@ -148,36 +126,16 @@ def test_own_classes_are_trained_from_a_model_file_at_its_size(own_photos, small
 
 
 def test_a_finished_run_is_continued_as_its_message_says(toy, call, tmp_path):
-    command = [
-        "train_student.py",
-        toy,
-        "--network",
-        "student",
-        "--set",
-        "widths=4,4,4,4,4,4,4,4",
-        "--size",
-        32,
-        "--cache",
-        "none",
-    ]
+    command = ["train_student.py", toy, *SMALL]
     assert call(*command, "--epochs", 1, "--out", tmp_path / "a run").returncode == 0
     more = call(*command, "--epochs", 2, "--out", tmp_path / "a run", "--resume")
     assert more.returncode == 2
     advice = re.search(r"(--init .+ --epochs 2) --out NEW", more.stderr)[1]
-    done = call("train_student.py", toy, "--cache", "none", *shlex.split(advice), "--out", tmp_path / "more")
+    more = ("--cache", "none", *shlex.split(advice), "--out", tmp_path / "more")
+    done = call("train_student.py", toy, *more)
     assert done.returncode == 0 and "replaced" not in done.stderr, done.stderr
-    kd = call(
-        "train_kd.py",
-        toy,
-        "--cache",
-        "none",
-        *shlex.split(advice),
-        "--out",
-        tmp_path / "kd",
-        "--dry-run",  # any teacher will do
-        "--teacher",
-        tmp_path / "a run/best.pt",
-    )
+    # any teacher will do for a dry run
+    kd = call("train_kd.py", toy, *more, "--dry-run", "--teacher", tmp_path / "a run/best.pt")
     assert kd.returncode == 0 and "tensors copied from" in kd.stderr, kd.stderr
 
 
@@ -189,12 +147,9 @@ def test_a_finished_run_is_continued_as_its_message_says(toy, call, tmp_path):
     ],
 )
 def test_contradictions_of_init_are_refused(toy, small_model, refused, tmp_path, more, message):
-    assert message in refused(
-        "train_student.py", toy, "--init", small_model, "--out", tmp_path / "run", *more
-    )
-    assert "there is no model file" in refused(
-        "train_student.py", toy, "--init", tmp_path / "none.pt", "--out", tmp_path / "run"
-    )
+    command = ("train_student.py", toy, "--out", tmp_path / "run", "--init")
+    assert message in refused(*command, small_model, *more)
+    assert "there is no model file" in refused(*command, tmp_path / "none.pt")
 
 
 @pytest.mark.parametrize("more, small", [((), 32), (("--recipe", "view_size=64"), 32)])
@@ -241,12 +196,10 @@ def test_class_weights_are_those_of_the_cross_entropy():
     labels, weights = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0.5, 1.0, 2.0])
     each = -logits.log_softmax(1)[torch.arange(6), labels] * weights[labels]
     batch = Batch(torch.zeros(6, 3, 4, 4), labels, torch.arange(6), None)
-    assert CrossEntropy(0.0, weights)(logits, batch).item() == pytest.approx(
-        (each.sum() / weights[labels].sum()).item()
-    )
-    assert distillation_loss(logits, None, labels, 0, 1, weights.double()).item() == pytest.approx(
-        each.mean().item()
-    )
+    loss = CrossEntropy(0.0, weights)(logits, batch)
+    assert loss.item() == pytest.approx((each.sum() / weights[labels].sum()).item())
+    loss = distillation_loss(logits, None, labels, 0, 1, weights.double())
+    assert loss.item() == pytest.approx(each.mean().item())
     assert torch.equal(CrossEntropy()(logits, batch), F.cross_entropy(logits, labels))
 
 
@@ -264,24 +217,9 @@ def test_balanced_accuracy_is_the_mean_over_classes_with_photos():
 
 
 def test_balanced_accuracy_picks_the_best_epoch_with_balanced_weights(toy, call, tmp_path, monkeypatch):
-    from compression.training.evaluation import Evaluation
-
     scripted = iter([Evaluation(1.0, 0.9, 0.2), Evaluation(1.0, 0.1, 0.8)] * 2)
     monkeypatch.setattr("compression.training.loop.evaluate", lambda *arguments, **options: next(scripted))
-    command = [
-        "train_student.py",
-        toy,
-        "--network",
-        "student",
-        "--set",
-        "widths=4,4,4,4,4,4,4,4",
-        "--size",
-        32,
-        "--epochs",
-        2,
-        "--cache",
-        "none",
-    ]
+    command = ["train_student.py", toy, *SMALL, "--epochs", 2]
     for more, best in (((), 1), (("--recipe", "class_weights=balanced"), 2)):
         done = call(*command, *more, "--out", tmp_path / str(best))
         record = json.loads((tmp_path / str(best) / "record.json").read_text())
@@ -293,29 +231,12 @@ def test_evaluate_tells_balanced_accuracy(toy, small_model, call, tmp_path):
     done = call("evaluate.py", small_model, toy, "--cache", "none", "--record", tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text())
     shares = [share for share in record["class_accuracy"].values() if share is not None]
-    assert (
-        record["balanced_accuracy"] == pytest.approx(sum(shares) / len(shares))
-        and "balanced accuracy" in done.stdout
-    )
+    assert record["balanced_accuracy"] == pytest.approx(sum(shares) / len(shares))
+    assert "balanced accuracy" in done.stdout
 
 
 def test_a_run_of_before_class_weights_resumes(toy, call, tmp_path):
-    command = [
-        "train_student.py",
-        toy,
-        "--network",
-        "student",
-        "--set",
-        "widths=4,4,4,4,4,4,4,4",
-        "--size",
-        32,
-        "--epochs",
-        2,
-        "--cache",
-        "none",
-        "--out",
-        tmp_path / "run",
-    ]
+    command = ["train_student.py", toy, *SMALL, "--epochs", 2, "--out", tmp_path / "run"]
     assert call(*command).returncode == 0
     last = torch.load(tmp_path / "run/last.pt", weights_only=True)
     history = json.loads(last["run"]["history"])[:1]

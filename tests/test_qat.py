@@ -20,16 +20,9 @@ from compression.quantization.grids import Scheme, dequantize_symmetric, mse_sca
 from compression.training.evaluation import evaluate
 from compression.training.loop import fit
 from compression.training.losses import CrossEntropy
-from compression.training.qat import (
-    LearnedStep,
-    fake_quantize,
-    finish,
-    fold_into_scales,
-    quantized_state,
-    reestimate_bn,
-)
+from compression.training.qat import LearnedStep, fake_quantize, finish, fold_into_scales, reestimate_bn
 from compression.training.recipe import Settings, parameter_groups
-from compression.training.run_folder import Run, write_checkpoint
+from compression.training.run_folder import Run, evaluated_state, write_checkpoint
 from dataset import PhotoSet, list_labelled, load_photos
 from models import ARCHITECTURES, Architecture, build
 
@@ -56,9 +49,8 @@ def test_both_gradients_by_hand():
     rounded.backward(upstream)
     assert torch.allclose(values.grad, upstream * torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1]]))
     slopes = torch.tensor([[1 - 1.2, 0 + 0.4, 0, 3, -4, 3 - 2.8, -4 + 3.8, 2 - 1.8]])
-    assert step.log_scale.grad.item() == pytest.approx(
-        0.5 * (upstream * slopes).sum().item() / math.sqrt(8 * 3), rel=1e-5
-    )
+    expected = 0.5 * (upstream * slopes).sum().item() / math.sqrt(8 * 3)
+    assert step.log_scale.grad.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
@@ -68,10 +60,8 @@ def test_the_scales_gradient_is_lsqs_for_every_group(granularity):
     upstream = weight(5, 4, 3, 3, seed=1)
     (step(values) * upstream).sum().backward()
     scale = step.scale()
-    for group in range(len(scale)):
-        own, gradient = (
-            tensor[group] if granularity == "channel" else tensor for tensor in (values, upstream)
-        )
+    groups = zip(values, upstream) if granularity == "channel" else [(values, upstream)]
+    for group, (own, gradient) in enumerate(groups):
         expected = 0.0
         for value, slope in zip(own.flatten().tolist(), gradient.flatten().tolist()):
             ratio = value / scale[group].item()
@@ -106,24 +96,17 @@ def test_scales_are_learned_without_weight_decay():
     network = fake_quantize(build("residual6", **NARROW), Scheme(4, "channel", "mse"))
     decayed, spared = (group["params"] for group in parameter_groups(network, 0.1))
     scales = {id(parameter) for name, parameter in network.named_parameters() if name.endswith("log_scale")}
-    assert (
-        scales
-        and scales <= {id(parameter) for parameter in spared}
-        and not scales & {id(parameter) for parameter in decayed}
-    )
+    assert scales and scales <= set(map(id, spared)) and not scales & set(map(id, decayed))
 
 
 def test_the_scheme_says_how_many_bits_each_weight_gets():
     network = build("residual6", **NARROW)
     scheme = Scheme(4, "channel", "mse", overrides={"blocks.0.depthwise.0": 6, "blocks.1.expand.0": 16})
-    wanted = {
-        name: bits
-        for name, bits in scheme.bits_of(network.state_dict()).items()
-        if network.state_dict()[name].ndim >= 2 and bits <= 8
-    }
-    got = {
-        name: bits for name, (bits, _) in quantized_state(fake_quantize(network, scheme))["scales"].items()
-    }
+    state = network.state_dict()
+    bits_of = scheme.bits_of(state).items()
+    wanted = {name: bits for name, bits in bits_of if state[name].ndim >= 2 and bits <= 8}
+    scales = evaluated_state(fake_quantize(network, scheme))["scales"]
+    got = {name: bits for name, (bits, _) in scales.items()}
     assert got == wanted and set(got.values()) == {4, 6, 8} and "blocks.1.expand.0.weight" not in got
 
 
@@ -131,7 +114,7 @@ def test_the_exported_state_is_the_plain_networks_and_gives_the_same_logits():
     torch.manual_seed(0)
     network = fake_quantize(build("residual6", **NARROW), Scheme(3, "channel", "mse")).eval()
     plain = build("residual6", **NARROW)
-    exported = quantized_state(network)
+    exported = evaluated_state(network)
     plain.load_state_dict(exported["weights"])
     images = weight(4, 3, SIZE, SIZE)
     assert torch.equal(plain.eval()(images), network(images))
@@ -149,13 +132,10 @@ def trained_bn(network, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
-            for tensor, low, high in (
-                (module.weight.data, -1.0, 1.5),
-                (module.bias.data, -1, 1),
-                (module.running_mean, -1, 1),
-                (module.running_var, 0.2, 3),
-            ):
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+            module.weight.data.uniform_(-1.0, 1.5, generator=generator)
+            module.bias.data.uniform_(-1, 1, generator=generator)
+            module.running_mean.uniform_(-1, 1, generator=generator)
+            module.running_var.uniform_(0.2, 3, generator=generator)
             module.weight.data[0] = 0
     return network
 
@@ -172,7 +152,7 @@ def test_bn_goes_into_the_scales_and_no_code_changes(name, arguments):
     torch.manual_seed(0)
     network = trained_bn(build(name, **arguments))
     plain = build(name, **arguments).eval()
-    exported = quantized_state(fake_quantize(network, Scheme(4, "channel", "mse")))
+    exported = evaluated_state(fake_quantize(network, Scheme(4, "channel", "mse")))
     plain.load_state_dict(exported["weights"])
     images = weight(4, 3, SIZE, SIZE)
     before, pairs = plain(images), foldable_pairs(plain)
@@ -183,13 +163,11 @@ def test_bn_goes_into_the_scales_and_no_code_changes(name, arguments):
     for weight_name, (bits, scale) in scales.items():
         old_scale, tensor = exported["scales"][weight_name][1], plain.get_parameter(weight_name)
         codes = quantize_symmetric(exported["weights"][weight_name], old_scale, bits)
-        assert torch.equal(scale, scale.half().float()) and torch.equal(
-            dequantize_symmetric(codes, scale), tensor
-        )
+        assert torch.equal(scale, scale.half().float())
+        assert torch.equal(dequantize_symmetric(codes, scale), tensor)
         assert (weight_name in folded) == (not torch.equal(scale, old_scale))
-    assert any((scale < 0).any() for _, scale in scales.values()) and all(
-        (scale != 0).all() for _, scale in scales.values()
-    )
+    new = torch.cat([scale for _, scale in scales.values()])
+    assert (new < 0).any() and (new != 0).all()
 
 
 def test_the_folded_bias_belongs_to_the_rounded_scale():
@@ -197,14 +175,9 @@ def test_the_folded_bias_belongs_to_the_rounded_scale():
     however coarse its scale.
     """
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.BatchNorm2d(1)).eval()
-    with torch.no_grad():
-        network[0].weight.fill_(3 * 0.25)
-        (
-            network[1].running_mean.fill_(3000.0),
-            network[1].running_var.fill_(1.7),
-            network[1].weight.fill_(0.37),
-            network[1].bias.fill_(0.5),
-        )
+    values = {"0.weight": 3 * 0.25, "1.running_mean": 3000.0, "1.running_var": 1.7}
+    for name, value in {**values, "1.weight": 0.37, "1.bias": 0.5}.items():
+        network.state_dict()[name].fill_(value)
     fold_into_scales(network, {"0.weight": (4, torch.tensor([0.25]))})
     assert network(torch.full((1, 1, 1, 1), 4000.0)).item() == pytest.approx(0.5, abs=1e-3)
 
@@ -213,31 +186,25 @@ def test_the_folded_bias_belongs_to_the_rounded_scale():
 
 
 def photo_set(count, seed):
-    generator = torch.Generator().manual_seed(seed)
+    generator, labels = torch.Generator().manual_seed(seed), torch.arange(count) % 4
     photos = torch.randint(0, 256, (count, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
-    return PhotoSet(
-        photos, torch.arange(count), torch.arange(count) % 4, ("a", "b", "c", "d"), f"fingerprint {seed}"
-    )
+    return PhotoSet(photos, torch.arange(count), labels, ("a", "b", "c", "d"), f"fingerprint {seed}")
 
 
 TRAINING, VALIDATION = photo_set(96, 1), photo_set(60, 2)
 DESCRIPTION = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
-
-
 TWO_BITS = Scheme(2, "channel", "mse", overrides={"stem.0": 2, "fc.1": 2})
+
+
+def reestimated(network, batch_size):
+    return reestimate_bn(network, TRAINING, DESCRIPTION.preprocessing, settings(batch_size=batch_size), CPU)
 
 
 @pytest.fixture(scope="module")
 def floats(tmp_path_factory):
     """A checkpoint of a network in floats whose BN statistics are those of the photos."""
     torch.manual_seed(0)
-    network = reestimate_bn(
-        build("residual6", **DESCRIPTION.arguments),
-        TRAINING,
-        DESCRIPTION.preprocessing,
-        settings(batch_size=96),
-        CPU,
-    )
+    network = reestimated(build("residual6", **DESCRIPTION.arguments), 96)
     path = tmp_path_factory.mktemp("floats") / "best.pt"
     write_checkpoint(path, DESCRIPTION, network.state_dict())
     return path
@@ -258,17 +225,8 @@ def rounded(path, scheme):
 def tune(path, out, scheme=TWO_BITS, changes=None, **options):
     """Three epochs of fine-tuning; changes: of the settings."""
     torch.manual_seed(0)
-    return fit(
-        rounded(path, scheme),
-        DESCRIPTION,
-        TRAINING,
-        VALIDATION,
-        settings(**(changes or {})),
-        out,
-        CPU,
-        export=quantized_state,
-        **options,
-    )
+    network, tuned = rounded(path, scheme), settings(**(changes or {}))
+    return fit(network, DESCRIPTION, TRAINING, VALIDATION, tuned, out, CPU, **options)
 
 
 class RedOrNot(torch.nn.Module):
@@ -300,11 +258,8 @@ def test_qat_regains_what_rounding_lost(tmp_path, monkeypatch, granularity):
     # 1 and -1 for the network; green and blue are 0
     photos[..., 0] = torch.where(labels == 1, 204, 51).view(-1, 1, 1)
     photos = PhotoSet(photos, torch.arange(8), labels, description.class_names, "red")
-    write_checkpoint(
-        tmp_path / "floats.pt",
-        description,
-        {"conv.weight": torch.tensor([[-0.4, 7, 0], [0.4, 7, 0]]).view(2, 3, 1, 1)},
-    )
+    weights = {"conv.weight": torch.tensor([[-0.4, 7, 0], [0.4, 7, 0]]).view(2, 3, 1, 1)}
+    write_checkpoint(tmp_path / "floats.pt", description, weights)
     scheme = Scheme(4, granularity, "mse", overrides={"conv": 4})
 
     def measured(network):
@@ -313,12 +268,9 @@ def test_qat_regains_what_rounding_lost(tmp_path, monkeypatch, granularity):
     assert measured(load_model(tmp_path / "floats.pt").build())[1] == 1
     network = rounded(tmp_path / "floats.pt", scheme)
     assert measured(network)[:2] == (pytest.approx(math.log(2)), 0.5)
-    learning = settings(
-        optimizer="sgd", lr=0.05, weight_decay=0.0, schedule="constant", label_smoothing=0.0, ema=0, epochs=6
-    )
-    record = fit(
-        network, description, photos, photos, learning, tmp_path / "run", CPU, export=quantized_state
-    )
+    plain = {"weight_decay": 0.0, "schedule": "constant", "label_smoothing": 0.0, "ema": 0}
+    learning = settings(optimizer="sgd", lr=0.05, epochs=6, **plain)
+    record = fit(network, description, photos, photos, learning, tmp_path / "run", CPU)
     assert [row["validation_accuracy"] for row in record["history"]] == [0.5, 1, 1, 1, 1, 1]
     finish(tmp_path / "run", photos, photos, learning, CPU)
     loss, accuracy, _ = measured(load_model(tmp_path / "run/best.pt").build())
@@ -330,11 +282,8 @@ def test_the_best_checkpoint_is_an_ordinary_one_of_rounded_weights(floats, tmp_p
     model = load_model(tmp_path / "best.pt")
     loss = evaluate(model.build(), VALIDATION, DESCRIPTION.preprocessing, CPU)[0]
     assert loss == pytest.approx(record["best"]["validation_loss"], rel=1e-3)
-    assert all(
-        len(model.state_dict[name][channel].unique()) <= 4
-        for name in ("stem.0.weight", "blocks.0.project.0.weight", "fc.1.weight")
-        for channel in range(4)
-    )
+    for name in ("stem.0.weight", "blocks.0.project.0.weight", "fc.1.weight"):
+        assert all(len(channel.unique()) <= 4 for channel in model.state_dict[name]), name
 
 
 class Stop(CrossEntropy):
@@ -353,26 +302,22 @@ class Stop(CrossEntropy):
         return super().__call__(logits, batch)
 
 
-@pytest.mark.parametrize(
-    "stop, error",
-    [(Stop(13), RuntimeError), (Stop(12, signal.SIGTERM), SystemExit)],
-    ids=["killed", "SIGTERM"],
-)
-def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(floats, tmp_path, stop, error):
-    tune(floats, tmp_path / "whole", changes={"augment": "standard"})
-    with pytest.raises(error):
-        tune(floats, tmp_path / "parts", changes={"augment": "standard"}, loss_function=stop)
+@pytest.mark.parametrize("calls, number", [(13, None), (12, signal.SIGTERM)], ids=["killed", "SIGTERM"])
+def test_a_resumed_run_ends_with_bitwise_the_same_weights_and_scales(floats, tmp_path, calls, number):
+    changes = {"augment": "standard"}
+    tune(floats, tmp_path / "whole", changes=changes)
+    with pytest.raises(SystemExit if number else RuntimeError):
+        tune(floats, tmp_path / "parts", changes=changes, loss=Stop(calls, number))
     torch.rand(5)
-    tune(floats, tmp_path / "parts", changes={"augment": "standard"}, resume=True)
-    states = [
+    tune(floats, tmp_path / "parts", changes=changes, resume=True)
+    first, second = (
         torch.load(tmp_path / name / "last.pt", weights_only=True)["run"] for name in ("whole", "parts")
-    ]
+    )
     for part in ("network", "ema"):
-        assert states[0][part].keys() == states[1][part].keys() and all(
-            torch.equal(states[0][part][name], states[1][part][name]) for name in states[0][part]
-        )
+        assert first[part].keys() == second[part].keys()
+        assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
     for name in ("whole", "parts"):
-        finish(tmp_path / name, TRAINING, VALIDATION, settings(augment="standard"), CPU)
+        finish(tmp_path / name, TRAINING, VALIDATION, settings(**changes), CPU)
     whole, parts = (load_model(tmp_path / name / "best.pt") for name in ("whole", "parts"))
     assert all(torch.equal(whole.state_dict[name], parts.state_dict[name]) for name in whole.state_dict)
     assert all(torch.equal(whole.scales[name][1], parts.scales[name][1]) for name in whole.scales)
@@ -409,32 +354,20 @@ def test_after_qat_the_better_of_best_and_last_epoch_stays_and_once_more_changes
 
 
 def test_bn_is_reestimated_over_the_photos_of_the_training(floats):
-    network = load_model(floats).build()
-    reestimate_bn(network, TRAINING, DESCRIPTION.preprocessing, settings(batch_size=128), CPU)
+    network, again = (reestimated(load_model(floats).build(), 128) for _ in range(2))
     outputs = network.stem[0](DESCRIPTION.preprocessing.normalise(TRAINING.photos))
     norm = network.stem[1]
-    assert torch.allclose(
-        norm.running_mean, outputs.mean((0, 2, 3)), rtol=1e-3, atol=1e-4
-    ) and torch.allclose(norm.running_var, outputs.var((0, 2, 3)), rtol=1e-3)
+    assert torch.allclose(norm.running_mean, outputs.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    assert torch.allclose(norm.running_var, outputs.var((0, 2, 3)), rtol=1e-3)
     assert not network.training and norm.momentum == 0.1
-    again = reestimate_bn(
-        load_model(floats).build(), TRAINING, DESCRIPTION.preprocessing, settings(batch_size=128), CPU
-    )
-    assert all(
-        torch.equal(network.state_dict()[name], again.state_dict()[name]) for name in network.state_dict()
-    )
+    assert all(map(torch.equal, network.state_dict().values(), again.state_dict().values()))
 
 
 def test_training_in_bf16_learns_scales_in_fp32(floats, tmp_path):
     tune(floats, tmp_path, changes={"epochs": 1, "precision": "bf16"})
-    states = [
-        state
-        for state in torch.load(tmp_path / "last.pt", weights_only=True)["run"]["network"].items()
-        if state[0].endswith("log_scale")
-    ]
-    assert states and all(
-        tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for _, tensor in states
-    )
+    state = torch.load(tmp_path / "last.pt", weights_only=True)["run"]["network"]
+    scales = [values for name, values in state.items() if name.endswith("log_scale")]
+    assert scales and all(one.dtype == torch.float32 and torch.isfinite(one).all() for one in scales)
 
 
 # ---------------------------------------------------------------- the command line
@@ -450,11 +383,8 @@ def checkpoint(small_network, tmp_path_factory):
 
 
 def command(checkpoint, out, toy, *more, bits="3", script="train_student.py"):
-    recipe = ("--recipe", "batch_size=11", "ema=0.9")
-    return [
-        *(script, toy, "--init", checkpoint, "--qat-bits", bits, "--epochs", 2, *recipe),
-        *("--cache", "none", "--device", "cpu", "--out", out, *more),
-    ]
+    words = "--epochs 2 --recipe batch_size=11 ema=0.9 --cache none --device cpu".split()
+    return [script, toy, "--init", checkpoint, "--qat-bits", bits, *words, "--out", out, *more]
 
 
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
@@ -463,16 +393,9 @@ def test_quantize_stores_what_was_trained_without_loss(call, checkpoint, toy, tm
     done = call(*command(checkpoint, tmp_path / "run", toy, "--recipe", f"qat_granularity={granularity}"))
     assert done.returncode == 0 and "the model file at these bits" in done.stdout, done.stderr
     trained = load_model(tmp_path / "run/best.pt")
-    store = [
-        "quantize.py",
-        tmp_path / "run/best.pt",
-        tmp_path / "model.bin",
-        "--data",
-        toy,
-        "--cache",
-        "none",
-    ]
-    done = call(*store, "--device", "cpu", "--record", tmp_path / "record.json")
+    store = ["quantize.py", tmp_path / "run/best.pt", tmp_path / "model.bin", "--data", toy]
+    more = ("--cache", "none", "--device", "cpu", "--record", tmp_path / "record.json")
+    done = call(*store, *more)
     assert done.returncode == 0, done.stderr
     stored, record = load_model(tmp_path / "model.bin"), json.loads((tmp_path / "record.json").read_text())
     assert (record["bits"], record["granularity"], record["scale"]) == (3, granularity, "mse")
@@ -521,10 +444,8 @@ def test_qat_distils_and_the_file_says_from_what(call, small_network, checkpoint
     description, network = small_network
     told = replace(description, training={"transductive": True})
     write_checkpoint(tmp_path / "teacher.pt", told, network.state_dict())
-    teachers = ("--teacher", tmp_path / "teacher.pt", "--teacher", checkpoint)
-    done = call(
-        *command(checkpoint, tmp_path / "run", toy, *teachers, "--recipe", "alpha=1", script="train_kd.py")
-    )
+    more = ("--teacher", tmp_path / "teacher.pt", "--teacher", checkpoint, "--recipe", "alpha=1")
+    done = call(*command(checkpoint, tmp_path / "run", toy, *more, script="train_kd.py"))
     assert done.returncode == 0, done.stderr
     assert call("quantize.py", tmp_path / "run/best.pt", tmp_path / "model.bin", "--size", 48).returncode == 0
     stored = load_model(tmp_path / "model.bin").description
@@ -544,7 +465,7 @@ def trained_at_3_bits(checkpoint, path):
     """Write a checkpoint of quantization-aware training, without the training."""
     model = load_model(checkpoint)
     network = model.description.build({key: value.clone() for key, value in model.state_dict.items()})
-    state = quantized_state(fake_quantize(network, Scheme(3, "channel", "mse")))
+    state = evaluated_state(fake_quantize(network, Scheme(3, "channel", "mse")))
     qat = {"qat": {"bits": 3, "granularity": "channel"}}
     write_checkpoint(path, replace(model.description, training=qat), **state)
 

@@ -18,23 +18,20 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from compression import distributed
-from compression.command_line import UserError, parser
+from compression.command_line import UserError
 from compression.data.augmentation import AUGMENTATIONS
 from compression.data.preprocessing import Preprocessing, photos_at_once
 from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.options import add_training, read_settings
 from compression.training.cuda_graph import WARM_UP_STEPS
 from compression.training.evaluation import Evaluation, evaluate
 from compression.training.loop import StopRequest, draw_batch, fit, pick_precision
 from compression.training.losses import Batch, CrossEntropy, mix
 from compression.training.recipe import (
+    MovingAverage,
     Settings,
-    average_weights,
     build_optimizer,
-    paired,
     parameter_groups,
-    read_recipe,
     warmup_cosine,
 )
 from compression.training.run_folder import Run
@@ -49,32 +46,27 @@ NARROW = {"stem": (8, 8), "widths": (8, 8), "hidden": (16, 16), "pools": (1, 0),
 
 def photo_set(count, seed):
     """Photos whose class is their brightness: two classes that any network can learn."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 2
-    photos = (
-        torch.randint(0, 100, (count, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
-        + labels.view(-1, 1, 1, 1).to(torch.uint8) * 100
-    )
+    generator, labels = torch.Generator().manual_seed(seed), torch.arange(count) % 2
+    photos = torch.randint(0, 100, (count, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
+    photos += labels.view(-1, 1, 1, 1).to(torch.uint8) * 100
     return PhotoSet(photos, torch.arange(count), labels, ("dark", "bright"), f"fingerprint {seed}")
 
 
 TRAINING, VALIDATION = photo_set(36, 1), photo_set(20, 2)
 
 
-def start(out, settings, device=CPU, **options):
+def new_network(seed=0, **changes):
+    """(a small network in train mode, its Description); changes: of its arguments."""
+    torch.manual_seed(seed)
+    arguments = {**NARROW, **changes}
+    description = Description.of("residual6", arguments, TRAINING.class_names, Preprocessing(size=SIZE))
+    return build("residual6", **description.arguments).train(), description
+
+
+def start(out, settings, device=CPU, training=TRAINING, validation=VALIDATION, **options):
     """fit() on the small photos with a network initialised from the settings' seed."""
-    torch.manual_seed(settings.seed)
-    description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
-    return fit(
-        build("residual6", **description.arguments),
-        description,
-        TRAINING,
-        VALIDATION,
-        settings,
-        out,
-        device,
-        **options,
-    )
+    network = new_network(settings.seed)
+    return fit(*network, training, validation, settings, out, device, **options)
 
 
 def small(**changes):
@@ -82,21 +74,13 @@ def small(**changes):
 
 
 def first_run(settings, device=CPU, steps=5, **options):
-    """The Run of a small network in train mode that has not made a step yet; steps: of an epoch."""
-    torch.manual_seed(settings.seed)
-    description = Description.of("residual6", NARROW, ("dark", "bright"), Preprocessing(size=SIZE))
-    return Run(
-        build("residual6", **description.arguments).train(), description, settings, steps, device, **options
-    )
+    """The Run of a small network that has not made a step yet; steps: of an epoch."""
+    return Run(*new_network(settings.seed), settings, steps, device, **options)
 
 
 def some_batch(device=CPU):
-    return Batch(
-        torch.randn(4, 3, SIZE, SIZE).to(device),
-        torch.tensor([0, 1, 0, 1], device=device),
-        torch.arange(4),
-        None,
-    )
+    images, labels = torch.randn(4, 3, SIZE, SIZE), torch.tensor([0, 1, 0, 1])
+    return Batch(images.to(device), labels.to(device), torch.arange(4), None)
 
 
 def same_tensors(before, after):
@@ -138,48 +122,25 @@ class KillAfter(CrossEntropy):
     ids=["adamw-ema", "sgd", "bf16", "mixup", "fixed views", "small views", "constant"],
 )
 @pytest.mark.parametrize(
-    "stop",
-    [
-        "kill in the middle",
-        "kill before the first checkpoint",
-        "SIGTERM in the middle",
-        "SIGINT in the first step",
-    ],
+    "stops",
+    [[(7, None)], [(2, None)], [(3, signal.SIGTERM), (4, signal.SIGTERM)], [(1, signal.SIGINT)]],
+    ids=["killed", "killed before the first checkpoint", "SIGTERM twice", "SIGINT in the first step"],
 )
-def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp_path, settings, stop):
+def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp_path, settings, stops):
     whole = start(tmp_path / "whole", settings)
-    loss, error = {
-        "kill in the middle": (KillAfter(7), RuntimeError),
-        "kill before the first checkpoint": (KillAfter(2), RuntimeError),
-        "SIGTERM in the middle": (KillAfter(6, signal.SIGTERM), SystemExit),
-        "SIGINT in the first step": (KillAfter(1, signal.SIGINT), SystemExit),
-    }[stop]
-    with pytest.raises(error) as stopped:
-        start(tmp_path / "parts", settings, loss_function=loss)
-    if error is SystemExit:
-        assert stopped.value.code == 128 + loss.number
+    for calls, number in stops:
+        with pytest.raises(SystemExit if number else RuntimeError) as stopped:
+            start(tmp_path / "parts", settings, loss=KillAfter(calls, number), resume=True)
+        assert number is None or stopped.value.code == 128 + number
     torch.rand(5)  # whatever happens in between must not matter
     parts = start(tmp_path / "parts", settings, resume=True)
 
     first, second = run_state(tmp_path / "whole"), run_state(tmp_path / "parts")
     assert same_tensors(first["run"]["network"], second["run"]["network"])
     assert same_tensors(first["state_dict"], second["state_dict"])
-    assert same_tensors(
-        load_model(tmp_path / "whole/best.pt").state_dict, load_model(tmp_path / "parts/best.pt").state_dict
-    )
+    assert same_tensors(*(load_model(tmp_path / name / "best.pt").state_dict for name in ("whole", "parts")))
     without_time = [[{**row, "seconds": 0} for row in record["history"]] for record in (whole, parts)]
     assert without_time[0] == without_time[1]
-
-
-def test_stopping_twice_still_ends_with_the_same_weights(tmp_path):
-    start(tmp_path / "whole", small())
-    for calls in (3, 4):
-        with pytest.raises(SystemExit):
-            start(tmp_path / "parts", small(), loss_function=KillAfter(calls, signal.SIGTERM), resume=True)
-    start(tmp_path / "parts", small(), resume=True)
-    assert same_tensors(
-        run_state(tmp_path / "whole")["state_dict"], run_state(tmp_path / "parts")["state_dict"]
-    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -192,33 +153,29 @@ def test_every_device_and_precision_trains_and_resumes(tmp_path, device, precisi
     settings = small(precision=precision, augment="blurred", mixup=0.3, epochs=2)
     whole = start(tmp_path / "whole", settings, device)
     with pytest.raises(SystemExit):
-        start(tmp_path / "parts", settings, device, loss_function=KillAfter(6, signal.SIGTERM))
+        start(tmp_path / "parts", settings, device, loss=KillAfter(6, signal.SIGTERM))
     saved = run_state(tmp_path / "parts")["run"]
     again = first_run(settings, device, steps=len(TRAINING) // settings.batch_size)
     again.load_state_dict(saved)
     for part in ("network", "ema"):
-        assert same_tensors(
-            saved[part], {name: tensor.cpu() for name, tensor in again.state_dict()[part].items()}
-        )
+        loaded = {name: tensor.cpu() for name, tensor in again.state_dict()[part].items()}
+        assert same_tensors(saved[part], loaded)
     parts = start(tmp_path / "parts", settings, device, resume=True)
     states = [run_state(tmp_path / name)["state_dict"] for name in ("whole", "parts")]
     assert {tensor.device for tensor in states[0].values()} == {CPU}
     assert device != CPU or same_tensors(*states)
-    assert [[math.isfinite(row["train_loss"]) for row in record["history"]] for record in (whole, parts)] == [
-        [True] * 2
-    ] * 2
+    losses = [row["train_loss"] for record in (whole, parts) for row in record["history"]]
+    assert len(losses) == 4 and all(map(math.isfinite, losses))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_a_step_does_not_wait_for_the_gpu():
-    device = torch.device("cuda")
-    description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
-    run = Run(build("residual6", **description.arguments).train(), description, small(), 10, device)
-    augmentation = AUGMENTATIONS["blurred"]
+    device, augmentation = torch.device("cuda"), AUGMENTATIONS["blurred"]
+    run = first_run(small(), device, steps=10)
 
     def step():
         images, labels = TRAINING.batch(torch.arange(16), device)
-        views = augmentation(images, description.preprocessing, run.views)
+        views = augmentation(images, run.description.preprocessing, run.views)
         run.train_step(Batch(*mix(views, labels, 2, 0.3, run.views), torch.arange(16), None))
 
     for _ in range(WARM_UP_STEPS + 1):  # which copy constants, choose convolutions, and record a CUDA graph
@@ -241,11 +198,8 @@ def test_a_step_that_is_replayed_as_a_cuda_graph_trains_as_one_that_is_not(setti
     """Each of 12 batches differs, so does the learning rate; the first steps are replayed on neither side."""
     device, results = torch.device("cuda"), []
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    arguments = {**NARROW, "dropout": 0.0}  # whose random numbers would differ
-    description = Description.of("residual6", arguments, TRAINING.class_names, Preprocessing(size=SIZE))
     for as_graph in (False, True):
-        torch.manual_seed(0)
-        run = Run(build("residual6", **description.arguments).train(), description, settings, 6, device)
+        run = Run(*new_network(dropout=0.0), settings, 6, device)  # its random numbers would differ
         run.graph = run.graph if as_graph else None
         for step in range(12):
             batch = run.beside(lambda: draw_batch(run, TRAINING, torch.arange(16) + step, None, None))
@@ -272,11 +226,8 @@ def test_a_signal_in_the_last_evaluation_leaves_a_complete_run_and_starts_nothin
     with pytest.raises(SystemExit) as stopped:
         start(tmp_path, small(epochs=2))
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert (
-        len(json.loads((tmp_path / "record.json").read_text())["history"])
-        == run_state(tmp_path)["run"]["epoch"]
-        == 2
-    )
+    history = json.loads((tmp_path / "record.json").read_text())["history"]
+    assert len(history) == run_state(tmp_path)["run"]["epoch"] == 2
 
 
 @pytest.mark.parametrize(
@@ -293,8 +244,8 @@ def test_a_process_with_a_signal_asks_the_others_too_which_wait_for_it(monkeypat
 def test_the_seed_decides_the_outcome(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         start(tmp_path / name, small(epochs=1, seed=seed))
-    assert same_tensors(run_state(tmp_path / "a")["state_dict"], run_state(tmp_path / "b")["state_dict"])
-    assert not same_tensors(run_state(tmp_path / "a")["state_dict"], run_state(tmp_path / "c")["state_dict"])
+    a, b, c = (run_state(tmp_path / name)["state_dict"] for name in "abc")
+    assert same_tensors(a, b) and not same_tensors(a, c)
 
 
 class OneWeight(nn.Module):
@@ -323,20 +274,11 @@ def test_training_learns(tmp_path, optimizer):
     six. So it is with Nesterov momentum, which moves w by at most 0.3 in 4 steps and by at least 3 in 24.
     """
     description = Description.of("residual6", NARROW, TRAINING.class_names, ABOVE_039)
-    settings = small(
-        optimizer=optimizer,
-        lr=0.1,
-        schedule="constant",
-        epochs=6,
-        batch_size=9,
-        augment="none",
-        label_smoothing=0.0,
-        ema=0,
-    )
+    plain = {"schedule": "constant", "augment": "none", "label_smoothing": 0.0, "ema": 0}
+    settings = small(optimizer=optimizer, lr=0.1, epochs=6, batch_size=9, **plain)
     record = fit(OneWeight(-1.0), description, TRAINING, VALIDATION, settings, tmp_path, CPU)
-    losses, accuracies = (
-        [row[name] for row in record["history"]] for name in ("train_loss", "validation_accuracy")
-    )
+    losses = [row["train_loss"] for row in record["history"]]
+    accuracies = [row["validation_accuracy"] for row in record["history"]]
     assert losses == sorted(set(losses), reverse=True) and len(losses) == 6
     assert accuracies[0] == 0 and accuracies[-1] == 1 == record["best"]["validation_accuracy"]
 
@@ -376,16 +318,12 @@ def test_evaluation_counts_every_photo_once_whatever_the_batch_size(device):
     logit)).
     """
     labels = torch.where(torch.arange(20) % 4 == 0, 1 - VALIDATION.labels, VALIDATION.labels)
-    photos, brightness = (
-        replace(VALIDATION, labels=labels),
-        VALIDATION.photos.double().mean((1, 2, 3)) / 255 - 0.39,
-    )
+    brightness = VALIDATION.photos.double().mean((1, 2, 3)) / 255 - 0.39
     right = ((brightness > 0) == (labels == 1)).double()
     expected = torch.log1p(torch.exp(-2 * 3.0 * brightness * (2 * labels - 1))).mean().item()
+    network, photos = OneWeight(3.0).to(device), replace(VALIDATION, labels=labels)
     for size in (1, 7, 20, 64):
-        loss, accuracy, balanced = evaluate(
-            OneWeight(3.0).to(device), photos, ABOVE_039, device, batch_size=size
-        )
+        loss, accuracy, balanced = evaluate(network, photos, ABOVE_039, device, batch_size=size)
         assert balanced == pytest.approx((right[labels == 0].mean() + right[labels == 1].mean()).item() / 2)
         assert loss == pytest.approx(expected, rel=1e-3) and accuracy == 0.75
 
@@ -397,14 +335,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         def __call__(self, logits, batch):
             return logits.sum() * (math.nan if next(self.calls) == 6 else 1e-6)
 
-    with pytest.raises(
-        UserError,
-        match=(
-            r"no longer finite in epoch 2, step 3, .*; start again with --recipe lr=0.0025, and with a "
-            r"new --out"
-        ),
-    ):
-        start(tmp_path, small(), loss_function=Broken())
+    told = "no longer finite in epoch 2, step 3, .* again with --recipe lr=0.0025, and with a new --out"
+    with pytest.raises(UserError, match=told):
+        start(tmp_path, small(), loss=Broken())
     state = run_state(tmp_path)
     assert state["run"]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in state["run"]["network"].values())
@@ -418,12 +351,10 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path):
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "change, name", [({"lr": 0.02}, "lr"), ({"seed": 3}, "seed"), ({"augment": "light"}, "augment")]
-)
-def test_resuming_with_other_settings_names_the_setting(tmp_path, change, name):
+@pytest.mark.parametrize("change", [{"lr": 0.02}, {"seed": 3}, {"augment": "light"}])
+def test_resuming_with_other_settings_names_the_setting(tmp_path, change):
     start(tmp_path, small(epochs=1))
-    with pytest.raises(UserError, match=f"^{name} was "):
+    with pytest.raises(UserError, match=f"^{min(change)} was "):
         start(tmp_path, small(**{"epochs": 1, **change}), resume=True)
 
 
@@ -436,26 +367,16 @@ def test_resuming_from_a_damaged_checkpoint_is_a_user_error(tmp_path, content):
         start(tmp_path, small(epochs=1), resume=True)
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
-    assert start(tmp_path / "run", small(), dry_run=True)["dry_run"]
+def test_a_dry_run_is_two_batches_without_a_folder():
+    assert math.isfinite(start(None, small())["validation_loss"])
     with pytest.raises(SystemExit) as stopped:
-        start(tmp_path / "run", small(), dry_run=True, loss_function=KillAfter(1, signal.SIGTERM))
+        start(None, small(), loss=KillAfter(1, signal.SIGTERM))
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_single_photo_cannot_be_trained_on(tmp_path):
-    one = photo_set(1, 0)
     with pytest.raises(UserError, match="two photos"):
-        fit(
-            build("residual6", **NARROW, num_classes=2),
-            Description.of("residual6", NARROW, one.class_names, Preprocessing(size=SIZE)),
-            one,
-            VALIDATION,
-            small(),
-            tmp_path,
-            CPU,
-        )
+        start(tmp_path, small(), training=photo_set(1, 0))
 
 
 def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
@@ -468,9 +389,8 @@ def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
 def test_training_follows_the_schedule(tmp_path):
     settings, steps = small(warmup=0.25), 36 // 8
     rates = [row["lr"] for row in start(tmp_path, settings)["history"]]
-    assert rates == pytest.approx(
-        [settings.lr * warmup_cosine(steps * epoch, 3, 3 * steps) for epoch in (1, 2, 3)]
-    )
+    expected = [settings.lr * warmup_cosine(steps * epoch, 3, 3 * steps) for epoch in (1, 2, 3)]
+    assert rates == pytest.approx(expected)
     # 4 = 0.25 of 15 steps, rounded
     assert first_run(settings).optimizer.param_groups[0]["lr"] == pytest.approx(settings.lr / 4)
 
@@ -479,16 +399,14 @@ def test_label_smoothing_is_its_formula():
     """(1 - s) * -log p(label) + s * the mean of -log p over all classes (Szegedy et al. 2016), and a run
     takes s from its settings.
     """
-    logits, labels = (
-        torch.randn(6, 2, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([0, 1, 1, 0, 1, 0]),
-    )
+    logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 1, 0, 1, 0])
     surprise = -logits.log_softmax(1)
     batch = Batch(None, labels, None, None)
     for share, loss in (
         (0.0, CrossEntropy()),
         (0.1, CrossEntropy(0.1)),
-        (0.3, first_run(small(label_smoothing=0.3)).loss_function),
+        (0.3, first_run(small(label_smoothing=0.3)).loss),
     ):
         expected = (1 - share) * surprise[torch.arange(6), labels].mean() + share * surprise.mean()
         assert loss(logits, batch).item() == pytest.approx(expected.item(), rel=1e-6)
@@ -499,45 +417,11 @@ def test_sgd_steps_with_nesterov_momentum():
     (Sutskever et al. 2013).
     """
     layer = nn.Linear(1, 1, bias=False)
-    optimizer, path = (
-        build_optimizer(layer, Settings(optimizer="sgd", lr=0.1, weight_decay=0.0)),
-        [layer.weight.item()],
-    )
-    for _ in range(2):
-        layer.weight.grad = torch.ones(1, 1)
+    optimizer = build_optimizer(layer, Settings(optimizer="sgd", lr=0.1, weight_decay=0.0))
+    for velocity in (1.9, 2.71):
+        before, layer.weight.grad = layer.weight.item(), torch.ones(1, 1)
         optimizer.step()
-        path.append(layer.weight.item())
-    assert path[0] - path[1] == pytest.approx(0.1 * 1.9, abs=1e-6) and path[1] - path[2] == pytest.approx(
-        0.1 * 2.71, abs=1e-6
-    )
-
-
-@pytest.mark.parametrize(
-    "flags, expected",
-    [
-        ([], ("adamw", 2e-3, 0.05, 0.1)),
-        (["--recipe", "optimizer=sgd"], ("sgd", 0.1, 5e-4, 0.1)),
-        (
-            [
-                "--recipe",
-                "optimizer=sgd",
-                "--recipe",
-                "lr=0.3",
-                "--recipe",
-                "weight_decay=0",
-                "--recipe",
-                "label_smoothing=0.25",
-            ],
-            ("sgd", 0.3, 0.0, 0.25),
-        ),
-    ],
-)
-def test_the_options_become_settings(flags, expected):
-    options = parser("")
-    add_training(options, "train_student.py", out="run")
-    options = read_recipe(options, ["photos", "--size", "32", *flags])
-    settings = read_settings(options, CPU)
-    assert (settings.optimizer, settings.lr, settings.weight_decay, settings.label_smoothing) == expected
+        assert before - layer.weight.item() == pytest.approx(0.1 * velocity, abs=1e-6)
 
 
 class Watching(CrossEntropy):
@@ -554,22 +438,16 @@ class Watching(CrossEntropy):
 
 def test_every_epoch_sees_every_photo_once_in_another_order(tmp_path):
     loss = Watching()
-    start(tmp_path, small(batch_size=9, epochs=2), loss_function=loss)
-    first, second = (
-        torch.cat([batch.positions for batch in loss.batches[part]]) for part in (slice(4), slice(4, None))
-    )
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(36))
-    assert (
-        first.tolist() != sorted(first)
-        and second.tolist() != sorted(second)
-        and first.tolist() != second.tolist()
-    )
+    start(tmp_path, small(batch_size=9, epochs=2), loss=loss)
+    first, second = torch.cat([batch.positions for batch in loss.batches]).view(2, 36).tolist()
+    ordered = list(range(36))
+    assert sorted(first) == sorted(second) == ordered and ordered != first != second != ordered
     assert all(torch.equal(batch.labels, TRAINING.labels[batch.positions]) for batch in loss.batches)
 
 
 def test_mixup_reaches_the_loss(tmp_path):
     loss = Watching()
-    start(tmp_path, small(epochs=1, mixup=0.4), loss_function=loss)
+    start(tmp_path, small(epochs=1, mixup=0.4), loss=loss)
     shares = torch.cat([batch.labels for batch in loss.batches])
     assert shares.shape == (32, 2) and torch.allclose(shares.sum(1), torch.ones(32))
     assert shares.min() < 0.1 < 0.2 < shares.min(1).values.max() <= 0.4
@@ -597,11 +475,10 @@ def test_a_large_gradient_is_clipped_and_a_small_one_is_left():
 
     norms = []
     for Scaled.scale in (1e-3, 1e3):
-        run = first_run(small(clip=0.1), loss_function=Scaled())
+        run = first_run(small(clip=0.1), loss=Scaled())
         run.train_step(some_batch())
-        norms.append(
-            torch.stack([parameter.grad.norm() for parameter in run.network.parameters()]).norm().item()
-        )
+        gradients = [parameter.grad.norm() for parameter in run.network.parameters()]
+        norms.append(torch.stack(gradients).norm().item())
     assert 0 < norms[0] < 0.09 and norms[1] == pytest.approx(0.1, rel=1e-3)
 
 
@@ -621,14 +498,12 @@ class SaysBright(nn.Module):
     [torch.tensor([1, -1, 0, -1]), torch.tensor([[0.1, 0.9], [0.0, 0.3], [0.8, 0.2], [0.0, 0.0]])],
     ids=["labels", "mixed labels"],
 )
-def test_training_accuracy_counts_the_labelled_photos_alone(tmp_path, labels):
-    description = Description.of("residual6", NARROW, ("dark", "bright"), Preprocessing(size=SIZE))
-
+def test_training_accuracy_counts_the_labelled_photos_alone(labels):
     class Free(CrossEntropy):
         def __call__(self, logits, batch):
             return logits.square().mean()
 
-    run = Run(SaysBright(), description, small(ema=0), 5, CPU, Free())
+    run = Run(SaysBright(), new_network()[1], small(ema=0), 5, CPU, Free())
     run.train_step(Batch(torch.randn(4, 3, SIZE, SIZE), labels, torch.arange(4), None))
     assert (run.correct, run.labelled) == (1, 2)
     run.end_epoch({})
@@ -640,7 +515,7 @@ def test_an_older_run_whose_classes_are_spelled_otherwise_is_resumed_and_one_of_
 ):
     whole = start(tmp_path / "whole", small(epochs=2))
     with pytest.raises(SystemExit):
-        start(tmp_path / "parts", small(epochs=2), loss_function=KillAfter(6, signal.SIGTERM))
+        start(tmp_path / "parts", small(epochs=2), loss=KillAfter(6, signal.SIGTERM))
     older = run_state(tmp_path / "parts")
     names = older["class_names"]
     torch.save({**older, "class_names": names[::-1]}, tmp_path / "parts/last.pt")
@@ -648,22 +523,16 @@ def test_an_older_run_whose_classes_are_spelled_otherwise_is_resumed_and_one_of_
         start(tmp_path / "parts", small(epochs=2), resume=True)
     torch.save({**older, "class_names": [f" {name}" for name in names]}, tmp_path / "parts/last.pt")
     parts = start(tmp_path / "parts", small(epochs=2), resume=True)
-    assert [row["train_accuracy"] for row in parts["history"]] == [
-        row["train_accuracy"] for row in whole["history"]
-    ]
+    accuracies = [[row["train_accuracy"] for row in record["history"]] for record in (whole, parts)]
+    assert accuracies[0] == accuracies[1]
 
 
 def test_a_constant_schedule_stays_at_the_learning_rate(tmp_path):
-    network = build("residual6", **NARROW, num_classes=2)
-    description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
-    record = fit(
-        network, description, TRAINING, VALIDATION, small(schedule="constant"), tmp_path / "run", CPU
-    )
-    assert {row["lr"] for row in record["history"]} == {small().lr} and record["settings"][
-        "schedule"
-    ] == "constant"
+    record = start(tmp_path, small(schedule="constant"))
+    assert {row["lr"] for row in record["history"]} == {small().lr}
+    assert record["settings"]["schedule"] == "constant"
     with pytest.raises(UserError, match="schedule was constant"):
-        fit(network, description, TRAINING, VALIDATION, small(), tmp_path / "run", CPU, resume=True)
+        start(tmp_path, small(), resume=True)
 
 
 def test_weight_decay_spares_biases_and_bn():
@@ -700,15 +569,14 @@ def test_the_averaged_weights_follow_the_closed_form(device):
 def test_the_averaged_weights_are_bitwise_those_of_torch():
     """Floats and whole numbers (BN's counter), the first step and later ones."""
     network = first_run(small()).network
-    ours = AveragedModel(network, use_buffers=True)
-    pairs = paired(ours, network)
+    ours = MovingAverage(network)
     theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
     for step in range(4):
         network(torch.rand(8, 3, SIZE, SIZE))  # moves BN's statistics
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average_weights(ours, pairs, 0.7)
+        ours.update(0.7)
         theirs.update_parameters(network)
         assert same_tensors(ours.state_dict(), theirs.state_dict()), step
     assert ours.n_averaged == 4
@@ -717,13 +585,8 @@ def test_the_averaged_weights_are_bitwise_those_of_torch():
 def test_a_run_of_very_many_epochs_is_resumed(tmp_path):
     """Beyer et al. 2022 distil for 10,000; its log is in the checkpoint."""
     run = first_run(small())
-    row = {
-        "train_loss": 0.123456789,
-        "train_accuracy": 0.5,
-        "validation_loss": 1e-9,
-        "validation_accuracy": 0.5,
-        "seconds": 1.5,
-    }
+    row = {"train_loss": 0.123456789, "train_accuracy": 0.5, "validation_loss": 1e-9}
+    row |= {"validation_accuracy": 0.5, "seconds": 1.5}
     run.history = [{"epoch": epoch, **row} for epoch in range(1, 20_001)]
     run.save(tmp_path / "last.pt", complete=True)
     again = first_run(small())
@@ -747,9 +610,7 @@ def test_precision_is_that_of_the_gpu_that_is_named(monkeypatch, name, precision
         current.pop()
 
     monkeypatch.setattr(torch.cuda, "device", as_current)
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation: (current or [0])[-1] == 0
-    )
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: (current or [0])[-1] == 0)
     assert pick_precision("auto", torch.device(name)) == precision
 
 
@@ -762,27 +623,8 @@ def test_precision_fp16_is_refused_on_the_cpu():
 
 
 def arguments(data, out, *more):
-    return [
-        "train_student.py",
-        data,
-        "--network",
-        "student",
-        "--set",
-        "widths=4,4,4,4,4,4,4,4",
-        "--size",
-        SIZE,
-        "--epochs",
-        2,
-        "--recipe",
-        "batch_size=11",
-        "--cache",
-        "none",
-        "--device",
-        "cpu",
-        "--out",
-        out,
-        *more,
-    ]
+    words = "--network student --set widths=4,4,4,4,4,4,4,4 --epochs 2 --recipe batch_size=11 --cache none"
+    return ["train_student.py", data, *words.split(), "--size", SIZE, "--device", "cpu", "--out", out, *more]
 
 
 def test_command_line_trains_and_its_checkpoint_describes_itself(toy, run_script, tmp_path):
@@ -797,22 +639,15 @@ def test_command_line_trains_and_its_checkpoint_describes_itself(toy, run_script
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_command_line_stopped_by_a_signal_saves_and_resumes(toy, call, tmp_path, number):
-    command = [str(part) for part in arguments(toy, tmp_path / "run", "--epochs", 100_000)]
-    process = subprocess.Popen(
-        [sys.executable, ROOT / command[0], *command[1:]],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    script, *more = map(str, arguments(toy, tmp_path / "run", "--epochs", 100_000))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, ROOT / script, *more], **pipes)
     while not (tmp_path / "run/log.csv").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
     output, errors = process.communicate()
-    assert (
-        process.returncode == 128 + number
-        and "continue with --resume" in output
-        and "Traceback" not in errors
-    )
+    assert process.returncode == 128 + number and "continue with --resume" in output, errors
+    assert "Traceback" not in errors
     assert run_state(tmp_path / "run")["run"]["epoch"] >= 1
     # without --resume
     assert "already holds a run" in call(*arguments(toy, tmp_path / "run", "--epochs", 100_000)).stderr
@@ -914,21 +749,15 @@ def test_a_killed_process_resumes_to_bitwise_the_same_weights(toy, run_script, t
         for name in ("whole", "parts")
     )
     for moment, more in (("step", []), ("checkpoint", ["--resume"])):
-        killed = subprocess.run(
-            [sys.executable, "-c", KILLED, moment, *map(str, parts), *more],
-            cwd=ROOT,
-            capture_output=True,
-            check=False,
-        )
+        command = [sys.executable, "-c", KILLED, moment, *map(str, parts), *more]
+        killed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     for command in (whole, [*parts, "--resume"]):
         result = run_script(*command)
         assert result.returncode == 0, result.stderr
     states = [run_state(tmp_path / name)["run"] for name in ("whole", "parts")]
     assert states[0]["epoch"] == states[1]["epoch"] == 5
-    assert same_tensors(states[0]["network"], states[1]["network"]) and same_tensors(
-        states[0]["ema"], states[1]["ema"]
-    )
+    assert all(same_tensors(states[0][part], states[1][part]) for part in ("network", "ema"))
     record = json.loads((tmp_path / "parts/record.json").read_text())
     assert len(record["resumed"]) == 2
 
@@ -943,7 +772,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 
 def test_views_have_the_view_size_and_evaluation_the_input_size(tmp_path):
     loss = Watching()
-    start(tmp_path, small(epochs=1, view_size=24), loss_function=loss)
+    start(tmp_path, small(epochs=1, view_size=24), loss=loss)
     assert {batch.images.shape[-1] for batch in loss.batches} == {24}
     assert load_model(tmp_path / "best.pt").description.preprocessing.size == SIZE
 
@@ -955,36 +784,20 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
                 start(tmp_path, small(), resume=True)
             return super().__call__(logits, batch)
 
-    start(tmp_path, small(epochs=1), loss_function=Meanwhile())
+    start(tmp_path, small(epochs=1), loss=Meanwhile())
 
 
 def test_resuming_with_changed_photos_is_refused(tmp_path):
     start(tmp_path, small(epochs=1))
-    description = Description.of("residual6", NARROW, TRAINING.class_names, Preprocessing(size=SIZE))
-    with pytest.raises(
-        UserError, match="data.validation was fingerprint 2 in the saved run .* but is fingerprint 3 now"
-    ):
-        fit(
-            build("residual6", **description.arguments),
-            description,
-            TRAINING,
-            photo_set(20, 3),
-            small(epochs=1),
-            tmp_path,
-            CPU,
-            resume=True,
-        )
+    told = "data.validation was fingerprint 2 in the saved run .* but is fingerprint 3 now"
+    with pytest.raises(UserError, match=told):
+        start(tmp_path, small(epochs=1), validation=photo_set(20, 3), resume=True)
 
 
 def test_stop_epoch_ends_a_run_within_its_schedule(toy, call, tmp_path):
-    words = (
-        "--size 16 --epochs 3 --network residual6 --device cpu --cache none --set stem=4,4 --set widths=4,4 "
-    )
-    words += "--set hidden=8,8 --set pools=1,0 --recipe batch_size=11"
-    command = ["train_student.py", toy, *words.split()]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert call(*command, "--out", whole).returncode == 0
-    command += ["stop_epoch=2", "--out", stopped]
+    assert call(*arguments(toy, whole, "--epochs", 3)).returncode == 0
+    command = arguments(toy, stopped, "--epochs", 3, "--recipe", "stop_epoch=2")
     assert call(*command).returncode == 0
     first, second = (json.loads((out / "record.json").read_text()) for out in (whole, stopped))
     rates = [[row["lr"] for row in record["history"]] for record in (first, second)]
@@ -992,6 +805,5 @@ def test_stop_epoch_ends_a_run_within_its_schedule(toy, call, tmp_path):
     assert second["history"][-1]["train_loss"] == first["history"][1]["train_loss"]
     assert load_model(stopped / "best.pt").description.training["epochs"] == 2
     assert "is finished already" in call(*command, "--resume").stdout
-    command[-3] = "stop_epoch=4"
-    done = call(*command, "--resume")
+    done = call(*command, "stop_epoch=4", "--resume")
     assert done.returncode == 2 and "stop_epoch=4 is after the last epoch, 3" in done.stderr

@@ -22,7 +22,7 @@ from compression.quantization.grids import Scheme
 from compression.training.distillation import Distillation
 from compression.training.evaluation import evaluate
 from compression.training.loop import fit, quantize_command
-from compression.training.losses import balanced_weights
+from compression.training.losses import class_weights_of
 from compression.training.recipe import Settings, one_of, setting
 from compression.training.run_folder import check_same, write_checkpoint
 from compression.training.teachers import check_teachers
@@ -275,8 +275,7 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
             if options.mode == "retrain":
                 network = build(description.architecture, **description.arguments)
             teaching = preprocessing, options.alpha, options.temperature, settings.precision
-            balanced = settings.class_weights == "balanced"
-            weights = balanced_weights(training.labels, len(training.class_names)) if balanced else None
+            weights = class_weights_of(settings, training)
             trained = fit(
                 network.requires_grad_(True),
                 description,

@@ -10,8 +10,7 @@ from compression.options import network_arguments
 from compression.quantization.grids import Scheme
 from compression.training.initialisation import origin_of_init, read_init, take_weights
 from compression.training.loop import check_run_folder, fit, quantize_command
-from compression.training.qat import fake_quantize, finish, quantized_state, scheme_of
-from compression.training.run_folder import plain_state
+from compression.training.qat import fake_quantize, finish, scheme_of
 
 
 def prepare(options):
@@ -43,7 +42,7 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
         **origin_of_init(options, init),
         **origin,
     }
-    details, export = {**(details or {})}, plain_state
+    details = dict(details or {})
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     torch.manual_seed(settings.seed)  # again: building a teacher may have drawn random numbers
     network = build(options.network, **description.arguments)
@@ -52,24 +51,13 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
     if settings.qat_bits:
         origin["qat"] = {"bits": settings.qat_bits, "granularity": settings.qat_granularity}
         origin["qat"] |= {"overrides": settings.qat_overrides} if settings.qat_overrides else {}
-        details["parameters"], export = count_parameters(network), quantized_state  # without the scales
+        details["parameters"] = count_parameters(network)  # without the scales
         size = predicted_file_bytes(description, scheme_of(settings))
         print(f"the model file at these bits will have about {size:,} bytes, or up to 10 % less")
         fake_quantize(network, scheme_of(settings))
-    record = fit(
-        network,
-        description,
-        training,
-        validation,
-        settings,
-        options.out,
-        device,
-        loss_of() if loss_of else None,
-        resume=options.resume,
-        dry_run=options.dry_run,
-        details=details,
-        export=export,
-    )
+    out, loss = None if options.dry_run else options.out, loss_of() if loss_of else None
+    photos = training, validation
+    record = fit(network, description, *photos, settings, out, device, loss, options.resume, details)
     if options.dry_run:
         return
     if settings.qat_bits:

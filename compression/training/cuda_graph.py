@@ -56,4 +56,5 @@ class CudaGraph:
         with torch.cuda.graph(self.graph, stream=self.stream):
             self.compute(self.batch)
         for group, values in zip(groups, before):
-            group.clear(), group.update(values)
+            group.clear()
+            group.update(values)

@@ -20,14 +20,12 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(network, photos, preprocessing, device, batch_size=None, batches=None, whose=None):
-    """(mean cross-entropy, accuracy, balanced accuracy) on a PhotoSet, in eval mode and fp32, without drawing
-    a random number.
+    """The `Evaluation` of a network on a PhotoSet: mean cross-entropy, accuracy, and balanced accuracy, the
+    mean over the classes that have photos of the share of each that is right. In eval mode and fp32, without
+    drawing a random number; the network's mode is left as it was. Several processes share the batches.
 
-    Balanced accuracy is the mean over the classes that have photos of the share of each that is right.
-
-    batches: stop after so many, of `photos_at_once` unless batch_size says otherwise. The network's mode is
-    left as it was. Several processes share the batches, and all of them get the result. whose: what the
-    network is, for the UserError that logits that are not finite raise; without it the loss tells.
+    batches: stop after so many, of `photos_at_once` unless batch_size says otherwise. whose: what the network
+    is, for the UserError that logits that are not finite raise; without it the loss tells.
     """
     was_training = network.training
     network.eval()
@@ -39,16 +37,13 @@ def evaluate(network, photos, preprocessing, device, batch_size=None, batches=No
         logits = network(preprocessing.normalise(images)).float()
         if whose:
             check_logits(logits, whose)
-        loss = loss + F.cross_entropy(logits, labels, reduction="sum")
-        counts += torch.bincount(labels, minlength=classes)
-        right += torch.zeros(classes, device=device).scatter_add(
-            0, labels, (logits.argmax(1) == labels).float()
-        )
+        loss += F.cross_entropy(logits, labels, reduction="sum")
+        counts += labels.bincount(minlength=classes)
+        right += labels[logits.argmax(1) == labels].bincount(minlength=classes)
         seen += len(labels)
     network.train(was_training)
     if distributed.SIZE > 1:
-        numbers = distributed.total([loss.item(), seen, *right.tolist(), *counts.tolist()])
-        loss, seen, (right, counts) = numbers[0], numbers[1].item(), numbers[2:].view(2, classes)
-    return Evaluation(
-        loss.item() / seen, right.sum().item() / seen, (right / counts)[counts > 0].mean().item()
-    )
+        sums = distributed.total([loss.item(), seen, *right.tolist(), *counts.tolist()])
+        loss, seen, (right, counts) = sums[0], sums[1].item(), sums[2:].view(2, classes)
+    balanced = (right / counts)[counts > 0].mean().item()
+    return Evaluation(loss.item() / seen, right.sum().item() / seen, balanced)

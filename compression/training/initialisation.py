@@ -2,6 +2,7 @@
 new last layer for other classes.
 """
 
+import contextlib
 import os
 import sys
 
@@ -12,7 +13,6 @@ from compression.command_line import UserError
 from compression.data.classes import match
 from compression.files.loading import load_model
 from compression.files.records import file_hash
-from compression.networks.registry import build
 from compression.quantization.folding import NORMS, foldable_pairs
 
 CALIBRATION = 256  # photos to measure BN statistics on, where a file has none
@@ -33,10 +33,8 @@ def read_init(options):
     description = model.description
     if options.set or options.network not in (None, description.architecture):
         given = "--set" if options.set else f"--network {options.network}"
-        raise UserError(
-            f"{given} cannot be combined with --init {options.init}, which defines the network "
-            f"({description.architecture}); leave it out"
-        )
+        fixed = f"--init {options.init}, which defines the network ({description.architecture})"
+        raise UserError(f"{given} cannot be combined with {fixed}; leave it out")
     own = description.preprocessing
     options.network, options.size = description.architecture, options.size or own.size
     options.resize, options.detail = options.resize or own.resize, options.detail or own.detail
@@ -46,14 +44,11 @@ def read_init(options):
 
 
 def arguments_of(model):
-    """The arguments of a Model's network without BN folding and without num_classes, which follows from the
-    photos.
-    """
-    return {
-        key: value
-        for key, value in model.description.arguments.items()
-        if key not in ("num_classes", "folded")
-    }
+    """The arguments of a Model's network for other photos: without folded BN and without num_classes."""
+    arguments = dict(model.description.arguments)
+    for name in ("num_classes", "folded"):
+        arguments.pop(name, None)
+    return arguments
 
 
 def origin_of_init(options, model):
@@ -61,11 +56,8 @@ def origin_of_init(options, model):
     if model is None:
         return {}
     before = model.description.training
-    return {
-        "init": file_hash(options.init),
-        "before": before,
-        **({"transductive": True} if before.get("transductive") else {}),
-    }
+    transductive = {"transductive": True} if before.get("transductive") else {}
+    return {"init": file_hash(options.init), "before": before, **transductive}
 
 
 @torch.no_grad()
@@ -77,66 +69,42 @@ def take_weights(network, model, training, preprocessing):
     initialisation. Folded BN is restored without changing the network's outputs in eval mode. Prints the
     number of copied tensors.
     """
-    weights, taken = dict(model.state_dict), len(model.state_dict)
-    head = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    weights, taken, note = dict(model.state_dict), len(model.state_dict), ""
     names, theirs = training.class_names, model.description.class_names
-    try:
-        order = (
-            match(names, "the photos", theirs, f"the file {model.path}", "")
-            if len(names) == len(theirs)
-            else None
-        )
-    except UserError:
-        order = None
-    for tensor in (f"{head}.weight", f"{head}.bias"):
-        if order:
-            weights[tensor] = weights[tensor][list(order)]
-        else:
-            weights[tensor] = network.state_dict()[tensor]
-            taken -= 1
-    was_folded = bool(model.description.arguments.get("folded"))
-    if was_folded:
-        with torch.device("meta"):
-            pairs = foldable_pairs(
-                build(model.description.architecture, **{**model.description.arguments, "folded": False})
-            )
-        weights = unfolded(weights, network, pairs)
-    network.load_state_dict(weights)
-    if was_folded:
-        calibrate(
-            network,
-            preprocessing.normalise(
-                training.sample(CALIBRATION).batch(
-                    torch.arange(min(CALIBRATION, len(training))), torch.device("cpu")
-                )[0]
-            ),
-        )
-    new = (
-        ""
-        if order
-        else (
-            f"; the last layer, for {len(theirs)} classes ({', '.join(theirs[:3])}, ...), is replaced by a "
-            f"new one for {len(names)}"
-        )
-    )
-    print(f"{taken} tensors copied from {model.path}{new}", file=sys.stderr)
+    head = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    last_layer, order = (f"{head}.weight", f"{head}.bias"), None
+    with contextlib.suppress(UserError):  # other classes
+        if len(names) == len(theirs):
+            order = list(match(names, "the photos", theirs, f"the file {model.path}", ""))
+    if order:
+        weights |= {name: weights[name][order] for name in last_layer}
+    else:
+        weights |= {name: network.state_dict()[name] for name in last_layer}
+        taken -= len(last_layer)
+        before = f"{len(theirs)} classes ({', '.join(theirs[:3])}, ...)"
+        note = f"; the last layer, for {before}, is replaced by a new one for {len(names)}"
+    folded = model.description.arguments.get("folded")
+    network.load_state_dict(unfolded(weights, network) if folded else weights)
+    if folded:
+        sample = training.sample(CALIBRATION)
+        photos, _ = sample.batch(torch.arange(len(sample)), torch.device("cpu"))
+        calibrate(network, preprocessing.normalise(photos))
+    print(f"{taken} tensors copied from {model.path}{note}", file=sys.stderr)
 
 
-def unfolded(weights, network, pairs):
-    """The `state_dict` of `network` for the same function as the folded weights: the BN of each pair only
-    adds the bias.
+def unfolded(weights, network):
+    """The `state_dict` of `network` for the same function as the folded weights: BN only adds the bias.
 
-    pairs: from `foldable_pairs`. gamma = sqrt(1 + eps) undoes the division by sqrt(running_var + eps) =
-    sqrt(1 + eps).
+    gamma = sqrt(1 + eps) undoes the division by sqrt(running_var + eps) = sqrt(1 + eps).
     """
     weights = dict(weights)
-    for layer, behind in pairs:
-        norm, own = network.get_submodule(behind), network.get_submodule(layer)
+    for layer, behind in foldable_pairs(network):
         bias = weights.pop(f"{layer}.bias")
-        if own.bias is not None:
+        if network.get_submodule(layer).bias is not None:
             weights[f"{layer}.bias"] = torch.zeros_like(bias)
+        gamma = (1 + network.get_submodule(behind).eps) ** 0.5
         weights |= {
-            f"{behind}.weight": torch.full_like(bias, (1 + norm.eps) ** 0.5),
+            f"{behind}.weight": torch.full_like(bias, gamma),
             f"{behind}.bias": bias,
             f"{behind}.running_mean": torch.zeros_like(bias),
             f"{behind}.running_var": torch.ones_like(bias),
@@ -148,9 +116,7 @@ def unfolded(weights, network, pairs):
 @torch.no_grad()
 def calibrate(network, images):
     """Set every BN's statistics to those of its input for `images`, and gamma and beta so that the outputs in
-    eval mode do not change.
-
-    In training mode BN then normalises by about the same statistics.
+    eval mode do not change; in training mode BN then normalises by about the same statistics.
     """
     network.eval()
 
@@ -163,11 +129,8 @@ def calibrate(network, images):
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
 
-    hooks = [
-        module.register_forward_pre_hook(measure) for module in network.modules() if isinstance(module, NORMS)
-    ]
-    try:
-        network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    norms = [module for module in network.modules() if isinstance(module, NORMS)]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    network(images)
+    for hook in hooks:
+        hook.remove()

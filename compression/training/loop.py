@@ -13,7 +13,6 @@ from the seed: initialisation and dropout from torch's global generator, the ord
 their views from generators seeded anew for every epoch.
 """
 
-import math
 import shlex
 import signal
 import time
@@ -31,8 +30,8 @@ from compression.files.atomic import check_output, locked, write_text
 from compression.files.records import provenance, write_record
 from compression.networks.registry import count_parameters
 from compression.training.evaluation import evaluate
-from compression.training.losses import Batch, CrossEntropy, balanced_weights, mix
-from compression.training.run_folder import Run, plain_state
+from compression.training.losses import Batch, CrossEntropy, class_weights_of, mix
+from compression.training.run_folder import Run
 
 
 def pick_precision(name, device):
@@ -59,10 +58,7 @@ class StopRequest:
     def __enter__(self):
         self.signal, self.previous = None, {}
         for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self.previous[number] = signal.signal(number, self._note)
-            except ValueError:  # not in the main thread: the caller handles signals
-                break
+            self.previous[number] = signal.signal(number, self._note)
         return self
 
     def agreed(self):
@@ -71,14 +67,11 @@ class StopRequest:
 
     def _note(self, number, frame):
         self.signal = number
-        self._restore()
-
-    def _restore(self):
-        while self.previous:
-            signal.signal(*self.previous.popitem())
+        self.__exit__()
 
     def __exit__(self, *exception):
-        self._restore()
+        while self.previous:
+            signal.signal(*self.previous.popitem())
 
 
 def check_run_folder(out, resume):
@@ -89,34 +82,19 @@ def check_run_folder(out, resume):
         raise UserError(f"{out} already holds a run ({held}); {way_on}choose another --out")
     check_output(out / "last.pt")
     if (out / "record.json").exists() and not (out / "last.pt").exists():
-        raise UserError(
-            f"{out} holds record.json and no last.pt that could be continued, "
-            "and a new training would overwrite what is there; choose another --out"
-        )
+        raise UserError(f"{out} holds record.json and no last.pt to continue; choose another --out")
 
 
 def fit(
-    network,
-    description,
-    training,
-    validation,
-    settings,
-    out,
-    device,
-    loss_function=None,
-    resume=False,
-    dry_run=False,
-    details=None,
-    export=plain_state,
+    network, description, training, validation, settings, out, device, loss=None, resume=False, details=None
 ):
     """Train `network` and return the record that is written to `out`/record.json.
 
-    training, validation: PhotoSets. loss_function(logits, Batch) -> scalar, with state_dict and
-    load_state_dict; CrossEntropy with the settings' label smoothing by default.
-    resume: continue from `out`/last.pt where there is one. dry_run: two batches of everything, no files.
-    details: further plain values for the record. export: see `Run`. Raises UserError for a folder in use or a
-    loss that is not finite; SystemExit with 128 + signal after Ctrl-C or SIGTERM, even if the run is complete
-    by then.
+    training, validation: PhotoSets. out: the run's folder; None: a dry run of two batches, without files.
+    loss: a `Loss`; CrossEntropy as the settings say by default. resume: continue from `out`/last.pt where
+    there is one. details: further plain values for the record. Raises UserError for a folder in use or a loss
+    that is not finite; SystemExit with 128 + signal after Ctrl-C or SIGTERM, even if the run is complete by
+    then.
     """
     # few input shapes: views, photos, and their last batch; cuDNN chooses once for each
     torch.backends.cudnn.benchmark = True
@@ -128,15 +106,10 @@ def fit(
             "start fewer processes"
         )
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
-    if loss_function is None:
-        balanced = settings.class_weights == "balanced"
-        weights = balanced_weights(training.labels.cpu(), len(training.class_names)) if balanced else None
-        loss_function = CrossEntropy(settings.label_smoothing, weights)
-    run = Run(
-        network, description, settings, len(training) // batch_size, device, loss_function, data, export
-    )
+    loss = loss or CrossEntropy(settings.label_smoothing, class_weights_of(settings, training))
+    run = Run(network, description, settings, len(training) // batch_size, device, loss, data)
     training, validation = training.to(device), validation.to(device)
-    if dry_run:
+    if not out:
         with StopRequest() as stop:
             row = train_epoch(run, training, validation, stop, steps=2)
         if stop.signal:
@@ -145,7 +118,7 @@ def fit(
             f"dry run of two steps is fine: loss {row['train_loss']:.3f}, {count_parameters(network):,} "
             "parameters; no run was written"
         )
-        return {"dry_run": True, **row}
+        return row
 
     out = Path(out)
     last, finished = out / "last.pt", out / "record.json"
@@ -178,10 +151,10 @@ def fit(
             run.save(last, complete=True)
             seen = "" if row["train_accuracy"] is None else f"train {row['train_accuracy']:.4f}  "
             print(
-                f"epoch {row['epoch']:3}/{settings.epochs}  loss {row['train_loss']:.3f}  {seen}"
-                f"validation {row['validation_accuracy']:.4f}  balanced "
-                f"{row['validation_balanced_accuracy']:.4f}  "
-                f"best {run.best()[run.measure]:.4f}  {time.perf_counter() - started:.1f} s",
+                f"epoch {run.epoch:3}/{settings.epochs}  loss {row['train_loss']:.3f}  {seen}"
+                f"validation {row['validation_accuracy']:.4f}  "
+                f"balanced {row['validation_balanced_accuracy']:.4f}  best {run.best()[run.measure]:.4f}  "
+                f"{time.perf_counter() - started:.1f} s",
                 flush=True,
             )
         record = {
@@ -198,10 +171,8 @@ def fit(
         }
         write_record(finished, record)
         distributed.wait()  # until the files are there for all
-        print(
-            f"best {run.measure.replace('_', ' ')} {run.best()[run.measure]:.4f} in epoch "
-            f"{run.best()['epoch']}"
-        )
+        best = run.best()
+        print(f"best {run.measure.replace('_', ' ')} {best[run.measure]:.4f} in epoch {best['epoch']}")
         if stopped := stop.agreed():  # after the last step: the run is complete, and nothing more must start
             raise SystemExit(128 + stopped)
     return record
@@ -209,9 +180,7 @@ def fit(
 
 def train_epoch(run, training, validation, stop, steps=None):
     """Train `run` for the rest of its epoch and evaluate it: the epoch's row of the log, or None if a stop
-    was requested.
-
-    steps: so many steps and batches of the evaluation only.
+    was requested. steps: so many steps and batches of the evaluation only.
     """
     settings, preprocessing, device = run.settings, run.description.preprocessing, run.device
     augmentation = AUGMENTATIONS[settings.augment]
@@ -220,34 +189,29 @@ def train_epoch(run, training, validation, stop, steps=None):
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed + run.epoch))
     if run.step == 0:
         run.views.manual_seed(seed + 500_000 + run.epoch)
-    view = run.epoch % settings.views if settings.views and augmentation else None
-    fixed = (
-        augmentation.draw(len(training), torch.Generator().manual_seed(seed + 900_000 + view))
-        if view is not None
-        else None
-    )
+    view = fixed = None
+    if settings.views and augmentation:
+        view = run.epoch % settings.views
+        fixed = augmentation.draw(len(training), torch.Generator().manual_seed(seed + 900_000 + view))
 
     run.network.train()
     batches = order[: run.steps_per_epoch * batch_size].split(batch_size)[run.step : steps]
-    for positions in tqdm(
-        batches, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="step", disable=None, leave=False
-    ):
+    title = f"epoch {run.epoch + 1}/{settings.epochs}"
+    for positions in tqdm(batches, title, unit="step", disable=None, leave=False):
         batch = run.beside(lambda: draw_batch(run, training, positions, fixed, view))
         weight, stopped = run.agree(batch, stop)  # what one process decided alone would make the others wait
         run.train_step(batch, weight)
         stopped = stop.signal if distributed.SIZE == 1 else stopped
         if device.type == "cpu" or run.step % 50 == 0 or stopped:  # asking a GPU makes it wait
-            run.check_finite()
+            run.check_finite(run.loss_sum)
         if stopped:
             stop.signal = stop.signal or stopped
             run.seconds += time.perf_counter() - started
             return None
     run.end_steps()
-    run.check_finite()
+    run.check_finite(run.loss_sum)
     loss, accuracy, balanced = evaluate(run.evaluated, validation, preprocessing, device, batches=steps)
-    if not math.isfinite(loss):
-        run.loss_sum += math.nan
-        run.check_finite()
+    run.check_finite(loss)
     run.seconds += time.perf_counter() - started
     return {
         "epoch": run.epoch + 1,
@@ -284,11 +248,9 @@ def draw_batch(run, training, positions, fixed, view):
         images, labels = mix(images, labels, len(run.description.class_names), settings.mixup, run.views)
         images, labels, positions = (distributed.share(values) for values in (images, labels, positions))
         images = images.contiguous(memory_format=torch.channels_last)
-    return run.loss_function.prepare(Batch(images, labels, positions, view))
+    return run.loss.prepare(Batch(images, labels, positions, view))
 
 
 def quantize_command(folder):
-    """The command line that makes a model file of the best.pt in a run's folder, in that folder, whatever its
-    name.
-    """
+    """The command line that makes a model file of the best.pt in a run's folder, in that folder."""
     return shlex.join(["python", "quantize.py", str(folder / "best.pt"), str(folder / "model.bin")])

@@ -40,6 +40,12 @@ def balanced_weights(labels, num_classes):
     return counts.sum() / (num_classes * counts.clamp(min=1))
 
 
+def class_weights_of(settings, photos):
+    """The class weights that the settings ask for on a PhotoSet; None for equal ones."""
+    if settings.class_weights == "balanced":
+        return balanced_weights(photos.labels.cpu(), len(photos.class_names))
+
+
 class Loss:
     """What a training minimises: called with (logits, Batch), it returns a scalar, a mean over the batch.
 
@@ -98,10 +104,9 @@ def mix(images, labels, num_classes, max_share, generator):
     partners = torch.randperm(len(images), generator=generator)
     share, partners = (send(values, images.device) for values in (share, partners))
     probabilities = F.one_hot(labels.clamp(min=0), num_classes).float() * (labels >= 0).unsqueeze(1)
-    images = torch.lerp(images, images[partners], share.view(-1, 1, 1, 1)).contiguous(
-        memory_format=torch.channels_last
-    )
-    return images, torch.lerp(probabilities, probabilities[partners], share.unsqueeze(1))
+    images = torch.lerp(images, images[partners], share.view(-1, 1, 1, 1))
+    probabilities = torch.lerp(probabilities, probabilities[partners], share.unsqueeze(1))
+    return images.contiguous(memory_format=torch.channels_last), probabilities
 
 
 def distillation_loss(student_logits, teacher_probabilities, labels, alpha, temperature, class_weights=None):
@@ -115,17 +120,11 @@ def distillation_loss(student_logits, teacher_probabilities, labels, alpha, temp
     loss = student_logits.new_zeros(())
     if alpha > 0:
         log_student = F.log_softmax(student_logits / temperature, dim=1)
-        loss = loss + alpha * temperature**2 * F.kl_div(
-            log_student, teacher_probabilities, reduction="batchmean"
-        )
+        divergence = F.kl_div(log_student, teacher_probabilities, reduction="batchmean")
+        loss = loss + alpha * temperature**2 * divergence
     if alpha < 1:
-        if labels.ndim == 1:
-            hard = F.cross_entropy(
-                student_logits, labels, class_weights, ignore_index=-1, reduction="sum"
-            ) / len(labels)
-        else:
-            hard = F.cross_entropy(student_logits, labels, class_weights)
-        loss = loss + (1 - alpha) * hard
+        hard = F.cross_entropy(student_logits, labels, class_weights, ignore_index=-1, reduction="sum")
+        loss = loss + (1 - alpha) * (hard / len(labels))
     return loss
 
 

@@ -12,7 +12,7 @@ from argparse import ArgumentTypeError
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized, register_parametrization
+from torch.nn.utils.parametrize import register_parametrization
 from torch.optim.swa_utils import update_bn
 
 from compression import distributed
@@ -37,9 +37,7 @@ def layer_bits(text):
     """An argparse type: "fc.1=8" -> ("fc.1", 8)."""
     layer, _, bits = text.rpartition("=")
     if not layer or bits not in map(str, (32, 16, *range(2, 9))):
-        raise ArgumentTypeError(
-            f"{text!r} is not LAYER=BITS with 2 to 8 bits, or in quantize.py 16 or 32, such as fc.1=8"
-        )
+        raise ArgumentTypeError(f"{text!r} is not LAYER=BITS with 2 to 8 bits (quantize.py: or 16, 32)")
     return layer, int(bits)
 
 
@@ -48,9 +46,7 @@ def parse_bits(text):
     first, *others = text.split(",")
     overrides = dict(map(layer_bits, others))
     if not {first, *map(str, overrides.values())} <= set("2345678") or len(overrides) < len(others):
-        raise ArgumentTypeError(
-            f"{text!r} is not BITS or BITS,LAYER=BITS with 2 to 8 bits, such as 4 or 3,fc.1=8"
-        )
+        raise ArgumentTypeError(f"{text!r} is not BITS or BITS,LAYER=BITS with 2 to 8 bits, e.g. 3,fc.1=8")
     return int(first), overrides
 
 
@@ -98,22 +94,6 @@ def fake_quantize(network, scheme):
     return network
 
 
-@torch.no_grad()
-def quantized_state(network):
-    """{"weights": state_dict, "scales": {tensor name: (bits, scale)}} of a fake-quantized network, under the
-    plain network's names.
-    """
-    state = network.state_dict()
-    weights = {name: value for name, value in state.items() if ".parametrizations." not in f".{name}"}
-    scales = {}
-    for layer, module in network.named_modules():
-        if is_parametrized(module):
-            for tensor, (step,) in module.parametrizations.items():
-                weights[f"{layer}.{tensor}"] = getattr(module, tensor)
-                scales[f"{layer}.{tensor}"] = (step.bits, step.scale())
-    return {"weights": weights, "scales": scales}
-
-
 # ---------------------------------------------------------------- after the last epoch
 
 
@@ -156,15 +136,11 @@ def finish(out, training, validation, settings, device):
         network = reestimate_bn(network, training, preprocessing, settings, device)
         distributed.spread(network.buffers())
         measured = evaluate(network, validation, preprocessing, device)
-        balanced = settings.class_weights == "balanced"
-        accuracies[name] = measured.balanced_accuracy if balanced else measured.accuracy
+        accuracies[name] = getattr(measured, settings.measure)
         finished[name] = model.description, network.state_dict(), model.scales
     chosen = max(accuracies, key=accuracies.get)  # the best epoch among equals
-    print(
-        "validation accuracy with re-estimated BN statistics: "
-        + ", ".join(f"{accuracy:.4f} of the {name} epoch" for name, accuracy in accuracies.items())
-        + f"; best.pt is the {chosen}"
-    )
+    shown = ", ".join(f"{accuracy:.4f} of the {name} epoch" for name, accuracy in accuracies.items())
+    print(f"validation accuracy with re-estimated BN statistics: {shown}; best.pt is the {chosen}")
     distributed.wait()  # until all have read it
     description, weights, scales = finished[chosen]
     told = {"accuracies": accuracies, "chosen": chosen}
@@ -179,11 +155,9 @@ def fold_into_scales(network, scales):
     scale' = float16(scale * gamma / sqrt(var + eps)), which can be negative. The codes do not change, and the
     bias is computed with the gain of the rounded scale'. `network` is a plain network with rounded weights.
     """
-    scales = dict(scales)
-    codes = {
-        name: quantize_symmetric(network.get_parameter(name), scale, bits)
-        for name, (bits, scale) in scales.items()
-    }
+    scales, codes = dict(scales), {}
+    for name, (bits, scale) in scales.items():
+        codes[name] = quantize_symmetric(network.get_parameter(name), scale, bits)
     for layer, behind in foldable_pairs(network):
         name, norm = f"{layer}.weight", network.get_submodule(behind)
         if name in scales:
@@ -191,8 +165,7 @@ def fold_into_scales(network, scales):
             deviation = (norm.running_var.double() + norm.eps).sqrt()
             gain = scale.double() * norm.weight.double() / deviation
             folded = gain.clamp(-LARGEST, LARGEST).half().float()
-            # so that the codes can be recovered from the weights
-            folded = torch.where(folded == 0, SMALLEST, folded)
+            folded = torch.where(folded == 0, SMALLEST, folded)  # or the codes could not be found again
             norm.weight.copy_(folded.double() / scale.double() * deviation)
             scales[name] = bits, folded
     fold(network)

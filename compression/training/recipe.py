@@ -14,15 +14,13 @@ from argparse import ArgumentTypeError
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from compression import distributed
 from compression.command_line import UserError, number
 from compression.data.augmentation import AUGMENTATIONS
 
-# precision -> data type of the forward pass
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # data type of the forward pass
 # Defaults of a script that differ from those of Settings; "sgd" applies wherever that optimizer is chosen.
 DEFAULTS = {
     "train_student.py": {},
@@ -49,8 +47,12 @@ def one_of(*values):
     return check
 
 
-PIXELS = number(int, 16, 4096)
-PIXELS_OR_0 = number(int, 0, 4096)
+def autocast(precision, device):
+    """The context in which a network computes in this precision."""
+    return torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "fp32")
+
+
+PIXELS, POSITIVE = number(int, 16, 4096), number(float, 0, open_low=True)
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,8 @@ class Settings:
     epochs: int = 60
     batch_size: int = setting(64, number(int, 2), "photos per step")
     optimizer: str = setting("adamw", one_of("adamw", "sgd"), "adamw, or sgd with Nesterov momentum 0.9")
-    schedule: str = setting(
-        "cosine", one_of("cosine", "constant"), "learning rate schedule; cosine: warm-up, then cosine to 0"
-    )
-    lr: float = setting(
-        2e-3, number(float, 0, open_low=True), "peak learning rate (default with QAT: 0.0005; with sgd: 0.1)"
-    )
+    schedule: str = setting("cosine", one_of("cosine", "constant"), "cosine: a warm-up, then down to 0")
+    lr: float = setting(2e-3, POSITIVE, "peak learning rate (default with QAT: 0.0005; with sgd: 0.1)")
     weight_decay: float = setting(0.05, number(float, 0), "not applied to BN and biases")
     label_smoothing: float = setting(0.1, number(float, 0, 0.99), "probability spread over all classes")
     ema: float = setting(0.998, number(float, 0, 0.99999), "decay per step of the weights' EMA; 0 = off")
@@ -73,54 +71,40 @@ class Settings:
     mixup: float = setting(0.0, number(float, 0, 0.5), "largest share of another photo mixed into a view")
     view_size: int = setting(
         0,
-        PIXELS_OR_0,
-        "size of the random views in pixels; 0 = the input size, or the view size of the network that "
-        "training starts from. Random crops enlarge objects, so about three quarters of --size gives objects "
-        "the same size as in whole photos, at half the cost (Touvron et al. 2019)",
+        number(int, 0, 4096),
+        "size of the random views in pixels; 0 = the input size, or as in the training of --init. Crops "
+        "enlarge objects: at 3/4 of --size they are as large as in whole photos (Touvron et al. 2019)",
     )
     views: int = setting(
-        0,
-        number(int, 0, 1000),
-        "fixed random views per photo, one per epoch in turn, so that teacher outputs are computed once and "
-        "cached; 0 = new views every epoch",
+        0, number(int, 0, 1000), "fixed views per photo, in turn, with cached teacher outputs; 0 = new views"
     )
     warmup: float = setting(0.05, number(float, 0, 1), "share of all steps used for learning rate warm-up")
-    gamma_l1: float = setting(
-        0.0,
-        number(float, 0),
-        "weight of the L1 penalty on BN gammas (Liu et al. 2017), by which prune.py ranks channels; try "
-        "0.0001",
-    )
-    clip: float = setting(5.0, number(float, 0, open_low=True), "largest gradient norm")
+    gamma_l1: float = setting(0.0, number(float, 0), "L1 penalty on BN gammas (Liu et al. 2017); try 0.0001")
+    clip: float = setting(5.0, POSITIVE, "largest gradient norm")
     class_weights: str = setting(
         "none",
         one_of("none", "balanced"),
-        "balanced: weight classes by n / (classes * photos of the class), and pick the best epoch by "
-        "balanced accuracy",
+        "balanced: n / (classes * photos of the class), and balanced accuracy picks the best epoch",
     )
-    keep_epoch: int = setting(
-        0, number(int, 0), "also save the weights after this epoch as epochN.pt, for prune.py --mode rewind"
-    )
-    stop_epoch: int = setting(
-        0,
-        number(int, 0),
-        "end after this epoch of the schedule, before the learning rate is 0, so that quantization-aware "
-        "training goes on from there; 0 = at its end",
-    )
+    keep_epoch: int = setting(0, number(int, 0), "also save epoch N as epochN.pt, for prune.py --mode rewind")
+    stop_epoch: int = setting(0, number(int, 0), "end after this epoch, so that QAT goes on from there")
     qat_bits: int = 0  # bits of the weights in quantization-aware training (see qat.py); 0 = off
     qat_overrides: dict = dataclasses.field(default_factory=dict)  # layer -> other bits
     qat_granularity: str = setting(
         "channel", one_of("tensor", "channel"), "with --qat-bits: one scale per layer or per output channel"
     )
-    precision: str = setting(
-        "fp32", one_of("auto", "fp32", "bf16", "fp16"), "auto: bf16 or fp16 where this is faster"
-    )
+    precision: str = setting("fp32", one_of("auto", "fp32", "bf16", "fp16"), "auto: 16 bits where faster")
     seed: int = 0
 
     @property
     def last_epoch(self):
         """The epoch after which the training ends."""
         return self.stop_epoch or self.epochs
+
+    @property
+    def measure(self):
+        """Which accuracy on validation photos picks the best epoch."""
+        return "balanced_accuracy" if self.class_weights == "balanced" else "accuracy"
 
 
 def defaults_of(script, qat=False, chosen=None):
@@ -158,28 +142,18 @@ def parse_recipe(texts, fields):
 
 def recipe_help(fields, defaults):
     """The table of all keys with their defaults."""
-    shown = {key: defaults.get(key, field.default) for key, field in fields.items()}
-    names = {key: f"  {key}={'' if value is None else value}" for key, value in shown.items()}
-    width = max(map(len, names.values())) + 2
-    wrapped = [
-        textwrap.fill(
-            fields[key].metadata["help"], 100, initial_indent=f"{name:{width}}", subsequent_indent=" " * width
-        )
-        for key, name in names.items()
-    ]
-    return "\n".join(["--recipe KEY=VALUE [KEY=VALUE ...], with defaults:", *wrapped])
+    lines, width = ["--recipe KEY=VALUE [KEY=VALUE ...], with defaults:"], max(map(len, fields)) + 12
+    for key, field in fields.items():
+        default = defaults.get(key, field.default)
+        name = f"  {key}={'' if default is None else default}".ljust(width)
+        lines.append(textwrap.fill(name + field.metadata["help"], 100, subsequent_indent=" " * width))
+    return "\n".join(lines)
 
 
 def add_recipe(parser, script, *groups, without=()):
     """`--recipe`, for the fields of Settings and of these dataclasses; see `read_recipe`."""
-    parser.add_argument(
-        "--recipe",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="other training settings, e.g. lr=0.005 augment=medium; `--recipe help` lists all",
-    )
+    text = "other training settings, e.g. lr=0.005 augment=medium; `--recipe help` lists all"
+    parser.add_argument("--recipe", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
     parser.set_defaults(script=script, recipe_fields=recipe_fields(Settings, *groups, without=without))
 
 
@@ -190,23 +164,23 @@ def read_recipe(parser, argv=None):
     `--recipe help` prints the table and exits; it needs no other argument.
     """
     words = sys.argv[1:] if argv is None else list(map(str, argv))
-    if any(pair == ("--recipe", "help") for pair in zip(words, words[1:])):
-        print(recipe_help(parser.get_default("recipe_fields"), defaults_of(parser.get_default("script"))))
+    known_fields = parser.get_default("recipe_fields")
+    if ("--recipe", "help") in zip(words, words[1:]):
+        print(recipe_help(known_fields, defaults_of(parser.get_default("script"))))
         raise SystemExit(0)
     for word in words:
         flag = word.partition("=")[0]
-        if flag.startswith("--") and (key := flag[2:].replace("-", "_")) in parser.get_default(
-            "recipe_fields"
-        ):
+        key = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and key in known_fields:
             raise UserError(f"{flag} is a setting of the recipe; write --recipe {key}=VALUE")
     options = parser.parse_args(words)
     options.resume = options.resume or distributed.RESTARTS > 0
-    options.chosen = parse_recipe(options.recipe, options.recipe_fields)
+    options.chosen = parse_recipe(options.recipe, known_fields)
     known = defaults_of(options.script, bool(getattr(options, "qat_bits", None)), options.chosen)
-    for key, field in options.recipe_fields.items():
+    for key, field in known_fields.items():
         setattr(options, key, options.chosen.get(key, known.get(key, field.default)))
     options.label_smoothing = getattr(options, "label_smoothing", known.get("label_smoothing"))
-    if getattr(options, "epochs", None) is None:
+    if options.epochs is None:
         options.epochs = known.get("epochs", Settings.epochs)
     return options
 
@@ -246,12 +220,6 @@ def build_optimizer(network, settings):
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
-def gammas_of(network):
-    """The gamma of every BN, for the penalty settings.gamma_l1."""
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
-    return [module.weight for module in network.modules() if isinstance(module, norms)]
-
-
 def optimise(loss, network, optimizer, scaler, settings, gammas=()):
     """One optimizer step on a scalar loss plus the penalty on the gammas."""
     # the penalty is not part of the logged loss, so that runs are comparable
@@ -264,25 +232,24 @@ def optimise(loss, network, optimizer, scaler, settings, gammas=()):
     scaler.update()
 
 
-def paired(averaged, network):
-    """(weights and buffers of an `AveragedModel`, the same of the network): two lists for each data type."""
-    groups = {}
-    both = ([*model.parameters(), *model.buffers()] for model in (averaged.module, network))
-    for ours, theirs in zip(*both, strict=True):
-        groups.setdefault(ours.dtype, ([], []))
-        groups[ours.dtype][0].append(ours), groups[ours.dtype][1].append(theirs)
-    return list(groups.values())
+class MovingAverage(AveragedModel):
+    """The exponential moving average (EMA) of a network's weights and buffers.
 
-
-@torch.no_grad()
-def average_weights(averaged, pairs, decay):
-    """Update the exponential moving average of weights and buffers in an `AveragedModel`; the first call
-    copies them. pairs: from `paired`.
-
-    The same as its `update_parameters` with `get_ema_multi_avg_fn`, but the counter remains on the CPU:
-    copying it to the GPU would wait for the GPU in every step.
+    The same as torch's with `get_ema_multi_avg_fn`, but the counter remains on the CPU: copying it to the GPU
+    would wait for the GPU in every step.
     """
-    update = get_ema_multi_avg_fn(decay if averaged.n_averaged > 0 else 0.0)
-    for ours, theirs in pairs:
-        update(ours, theirs, None)
-    averaged.n_averaged += 1
+
+    def __init__(self, network):
+        super().__init__(network, use_buffers=True)
+        self.pairs = {}  # data type -> [(tensor of the average, the same of the network)]
+        both = ([*model.parameters(), *model.buffers()] for model in (self.module, network))
+        for ours, theirs in zip(*both, strict=True):
+            self.pairs.setdefault(ours.dtype, []).append((ours, theirs))
+
+    @torch.no_grad()
+    def update(self, decay):
+        """ours = decay * ours + (1 - decay) * theirs; the first call copies theirs."""
+        average = get_ema_multi_avg_fn(decay if self.n_averaged > 0 else 0.0)
+        for pairs in self.pairs.values():
+            average(*zip(*pairs), None)
+        self.n_averaged += 1

@@ -1,12 +1,13 @@
 """A training run: its settings, everything that changes during it, and how that is saved and resumed."""
 
 import json
+import math
 import shlex
 import signal
 from dataclasses import asdict
 
 import torch
-from torch.optim.swa_utils import AveragedModel
+from torch.nn.utils.parametrize import is_parametrized
 
 from compression import distributed
 from compression.command_line import UserError
@@ -14,18 +15,19 @@ from compression.data.classes import canonical
 from compression.files.atomic import read_torch, write_bytes
 from compression.files.description import Description
 from compression.files.model_file import CHECKPOINT_FORMAT, VERSION, to_bytes
+from compression.quantization.folding import NORMS
 from compression.training.cuda_graph import CudaGraph
 from compression.training.losses import CrossEntropy, tensors_of
 from compression.training.recipe import (
-    AUTOCAST,
+    MovingAverage,
     Settings,
-    average_weights,
+    autocast,
     build_optimizer,
     build_schedule,
-    gammas_of,
     optimise,
-    paired,
 )
+
+COUNTS, SUMS = ("epoch", "step", "seconds", "starts"), ("loss_sum", "correct", "labelled")  # of a Run
 
 
 def labelled_and_right(logits, labels):
@@ -40,66 +42,54 @@ def labelled_and_right(logits, labels):
 
 
 def write_checkpoint(path, description, weights, **further):
-    """Write a checkpoint atomically: what `model_file.load_model` reads, and `further` plain values and
-    tensors.
-    """
+    """Write a checkpoint atomically: what `loading.load_model` reads, and `further` values and tensors."""
     weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    write_bytes(
-        path,
-        to_bytes(
-            {
-                "format": CHECKPOINT_FORMAT,
-                "version": VERSION,
-                **description.to_dict(),
-                "state_dict": weights,
-                **further,
-            }
-        ),
-    )
+    head = {"format": CHECKPOINT_FORMAT, "version": VERSION, **description.to_dict()}
+    write_bytes(path, to_bytes({**head, "state_dict": weights, **further}))
 
 
-def plain_state(network):
-    """What `write_checkpoint` is to know of the evaluated network."""
-    return {"weights": network.state_dict()}
+@torch.no_grad()
+def evaluated_state(network):
+    """{"weights": state_dict}, the arguments of `write_checkpoint` for a network; where quantization-aware
+    training rounds weights, they are rounded, under the plain network's names, and {"scales": {tensor name:
+    (bits, scale)}} is added.
+    """
+    state = network.state_dict()
+    weights = {name: value for name, value in state.items() if ".parametrizations." not in f".{name}"}
+    scales = {}
+    for layer, module in network.named_modules():
+        for tensor, (step,) in module.parametrizations.items() if is_parametrized(module) else ():
+            weights[f"{layer}.{tensor}"] = getattr(module, tensor)
+            scales[f"{layer}.{tensor}"] = (step.bits, step.scale())
+    return {"weights": weights, "scales": scales} if scales else {"weights": weights}
 
 
 class Run:
     """Everything that changes during training, with its saving and loading.
 
-    data: fingerprints of the photos, which must be the same when the run is resumed. export: replaces
-    `plain_state` for a network that is trained in another form than it is used in.
+    data: fingerprints of the photos, which must be the same when the run is resumed.
     """
 
-    def __init__(
-        self,
-        network,
-        description,
-        settings,
-        steps_per_epoch,
-        device,
-        loss_function=None,
-        data=None,
-        export=plain_state,
-    ):
-        self.loss_function = loss_function or CrossEntropy(settings.label_smoothing)
-        self.data, self.export = data or {}, export
+    def __init__(self, network, description, settings, steps_per_epoch, device, loss=None, data=None):
+        self.loss = loss or CrossEntropy(settings.label_smoothing)
+        self.data, self.measure = data or {}, f"validation_{settings.measure}"  # which picks the best epoch
         self.description, self.settings = description, settings
         self.device, self.steps_per_epoch = device, steps_per_epoch
         network = network.to(device, memory_format=torch.channels_last)
-        self.gammas = gammas_of(network) if settings.gamma_l1 else []
+        norms = [module for module in network.modules() if isinstance(module, NORMS)]
+        self.gammas = [norm.weight for norm in norms if settings.gamma_l1]
         self.network = distributed.synchronised(network, device)
         self.parallel = distributed.parallel(self.network, device)
-        self.ema = AveragedModel(self.network, use_buffers=True) if settings.ema else None
-        self.averaged = paired(self.ema, self.network) if settings.ema else None
+        self.ema = MovingAverage(self.network) if settings.ema else None
         self.optimizer = build_optimizer(self.network, settings)
         self.schedule = build_schedule(self.optimizer, settings, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.views = torch.Generator()
-        on_gpu = device.type == "cuda"
-        self.stream = torch.cuda.Stream(device) if on_gpu else None  # in which the next batch is made
-        self.graph = None
-        if on_gpu and distributed.SIZE == 1:
-            self.graph = CudaGraph(self.compute, self.optimizer, device)
+        self.stream = self.graph = None
+        if device.type == "cuda":
+            self.stream = torch.cuda.Stream(device)  # in which the next batch is made
+            if distributed.SIZE == 1:
+                self.graph = CudaGraph(self.compute, self.optimizer, device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # step: within the epoch
         # of this epoch
         self.loss_sum, self.correct, self.labelled = (torch.zeros((), device=device) for _ in range(3))
@@ -112,28 +102,19 @@ class Run:
 
     def best(self):
         """The history's row of the best epoch; the earliest one among equals."""
-        return max(self.history, key=lambda row: row[self.measure]) if self.history else None
-
-    @property
-    def measure(self):
-        """Which column of the history picks the best epoch."""
-        return (
-            "validation_balanced_accuracy"
-            if self.settings.class_weights == "balanced"
-            else "validation_accuracy"
-        )
+        return max(self.history, key=lambda row: row[self.measure])
 
     def agree(self, batch, stop):
         """(share of this process in the batch's mean loss, a signal that any process has got)."""
         if distributed.SIZE == 1:
             return 1.0, None
-        own = self.loss_function.weight_of(batch)
+        own = self.loss.weight_of(batch)
         total, stopped = distributed.total([own, stop.signal or 0]).tolist()
         return own / total, int(stopped > 0) and (stop.signal or signal.SIGTERM)
 
     def beside(self, make):
         """The Batch that `make()` returns. A GPU makes it in a stream of its own, while it still computes the
-        steps before, and a teacher that waits for the GPU does not wait for these.
+        steps before: a teacher that waits for the GPU does not wait for these.
         """
         if not self.stream:
             return make()
@@ -159,20 +140,17 @@ class Run:
         if self.ema:
             done = self.epoch * self.steps_per_epoch + self.step
             # a warm-up, so that the first steps are soon forgotten
-            decay = min(self.settings.ema, (1 + done) / (10 + done))
-            average_weights(self.ema, self.averaged, decay)
+            self.ema.update(min(self.settings.ema, (1 + done) / (10 + done)))
         self.step += 1
 
     def compute(self, batch, weight=1.0):
         """The part of a step that is the same for every batch: forward, backward, optimizer, sums."""
-        autocast = AUTOCAST[self.settings.precision]
-        with torch.autocast(self.device.type, autocast, enabled=autocast is not None):
+        with autocast(self.settings.precision, self.device):
             logits = self.parallel(batch.images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays
-        loss = weight * self.loss_function(logits, batch)
-        optimise(
-            distributed.SIZE * loss, self.network, self.optimizer, self.scaler, self.settings, self.gammas
-        )
+        loss = weight * self.loss(logits, batch)
+        step = self.network, self.optimizer, self.scaler, self.settings, self.gammas
+        optimise(distributed.SIZE * loss, *step)
         self.loss_sum += loss.detach()
         labelled, right = labelled_and_right(logits, batch.labels)
         self.labelled += labelled.sum()
@@ -181,26 +159,33 @@ class Run:
     def end_steps(self):
         """Sum up what all processes have counted in this epoch, and give them rank 0's BN statistics."""
         if distributed.SIZE > 1:
-            sums = distributed.total([self.loss_sum.item(), self.correct.item(), self.labelled.item()])
-            for own, total in zip((self.loss_sum, self.correct, self.labelled), sums):
-                own.fill_(total)
+            own = [getattr(self, name) for name in SUMS]
+            for one, total in zip(own, distributed.total([one.item() for one in own])):
+                one.fill_(total)
             distributed.spread(self.evaluated.buffers())
 
-    def check_finite(self):
-        """Raise UserError if the sum of the epoch's losses is NaN or infinite."""
-        if not torch.isfinite(self.loss_sum):
-            fp32 = "" if self.settings.precision == "fp32" else " or precision=fp32"
+    def check_finite(self, loss):
+        """Raise UserError if a loss of this epoch, or their sum, is NaN or infinite."""
+        if not math.isfinite(loss):
+            rate, precision = self.settings.lr, self.settings.precision
+            way_on = f"lr={rate / 4:g}" + ("" if precision == "fp32" else " or precision=fp32")
             raise UserError(
-                f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}, with lr="
-                f"{self.settings.lr:g} precision={self.settings.precision}; start again with --recipe lr="
-                f"{self.settings.lr / 4:g}{fp32}, and with a new --out: the old one keeps its checkpoints"
+                f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}, with lr={rate:g} "
+                f"precision={precision}; start again with --recipe {way_on}, and with a new --out: the old "
+                "one keeps its checkpoints"
             )
 
     def end_epoch(self, row):
         """Note the epoch's row of the log and go on to the next epoch."""
         self.history.append(row)
         self.epoch, self.step = self.epoch + 1, 0
-        self.loss_sum.zero_(), self.correct.zero_(), self.labelled.zero_()
+        for name in SUMS:
+            getattr(self, name).zero_()
+
+    def parts(self):
+        """{key in a checkpoint: what has a state of its own, or None}."""
+        names = ("network", "ema", "loss", "optimizer", "schedule", "scaler")
+        return {name: getattr(self, name) for name in names}
 
     def state_dict(self):
         """Plain values and tensors only, so that it loads with weights_only=True."""
@@ -209,37 +194,22 @@ class Run:
             "settings": asdict(self.settings),
             "steps_per_epoch": self.steps_per_epoch,
             "data": self.data,
-            "network": self.network.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "loss": self.loss_function.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **{key: None if part is None else part.state_dict() for key, part in self.parts().items()},
             "rng": {
                 "torch": distributed.gather(torch.get_rng_state()),  # a state for every process
                 "views": self.views.get_state(),
                 "cuda": distributed.gather(torch.cuda.get_rng_state(self.device)) if on_gpu else None,
             },
-            "epoch": self.epoch,
-            "step": self.step,
-            "seconds": self.seconds,
-            "starts": self.starts,
-            "loss_sum": self.loss_sum,
-            "correct": self.correct,
-            "labelled": self.labelled,
+            **{name: getattr(self, name) for name in COUNTS + SUMS},
             # as text: thousands of epochs would be more values than `read_torch` takes
             "history": json.dumps(self.history),
         }
 
     def load_state_dict(self, state):
         """The inverse of `state_dict`, for a run with the same settings."""
-        self.network.load_state_dict(state["network"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        self.loss_function.load_state_dict(state["loss"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        for key, part in self.parts().items():
+            if part is not None:
+                part.load_state_dict(state[key])
         self.views.set_state(state["rng"]["views"])
         states = state["rng"]["torch"]
         if len(states) == distributed.SIZE:
@@ -252,36 +222,28 @@ class Run:
                 f"note: the run was saved by {len(states)} process(es) and goes on with {distributed.SIZE}, "
                 "so its weights will not be bitwise those of an uninterrupted run"
             )
-        for name in ("epoch", "step", "seconds", "starts"):
+        for name in COUNTS:
             setattr(self, name, state[name])
         self.history = json.loads(state["history"])
-        for name in ("loss_sum", "correct", "labelled"):
+        for name in SUMS:
             setattr(self, name, state[name].to(self.device))
 
     def save(self, path, complete):
         """Write a checkpoint atomically: complete = all that resuming needs, else the evaluated weights."""
         state = {"run": self.state_dict()} if complete else {}
-        write_checkpoint(path, self.description, **self.export(self.evaluated), **state)
+        write_checkpoint(path, self.description, **evaluated_state(self.evaluated), **state)
 
     def resume(self, path):
         """Continue from a checkpoint; UserError if it is damaged or belongs to a different run."""
         content = read_torch(path, "checkpoint")
-        if (
-            not isinstance(content, dict)
-            or content.get("format") != CHECKPOINT_FORMAT
-            or content.get("version") != VERSION
-            or "run" not in content
-        ):
-            raise UserError(
-                f"{path} is no checkpoint of a training run that this program can continue; choose another "
-                "--out"
-            )
-        run = content["run"]
-        before = {"settings": asdict(Settings()) | dict(run.get("settings") or {})}  # of an older version
-        before |= {key: run.get(key) for key in ("data", "steps_per_epoch")}
-        before = Description.from_dict(content, path).to_dict() | before
-        now = {"settings": asdict(self.settings), "data": self.data, "steps_per_epoch": self.steps_per_epoch}
-        now = self.description.to_dict() | now
+        kind = [content.get(key) for key in ("format", "version")] if isinstance(content, dict) else None
+        if kind != [CHECKPOINT_FORMAT, VERSION] or "run" not in content:
+            raise UserError(f"{path} is no checkpoint of a run that can be continued; choose another --out")
+        run, keys = content["run"], ("settings", "data", "steps_per_epoch")
+        before = Description.from_dict(content, path).to_dict() | {key: run.get(key) for key in keys}
+        before["settings"] = asdict(Settings()) | dict(before["settings"] or {})  # of an older version
+        now = self.description.to_dict() | {"settings": asdict(self.settings)}
+        now |= {"data": self.data, "steps_per_epoch": self.steps_per_epoch}
         if list(map(canonical, before["class_names"])) == list(map(canonical, now["class_names"])):
             before["class_names"] = now["class_names"]  # of folders: another spelling of Food-11's own
         trains = str(self.description.training.get("script")).startswith("train_")  # has --init
@@ -297,16 +259,11 @@ class Run:
             self.load_state_dict(run)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {str(error)[:100]}"
-            raise UserError(
-                f"the run in {path} cannot be continued ({reason}); choose another --out"
-            ) from None
+            raise UserError(f"{path} cannot be continued ({reason}); choose another --out") from None
 
 
 def check_same(before, now, path):
-    """UserError if the run saved in `path` was started with other settings.
-
-    before, now: dicts of plain values and of such dicts.
-    """
+    """UserError if the run saved in `path` was started with other settings; both are (nested) dicts."""
     before, now = _flat(before), _flat(now)
     for key in sorted(now.keys() | before.keys()):
         if now.get(key) != before.get(key):

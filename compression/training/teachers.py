@@ -35,30 +35,26 @@ class Teacher:
     order: tuple | None = None  # place of each of the student's classes among the teacher's; None = the same
     says_normalisation: bool = True  # whether its file tells the normalisation
 
+    def __str__(self):
+        return f"the teacher {self.path}"
+
     def logits(self, images, seen_by, size=None):
         """Logits for images (N, C, H, W) that were normalised as `seen_by` says, at the teacher's own
         normalisation and `size` (by default its input size), in the order of the student's classes.
         """
 
-        def constants(preprocessing):
-            return (
-                constant(values, images.device).view(-1, 1, 1)
-                for values in (preprocessing.mean, preprocessing.std)
-            )
+        def column(values):
+            return constant(values, images.device).view(-1, 1, 1)
 
-        (mean, std), (own_mean, own_std) = constants(seen_by), constants(self.preprocessing)
-        pixels = images * std + mean
-        size = size or self.preprocessing.size
-        if pixels.shape[-1] != size:
-            pixels = F.interpolate(
-                pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False
-            )
-        logits = self.network(((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last))
-        return (
-            logits
-            if self.order is None
-            else logits.index_select(1, constant(self.order, logits.device).long())
-        )
+        own, pixels = self.preprocessing, images * column(seen_by.std) + column(seen_by.mean)
+        shape = (size or own.size,) * 2
+        if pixels.shape[2:] != shape:
+            pixels = F.interpolate(pixels, shape, mode="bilinear", antialias=True, align_corners=False)
+        inputs = (pixels - column(own.mean)) / column(own.std)
+        logits = self.network(inputs.contiguous(memory_format=torch.channels_last))
+        if self.order is None:
+            return logits
+        return logits.index_select(1, constant(self.order, logits.device).long())
 
 
 def read_teacher(
@@ -71,64 +67,49 @@ def read_teacher(
     where neither tells, as for another program's state_dict. Raises UserError if the file is no teacher,
     knows other classes, or was trained on grey photos for RGB ones or the other way round.
     """
-    origin = {}
+    teacher, advice = f"the teacher {path}", "use a teacher of the same classes"
     if is_onnx(path):
         network, told = read_onnx(path)
-        taken, names = told["channels"], told.get("class_names")
+        taken, names, origin = told["channels"], told.get("class_names"), {}
         preprocessing = Preprocessing(
             size=size or told.get("size", unknown_size),  # values in [0, 1] unless the file tells
             mean=told.get("mean", (0.0,) * taken),
             std=told.get("std", (1.0,) * taken),
         )
-        says_size, says_mean = size is None and "size" in told, "mean" in told and "std" in told
+        says_size, says_normalisation = "size" in told, "mean" in told and "std" in told
         classes = count_outputs(network, taken, preprocessing.size, path)
         if names and len(names) != classes:
             raise UserError(
-                f"the teacher {path} names {len(names)} classes and answers with {classes} logits; export "
-                "it again"
+                f"{teacher} names {len(names)} classes and gives {classes} logits; export it again"
             )
     else:
         model = load_model(path, what="teacher file")
-        network, description = model.build(), model.description
-        origin, taken, classes = (
-            description.training,
-            description.preprocessing.channels,
-            len(description.class_names),
-        )
-        says_size, says_mean = size is None and not description.foreign, not description.assumes_normalisation
+        network, description, origin = model.build(), model.description, model.description.training
+        own, foreign = description.preprocessing, description.foreign
         # views are scaled to the teacher's size, whatever rule its photos were resized by
-        preprocessing = replace(
-            description.preprocessing,
-            resize="crop",
-            size=size or (unknown_size if description.foreign else description.preprocessing.size),
-        )
-        names = None if description.foreign else description.class_names
-    advice = "use a teacher of the same classes"
+        preprocessing = replace(own, resize="crop", size=size or (unknown_size if foreign else own.size))
+        names = None if foreign else description.class_names
+        taken, classes = own.channels, len(description.class_names)
+        says_size, says_normalisation = not foreign, not description.assumes_normalisation
     if classes != len(class_names):
         theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
         raise UserError(
-            f"the teacher {path} has {classes} classes ({theirs}) and {len(class_names)} are those of "
-            f"{whose} "
+            f"{teacher} has {classes} classes ({theirs}) and {len(class_names)} are those of {whose} "
             f"({', '.join(class_names[:3])}, ...); {advice}"
         )
-    order = match(class_names, whose, names or unnamed(classes), f"the teacher {path}", advice)
+    order = match(class_names, whose, names or unnamed(classes), teacher, advice)
     if taken != channels:
-        raise UserError(
-            f"the teacher {path} takes {taken} channel(s) and the photos have {channels}; "
-            "use a teacher that was trained on photos like them"
-        )
-    network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
+        raise UserError(f"{teacher} takes {taken} channel(s) and the photos have {channels}; use another")
     view_size = None if size else origin.get("view_size")
-    usable = type(view_size) is int and 16 <= view_size <= 4096
     return Teacher(
-        network,
+        network.to(device, memory_format=torch.channels_last).requires_grad_(False),
         preprocessing,
         Path(path),
-        view_size if usable else None,
-        bool(origin.get("transductive")),
-        says_size,
-        None if order == tuple(range(classes)) else order,
-        says_mean,
+        view_size=view_size if type(view_size) is int and 16 <= view_size <= 4096 else None,
+        transductive=bool(origin.get("transductive")),
+        says_size=says_size and size is None,
+        order=None if order == tuple(range(classes)) else order,
+        says_normalisation=says_normalisation,
     )
 
 
@@ -143,31 +124,28 @@ class SeenBy(nn.Module):
         return self.teacher.logits(images, self.preprocessing)
 
 
+def accuracy_of(teacher, photos, preprocessing, device, batches=None):
+    """The teacher's accuracy on a PhotoSet as the student's preprocessing shows it."""
+    network = SeenBy(teacher, preprocessing)
+    return evaluate(network, photos, preprocessing, device, batches=batches, whose=teacher).accuracy
+
+
 def check_teacher(teacher, validation, preprocessing, device, batches=None):
     """The teacher's validation accuracy on the student's input; UserError if it is no better than chance."""
-    accuracy = evaluate(
-        SeenBy(teacher, preprocessing),
-        validation,
-        preprocessing,
-        device,
-        batches=batches,
-        whose=f"the teacher {teacher.path}",
-    )[1]
+    accuracy = accuracy_of(teacher, validation, preprocessing, device, batches)
     guessing = validation.labels.bincount().max().item() / len(validation)
     if accuracy <= guessing and batches is None:
         raise UserError(
-            f"the teacher {teacher.path} has a validation accuracy of {accuracy:.1%}, no better than "
-            f"always predicting the most frequent class ({guessing:.1%}); "
-            "check its input size and normalisation, or use another teacher"
+            f"{teacher} has a validation accuracy of {accuracy:.1%}, no better than always predicting the "
+            f"most frequent class ({guessing:.1%}); check its input size and normalisation, or use another"
         )
     return accuracy
 
 
 def read_teachers(options, class_names, channels, device):
     """The teachers that the options name; read before photos are decoded, which can take minutes."""
-    teachers = [
-        read_teacher(path, class_names, device, channels, options.teacher_size) for path in options.teacher
-    ]
+    size = options.teacher_size
+    teachers = [read_teacher(path, class_names, device, channels, size) for path in options.teacher]
     check_normalisations(teachers, options.teacher_normalisation)
     return teachers
 
@@ -175,10 +153,7 @@ def read_teachers(options, class_names, channels, device):
 def check_normalisations(teachers, choice):
     """UserError for a normalisation that is asked for where every teacher's file says its own."""
     if teachers and choice != "auto" and all(teacher.says_normalisation for teacher in teachers):
-        raise UserError(
-            f"the teacher {teachers[0].path} says how photos are normalised, so teacher_normalisation "
-            "cannot change it; leave it out"
-        )
+        raise UserError(f"{teachers[0]} says how photos are normalised; leave teacher_normalisation out")
 
 
 def settle_teacher(teacher, choice, validation, preprocessing, device):
@@ -187,20 +162,13 @@ def settle_teacher(teacher, choice, validation, preprocessing, device):
     """
     if teacher.says_normalisation:
         return teacher
-    whose, sample = f"the teacher {teacher.path}", validation.sample(SAMPLE)
+    sample = validation.sample(SAMPLE)
 
-    def accuracy_of(one):
-        return evaluate(
-            SeenBy(replace(teacher, preprocessing=one), preprocessing),
-            sample,
-            preprocessing,
-            device,
-            whose=whose,
-        )[1]
+    def accuracy_with(own):
+        return accuracy_of(replace(teacher, preprocessing=own), sample, preprocessing, device)
 
-    settled, _ = choose_normalisation(
-        teacher.preprocessing, choice, whose, "--recipe teacher_normalisation=", accuracy_of
-    )
+    flag = "--recipe teacher_normalisation="
+    settled, _ = choose_normalisation(teacher.preprocessing, choice, teacher, flag, accuracy_with)
     return replace(teacher, preprocessing=settled)
 
 
@@ -209,23 +177,15 @@ def check_teachers(teachers, options, validation, preprocessing, device):
     student's input.
     """
     found, records = [], []
+    batches, part = (2, ", of two batches only") if options.dry_run else (None, "")
     for teacher in teachers:
         teacher = settle_teacher(teacher, options.teacher_normalisation, validation, preprocessing, device)
+        accuracy = check_teacher(teacher, validation, preprocessing, device, batches)
+        size = teacher.preprocessing.size
+        views = f"{preprocessing.size} px views seen at {size} px{part}"
+        print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {views}")
+        record = {"file": teacher.path.name, "sha256": file_hash(teacher.path), "size": size}
+        record["validation_accuracy"] = accuracy
+        records.append(record | ({"transductive": True} if teacher.transductive else {}))
         found.append(teacher)
-        accuracy = check_teacher(
-            teacher, validation, preprocessing, device, batches=2 if options.dry_run else None
-        )
-        print(
-            f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {preprocessing.size} px views "
-            f"seen at {teacher.preprocessing.size} px" + (", of two batches only" if options.dry_run else "")
-        )
-        records.append(
-            {
-                "file": teacher.path.name,
-                "sha256": file_hash(teacher.path),
-                "size": teacher.preprocessing.size,
-                "validation_accuracy": accuracy,
-                **({"transductive": True} if teacher.transductive else {}),
-            }
-        )
     return found, records

@@ -39,8 +39,8 @@ def measure(device, size=96, batch_size=64, rounds=9, steps=2):
         teacher = build(architecture, num_classes=11, in_channels=3, **arguments).eval().requires_grad_(False)
         teacher = teacher.to(device, memory_format=torch.channels_last)
         teacher = Teacher(teacher, preprocessing, Path(architecture))
-        loss = Distillation([teacher], preprocessing, 0.8, 4.0, precision, batch_size, 11, views=1)
-        training.loss_function, memory = loss, loss.cached_targets
+        memory = [torch.full((batch_size, 11), torch.nan)]
+        training.loss = loss = Distillation([teacher], preprocessing, 0.8, 4.0, precision, memory)
         batch = replace(random_batch(batch_size, size, device), view=0)
 
         def step_with(targets):

@@ -26,7 +26,7 @@ def training(network, teacher, data, device, as_graph, **recipe):
     state = random_run(*network, SIZE, device, view_size=VIEW, augment="medium", **recipe)
     if teacher:
         preprocessing, precision = state.description.preprocessing, state.settings.precision
-        state.loss_function = Distillation([teacher], preprocessing, 0.5, 2.0, precision)
+        state.loss = Distillation([teacher], preprocessing, 0.5, 2.0, precision)
     if not as_graph:
         state.graph = state.stream = None
     order = itertools.cycle(torch.arange(len(data)).split(state.settings.batch_size))
