@@ -757,7 +757,7 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
                 nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
             )
 
-    monkeypatch.setitem(models.ARCHITECTURES, "plain", Architecture(Plain, 32, "test"))
+    monkeypatch.setitem(models.ARCHITECTURES, "plain", Architecture(Plain, 32))
     assert "no BN" in refused("prune.py", checkpoint(tmp_path, "plain"), "--rate", 0.5, "--dry-run")
 
 
