@@ -224,7 +224,7 @@ def test_a_factorised_network_can_be_pruned_exactly(name, arguments):
     ranks = choose_ranks(network, 0.3)
     factorise(network, ranks, svd=True)
     coupling = Coupling(network)
-    kept = choose(coupling, network, 0.6, [channels.count for channels in coupling.sets])
+    kept = choose(coupling, network, 0.6)
     arguments, small = compact(name, full_arguments(name, **arguments, ranks=ranks), network, coupling, kept)
     masked = copy.deepcopy(network)
     for channels, indices in kept.items():

@@ -61,7 +61,7 @@ def images_for(name):
 def cut(name, network, fraction, arguments=None, **options):
     """(coupling, kept, arguments, network) after a cut to a fraction of the channels of now."""
     coupling = Coupling(network)
-    kept = choose(coupling, network, fraction, [channels.count for channels in coupling.sets], **options)
+    kept = choose(coupling, network, fraction, **options)
     return coupling, kept, *compact(name, arguments or full_arguments(name), network, coupling, kept)
 
 
@@ -85,17 +85,11 @@ def masked(network, coupling, kept):
 
 @pytest.mark.parametrize("name, rate, counts", COUNTS)
 def test_the_published_counts_round_by_round_from_the_pruned_network(name, rate, counts):
-    network, arguments, originals = build(name).eval(), full_arguments(name), None
+    network, arguments = build(name).eval(), full_arguments(name)
+    coupling = Coupling(network)
     for index, expected in enumerate(counts, 1):
-        coupling = Coupling(network)
-        originals = originals or [channels.count for channels in coupling.sets]
-        arguments, network = compact(
-            name,
-            arguments,
-            network,
-            coupling,
-            choose(coupling, network, rate**index, originals, scope={3, 4, 5, 6}),
-        )
+        kept = choose(coupling, network, rate**index, scope={3, 4, 5, 6})
+        arguments, network = compact(name, arguments, network, coupling, kept)
         assert count_parameters(network) == expected, f"round {index}"
 
 
@@ -909,10 +903,8 @@ def test_rewinding_starts_every_round_from_the_early_weights_of_the_channels_tha
     assert done.returncode == 0, done.stderr
     kept = None
     for index, start in ((1, best), (2, load_model(tmp_path / "whole/round1/best.pt"))):
-        network = start.build()
-        coupling = Coupling(best.build()).carried_to(network)
-        originals = [channels.count for channels in Coupling(best.build()).sets]
-        chosen = choose(coupling, network, 0.5**index, originals)
+        coupling = Coupling(best.build())
+        chosen = choose(coupling, start.build(), 0.5**index)
         sets = [channels.name for channels in coupling.sets]
         now = {channels.name: indices for channels, indices in chosen.items()}
         kept = now if kept is None else {name: kept[name][now[name]] for name in now}
