@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx, nn
 
-NORMS, LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d), (nn.Conv2d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 # these leave a constant unchanged
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish)
@@ -102,14 +102,14 @@ class Coupling:
     def _module(self, node, before):
         """The output channels of a module that reads the channels `before`."""
         module, name = self.modules[node.target], node.target
-        if isinstance(module, LAYERS) and getattr(module, "groups", 1) == 1:
+        if _mixes(module):
             before.consumers.append(name)
             return Channels(len(module.weight), producers=[name])
         if isinstance(module, nn.Conv2d) and module.in_channels == module.out_channels == before.count:
             before.through.append(name)
             before.unit = math.lcm(before.unit, module.in_channels // module.groups)
             return before
-        if isinstance(module, NORMS) and module.affine and module.num_features == before.count:
+        if isinstance(module, NORMS) and module.num_features == before.count:
             before.norms.append(name)
             return before
         if isinstance(module, POOLS + ACTIVATIONS):
@@ -123,9 +123,7 @@ class Coupling:
                 for names, more in zip(first.layers, other.layers):
                     names += more
                 first.unit, first.stays = math.lcm(first.unit, other.unit), first.stays or other.stays
-                self.of = {
-                    node: first if channels is other else channels for node, channels in self.of.items()
-                }
+                self.of |= {node: first for node, channels in self.of.items() if channels is other}
         return first
 
     def _decide(self):
@@ -143,16 +141,14 @@ class Coupling:
         return {
             name: torch.zeros_like(module.bias) if name in dropped else of_bias(module.bias.detach())
             for name, module in self.modules.items()
-            if isinstance(module, NORMS) and module.affine
+            if isinstance(module, NORMS)
         }
 
     def readers(self):
         """(node, channels that it reads) of every layer that mixes channels."""
-        return [
-            (node, self.of[node.all_input_nodes[0]])
-            for node in self.nodes
-            if node.op == "call_module" and node.target in self.of[node].producers
-        ]
+        modules = [node for node in self.nodes if node.op == "call_module"]
+        readers = [node for node in modules if _mixes(self.modules[node.target])]
+        return [(node, self.of[node.all_input_nodes[0]]) for node in readers]
 
     def _problem(self, node, constant):
         """Why a layer cannot absorb a constant exactly; "" if it can."""
@@ -172,9 +168,7 @@ class Coupling:
         if len(users) != 1 or users[0].op != "call_module":
             return None
         behind = self.modules[users[0].target]
-        follows = isinstance(behind, NORMS) or (
-            isinstance(behind, LAYERS) and getattr(behind, "groups", 1) == 1 and not _padded(behind)
-        )
+        follows = isinstance(behind, NORMS) or (_mixes(behind) and not _padded(behind))
         rest = self._bias(users[0]) if follows else None
         return rest and [node, *rest]
 
@@ -226,6 +220,10 @@ class Coupling:
                     target.running_mean -= gone
                 else:
                     target.bias += _matrix(target, len(gone)) @ gone
+
+
+def _mixes(module):
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
 def _padded(module):
