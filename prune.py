@@ -44,7 +44,7 @@ def read_options(argv):
     command = parser(__doc__)
     command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
     command.add_argument(
-        "data", type=Path, nargs="?", help="folder with training/ and validation/; not needed for --dry-run"
+        "data", type=Path, nargs="?", help="folder with training/ and validation/; not for --dry-run"
     )
     group = command.add_argument_group("pruning")
     size = group.add_mutually_exclusive_group(required=True)
@@ -58,15 +58,10 @@ def read_options(argv):
         "--target",
         type=parse_target,
         metavar="WHAT=N",
-        help="find the largest share for which the final network has at most parameters=N, or bytes=N in a "
-        "file of 8 bits per weight",
+        help="largest share for which the last network has at most parameters=N, or bytes=N at 8 bits",
     )
     group.add_argument(
-        "--rounds",
-        type=number(int, 1, 100),
-        default=1,
-        metavar="K",
-        help="number of pruning rounds, each by the same share and followed by training",
+        "--rounds", type=number(int, 1, 100), default=1, metavar="K", help="rounds of pruning and training"
     )
     group.add_argument(
         "--mode",
@@ -75,12 +70,8 @@ def read_options(argv):
         help="after pruning: no training, fine-tuning, training from a new initialisation, or training from "
         "the weights of --rewind-to; lowrank: factorise layers instead of removing channels, then fine-tune",
     )
-    group.add_argument(
-        "--rewind-to", type=Path, metavar="FILE", help="epochN.pt of the training, for --mode rewind"
-    )
-    group.add_argument(
-        "--scope", default="all", metavar="STAGES", help="stages to prune, e.g. 3-6 as in the course"
-    )
+    group.add_argument("--rewind-to", type=Path, metavar="FILE", help="epochN.pt for --mode rewind")
+    group.add_argument("--scope", default="all", metavar="STAGES", help="stages to prune, e.g. 3-6")
     group = command.add_argument_group("training")
     add_teachers(group, required=False)
     add_length(group, "prune.py")
@@ -94,22 +85,19 @@ def read_options(argv):
     check_teaching(options)
     if (options.mode == "rewind") != bool(options.rewind_to):
         raise UserError("--mode rewind and --rewind-to epochN.pt need each other; give both or neither")
+    lowrank = options.mode == "lowrank"
     for name in ("scope", "criterion", "floor"):
-        if options.mode == "lowrank" and (
-            name in options.chosen or (name == "scope" and options.scope != "all")
-        ):
+        if lowrank and (name in options.chosen or (name == "scope" and options.scope != "all")):
             raise UserError(f"{name} is for channels, and --mode lowrank removes none; leave it out")
-    if options.ranking == "global" and options.rounds > 1 and options.target and options.mode != "lowrank":
+    if options.ranking == "global" and options.rounds > 1 and options.target and not lowrank:
         raise UserError(
-            "with ranking=global the widths of a round depend on the training of the round before, so "
-            "--target cannot be planned; use --rounds 1 or ranking=layer"
+            "with ranking=global a round's widths depend on the training before it, which --target cannot "
+            "foresee; use --rounds 1 or ranking=layer"
         )
     if options.teacher and options.mode == "none":
         raise UserError("--teacher is for training and --mode none trains nothing; leave one of them out")
     if options.teacher and options.chosen.get("label_smoothing"):
-        raise UserError(
-            "label_smoothing cannot be combined with --teacher, whose outputs are already soft; leave it out"
-        )
+        raise UserError("with --teacher, whose outputs are soft already, label_smoothing must be left out")
     if not options.data and not options.dry_run:
         raise UserError("name the data directory after the checkpoint; only --dry-run needs no photos")
     options.label_smoothing = 0.0 if options.teacher else options.label_smoothing
@@ -124,8 +112,7 @@ def read_early(options, model):
     early.build()
     if early.description.arguments != model.description.arguments:
         raise UserError(
-            f"{options.rewind_to} holds another network than {options.checkpoint}; name an epochN.pt of its "
-            "training"
+            f"{options.rewind_to} holds another network than {options.checkpoint}; name one of its training"
         )
     return early
 

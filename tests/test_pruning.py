@@ -776,7 +776,7 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
         (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher"),
         (
             ("--target", "parameters=1500", "--recipe", "ranking=global", "--rounds", 2),
-            "--target cannot be planned",
+            "--target cannot foresee",
         ),
     ],
 )

@@ -43,7 +43,7 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
         **origin_of_init(options, init),
         **origin,
     }
-    details, export = {**(details or {})}, plain_state
+    details, export, loss = dict(details or {}), plain_state, None
     description = Description.of(options.network, arguments, training.class_names, preprocessing, origin)
     torch.manual_seed(settings.seed)  # again: building a teacher may have drawn random numbers
     network = build(options.network, **description.arguments)
@@ -56,20 +56,10 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
         size = predicted_file_bytes(description, scheme_of(settings))
         print(f"the model file at these bits will have about {size:,} bytes, or up to 10 % less")
         fake_quantize(network, scheme_of(settings))
-    record = fit(
-        network,
-        description,
-        training,
-        validation,
-        settings,
-        options.out,
-        device,
-        loss_of() if loss_of else None,
-        resume=options.resume,
-        dry_run=options.dry_run,
-        details=details,
-        export=export,
-    )
+    if loss_of:
+        loss = loss_of()
+    run = {"resume": options.resume, "dry_run": options.dry_run, "details": details, "export": export}
+    record = fit(network, description, training, validation, settings, options.out, device, loss, **run)
     if options.dry_run:
         return
     if settings.qat_bits:
