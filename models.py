@@ -39,9 +39,8 @@ def plan(name, **arguments):
     size, classes = ARCHITECTURES[name].size, full_arguments(name, **arguments)["num_classes"]
     names = [f"class {index}" for index in range(classes)]
     description = Description.of(name, arguments, names, Preprocessing(size))
-    sizes = {
-        bits: predicted_file_bytes(description, Scheme(bits, "channel", "mse")) for bits in (16, 8, 6, 4)
-    }
+    schemes = [Scheme(bits, "channel", "mse") for bits in (16, 8, 6, 4)]
+    sizes = {scheme.bits: predicted_file_bytes(description, scheme) for scheme in schemes}
     macs = count_macs(name, **arguments)
     return {"name": name, "input": size, "parameters": parameters, "macs": macs, "bytes": sizes}
 

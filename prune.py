@@ -6,9 +6,10 @@
     python prune.py runs/student/best.pt food-11 --mode lowrank --rate 0.4
     python prune.py runs/student/best.pt food-11 --rate 0.8 --mode rewind --rewind-to runs/student/epoch3.pt
 
-Round k of K keeps int(C * rate^k) of a layer's C original channels. The plan is printed first. Every round
-writes the files of a training run to OUT/round1, OUT/round2, ...: best.pt is an ordinary checkpoint, for
-quantize.py, inference.py or another pruning. OUT/record.json stores sizes and accuracies.
+Round k of K keeps int(C * rate^k) of a layer's C original channels; --target finds the largest rate for so
+many parameters, or bytes at 8 bits per weight. The plan is printed first. Every round writes the files of a
+training run to OUT/round1, OUT/round2, ...: best.pt is an ordinary checkpoint, for quantize.py, inference.py
+or another pruning. OUT/record.json stores sizes and accuracies.
 
 After pruning, --mode finetune continues training; with the --epochs and lr of the original training this is
 learning-rate rewinding (Renda et al. 2020). --mode rewind resets the weights to those of an early epoch
@@ -43,22 +44,13 @@ def read_options(argv):
     """The parsed command line, checked for contradictions."""
     command = parser(__doc__)
     command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
-    command.add_argument(
-        "data", type=Path, nargs="?", help="folder with training/ and validation/; not for --dry-run"
-    )
+    command.add_argument("data", type=Path, nargs="?", help="training/ and validation/; not for --dry-run")
     group = command.add_argument_group("pruning")
     size = group.add_mutually_exclusive_group(required=True)
+    share = number(float, 0, 1, open_low=True)
+    size.add_argument("--rate", type=share, metavar="R", help="share of channels or ranks a round keeps")
     size.add_argument(
-        "--rate",
-        type=number(float, 0, 1, open_low=True),
-        metavar="R",
-        help="share of the channels that each round keeps (with --mode lowrank: of the full rank)",
-    )
-    size.add_argument(
-        "--target",
-        type=parse_target,
-        metavar="WHAT=N",
-        help="largest share for which the last network has at most parameters=N, or bytes=N at 8 bits",
+        "--target", type=parse_target, metavar="WHAT=N", help="limit at the end: parameters=N or bytes=N"
     )
     group.add_argument(
         "--rounds", type=number(int, 1, 100), default=1, metavar="K", help="rounds of pruning and training"

@@ -13,7 +13,7 @@ writes a file for the course's own script; the checkpoint may be a file in its f
 docs/other_files.md).
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -29,7 +29,6 @@ from compression.options import add_cache, validation_accuracy
 from compression.stages.quantizing import (
     encode_within_limit,
     folded,
-    resized,
     scheme_of,
     take_trained_scheme,
     tensor_bytes,
@@ -65,12 +64,7 @@ def read_options(argv):
         "symmetric grid of least squared error (default: mse; without --bits, the one with less error)",
     )
     group.add_argument(
-        "--override",
-        type=layer_bits,
-        metavar="LAYER=BITS",
-        action="append",
-        default=[],
-        help="other bits for one layer, e.g. fc.1=8",
+        "--override", type=layer_bits, metavar="LAYER=BITS", action="append", default=[], help="e.g. fc.1=8"
     )
     group.add_argument(
         "--vectors", type=int, choices=(16, 8), default=16, help="bits of biases and other vectors"
@@ -85,9 +79,7 @@ def read_options(argv):
     group.add_argument("--export", choices=tuple(EXPORTS), help="write the course's own 8- or 16-bit pickle")
     group = command.add_argument_group("measuring")
     group.add_argument(
-        "--data",
-        type=Path,
-        help="folder with validation/, or train.csv of faces: measure the accuracy before and after",
+        "--data", type=Path, help="folder with validation/ or train.csv of faces: measure before and after"
     )
     add_cache(group)
     add_normalisation(group)
@@ -127,7 +119,9 @@ def main(argv=None):
         check_output(options.output)
         write_export(model, options.output, options.export, options.max_bytes)
         return 0
-    floats = model = resized(model, options.size)
+    preprocessing = model.description.preprocessing
+    preprocessing = replace(preprocessing, size=options.size or preprocessing.size)
+    floats = model = replace(model, description=replace(model.description, preprocessing=preprocessing))
     if model.scales:
         take_trained_scheme(model, options)
     if not model.scales or options.granularity == "channel":  # with one scale per layer BN cannot be folded

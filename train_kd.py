@@ -75,9 +75,7 @@ def list_extra(options):
         return extra, False
     transductive = bool(testing and shown & contents(testing))
     if transductive:
-        print(
-            "note: --unlabeled holds testing photos: the model file is marked transductive", file=sys.stderr
-        )
+        print("note: --unlabeled holds testing photos: the model is marked transductive", file=sys.stderr)
     return extra, transductive
 
 
@@ -86,10 +84,7 @@ def main(argv=None):
     group = options.add_argument_group("distillation")
     add_teachers(group, required=True)
     group.add_argument(
-        "--unlabeled",
-        type=Path,
-        metavar="DIR",
-        help="folder (or CSV of faces) of more photos: the student learns the teacher's outputs for them",
+        "--unlabeled", type=Path, metavar="DIR", help="more photos, without labels: a folder or CSV of faces"
     )
     # no label smoothing: the teacher's outputs are already soft targets
     add_training(options, "train_kd.py", "runs/kd", Teaching, without=("label_smoothing",))

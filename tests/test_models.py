@@ -503,7 +503,7 @@ def test_wrong_set_or_name_is_a_user_error(refused, options):
 
 
 def test_a_list_of_one_number_is_written_as_the_message_says(refused, capsys):
-    assert "widths=16,32,64, and a single number with a comma after it: 16,\n" in refused(
+    assert "write widths=16,32,64, or widths=16, for one number\n" in refused(
         "models.py", "--only", "student", "--set", "widths=16"
     )
     for widths in ("16,32,64", "16,"):

@@ -23,10 +23,10 @@ class DepthwiseNet(Classifier):
         def activation(stage):
             return nn.ReLU6() if swish_from is None or stage < swish_from else nn.SiLU()
 
-        stem = conv_norm(in_channels, widths[0], 3, activation=activation(0))
+        stem = conv_norm(in_channels, widths[0], 3, activation=activation(0), bias=True)
         stages = [nn.Sequential(*stem, nn.MaxPool2d(2))]
         for stage, (before, after) in enumerate(zip(widths, widths[1:]), start=1):
-            depthwise = conv_norm(before, before, 3, activation=activation(stage), groups=before)
+            depthwise = conv_norm(before, before, 3, activation=activation(stage), groups=before, bias=True)
             pool = [nn.MaxPool2d(2)] if stage < 4 else []
             stages.append(nn.Sequential(*depthwise, nn.Conv2d(before, after, 1), *pool))
         self.cnn = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1))

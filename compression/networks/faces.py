@@ -18,8 +18,8 @@ class FaceCNN(Classifier):
         check_lengths(inner=inner, widths=widths)
         layers, before, kernel, stride = [], in_channels, 4, 2
         for between, width in zip(inner or widths, widths):
-            layers += conv_norm(before, between, kernel, stride, nn.LeakyReLU(0.2))
-            layers += conv_norm(between, width, 3, activation=nn.LeakyReLU(0.2))
+            layers += conv_norm(before, between, kernel, stride, nn.LeakyReLU(0.2), bias=True)
+            layers += conv_norm(between, width, 3, activation=nn.LeakyReLU(0.2), bias=True)
             layers += [nn.MaxPool2d(2), nn.Dropout2d(0.25)]
             before, kernel, stride = width, 3, 1
         self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(3))
@@ -48,10 +48,10 @@ class FaceMobileNet(Classifier):
     ):
         super().__init__()
         check_lengths(widths=widths[1:], dropouts=dropouts[1:], strides=strides)
-        layers = conv_norm(in_channels, widths[0], 3, 2, nn.ReLU(), bias=False) + [nn.Dropout(dropouts[0])]
+        layers = conv_norm(in_channels, widths[0], 3, 2, nn.ReLU()) + [nn.Dropout(dropouts[0])]
         for before, after, stride, dropout in zip(widths, widths[1:], strides, dropouts[1:]):
-            block = conv_norm(before, before, 3, stride, nn.ReLU(), groups=before, bias=False)
-            block += conv_norm(before, after, 1, activation=nn.ReLU(), bias=False)
+            block = conv_norm(before, before, 3, stride, nn.ReLU(), groups=before)
+            block += conv_norm(before, after, 1, activation=nn.ReLU())
             layers.append(nn.Sequential(*block, *([nn.Dropout(dropout)] if dropout else [])))
         self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.fc = nn.Linear(widths[-1], num_classes)

@@ -5,7 +5,7 @@ from torch import nn
 from compression.command_line import UserError
 
 
-def conv_norm(before, after, kernel, stride=1, activation=None, groups=1, bias=True):
+def conv_norm(before, after, kernel, stride=1, activation=None, groups=1, bias=False):
     """[convolution, BN, the activation if any]; odd kernels at stride 1 keep the size of their input."""
     conv = nn.Conv2d(before, after, kernel, stride, (kernel - 1) // 2, groups=groups, bias=bias)
     return [conv, nn.BatchNorm2d(after), *([activation] if activation else [])]
@@ -17,6 +17,15 @@ def check_lengths(**lists):
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} in {name}" for name, count in lengths.items())
         raise UserError(f"the lists must have an entry for every block, but there are {counts}; change one")
+
+
+def check_residual(before, after, reduces):
+    """Raise UserError for a block whose output cannot be added to its input."""
+    if reduces or before != after:
+        raise UserError(
+            f"a residual block cannot reduce the resolution or go from {before} to {after} channels; change "
+            "residual, widths, pools or strides"
+        )
 
 
 class Classifier(nn.Module):

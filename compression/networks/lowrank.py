@@ -86,9 +86,7 @@ def factorise(network, ranks, svd=False):
     for name, rank in ranks.items():
         if name not in possible:
             known = ", ".join(possible)[:300]
-            raise UserError(
-                f"ranks names {str(name)[:50]!r}, no linear layer or ungrouped convolution; there are {known}"
-            )
+            raise UserError(f"ranks names {str(name)[:50]!r}, which has no factors; these have: {known}")
         if type(rank) is not int or not 1 <= rank <= 100_000:
             raise UserError(f"ranks gives {name} the rank {str(rank)[:50]}; use a number from 1 to 100,000")
         factors = Factors(possible[name], rank)

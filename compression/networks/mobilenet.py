@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from compression.command_line import UserError
-from compression.networks.layers import Architecture, Classifier, check_lengths, conv_norm
+from compression.networks.layers import Architecture, Classifier, check_lengths, check_residual, conv_norm
 
 
 class MobileNetV2(Classifier):
@@ -21,7 +20,7 @@ class MobileNetV2(Classifier):
     ):
         super().__init__()
         check_lengths(widths=widths, expansions=expansions, strides=strides, hidden=hidden, residual=residual)
-        layers, before = conv_norm(in_channels, stem, 3, 2, nn.ReLU6(), bias=False), stem
+        layers, before = conv_norm(in_channels, stem, 3, 2, nn.ReLU6()), stem
         for index, (width, expansion, stride) in enumerate(zip(widths, expansions, strides)):
             between = hidden[index] if hidden and expansion != 1 else expansion * before
             shortcut = residual[index] if residual else stride == 1 and before == width
@@ -32,21 +31,16 @@ class MobileNetV2(Classifier):
 
 
 class StridedInvertedResidual(nn.Module):
-    """[Expand 1x1 ->] depthwise 3x3 -> project 1x1 as in MobileNetV2: ReLU6, and stride in the depthwise
-    convolution.
-    """
+    """[Expand 1x1 ->] depthwise 3x3 with the stride -> project 1x1, with ReLU6, as in MobileNetV2."""
 
     def __init__(self, before, hidden, after, stride, expand, residual):
         super().__init__()
-        if residual and (before != after or stride != 1):
-            raise UserError(
-                f"a block from {before} to {after} channels with stride {stride} cannot be residual; change "
-                "residual, strides or widths"
-            )
+        if residual:
+            check_residual(before, after, stride != 1)
         self.residual = bool(residual)
-        layers = conv_norm(before, hidden, 1, activation=nn.ReLU6(), bias=False) if expand else []
-        layers += conv_norm(hidden, hidden, 3, stride, nn.ReLU6(), groups=hidden, bias=False)
-        self.conv = nn.Sequential(*layers, *conv_norm(hidden, after, 1, bias=False))
+        layers = conv_norm(before, hidden, 1, activation=nn.ReLU6()) if expand else []
+        layers += conv_norm(hidden, hidden, 3, stride, nn.ReLU6(), groups=hidden)
+        self.conv = nn.Sequential(*layers, *conv_norm(hidden, after, 1))
 
     def forward(self, features):
         return features + self.conv(features) if self.residual else self.conv(features)

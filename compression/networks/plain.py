@@ -18,7 +18,9 @@ class PlainNet(Classifier):
         stages = []
         for stage, (before, after) in enumerate(zip([in_channels, *widths], widths)):
             pool = [nn.MaxPool2d(2)] if stage < 4 else []
-            stages.append(nn.Sequential(*conv_norm(before, after, 3, activation=nn.ReLU6()), *pool))
+            stages.append(
+                nn.Sequential(*conv_norm(before, after, 3, activation=nn.ReLU6(), bias=True), *pool)
+            )
         self.cnn = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1))
         self.fc = nn.Sequential(nn.Linear(widths[-1], hidden), nn.ReLU6(), nn.Linear(hidden, num_classes))
 
@@ -50,10 +52,10 @@ class SmallCNN(Classifier):
         widths = [*convs, *separable]
         for index, width in enumerate(widths):
             if index < len(convs):
-                layers = conv_norm(before, width, 3, activation=nn.ReLU())
+                layers = conv_norm(before, width, 3, activation=nn.ReLU(), bias=True)
             else:
                 groups = before // group_width if group_width else 1
-                layers = conv_norm(before, before, 3, activation=nn.ReLU(), groups=groups)
+                layers = conv_norm(before, before, 3, activation=nn.ReLU(), groups=groups, bias=True)
                 layers.append(nn.Conv2d(before, width, 1))
             if index in pool_after:
                 layers.append(nn.MaxPool2d(2))

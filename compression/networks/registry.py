@@ -61,15 +61,13 @@ def build(name, /, **arguments):
         is_list = isinstance(value, (list, tuple))
         if isinstance(defaults.get(argument), tuple) and not is_list:
             raise UserError(
-                f"{name} takes a list for {argument}; write e.g. {argument}=16,32,64, and a single number "
-                "with a comma after it: 16,"
+                f"{argument} is a list: write {argument}=16,32,64, or {argument}=16, for one number"
             )
         values = value if is_list else [value]
         numbers = all(isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 1e5 for one in values)
         if len(values) > MOST_LAYERS or not numbers:
             raise UserError(
-                f"{refused} this {argument}: it must be a number or list of at most {MOST_LAYERS} numbers "
-                "from 0 to 100,000"
+                f"{refused} this {argument}: give at most {MOST_LAYERS} numbers from 0 to 100,000"
             )
     try:
         network = make(**{**defaults, **arguments})

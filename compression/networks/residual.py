@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from compression.command_line import UserError
-from compression.networks.layers import Architecture, check_lengths, conv_norm
+from compression.networks.layers import Architecture, check_lengths, check_residual, conv_norm
 
 
 class InvertedResidual(nn.Module):
@@ -16,18 +15,15 @@ class InvertedResidual(nn.Module):
 
     def __init__(self, before, hidden, after, pool, residual):
         super().__init__()
-        if residual and (pool or before != after):
-            raise UserError(
-                f"a residual block cannot pool or go from {before} to {after} channels; change residual, "
-                "pools or widths"
-            )
+        if residual:
+            check_residual(before, after, pool)
         self.residual = residual
         self.pool = nn.AvgPool2d(2) if pool else nn.Identity()
-        self.expand = nn.Sequential(*conv_norm(before, hidden, 1, activation=nn.Hardswish(), bias=False))
+        self.expand = nn.Sequential(*conv_norm(before, hidden, 1, activation=nn.Hardswish()))
         self.depthwise = nn.Sequential(
-            *conv_norm(hidden, hidden, 3, activation=nn.Hardswish(), groups=hidden, bias=False)
+            *conv_norm(hidden, hidden, 3, activation=nn.Hardswish(), groups=hidden)
         )
-        self.project = nn.Sequential(*conv_norm(hidden, after, 1, bias=False))
+        self.project = nn.Sequential(*conv_norm(hidden, after, 1))
 
     def forward(self, features):
         projected = self.project(self.depthwise(self.expand(self.pool(features))))
@@ -55,7 +51,7 @@ class ResidualNet(nn.Module):
         check_lengths(widths=widths, hidden=hidden, pools=pools, residual=residual)
         layers, before = [], in_channels
         for width in stem:
-            layers += conv_norm(before, width, 3, 2, nn.Hardswish(), bias=False)
+            layers += conv_norm(before, width, 3, 2, nn.Hardswish())
             before = width
         self.stem = nn.Sequential(*layers)
         blocks = []
@@ -64,7 +60,7 @@ class ResidualNet(nn.Module):
             blocks.append(InvertedResidual(before, expanded, width, pool, adds))
             before = width
         self.blocks = nn.Sequential(*blocks)
-        last = conv_norm(before, head, 1, activation=nn.Hardswish(), bias=False)
+        last = conv_norm(before, head, 1, activation=nn.Hardswish())
         self.head = nn.Sequential(*last, nn.AdaptiveAvgPool2d(1))
         self.fc = nn.Sequential(nn.Dropout(dropout), nn.Linear(head, num_classes))
 

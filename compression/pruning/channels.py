@@ -28,10 +28,7 @@ def read_scope(text, count):
             raise UserError(f"--scope {text} is neither 'all' nor a list of stages; write e.g. --scope 0,3-6")
         stages |= set(range(int(first), int(last or first) + 1)[:10_000])
     if not stages or max(stages) >= count:
-        raise UserError(
-            f"--scope {text} names stages that the network does not have; "
-            f"it has stages 0-{count - 1}, which --scope all --dry-run lists"
-        )
+        raise UserError(f"--scope {text} is not in stages 0-{count - 1}, which --scope all --dry-run lists")
     return stages
 
 

@@ -147,7 +147,8 @@ class Coupling:
     def readers(self):
         """(node, channels that it reads) of every layer that mixes channels."""
         modules = [node for node in self.nodes if node.op == "call_module"]
-        readers = [node for node in modules if _mixes(self.modules[node.target])]
+        # not by `_mixes`: a pruned depthwise convolution can have one channel
+        readers = [node for node in modules if node.target in self.of[node].producers]
         return [(node, self.of[node.all_input_nodes[0]]) for node in readers]
 
     def _problem(self, node, constant):

@@ -18,10 +18,7 @@ class ByGamma:
 
     def __init__(self, model, network, options):
         if not any(isinstance(module, NORMS) for module in network.modules()):
-            raise UserError(
-                f"{model.path} has no BN whose gamma could rank channels; "
-                "use a checkpoint of a training script, or --mode lowrank"
-            )
+            raise UserError(f"{model.path} has no BN to rank channels by; use another, or --mode lowrank")
         self.model, self.network, self.options = model, network, options
         self.coupling = Coupling(network)
         self.scope = read_scope(options.scope, len(self.coupling.sets))

@@ -74,9 +74,6 @@ class Scheme:
         return bits
 
 
-# ---------------------------------------------------------------- the course's grid
-
-
 def quantize_minmax(values):
     """The course's 8-bit scheme: (min, max, uint8 codes of the same shape), from float64.
 
@@ -92,9 +89,6 @@ def quantize_minmax(values):
 def dequantize_minmax(low, high, codes):
     """The inverse: min + q / 255 * (max - min) as float32; error at most half a step, (max - min) / 510."""
     return (low + codes.astype(np.float64) / 255 * (high - low)).astype(np.float32)
-
-
-# ---------------------------------------------------------------- affine grids
 
 
 def affine_grid(values, bits, granularity):
@@ -124,9 +118,6 @@ def dequantize_affine(codes, low, step):
     """low + code * step, computed in float64, as float32; the error is at most half a step, plus rounding."""
     groups = codes.reshape(len(low), -1).astype(np.float64)
     return (low[:, None] + groups * step[:, None]).astype(np.float32).reshape(codes.shape)
-
-
-# ---------------------------------------------------------------- symmetric grids
 
 
 def group_count(shape, granularity):

@@ -100,8 +100,7 @@ def measure(description):
 
 
 def find_fractions(method, task):
-    """The fraction that each round keeps: the last is the largest that fits --target, and every round keeps
-    the same share of the one before.
+    """The fraction after each round: every round keeps the same share, and the last is the largest that fits.
 
     The start is the network's current fraction, below 1 where layers are already factorised. Raises UserError
     where no fraction fits, or the unpruned network already fits.
@@ -110,28 +109,24 @@ def find_fractions(method, task):
     key, target = options.target
     flag = f"--target {key}={target}"
 
-    def size(fraction, key=key):
+    def size(fraction, key):
         return size_of(task.describe(method.arguments(fraction), options.rounds, fraction), key)
 
     def largest(limit, key):
-        return steps[max(0, bisect_right(steps, limit, key=lambda fraction: size(fraction, key)) - 1)]
+        return steps[max(0, bisect_right(steps, limit, key=lambda step: size(step, key)) - 1)]
 
     # int(C * (n / C)) alone may be n - 1
     steps = [1e-9, *(min(1.0, step + 1e-9) for step in sorted(method.steps()))]
     described = replace(task.model.description, preprocessing=task.preprocessing)
-    present = min(size(steps[-1]), size_of(described, key))  # factors are smaller than the whole
+    present = min(size(steps[-1], key), size_of(described, key))  # factors are smaller than the whole
     if present <= target:
         raise UserError(f"{flag} is already met: {options.checkpoint} has {present:,} {key}; lower it")
-    if size(steps[0]) > target:
-        least = "at rank 1" if options.mode == "lowrank" else f"at floor={options.floor}"
-        advice = "raise it"
-        if options.floor > 1:
-            advice += " or lower floor"
-        if options.scope != "all":
-            advice += " or widen --scope"
-        raise UserError(
-            f"{flag} is less than the {size(steps[0]):,} {key} with every layer {least}; {advice}"
-        )
+    least = size(steps[0], key)
+    if least > target:
+        kept = "at rank 1" if options.mode == "lowrank" else f"at floor={options.floor}"
+        advice = "raise it" + " or lower floor" * (options.floor > 1)
+        advice += " or widen --scope" * (options.scope != "all")
+        raise UserError(f"{flag} is less than the {least:,} {key} with every layer {kept}; {advice}")
     last = largest(target, key)
     first = max(last, largest(size_of(described, "parameters"), "parameters"))
     return [first * (last / first) ** (index / options.rounds) for index in range(1, options.rounds)] + [last]

@@ -38,13 +38,6 @@ class Attempt:
     accuracy: float | None
 
 
-def resized(model, size):
-    """The model with another input size in pixels; unchanged where size is None."""
-    preprocessing = model.description.preprocessing
-    preprocessing = replace(preprocessing, size=size or preprocessing.size)
-    return replace(model, description=replace(model.description, preprocessing=preprocessing))
-
-
 def folded(model):
     """The model with BN folded into the layers before it, and into the scales of rounded weights."""
     network = model.build()
@@ -173,9 +166,7 @@ def encode_within_limit(model, options, accuracy_of):
         if narrow <= limit:
             advice = f"--vectors 8 would fit with {narrow:,} bytes"
         else:
-            advice = (
-                "train a smaller network, with fewer --qat-bits, or longer (weights then compress better)"
-            )
+            advice = "train a smaller network, with fewer --qat-bits, or longer (it compresses better)"
     raise UserError(
         f"{options.output} would have {size:,} bytes and at most {limit:,} are allowed, so nothing was "
         f"written; {advice}"
