@@ -27,48 +27,26 @@ def count(name, **arguments):
 
 
 @pytest.mark.parametrize(
-    "name, parameters",
+    "name, size, parameters",
     [
-        ("student", 256_779),
-        ("deep13", 186_123),
-        ("wide8", 198_955),
-        ("slim9", 144_389),
-        ("resnet18", 11_182_155),
-        ("plain_student", 2_233_995),
-        ("cnn120k", 120_859),
-        ("cnn1mb", 242_203),
-        ("dw1mb_3", 161_819),
-        ("dw1mb_4", 239_899),
-        ("group1mb_3", 163_259),
-        ("group1mb_4", 237_043),
-        ("fer_cnn", 4_038_279),
-        ("fer_mobilenet", 93_139),
+        ("student", 256, 256_779),
+        ("deep13", 192, 186_123),
+        ("wide8", 192, 198_955),
+        ("slim9", 192, 144_389),
+        ("resnet18", 224, 11_182_155),
+        ("plain_student", 256, 2_233_995),
+        ("cnn120k", 64, 120_859),
+        ("cnn1mb", 64, 242_203),
+        ("dw1mb_3", 64, 161_819),
+        ("dw1mb_4", 64, 239_899),
+        ("group1mb_3", 64, 163_259),
+        ("group1mb_4", 64, 237_043),
+        ("fer_cnn", 48, 4_038_279),
+        ("fer_mobilenet", 48, 93_139),
     ],
 )
-def test_parameter_count_is_the_published_one(name, parameters):
-    assert count(name) == parameters
-
-
-@pytest.mark.parametrize(
-    "name, size",
-    [
-        ("student", 256),
-        ("deep13", 192),
-        ("wide8", 192),
-        ("slim9", 192),
-        ("plain_student", 256),
-        ("cnn120k", 64),
-        ("cnn1mb", 64),
-        ("dw1mb_3", 64),
-        ("dw1mb_4", 64),
-        ("group1mb_3", 64),
-        ("group1mb_4", 64),
-        ("fer_cnn", 48),
-        ("fer_mobilenet", 48),
-    ],
-)
-def test_input_size_is_the_published_one(name, size):
-    assert ARCHITECTURES[name].size == size
+def test_input_size_and_parameter_count_are_the_published_ones(name, size, parameters):
+    assert (ARCHITECTURES[name].size, count(name)) == (size, parameters)
 
 
 def test_mobilenet_v2_is_torchvisions_without_its_last_convolution():
@@ -462,21 +440,7 @@ def test_command_line_error_is_one_line_and_status_2(run_script):
 
 
 def test_set_changes_the_network_shown(capsys):
-    assert (
-        main(
-            [
-                "--only",
-                "student",
-                "--set",
-                "widths=16,32,64",
-                "--set",
-                "num_classes=5",
-                "--max-bytes",
-                "1000000",
-            ]
-        )
-        == 0
-    )
+    assert main("--only student --set widths=16,32,64 --set num_classes=5 --max-bytes 1000000".split()) == 0
     row = capsys.readouterr().out.splitlines()[1]
     assert f"{count('student', widths=(16, 32, 64), num_classes=5):,}" in row.split()
     assert row.count("*") == 4

@@ -519,9 +519,8 @@ def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_s
 
 @pytest.mark.parametrize("setting", ["alpha=0.5", "temperature=2", "teacher_size=64"])
 def test_settings_about_a_teacher_need_one(refused, toy, tmp_path, setting):
-    assert f"{setting.partition('=')[0]} goes with --teacher" in refused(
-        "prune.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate", 0.5, "--recipe", setting
-    )
+    command = ("prune.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate", 0.5, "--recipe")
+    assert f"{setting.partition('=')[0]} goes with --teacher" in refused(*command, setting)
 
 
 @pytest.mark.parametrize("what, target", [("parameters", 1500), ("bytes", 4700)])
@@ -592,9 +591,8 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
     ],
 )
 def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
-    assert blamed in refused(
-        "prune.py", checkpoint(tmp_path, arguments=SMALL), *options, "--dry-run", "--out", tmp_path / "out"
-    )
+    command = ("prune.py", checkpoint(tmp_path, arguments=SMALL), "--dry-run", "--out", tmp_path / "out")
+    assert blamed in refused(*command, *options)
     assert not (tmp_path / "out").exists()
 
 
@@ -638,19 +636,15 @@ def test_a_target_below_what_can_be_left_names_what_can(call, refused, tmp_path,
     path = checkpoint(tmp_path, arguments=SMALL)
     sentence = refused("prune.py", path, "--target", "parameters=100", *more, "--dry-run")
     least = int(re.search(r"less than the ([\d,]+) parameters", sentence)[1].replace(",", ""))
-    assert (
-        sentence.endswith(ways)
-        and call("prune.py", path, "--target", f"parameters={least}", *more, "--dry-run").returncode == 0
-    )
+    assert sentence.endswith(ways)
+    assert call("prune.py", path, "--target", f"parameters={least}", *more, "--dry-run").returncode == 0
 
 
 def test_a_folded_network_is_refused_with_a_way_that_works(call, refused, tmp_path):
     assert call("quantize.py", checkpoint(tmp_path, arguments=SMALL), tmp_path / "model.bin").returncode == 0
     assert "or --mode lowrank" in refused("prune.py", tmp_path / "model.bin", "--rate", 0.5, "--dry-run")
-    assert (
-        call("prune.py", tmp_path / "model.bin", "--mode", "lowrank", "--rate", 0.3, "--dry-run").returncode
-        == 0
-    )
+    again = call("prune.py", tmp_path / "model.bin", "--mode", "lowrank", "--rate", 0.3, "--dry-run")
+    assert again.returncode == 0
 
 
 def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_path):
@@ -658,26 +652,22 @@ def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_pa
     assert "the data directory" in refused("prune.py", path, "--rate", 0.5)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "record.json").write_text("{}")
-    assert "damaged" in refused(
-        "prune.py", path, toy, "--rate", 0.5, "--out", tmp_path / "out", "--resume", *SHORT
-    )
+    again = ("--out", tmp_path / "out", "--resume", *SHORT)
+    assert "damaged" in refused("prune.py", path, toy, "--rate", 0.5, *again)
 
 
 def test_a_training_run_and_a_pruning_do_not_overwrite_each_other(refused, call, toy, tmp_path):
     path = checkpoint(tmp_path, arguments=SMALL)
-    prune, train = (
-        ("prune.py", path, toy, "--rate", 0.6, "--mode", "none", *SHORT),
-        ("train_student.py", toy, "--network", "student", "--size", 32, *SHORT),
-    )
+    prune = ("prune.py", path, toy, "--rate", 0.6, "--mode", "none", *SHORT)
+    train = ("train_student.py", toy, "--network", "student", "--size", 32, *SHORT)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.pt").write_bytes(path.read_bytes())
     assert "training run" in refused(*prune, "--out", tmp_path / "run")
     assert call(*prune, "--out", tmp_path / "out").returncode == 0
     record = (tmp_path / "out" / "record.json").read_bytes()
     assert "no last.pt" in call(*train, "--out", tmp_path / "out", "--resume").stderr
-    assert (tmp_path / "out" / "record.json").read_bytes() == record and not (
-        tmp_path / "out" / "best.pt"
-    ).exists()
+    assert (tmp_path / "out" / "record.json").read_bytes() == record
+    assert not (tmp_path / "out" / "best.pt").exists()
 
 
 def test_the_help_tells_what_a_dry_run_of_pruning_is(call):
@@ -688,23 +678,12 @@ def test_the_help_tells_what_a_dry_run_of_pruning_is(call):
 def test_the_real_command_line(run_script, tmp_path):
     shown = run_script("prune.py", checkpoint(tmp_path, "residual6"), "--rate", 0.5, "--dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert (
-        "constants dropped: zero padding of stem.3" in shown.stdout
-        and "kept: the network's output" in shown.stdout
-    )
+    assert "constants dropped: zero padding of stem.3" in shown.stdout
+    assert "kept: the network's output" in shown.stdout
 
 
 def test_rewinding_starts_every_round_from_the_early_weights_of_the_channels_that_stay(call, toy, tmp_path):
-    shape = (
-        "--network",
-        "student",
-        "--set",
-        "widths=8,8,8,12,12,12,12,8",
-        "--set",
-        "hidden=16",
-        "--size",
-        32,
-    )
+    shape = "--network student --set widths=8,8,8,12,12,12,12,8 --set hidden=16 --size 32".split()
     keep = ("--recipe", "keep_epoch=1", "lr=0.05")
     assert call("train_student.py", toy, *shape, *SHORT, *keep, "--out", tmp_path / "base").returncode == 0
     early, best = load_model(tmp_path / "base/epoch1.pt"), load_model(tmp_path / "base/last.pt")
@@ -755,18 +734,7 @@ def test_balanced_class_weights_are_for_labels_with_a_teacher_too(call, toy, tmp
         return original(*arguments, **more)
 
     monkeypatch.setattr("compression.training.distillation.distillation_loss", noting)
-    command = (
-        "prune.py",
-        path,
-        toy,
-        "--rate",
-        0.5,
-        "--teacher",
-        path,
-        *SHORT,
-        "--recipe",
-        "class_weights=balanced",
-    )
-    done = call(*command, "--out", tmp_path / "out")
+    command = ("prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--out", tmp_path / "out")
+    done = call(*command, *SHORT, "--recipe", "class_weights=balanced")
     assert done.returncode == 0, done.stderr
     assert seen and all(torch.allclose(weights, torch.ones(11)) for weights in seen)  # the toy is balanced

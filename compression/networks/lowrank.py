@@ -77,8 +77,7 @@ def factorise(network, ranks, svd=False):
     """Replace layers by their two factors in place, and return the network.
 
     ranks: layer name -> rank. svd: compute the factors from the layers' weights (else they are initialised).
-    Raises UserError for a layer that does not exist or cannot be factorised, and for a rank that is not a
-    whole number above 0.
+    Raises UserError for a layer that cannot be factorised, and for a rank that is not a whole number above 0.
     """
     if not isinstance(ranks, dict) or len(ranks) > 300:
         raise UserError("ranks must be a dict of at most 300 layers, e.g. {'fc.0': 8}; change ranks")
@@ -86,7 +85,7 @@ def factorise(network, ranks, svd=False):
     for name, rank in ranks.items():
         if name not in possible:
             known = ", ".join(possible)[:300]
-            raise UserError(f"ranks names {str(name)[:50]!r}, which has no factors; these have: {known}")
+            raise UserError(f"ranks names {str(name)[:50]!r}, which cannot be factorised; these can: {known}")
         if type(rank) is not int or not 1 <= rank <= 100_000:
             raise UserError(f"ranks gives {name} the rank {str(rank)[:50]}; use a number from 1 to 100,000")
         factors = Factors(possible[name], rank)
@@ -115,17 +114,13 @@ def choose_ranks(network, fraction, order=None):
     The rank is int(full rank * fraction), or with `order` (see `directions`) the number of the layer's
     entries in the first `fraction` of that list.
     """
-    layers = factorisable(network)
-    if order is None:
-        ranks = {name: int(full_rank(layer) * fraction) for name, layer in layers.items()}
-    else:
-        ranks = Counter(order[: int(len(order) * fraction)])
-    ranks = {name: max(1, ranks[name]) for name in layers}
-    return {
-        name: rank
-        for name, rank in ranks.items()
-        if rank * rank_parameters(layers[name]) < layers[name].weight.numel()
-    }
+    counts = Counter(order[: int(len(order) * fraction)]) if order else None
+    chosen = {}
+    for name, layer in factorisable(network).items():
+        rank = max(1, counts[name] if order else int(full_rank(layer) * fraction))
+        if rank * rank_parameters(layer) < layer.weight.numel():
+            chosen[name] = rank
+    return chosen
 
 
 def directions(network):

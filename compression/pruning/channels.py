@@ -14,8 +14,6 @@ from compression.command_line import UserError
 from compression.networks.registry import build
 from compression.pruning.shapes import widths
 
-CRITERIA = ("abs-gamma", "signed-gamma", "random")
-
 
 def read_scope(text, count):
     """Indices of a scope such as "3-6" or "0,3-6" among `count` stages; None for "all"."""

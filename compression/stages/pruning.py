@@ -17,12 +17,10 @@ from compression.files.model_file import Model, predicted_file_bytes
 from compression.files.records import file_hash, provenance, write_record
 from compression.networks.registry import build, count_macs, count_parameters
 from compression.options import load_splits
-from compression.pruning.channels import CRITERIA
 from compression.quantization.grids import Scheme
-from compression.training.distillation import Distillation
+from compression.training.distillation import build_distillation
 from compression.training.evaluation import evaluate
 from compression.training.loop import fit, quantize_command
-from compression.training.losses import balanced_weights
 from compression.training.recipe import Settings, one_of, setting
 from compression.training.run_folder import check_same, write_checkpoint
 from compression.training.teachers import check_teachers
@@ -33,7 +31,9 @@ class Pruning:
     """What is pruned first: keys of a recipe."""
 
     criterion: str = setting(
-        CRITERIA[0], one_of(*CRITERIA), "ranks channels by |gamma|, by gamma as in the course, or randomly"
+        "abs-gamma",
+        one_of("abs-gamma", "signed-gamma", "random"),
+        "ranks channels by |gamma|, by gamma as in the course, or randomly",
     )
     ranking: str = setting(
         "layer",
@@ -199,11 +199,7 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
     begun = json.loads(json.dumps(begun))
     loss = None
     if teachers:
-        weights = None
-        if settings.class_weights == "balanced":
-            weights = balanced_weights(training.labels, len(training.class_names))
-        teaching = preprocessing, options.alpha, options.temperature, settings.precision
-        loss = Distillation(teachers, *teaching, class_weights=weights)
+        loss = build_distillation(options, teachers, told, preprocessing, settings, training, cache=False)
 
     def accuracy(network):
         network = network.to(device, memory_format=torch.channels_last)
