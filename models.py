@@ -49,7 +49,7 @@ def main(argv=None):
     options = parser(__doc__)
     options.add_argument("--only", metavar="NAME", help="show only this network")
     options.add_argument(
-        "--set", metavar="ARG=VALUE", action="append", default=[], help="its argument, e.g. widths=16,32,64"
+        "--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of it, e.g. widths=16,32"
     )
     options.add_argument(
         "--max-bytes", type=number(int, 1), default=300_000, metavar="N", help="mark what fits in N bytes"

@@ -44,7 +44,9 @@ def read_options(argv):
     """The parsed command line, checked for contradictions."""
     command = parser(__doc__)
     command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
-    command.add_argument("data", type=Path, nargs="?", help="training/ and validation/; not for --dry-run")
+    command.add_argument(
+        "data", type=Path, nargs="?", help="folder with training/ and validation/; not needed for --dry-run"
+    )
     group = command.add_argument_group("pruning")
     size = group.add_mutually_exclusive_group(required=True)
     share = number(float, 0, 1, open_low=True)

@@ -64,7 +64,12 @@ def read_options(argv):
         "symmetric grid of least squared error (default: mse; without --bits, the one with less error)",
     )
     group.add_argument(
-        "--override", type=layer_bits, metavar="LAYER=BITS", action="append", default=[], help="e.g. fc.1=8"
+        "--override",
+        type=layer_bits,
+        metavar="LAYER=BITS",
+        action="append",
+        default=[],
+        help="other bits for one layer, e.g. fc.1=8",
     )
     group.add_argument(
         "--vectors", type=int, choices=(16, 8), default=16, help="bits of biases and other vectors"
@@ -79,7 +84,7 @@ def read_options(argv):
     group.add_argument("--export", choices=tuple(EXPORTS), help="write the course's own 8- or 16-bit pickle")
     group = command.add_argument_group("measuring")
     group.add_argument(
-        "--data", type=Path, help="folder with validation/ or train.csv of faces: measure before and after"
+        "--data", type=Path, help="measure the accuracy before and after on validation/ or train.csv there"
     )
     add_cache(group)
     add_normalisation(group)

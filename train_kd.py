@@ -84,7 +84,10 @@ def main(argv=None):
     group = options.add_argument_group("distillation")
     add_teachers(group, required=True)
     group.add_argument(
-        "--unlabeled", type=Path, metavar="DIR", help="more photos, without labels: a folder or CSV of faces"
+        "--unlabeled",
+        type=Path,
+        metavar="DIR",
+        help="more photos (folder or CSV of faces): without labels, the student learns the teacher's outputs",
     )
     # no label smoothing: the teacher's outputs are already soft targets
     add_training(options, "train_kd.py", "runs/kd", Teaching, without=("label_smoothing",))
