@@ -60,7 +60,8 @@ def list_extra(options):
     # the 2019 homework's test.csv repeats training rows; it is used as it is
     if measured and isinstance(extra, FaceListing):
         print(
-            f"note: {measured} validation faces are in {options.unlabeled}: validation accuracy is too high",
+            f"note: {measured} faces of {options.unlabeled} are validation faces too, so the validation "
+            "accuracy is too high",
             file=sys.stderr,
         )
     elif measured:
