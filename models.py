@@ -6,10 +6,8 @@
 
 `build(name, **arguments)` returns a newly initialised network. A model file stores `name` and `arguments`, so
 every network can be rebuilt from its file alone. The networks are those of NTU "Machine Learning 2020"
-homework 7 and of its students' reports; `residual6` is this project's own.
+homework 7 and of its students' reports, and of the 2019 homework; `residual6` is this project's own.
 """
-
-import inspect
 
 import torch
 
@@ -37,60 +35,38 @@ def plan(name, **arguments):
     trained weights, makes a file 5 to 15 % smaller than that.
     """
     with torch.device("meta"):
-        network = build(name, **arguments)
-    size = ARCHITECTURES[name].size
-    classes = inspect.signature(ARCHITECTURES[name].network).parameters["num_classes"].default
-    description = Description.of(
-        name,
-        arguments,
-        [f"class {i}" for i in range(arguments.get("num_classes", classes))],
-        Preprocessing(size),
-    )
-    return {
-        "name": name,
-        "input": size,
-        "parameters": count_parameters(network),
-        "macs": count_macs(name, **arguments),
-        "bytes": {
-            bits: predicted_file_bytes(description, Scheme(bits, "channel", "mse")) for bits in (16, 8, 6, 4)
-        },
-    }
+        parameters = count_parameters(build(name, **arguments))
+    size, classes = ARCHITECTURES[name].size, full_arguments(name, **arguments)["num_classes"]
+    names = [f"class {index}" for index in range(classes)]
+    description = Description.of(name, arguments, names, Preprocessing(size))
+    schemes = [Scheme(bits, "channel", "mse") for bits in (16, 8, 6, 4)]
+    sizes = {scheme.bits: predicted_file_bytes(description, scheme) for scheme in schemes}
+    macs = count_macs(name, **arguments)
+    return {"name": name, "input": size, "parameters": parameters, "macs": macs, "bytes": sizes}
 
 
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("--only", metavar="NAME", help="show only this network")
     options.add_argument(
-        "--set",
-        metavar="ARG=VALUE",
-        action="append",
-        default=[],
-        help="an argument of the network, e.g. widths=16,32,64 or num_classes=5",
+        "--set", metavar="ARG=VALUE", action="append", default=[], help="an argument of it, e.g. widths=16,32"
     )
     options.add_argument(
-        "--max-bytes",
-        type=number(int, 1),
-        default=300_000,
-        metavar="N",
-        help="mark the networks that fit in a file of N bytes",
+        "--max-bytes", type=number(int, 1), default=300_000, metavar="N", help="mark what fits in N bytes"
     )
     options = options.parse_args(argv)
     arguments = parse_arguments(options.set)
     if arguments and not options.only:
         raise UserError("--set is for one network; name it with --only")
 
-    rows = [plan(name, **arguments) for name in ([options.only] if options.only else ARCHITECTURES)]
     print(
-        f"{'network':15}{'input':>6}{'parameters':>13}{'MACs':>16}"
-        f"{'bytes, 16 bits':>16}{'8 bits':>13}{'6 bits':>13}{'4 bits':>13}   * = fits in "
-        f"{options.max_bytes:,}"
+        f"{'network':15}{'input':>6}{'parameters':>13}{'MACs':>16}{'bytes, 16 bits':>16}{'8 bits':>13}"
+        f"{'6 bits':>13}{'4 bits':>13}   * = fits in {options.max_bytes:,}"
     )
-    for row in rows:
-        sizes = "".join(
-            f"{size:>{width},}{'*' if size <= options.max_bytes else ' '}"
-            for size, width in zip(row["bytes"].values(), (15, 12, 12, 12))
-        )
-        print(f"{row['name']:15}{row['input']:>6}{row['parameters']:>13,}{row['macs']:>16,}{sizes}")
+    for row in [plan(name, **arguments) for name in ([options.only] if options.only else ARCHITECTURES)]:
+        print(f"{row['name']:15}{row['input']:>6}{row['parameters']:>13,}{row['macs']:>16,}   ", end="")
+        marked = (f"{size:,}{'*' if size <= options.max_bytes else ' '}" for size in row["bytes"].values())
+        print("".join(f"{size:>13}" for size in marked))
     return 0
 
 

@@ -6,9 +6,10 @@
     python prune.py runs/student/best.pt food-11 --mode lowrank --rate 0.4
     python prune.py runs/student/best.pt food-11 --rate 0.8 --mode rewind --rewind-to runs/student/epoch3.pt
 
-Round k of K keeps int(C * rate^k) of a layer's C original channels. The plan is printed first. Every round
-writes the files of a training run to OUT/round1, OUT/round2, ...: best.pt is an ordinary checkpoint, for
-quantize.py, inference.py or another pruning. OUT/record.json stores sizes and accuracies.
+Round k of K keeps int(C * rate^k) of a layer's C original channels; --target finds the largest rate for so
+many parameters, or bytes at 8 bits per weight. The plan is printed first. Every round writes the files of a
+training run to OUT/round1, OUT/round2, ...: best.pt is an ordinary checkpoint, for quantize.py, inference.py
+or another pruning. OUT/record.json stores sizes and accuracies.
 
 After pruning, --mode finetune continues training; with the --epochs and lr of the original training this is
 learning-rate rewinding (Renda et al. 2020). --mode rewind resets the weights to those of an early epoch
@@ -48,25 +49,13 @@ def read_options(argv):
     )
     group = command.add_argument_group("pruning")
     size = group.add_mutually_exclusive_group(required=True)
+    share = number(float, 0, 1, open_low=True)
+    size.add_argument("--rate", type=share, metavar="R", help="share of channels or ranks a round keeps")
     size.add_argument(
-        "--rate",
-        type=number(float, 0, 1, open_low=True),
-        metavar="R",
-        help="share of the channels that each round keeps (with --mode lowrank: of the full rank)",
-    )
-    size.add_argument(
-        "--target",
-        type=parse_target,
-        metavar="WHAT=N",
-        help="find the largest share for which the final network has at most parameters=N, or bytes=N in a "
-        "file of 8 bits per weight",
+        "--target", type=parse_target, metavar="WHAT=N", help="limit at the end: parameters=N or bytes=N"
     )
     group.add_argument(
-        "--rounds",
-        type=number(int, 1, 100),
-        default=1,
-        metavar="K",
-        help="number of pruning rounds, each by the same share and followed by training",
+        "--rounds", type=number(int, 1, 100), default=1, metavar="K", help="rounds of pruning and training"
     )
     group.add_argument(
         "--mode",
@@ -75,12 +64,8 @@ def read_options(argv):
         help="after pruning: no training, fine-tuning, training from a new initialisation, or training from "
         "the weights of --rewind-to; lowrank: factorise layers instead of removing channels, then fine-tune",
     )
-    group.add_argument(
-        "--rewind-to", type=Path, metavar="FILE", help="epochN.pt of the training, for --mode rewind"
-    )
-    group.add_argument(
-        "--scope", default="all", metavar="STAGES", help="stages to prune, e.g. 3-6 as in the course"
-    )
+    group.add_argument("--rewind-to", type=Path, metavar="FILE", help="epochN.pt for --mode rewind")
+    group.add_argument("--scope", default="all", metavar="STAGES", help="stages to prune, e.g. 3-6")
     group = command.add_argument_group("training")
     add_teachers(group, required=False)
     add_length(group, "prune.py")
@@ -94,22 +79,19 @@ def read_options(argv):
     check_teaching(options)
     if (options.mode == "rewind") != bool(options.rewind_to):
         raise UserError("--mode rewind and --rewind-to epochN.pt need each other; give both or neither")
+    lowrank = options.mode == "lowrank"
     for name in ("scope", "criterion", "floor"):
-        if options.mode == "lowrank" and (
-            name in options.chosen or (name == "scope" and options.scope != "all")
-        ):
+        if lowrank and (name in options.chosen or (name == "scope" and options.scope != "all")):
             raise UserError(f"{name} is for channels, and --mode lowrank removes none; leave it out")
-    if options.ranking == "global" and options.rounds > 1 and options.target and options.mode != "lowrank":
+    if options.ranking == "global" and options.rounds > 1 and options.target and not lowrank:
         raise UserError(
-            "with ranking=global the widths of a round depend on the training of the round before, so "
-            "--target cannot be planned; use --rounds 1 or ranking=layer"
+            "with ranking=global a round's widths depend on the training before it, which --target cannot "
+            "foresee; use --rounds 1 or ranking=layer"
         )
     if options.teacher and options.mode == "none":
         raise UserError("--teacher is for training and --mode none trains nothing; leave one of them out")
     if options.teacher and options.chosen.get("label_smoothing"):
-        raise UserError(
-            "label_smoothing cannot be combined with --teacher, whose outputs are already soft; leave it out"
-        )
+        raise UserError("with --teacher, whose outputs are soft already, label_smoothing must be left out")
     if not options.data and not options.dry_run:
         raise UserError("name the data directory after the checkpoint; only --dry-run needs no photos")
     options.label_smoothing = 0.0 if options.teacher else options.label_smoothing
@@ -124,8 +106,7 @@ def read_early(options, model):
     early.build()
     if early.description.arguments != model.description.arguments:
         raise UserError(
-            f"{options.rewind_to} holds another network than {options.checkpoint}; name an epochN.pt of its "
-            "training"
+            f"{options.rewind_to} holds another network than {options.checkpoint}; name one of its training"
         )
     return early
 

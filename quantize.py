@@ -13,7 +13,7 @@ writes a file for the course's own script; the checkpoint may be a file in its f
 docs/other_files.md).
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -29,7 +29,6 @@ from compression.options import add_cache, validation_accuracy
 from compression.stages.quantizing import (
     encode_within_limit,
     folded,
-    resized,
     scheme_of,
     take_trained_scheme,
     tensor_bytes,
@@ -37,11 +36,13 @@ from compression.stages.quantizing import (
     write_export,
 )
 from compression.training.qat import layer_bits
+from compression.training.recipe import PIXELS
 
 NOT_EXPORTED = ("bits", "granularity", "scale", "override", "vectors", "size", "data", "record")
 
 
-def main(argv=None):
+def read_options(argv):
+    """The parsed command line, checked for contradictions; `given` is the set of options that it changes."""
     command = parser(__doc__)
     command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
     command.add_argument("output", type=Path, help="the model file to write")
@@ -54,10 +55,7 @@ def main(argv=None):
         "8, and depthwise convolutions 2 more (default: the most that fit)",
     )
     group.add_argument(
-        "--granularity",
-        choices=("tensor", "channel"),
-        default="channel",
-        help="one grid per layer, or one per output channel",
+        "--granularity", choices=("tensor", "channel"), default="channel", help="a grid per layer or channel"
     )
     group.add_argument(
         "--scale",
@@ -74,58 +72,47 @@ def main(argv=None):
         help="other bits for one layer, e.g. fc.1=8",
     )
     group.add_argument(
-        "--vectors",
-        type=int,
-        choices=(16, 8),
-        default=16,
-        help="bits of biases and other vectors where weights are codes",
+        "--vectors", type=int, choices=(16, 8), default=16, help="bits of biases and other vectors"
     )
     group.add_argument(
         "--size",
-        type=number(int, 16, 4096),
-        metavar="PIXELS",
-        help="store another input size than the training's: a network trained on random crops is often best "
-        "at a slightly larger one (Touvron et al. 2019), and the file is no larger",
+        type=PIXELS,
+        help="store another input size in pixels than the training's: after training on random crops a "
+        "slightly larger one is often best (Touvron et al. 2019)",
     )
     group.add_argument("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger file")
-    group.add_argument(
-        "--export",
-        choices=tuple(EXPORTS),
-        help="write the course's own 8- or 16-bit pickle instead of a model file of this project",
-    )
+    group.add_argument("--export", choices=tuple(EXPORTS), help="write the course's own 8- or 16-bit pickle")
     group = command.add_argument_group("measuring")
     group.add_argument(
-        "--data",
-        type=Path,
-        help="folder with validation/, or train.csv of faces: measure the accuracy before and after",
+        "--data", type=Path, help="measure the accuracy before and after on validation/ or train.csv there"
     )
     add_cache(group)
     add_normalisation(group)
     group.add_argument("--record", type=Path, help="also write a JSON record there")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options = command.parse_args(argv)
+    options.given = {name for name, value in vars(options).items() if value != command.get_default(name)}
 
-    if options.vectors != 16 and options.bits in (16, 32):
-        raise UserError(
-            f"--vectors {options.vectors} is for 2 to 8 bits, not for --bits {options.bits}; leave one of "
-            "them out"
-        )
     layers = [layer.removesuffix(".weight") for layer, _ in options.override]
     if len(set(layers)) < len(layers):
         raise UserError("--override names a layer twice; leave one of them out")
-    grids = options.bits is None or min(options.bits, *dict(options.override).values(), 32) <= 8
-    for name in () if grids else ("granularity", "scale"):
-        if getattr(options, name) != command.get_default(name):
-            raise UserError(
-                f"--{name} {getattr(options, name)} is for grids of 2 to 8 bits, and --bits {options.bits} "
-                "stores floats; leave one of them out"
-            )
-    for name in NOT_EXPORTED if options.export else ():
-        if getattr(options, name) != command.get_default(name):
-            raise UserError(
-                f"--{name.replace('_', '-')} cannot be combined with --export {options.export}, whose format "
-                "is fixed; leave one of them out"
-            )
+    refused = {}
+    if options.bits in (16, 32):
+        stores = f"--bits {options.bits}, which stores floats"
+        refused["vectors"] = stores
+        if min(dict(options.override).values(), default=32) > 8:
+            refused |= {"granularity": stores, "scale": stores}
+    if options.export:
+        fixed = f"--export {options.export}, whose format is fixed"
+        refused |= dict.fromkeys(NOT_EXPORTED, fixed)
+    for name, other in refused.items():
+        if name in options.given:
+            raise UserError(f"--{name} cannot be combined with {other}; leave one of them out")
+    return options
+
+
+def main(argv=None):
+    options = read_options(argv)
     check_distinct(options.checkpoint, options.output, options.record, options.data)
     device = pick_device(options.device)
     model = load_model(options.checkpoint)
@@ -137,24 +124,26 @@ def main(argv=None):
         check_output(options.output)
         write_export(model, options.output, options.export, options.max_bytes)
         return 0
-    floats = model = resized(model, options.size)
+    preprocessing = model.description.preprocessing
+    preprocessing = replace(preprocessing, size=options.size or preprocessing.size)
+    floats = model = replace(model, description=replace(model.description, preprocessing=preprocessing))
     if model.scales:
-        take_trained_scheme(model, options, command)
+        take_trained_scheme(model, options)
     if not model.scales or options.granularity == "channel":  # with one scale per layer BN cannot be folded
         model = folded(model)
     scheme_of(options, options.bits or 8).bits_of(model.state_dict)  # refuses overrides of unknown layers
     for output in filter(None, (options.output, options.record)):
         check_output(output)
-    scales, summary = model.scales or None, {}
     accuracy_of, photos = validation(model, options, device) if options.data else (None, None)
     before = accuracy_of(floats.state_dict, floats.description) if options.data else None
-    result = encode_within_limit(model, options, accuracy_of, scales)
-    for name in scales or ():
-        assert torch.equal(result.weights[name], model.state_dict[name]), (
-            "the stored weights differ from the trained ones"
-        )
+    result = encode_within_limit(model, options, accuracy_of)
+    for name in model.scales:
+        same = torch.equal(result.weights[name], model.state_dict[name])
+        assert same, "the stored weights differ from the trained ones"
     size, decoded = sizes(result.content), tensor_bytes(result.weights)
-    summary |= {
+    error, tensor = result.worst
+    summary = {
+        "model": model.description.to_dict(),
         "architecture": model.description.architecture,
         **asdict(result.scheme),
         "raw_bytes": raw,
@@ -163,26 +152,23 @@ def main(argv=None):
         "coded_bytes": size.coded,
         "entropy_bytes": size.entropy,
         "file_bytes": len(result.file),
-        "worst_error": result.worst[0],
-        "worst_tensor": result.worst[1],
+        "worst_error": error,
+        "worst_tensor": tensor,
     }
     print(
         f"{summary['architecture']}: raw {raw:,} B -> packed {size.packed:,} B -> coded {size.coded:,} B "
-        f"(entropy {size.entropy:,} B) "
-        f"-> file {len(result.file):,} B; decoded {decoded:,} B"
+        f"(entropy {size.entropy:,} B) -> file {len(result.file):,} B; decoded {decoded:,} B"
     )
-    print(f"worst error {result.worst[0]:.3g} in {result.worst[1]}")
+    print(f"worst error {error:.3g} in {tensor}")
+    fingerprints = {}
     if photos is not None:
-        summary |= {
-            "validation_accuracy_before": before,
-            "validation_accuracy_after": result.accuracy,
-            "validation_photos": len(photos),
-        }
+        fingerprints["validation"] = photos.fingerprint
+        summary["validation_accuracy_before"] = before
+        summary["validation_accuracy_after"] = result.accuracy
+        summary["validation_photos"] = len(photos)
         print(f"validation accuracy {before:.4f} -> {result.accuracy:.4f} on {len(photos):,} photos")
     write_bytes(options.output, result.file)
     if options.record:
-        fingerprints = {"validation": photos.fingerprint} if photos is not None else {}
-        summary = {"model": model.description.to_dict(), **summary}
         write_record(options.record, {**provenance(device, data=fingerprints), **summary})
     print(f"wrote {options.output}")
     return 0

@@ -33,14 +33,12 @@ from dataset import join, list_labelled, list_testing, list_testing_beside, load
 
 
 def contents(listing):
-    """The photos of a listing as a set: hashes of files, or the pixels of faces. Unreadable files are left
-    out: decoding reports them.
-    """
+    """The photos of a listing as a set: hashes of readable files, or the pixels of faces."""
     if isinstance(listing, FaceListing):
         return {face.tobytes() for face in listing.faces}
     found = set()
     for path in listing.paths:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # decoding reports it
             found.add(hashlib.sha256(path.read_bytes()).digest())
     return found
 
@@ -62,40 +60,24 @@ def list_extra(options):
     # the 2019 homework's test.csv repeats training rows; it is used as it is
     if measured and isinstance(extra, FaceListing):
         print(
-            f"note: {measured} faces of {options.unlabeled} are also validation faces, so the validation "
+            f"note: {measured} faces of {options.unlabeled} are validation faces too, so the validation "
             "accuracy is too high",
             file=sys.stderr,
         )
     elif measured:
         raise UserError(
-            f"{options.unlabeled} contains {measured} of the validation photos, on which the student is "
-            "measured; remove them there or name other photos"
+            f"{options.unlabeled} contains {measured} of the validation photos, which measure the student; "
+            "remove them there or name other photos"
         )
     try:
         testing = list_testing_beside(options.data)
     # an empty folder or no photos: there is nothing to predict, so nothing to memorise
     except UserError:
-        testing = None
+        return extra, False
     transductive = bool(testing and shown & contents(testing))
     if transductive:
-        print(
-            "note: --unlabeled contains testing photos: the training is transductive, and the model file "
-            "will state this",
-            file=sys.stderr,
-        )
+        print("note: --unlabeled holds testing photos: the model is marked transductive", file=sys.stderr)
     return extra, transductive
-
-
-def add_extra(training, extra, transductive, preprocessing, cache):
-    """(training photos followed by those of the Listing `extra`, their entries in the record)."""
-    if extra is None:
-        return training, {}
-    photos = load_photos(extra, preprocessing, cache)
-    return join(training, photos), {
-        "unlabelled": photos.fingerprint,
-        "unlabelled_photos": len(photos),
-        **({"transductive": True} if transductive else {}),
-    }
 
 
 def main(argv=None):
@@ -106,8 +88,7 @@ def main(argv=None):
         "--unlabeled",
         type=Path,
         metavar="DIR",
-        help="folder (or CSV of faces) of more photos, without labels: the student learns the teacher's "
-        "outputs for them",
+        help="more photos (folder or CSV of faces): without labels, the student learns the teacher's outputs",
     )
     # no label smoothing: the teacher's outputs are already soft targets
     add_training(options, "train_kd.py", "runs/kd", Teaching, without=("label_smoothing",))
@@ -115,25 +96,26 @@ def main(argv=None):
     check_teaching(options)
 
     init, arguments = prepare(options)
-    device, channels = pick_device(options.device), photo_channels(options.data)
-    teachers = read_teachers(options, class_names_of(options), channels, device)
+    device, cache = pick_device(options.device), cache_folder(options)
+    teachers = read_teachers(options, class_names_of(options), photo_channels(options.data), device)
     extra, transductive = list_extra(options)
     device, settings, preprocessing, training, validation = load(options, init)
     teachers, records = check_teachers(teachers, options, validation, preprocessing, device)
-    training, unlabelled = add_extra(training, extra, transductive, preprocessing, cache_folder(options))
-    origin = {**origin_of_distillation(options, teachers, records), **unlabelled}
+    unlabelled = {}
+    if extra is not None:
+        photos = load_photos(extra, preprocessing, cache)
+        training = join(training, photos)
+        unlabelled = {"unlabelled": photos.fingerprint, "unlabelled_photos": len(photos)}
+        unlabelled |= {"transductive": True} if transductive else {}
+    origin = origin_of_distillation(options, teachers, records) | unlabelled
     if any(teacher.transductive for teacher in teachers):
         origin["transductive"] = True
 
     def loss_of():
-        cache = cache_folder(options)
         return build_distillation(options, teachers, records, preprocessing, settings, training, cache)
 
-    loaded, details = (
-        (device, settings, preprocessing, training, validation),
-        {"teachers": records, **unlabelled},
-    )
-    train(options, init, arguments, loaded, origin, loss_of, details)
+    loaded = device, settings, preprocessing, training, validation
+    train(options, init, arguments, loaded, origin, loss_of, {"teachers": records, **unlabelled})
     return 0
 
 

@@ -15,7 +15,6 @@ from compression.files.loading import load_model
 from models import ARCHITECTURES, build, count_macs, count_parameters, main, plan
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = [name for name, architecture in ARCHITECTURES.items() if architecture.origin == "ours"]
 PEER_STUDENT = ROOT.parent / "shared" / "peer_models" / "fp32_legacy.bin"
 
 
@@ -28,48 +27,26 @@ def count(name, **arguments):
 
 
 @pytest.mark.parametrize(
-    "name, parameters",
+    "name, size, parameters",
     [
-        ("student", 256_779),
-        ("deep13", 186_123),
-        ("wide8", 198_955),
-        ("slim9", 144_389),
-        ("resnet18", 11_182_155),
-        ("plain_student", 2_233_995),
-        ("cnn120k", 120_859),
-        ("cnn1mb", 242_203),
-        ("dw1mb_3", 161_819),
-        ("dw1mb_4", 239_899),
-        ("group1mb_3", 163_259),
-        ("group1mb_4", 237_043),
-        ("fer_cnn", 4_038_279),
-        ("fer_mobilenet", 93_139),
+        ("student", 256, 256_779),
+        ("deep13", 192, 186_123),
+        ("wide8", 192, 198_955),
+        ("slim9", 192, 144_389),
+        ("resnet18", 224, 11_182_155),
+        ("plain_student", 256, 2_233_995),
+        ("cnn120k", 64, 120_859),
+        ("cnn1mb", 64, 242_203),
+        ("dw1mb_3", 64, 161_819),
+        ("dw1mb_4", 64, 239_899),
+        ("group1mb_3", 64, 163_259),
+        ("group1mb_4", 64, 237_043),
+        ("fer_cnn", 48, 4_038_279),
+        ("fer_mobilenet", 48, 93_139),
     ],
 )
-def test_parameter_count_is_the_published_one(name, parameters):
-    assert count(name) == parameters
-
-
-@pytest.mark.parametrize(
-    "name, size",
-    [
-        ("student", 256),
-        ("deep13", 192),
-        ("wide8", 192),
-        ("slim9", 192),
-        ("plain_student", 256),
-        ("cnn120k", 64),
-        ("cnn1mb", 64),
-        ("dw1mb_3", 64),
-        ("dw1mb_4", 64),
-        ("group1mb_3", 64),
-        ("group1mb_4", 64),
-        ("fer_cnn", 48),
-        ("fer_mobilenet", 48),
-    ],
-)
-def test_input_size_is_the_published_one(name, size):
-    assert ARCHITECTURES[name].size == size
+def test_input_size_and_parameter_count_are_the_published_ones(name, size, parameters):
+    assert (ARCHITECTURES[name].size, count(name)) == (size, parameters)
 
 
 def test_mobilenet_v2_is_torchvisions_without_its_last_convolution():
@@ -232,8 +209,10 @@ def test_unknown_name_or_argument_is_named(name, arguments, blamed):
         ("dw1mb_3", {"group_width": 64}),
         ("fer_mobilenet", {"widths": (8, 8, 8, 8, 8, 8, 8, 8, 16)}),  # more widths than strides
         ("fer_mobilenet", {"strides": (1, 2)}),
-        *[(name, {"widths": (8, 8)}) for name in OURS],  # fewer widths than the other per-block lists
-        *[(name, {"dropout": 2.0}) for name in OURS],
+        ("residual6", {"widths": (8, 8)}),  # fewer widths than the other per-block lists
+        ("residual6", {"dropout": 2.0}),
+        ("cnn1mb", {"convs": ()}),
+        ("fer_cnn", {"widths": ()}),
     ],
 )
 def test_impossible_shape_is_a_user_error(name, arguments):
@@ -250,7 +229,7 @@ def test_macs_of_a_two_stage_student_by_hand():
     assert count_macs("student", size=16, widths=(4, 8)) == stem + depthwise + pointwise + 8 * 11
 
 
-@pytest.mark.parametrize("name", ["student", "group1mb_4", "fer_mobilenet", "resnet18", *OURS])
+@pytest.mark.parametrize("name", ["student", "group1mb_4", "fer_mobilenet", "resnet18", "residual6"])
 def test_macs_agree_with_a_count_layer_by_layer(name):
     total = 0
 
@@ -461,21 +440,7 @@ def test_command_line_error_is_one_line_and_status_2(run_script):
 
 
 def test_set_changes_the_network_shown(capsys):
-    assert (
-        main(
-            [
-                "--only",
-                "student",
-                "--set",
-                "widths=16,32,64",
-                "--set",
-                "num_classes=5",
-                "--max-bytes",
-                "1000000",
-            ]
-        )
-        == 0
-    )
+    assert main("--only student --set widths=16,32,64 --set num_classes=5 --max-bytes 1000000".split()) == 0
     row = capsys.readouterr().out.splitlines()[1]
     assert f"{count('student', widths=(16, 32, 64), num_classes=5):,}" in row.split()
     assert row.count("*") == 4
@@ -502,7 +467,7 @@ def test_wrong_set_or_name_is_a_user_error(refused, options):
 
 
 def test_a_list_of_one_number_is_written_as_the_message_says(refused, capsys):
-    assert "widths=16,32,64, and a single number with a comma after it: 16,\n" in refused(
+    assert "write widths=16,32,64, or widths=16, for one number\n" in refused(
         "models.py", "--only", "student", "--set", "widths=16"
     )
     for widths in ("16,32,64", "16,"):

@@ -250,7 +250,7 @@ def test_qat_regains_what_rounding_lost(tmp_path, monkeypatch, granularity):
     half a scale. Behind that the gradients keep their sign. A rounding without the gradient of Esser et al.
     leaves the weights where they are.
     """
-    monkeypatch.setitem(ARCHITECTURES, "red_or_not", Architecture(RedOrNot, SIZE, "test"))
+    monkeypatch.setitem(ARCHITECTURES, "red_or_not", Architecture(RedOrNot, SIZE))
     preprocessing = Preprocessing(SIZE, mean=(0.5, 0, 0), std=(0.3, 1, 1))
     description = Description.of("red_or_not", {"num_classes": 2}, ("grey", "red"), preprocessing)
     labels = torch.arange(8) % 2

@@ -2,6 +2,8 @@
 layers.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -55,33 +57,21 @@ def test_every_round_trip_is_within_half_a_step(bits, granularity, scale):
             tensor = weights(shape, kind)
             storage, arrays, decoded = through_file(tensor, bits, Scheme(bits, granularity, scale))
             assert decoded.shape == tensor.shape and decoded.dtype == torch.float32
+            clipped = torch.zeros(shape, dtype=torch.bool)
             if storage == "m8":
-                half, inside = (
-                    (float(arrays[0][1]) - float(arrays[0][0])) / 510,
-                    torch.ones(shape, dtype=torch.bool),
-                )
+                half = (float(arrays[0][1]) - float(arrays[0][0])) / 510
             else:
-                along = (
-                    torch.from_numpy(arrays[-2].astype(np.float64)).reshape(-1, *[1] * (len(shape) - 1))
-                    if shape
-                    else torch.tensor(float(arrays[-2][0]))
-                )
-                half = along / 2
-                low, high = code_range(bits)
-                inside = (
-                    (tensor >= (low - 0.5) * along) & (tensor <= (high + 0.5) * along)
-                    if scale == "mse"
-                    else torch.ones(shape, dtype=torch.bool)
-                )
+                step = torch.from_numpy(arrays[-2].astype(np.float64))
+                step = step.reshape(-1, *[1] * (len(shape) - 1)) if shape else step[0]
+                half = step / 2
+                if scale == "mse":  # a clipped value becomes the end of the grid
+                    low, high = code_range(bits)
+                    clipped = (tensor < (low - 0.5) * step) | (tensor > (high + 0.5) * step)
+                    ends = (decoded == high * step.float()) | (decoded == low * step.float())
+                    assert ends[clipped].all(), (shape, kind)
             rounding = tensor.abs().double() * 2**-22  # of float32
-            assert (((decoded.double() - tensor.double()).abs() <= half + rounding) | ~inside).all(), (
-                shape,
-                kind,
-            )
-            if scale == "mse" and storage != "m8":  # a clipped value becomes the end of the grid
-                assert (
-                    (decoded == high * along.float()) | (decoded == low * along.float()) | inside
-                ).all(), (shape, kind)
+            close = (decoded.double() - tensor.double()).abs() <= half + rounding
+            assert (close | clipped).all(), (shape, kind)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +95,7 @@ def test_sizes_are_those_of_the_table(storage, shape, size):
 
 @pytest.mark.parametrize(
     "scheme",
-    [
-        Scheme(bits, granularity, scale)
-        for bits in (16, 8, 3)
-        for granularity in ("tensor", "channel")
-        for scale in ("minmax", "mse")
-    ],
+    [Scheme(*grid) for grid in itertools.product((16, 8, 3), ("tensor", "channel"), ("minmax", "mse"))],
 )
 def test_empty_tensors_come_back_and_nan_does_not_go_in(scheme):
     assert through_file(torch.empty(0, 3), scheme.bits, scheme)[2].shape == (0, 3)
@@ -129,9 +114,8 @@ def test_8_bits_minmax_per_tensor_is_the_courses_formula():
     tensor = weights((6, 4, 3, 3))
     storage, arrays, _ = through_file(tensor, 8, Scheme())
     wide = tensor.double()
-    assert storage == "m8" and np.array_equal(
-        arrays[1], torch.round((wide - wide.min()) / (wide.max() - wide.min()) * 255).numpy()
-    )
+    codes = torch.round((wide - wide.min()) / (wide.max() - wide.min()) * 255)
+    assert storage == "m8" and np.array_equal(arrays[1], codes.numpy())
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
@@ -139,9 +123,8 @@ def test_8_bits_minmax_per_tensor_is_the_courses_formula():
 def test_the_mse_scale_is_the_best_of_a_fine_search(bits, granularity):
     weight = weights((3, 1000))
     scale = mse_scale(weight, bits, granularity)
-    assert scale.shape == ((3,) if granularity == "channel" else (1,)) and torch.equal(
-        scale.half().float(), scale
-    )
+    assert scale.shape == ((3,) if granularity == "channel" else (1,))
+    assert torch.equal(scale.half().float(), scale)
 
     def squared_error(scale):
         return (dequantize_symmetric(quantize_symmetric(weight, scale, bits), scale) - weight).square().sum(1)
@@ -149,9 +132,8 @@ def test_the_mse_scale_is_the_best_of_a_fine_search(bits, granularity):
     def total(errors):
         return errors if granularity == "channel" else errors.sum(0, keepdim=True)
 
-    fine = torch.stack(
-        [total(squared_error(scale * factor)) for factor in torch.linspace(0.5, 2, 300).tolist()]
-    ).amin(0)
+    factors = torch.linspace(0.5, 2, 300).tolist()
+    fine = torch.stack([total(squared_error(scale * factor)) for factor in factors]).amin(0)
     assert (total(squared_error(scale)) <= 1.05 * fine).all()
 
 
@@ -161,23 +143,19 @@ def test_affine_grids_cover_every_value(bits):
         values = weights((4, 9), kind).numpy()
         low, step = affine_grid(values, bits, "channel")
         assert low.dtype == step.dtype == np.float16
-        assert (low.astype(float) <= values.min(1)).all() and (
-            low.astype(float) + step.astype(float) * (2**bits - 1) >= values.max(1)
-        ).all()
-        decoded = dequantize_affine(quantize_affine(values, low, step, bits), low, step)
-        assert np.array_equal(
-            quantize_affine(decoded, low, step, bits), quantize_affine(values, low, step, bits)
-        )
+        assert (low.astype(float) <= values.min(1)).all()
+        assert (low.astype(float) + step.astype(float) * (2**bits - 1) >= values.max(1)).all()
+        codes = quantize_affine(values, low, step, bits)
+        decoded = dequantize_affine(codes, low, step)
+        assert np.array_equal(quantize_affine(decoded, low, step, bits), codes)
 
 
 def test_symmetric_codes_by_hand():
     weight = torch.tensor([[0.25, 0.75, -0.75, 9.0], [1.0, -2.0, 3.0, 0.0]])
     codes = quantize_symmetric(weight, torch.tensor([0.5, -1.0]), 3)
     assert codes.tolist() == [[0, 2, -2, 3], [-1, 2, -3, 0]]  # 0.5, 1.5 and -1.5 go to the even code
-    assert dequantize_symmetric(codes, torch.tensor([0.5, -1.0])).tolist() == [
-        [0.0, 1.0, -1.0, 1.5],
-        [1.0, -2.0, 3.0, 0.0],
-    ]
+    decoded = dequantize_symmetric(codes, torch.tensor([0.5, -1.0]))
+    assert decoded.tolist() == [[0.0, 1.0, -1.0, 1.5], [1.0, -2.0, 3.0, 0.0]]
 
 
 def test_weights_on_a_given_grid_are_stored_without_loss_and_others_refused():
@@ -185,11 +163,8 @@ def test_weights_on_a_given_grid_are_stored_without_loss_and_others_refused():
     codes = torch.randint(-8, 8, (3, 20), generator=torch.Generator().manual_seed(0)).to(torch.int8)
     weight = dequantize_symmetric(codes, scale)
     storage, arrays, decoded = through_file(weight, 4, Scheme(2), scale)
-    assert (
-        storage == "S4"
-        and torch.equal(decoded, weight)
-        and np.array_equal(arrays[1][:2], (codes[:2] + 8).numpy())
-    )
+    assert storage == "S4" and torch.equal(decoded, weight)
+    assert np.array_equal(arrays[1][:2], (codes[:2] + 8).numpy())
     for other, grid in ((weight + 1e-3, scale), (weight, scale * 1.0001), (weight, scale / 2)):
         with pytest.raises(UserError, match="tensor w is not on the 4-bit grid"):
             store_tensor("w", other, 4, Scheme(2), grid)
@@ -226,38 +201,28 @@ def test_bits_of_layers(scheme, expected):
 def test_an_override_of_no_layer_and_wrong_schemes_are_refused():
     with pytest.raises(UserError, match="no layer head"):
         Scheme(4, overrides={"head": 8}).bits_of(STATE)
-    for wrong in (
-        {"bits": 1},
-        {"bits": 9},
-        {"granularity": "row"},
-        {"scale": "max"},
-        {"vectors": 4},
-        {"overrides": {"fc": 1}},
-    ):
+    wrong = {"granularity": "row", "scale": "max", "vectors": 4, "overrides": {"fc": 1}}
+    for name, value in [("bits", 1), ("bits", 9), *wrong.items()]:
         with pytest.raises(UserError, match="no encoding"):
-            Scheme(**wrong)
+            Scheme(**{name: value})
 
 
 def test_storage_names():
     weight, vector = torch.empty(3, 2), torch.empty(3)
-    assert [
-        storage_of(weight, bits, Scheme(bits, *grid))
-        for bits, *grid in (
-            (8, "tensor", "minmax"),
-            (8, "channel", "minmax"),
-            (4, "tensor", "minmax"),
-            (8, "tensor", "mse"),
-            (3, "channel", "mse"),
-            (32,),
-            (16,),
-        )
-    ] == ["m8", "A8", "a4", "s8", "S3", "f4", "f2"]
+    for expected, bits, *grid in (
+        ("m8", 8, "tensor", "minmax"),
+        ("A8", 8, "channel", "minmax"),
+        ("a4", 4, "tensor", "minmax"),
+        ("s8", 8, "tensor", "mse"),
+        ("S3", 3, "channel", "mse"),
+        ("f4", 32),
+        ("f2", 16),
+    ):
+        assert storage_of(weight, bits, Scheme(bits, *grid)) == expected
     # not a scale for every value
     assert [storage_of(vector, 3, Scheme(4, "channel", scale)) for scale in ("mse", "minmax")] == ["s3", "a3"]
-    assert (
-        storage_of(vector, 8, Scheme(4, "channel", "mse", 8)) == "m8"
-        and storage_of(torch.tensor(3), None, Scheme()) == "i8"
-    )
+    assert storage_of(vector, 8, Scheme(4, "channel", "mse", 8)) == "m8"
+    assert storage_of(torch.tensor(3), None, Scheme()) == "i8"
     for wrong in ("", "f8", "u1", "s9", "s1", "m4", "s4 ", "S", "f4,f4"):
         with pytest.raises(ValueError):
             layout_of(wrong, (2,))

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from compression.networks.layers import Architecture, Classifier, norm_act, sequential
+from compression.networks.layers import Architecture, Classifier, conv_norm
 
 
 class DepthwiseNet(Classifier):
@@ -23,57 +23,29 @@ class DepthwiseNet(Classifier):
         def activation(stage):
             return nn.ReLU6() if swish_from is None or stage < swish_from else nn.SiLU()
 
-        stages = [
-            nn.Sequential(
-                nn.Conv2d(in_channels, widths[0], 3, 1, 1),
-                *norm_act(widths[0], activation(0)),
-                nn.MaxPool2d(2),
-            )
-        ]
+        stem = conv_norm(in_channels, widths[0], 3, activation=activation(0), bias=True)
+        stages = [nn.Sequential(*stem, nn.MaxPool2d(2))]
         for stage, (before, after) in enumerate(zip(widths, widths[1:]), start=1):
-            stages.append(
-                sequential(
-                    nn.Conv2d(before, before, 3, 1, 1, groups=before),
-                    *norm_act(before, activation(stage)),
-                    nn.Conv2d(before, after, 1),
-                    nn.MaxPool2d(2) if stage < 4 else None,
-                )
-            )
+            depthwise = conv_norm(before, before, 3, activation=activation(stage), groups=before, bias=True)
+            pool = [nn.MaxPool2d(2)] if stage < 4 else []
+            stages.append(nn.Sequential(*depthwise, nn.Conv2d(before, after, 1), *pool))
         self.cnn = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1))
+        layers, before = [], widths[-1]
         if hidden:
             first, second = hidden if isinstance(hidden, (list, tuple)) else (hidden, hidden)
-            self.fc = nn.Sequential(
-                nn.Linear(widths[-1], first),
-                nn.BatchNorm1d(first),
-                nn.ReLU6(),
-                nn.Dropout(0.4),
-                nn.Linear(first, second),
-                nn.BatchNorm1d(second),
-                nn.SiLU(),
-                nn.Linear(second, num_classes),
-            )
-        else:
-            self.fc = nn.Sequential(nn.Linear(widths[-1], num_classes))
+            layers += [nn.Linear(before, first), nn.BatchNorm1d(first), nn.ReLU6(), nn.Dropout(0.4)]
+            layers += [nn.Linear(first, second), nn.BatchNorm1d(second), nn.SiLU()]
+            before = second
+        self.fc = nn.Sequential(*layers, nn.Linear(before, num_classes))
 
 
+SWISH = {"hidden": 128, "swish_from": 5}
 ARCHITECTURES = {
-    "student": Architecture(DepthwiseNet, 256, "course", {"widths": (16, 32, 64, 128, 256, 256, 256, 256)}),
+    "student": Architecture(DepthwiseNet, 256, widths=(16, 32, 64, 128, 256, 256, 256, 256)),
+    # from students' reports
     "deep13": Architecture(
-        DepthwiseNet,
-        192,
-        "student report",
-        {"widths": (16, 32, 32, 64, 64, 64, 64, *[128] * 7), "hidden": 160, "swish_from": 5},
+        DepthwiseNet, 192, widths=(16, 32, 32, *[64] * 4, *[128] * 7), hidden=160, swish_from=5
     ),
-    "wide8": Architecture(
-        DepthwiseNet,
-        192,
-        "student report",
-        {"widths": (24, 48, 96, 96, 192, 192, 192, 192), "hidden": 128, "swish_from": 5},
-    ),
-    "slim9": Architecture(
-        DepthwiseNet,
-        192,
-        "student report",
-        {"widths": (19, 38, 76, 76, 76, 152, 152, 152, 152), "hidden": 128, "swish_from": 5},
-    ),
+    "wide8": Architecture(DepthwiseNet, 192, widths=(24, 48, 96, 96, 192, 192, 192, 192), **SWISH),
+    "slim9": Architecture(DepthwiseNet, 192, widths=(19, 38, 76, 76, 76, 152, 152, 152, 152), **SWISH),
 }

@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from compression.command_line import UserError
-from compression.networks.layers import Architecture, Classifier, norm_act, sequential
+from compression.networks.layers import Architecture, Classifier, check_lengths, conv_norm
 
 
 class FaceCNN(Classifier):
@@ -16,22 +15,15 @@ class FaceCNN(Classifier):
 
     def __init__(self, widths=(64, 128, 256), hidden=(1024, 512), inner=None, num_classes=7, in_channels=1):
         super().__init__()
-        if inner is not None and len(inner) != len(widths):
-            raise UserError(f"inner and widths need the same length, not {len(inner)} and {len(widths)}")
-        layers, before = [], in_channels
-        for stage, (between, width) in enumerate(zip(inner or widths, widths)):
-            first = nn.Conv2d(before, between, 4, 2, 1) if stage == 0 else nn.Conv2d(before, between, 3, 1, 1)
-            layers += [
-                first,
-                *norm_act(between, nn.LeakyReLU(0.2)),
-                nn.Conv2d(between, width, 3, 1, 1),
-                *norm_act(width, nn.LeakyReLU(0.2)),
-                nn.MaxPool2d(2),
-                nn.Dropout2d(0.25),
-            ]
-            before = width
+        check_lengths(inner=inner, widths=widths)
+        layers, before, kernel, stride = [], in_channels, 4, 2
+        for between, width in zip(inner or widths, widths):
+            layers += conv_norm(before, between, kernel, stride, nn.LeakyReLU(0.2), bias=True)
+            layers += conv_norm(between, width, 3, activation=nn.LeakyReLU(0.2), bias=True)
+            layers += [nn.MaxPool2d(2), nn.Dropout2d(0.25)]
+            before, kernel, stride = width, 3, 1
         self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(3))
-        layers, before = [], 9 * before
+        layers, before = [], 9 * widths[-1]
         for width in hidden:
             layers += [nn.Linear(before, width), nn.BatchNorm1d(width), nn.LeakyReLU(0.2), nn.Dropout(0.5)]
             before = width
@@ -55,31 +47,14 @@ class FaceMobileNet(Classifier):
         in_channels=1,
     ):
         super().__init__()
-        if not len(widths) == len(dropouts) == len(strides) + 1:
-            raise UserError(
-                "widths and dropouts need the same length, and strides one entry less, "
-                f"not {len(widths)}, {len(dropouts)} and {len(strides)}"
-            )
-        layers = [
-            nn.Conv2d(in_channels, widths[0], 3, 2, 1, bias=False),
-            *norm_act(widths[0], nn.ReLU()),
-            nn.Dropout(dropouts[0]),
-        ]
+        check_lengths(widths=widths[1:], dropouts=dropouts[1:], strides=strides)
+        layers = conv_norm(in_channels, widths[0], 3, 2, nn.ReLU()) + [nn.Dropout(dropouts[0])]
         for before, after, stride, dropout in zip(widths, widths[1:], strides, dropouts[1:]):
-            layers.append(
-                sequential(
-                    nn.Conv2d(before, before, 3, stride, 1, groups=before, bias=False),
-                    *norm_act(before, nn.ReLU()),
-                    nn.Conv2d(before, after, 1, bias=False),
-                    *norm_act(after, nn.ReLU()),
-                    nn.Dropout(dropout) if dropout else None,
-                )
-            )
+            block = conv_norm(before, before, 3, stride, nn.ReLU(), groups=before)
+            block += conv_norm(before, after, 1, activation=nn.ReLU())
+            layers.append(nn.Sequential(*block, *([nn.Dropout(dropout)] if dropout else [])))
         self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.fc = nn.Linear(widths[-1], num_classes)
 
 
-ARCHITECTURES = {
-    "fer_cnn": Architecture(FaceCNN, 48, "2019 homework"),
-    "fer_mobilenet": Architecture(FaceMobileNet, 48, "2019 homework"),
-}
+ARCHITECTURES = {"fer_cnn": Architecture(FaceCNN, 48), "fer_mobilenet": Architecture(FaceMobileNet, 48)}

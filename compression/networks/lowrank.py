@@ -17,18 +17,14 @@ from compression.command_line import UserError
 
 def factorisable(network):
     """Layers that two factors can replace, by name; existing factors are left out."""
-    factors = {
-        f"{name}.{index}"
-        for name, module in network.named_modules()
-        if isinstance(module, Factors)
-        for index in (0, 1)
-    }
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if name not in factors
-        and (isinstance(module, nn.Linear) or (type(module) is nn.Conv2d and module.groups == 1))
-    }
+    found, factors = {}, set()
+    for name, module in network.named_modules():
+        if isinstance(module, Factors):
+            factors |= {f"{name}.0", f"{name}.1"}
+        ungrouped = isinstance(module, nn.Conv2d) and module.groups == 1
+        if name not in factors and (ungrouped or isinstance(module, nn.Linear)):
+            found[name] = module
+    return found
 
 
 def full_rank(layer):
@@ -36,11 +32,9 @@ def full_rank(layer):
     return min(len(layer.weight), layer.weight[0].numel())
 
 
-def factorised_parameters(layer, rank):
-    """Trainable parameters of the two factors of a layer."""
-    return rank * (len(layer.weight) + layer.weight[0].numel()) + (
-        0 if layer.bias is None else len(layer.bias)
-    )
+def rank_parameters(layer):
+    """Weights that one rank adds to the two factors of a layer."""
+    return len(layer.weight) + layer.weight[0].numel()
 
 
 class Factors(nn.Sequential):
@@ -48,33 +42,21 @@ class Factors(nn.Sequential):
 
     def __init__(self, layer, rank):
         like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        bias = layer.bias is not None
         if isinstance(layer, nn.Linear):
-            super().__init__(
-                nn.Linear(layer.in_features, rank, bias=False, **like),
-                nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like),
-            )
+            first = nn.Linear(layer.in_features, rank, bias=False, **like)
+            second = nn.Linear(rank, layer.out_features, bias, **like)
         else:
-            super().__init__(
-                nn.Conv2d(
-                    layer.in_channels,
-                    rank,
-                    layer.kernel_size,
-                    layer.stride,
-                    layer.padding,
-                    layer.dilation,
-                    bias=False,
-                    padding_mode=layer.padding_mode,
-                    **like,
-                ),
-                nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None, **like),
-            )
+            shape = layer.kernel_size, layer.stride, layer.padding
+            first = nn.Conv2d(layer.in_channels, rank, *shape, bias=False, **like)
+            second = nn.Conv2d(rank, layer.out_channels, 1, bias=bias, **like)
+        super().__init__(first, second)
 
     @torch.no_grad()
     def approximate(self, weight, bias):
-        """Set the factors to the best approximation of a weight (Eckart & Young 1936), each with the square
-        root of the singular values.
+        """Set the factors to the best approximation of a weight (Eckart & Young 1936).
 
-        Beyond full rank the factors are filled with zeros.
+        Each has the square root of the singular values; beyond full rank the factors are filled with zeros.
         """
         left, values, right = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
         rank = min(len(self[0].weight), len(values))
@@ -95,23 +77,17 @@ def factorise(network, ranks, svd=False):
     """Replace layers by their two factors in place, and return the network.
 
     ranks: layer name -> rank. svd: compute the factors from the layers' weights (else they are initialised).
-    Raises UserError for a layer that does not exist or cannot be factorised, and for a rank that is not a
-    whole number above 0.
+    Raises UserError for a layer that cannot be factorised, and for a rank that is not a whole number above 0.
     """
     if not isinstance(ranks, dict) or len(ranks) > 300:
         raise UserError("ranks must be a dict of at most 300 layers, e.g. {'fc.0': 8}; change ranks")
     possible = factorisable(network)
     for name, rank in ranks.items():
         if name not in possible:
-            raise UserError(
-                f"ranks names {str(name)[:50]!r}, which is not a linear layer or ungrouped convolution "
-                f"of the network; it has {', '.join(possible)}"[:400]
-            )
+            known = ", ".join(possible)[:300]
+            raise UserError(f"ranks names {str(name)[:50]!r}, which cannot be factorised; these can: {known}")
         if type(rank) is not int or not 1 <= rank <= 100_000:
-            raise UserError(
-                f"ranks gives {name} the rank {str(rank)[:50]}; it must be a whole number from 1 to 100,000"
-            )
-    for name, rank in ranks.items():
+            raise UserError(f"ranks gives {name} the rank {str(rank)[:50]}; use a number from 1 to 100,000")
         factors = Factors(possible[name], rank)
         if svd:
             factors.approximate(possible[name].weight, possible[name].bias)
@@ -125,12 +101,10 @@ def merge(network):
     state = network.state_dict()
     for name, module in network.named_modules():
         if isinstance(module, Factors):
-            state = {
-                key.replace(f"{name}.1.", f"{name}.") if key.startswith(f"{name}.1.") else key: value
-                for key, value in state.items()
-                if key != f"{name}.0.weight"
-            }
+            del state[f"{name}.0.weight"], state[f"{name}.1.weight"]
             state[f"{name}.weight"] = module.product()
+            if module[1].bias is not None:
+                state[f"{name}.bias"] = state.pop(f"{name}.1.bias")
     return state
 
 
@@ -140,17 +114,13 @@ def choose_ranks(network, fraction, order=None):
     The rank is int(full rank * fraction), or with `order` (see `directions`) the number of the layer's
     entries in the first `fraction` of that list.
     """
-    layers = factorisable(network)
-    if order is None:
-        ranks = {name: int(full_rank(layer) * fraction) for name, layer in layers.items()}
-    else:
-        ranks = Counter(order[: int(len(order) * fraction)])
-    ranks = {name: max(1, ranks[name]) for name in layers}
-    return {
-        name: rank
-        for name, rank in ranks.items()
-        if factorised_parameters(layers[name], rank) < sum(one.numel() for one in layers[name].parameters())
-    }
+    counts = Counter(order[: int(len(order) * fraction)]) if order else None
+    chosen = {}
+    for name, layer in factorisable(network).items():
+        rank = max(1, counts[name] if order else int(full_rank(layer) * fraction))
+        if rank * rank_parameters(layer) < layer.weight.numel():
+            chosen[name] = rank
+    return chosen
 
 
 def directions(network):
@@ -164,6 +134,5 @@ def directions(network):
     for name, layer in factorisable(network).items():
         energies = torch.linalg.svdvals(layer.weight.detach().flatten(1).double()).square()
         shares = energies / energies.sum().clamp(min=1e-300)
-        cost = len(layer.weight) + layer.weight[0].numel()  # numbers that one rank adds
-        found += [(worth, name) for worth in (shares / cost).tolist()]
+        found += [(worth, name) for worth in (shares / rank_parameters(layer)).tolist()]
     return [name for _, name in sorted(found, reverse=True)]

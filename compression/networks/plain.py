@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from compression.networks.layers import Architecture, Classifier, norm_act, sequential
+from compression.networks.layers import Architecture, Classifier, conv_norm
 
 
 class PlainNet(Classifier):
@@ -17,12 +17,9 @@ class PlainNet(Classifier):
         super().__init__()
         stages = []
         for stage, (before, after) in enumerate(zip([in_channels, *widths], widths)):
+            pool = [nn.MaxPool2d(2)] if stage < 4 else []
             stages.append(
-                sequential(
-                    nn.Conv2d(before, after, 3, 1, 1),
-                    *norm_act(after, nn.ReLU6()),
-                    nn.MaxPool2d(2) if stage < 4 else None,
-                )
+                nn.Sequential(*conv_norm(before, after, 3, activation=nn.ReLU6(), bias=True), *pool)
             )
         self.cnn = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1))
         self.fc = nn.Sequential(nn.Linear(widths[-1], hidden), nn.ReLU6(), nn.Linear(hidden, num_classes))
@@ -51,53 +48,37 @@ class SmallCNN(Classifier):
         in_channels=3,
     ):
         super().__init__()
-        layers, before = [], in_channels
-        for index, after in enumerate([*convs, *separable]):
+        stages, before = [], in_channels
+        widths = [*convs, *separable]
+        for index, width in enumerate(widths):
             if index < len(convs):
-                layer = [nn.Conv2d(before, after, 3, 1, 1), *norm_act(after, nn.ReLU())]
+                layers = conv_norm(before, width, 3, activation=nn.ReLU(), bias=True)
             else:
                 groups = before // group_width if group_width else 1
-                layer = [
-                    nn.Conv2d(before, before, 3, 1, 1, groups=groups),
-                    *norm_act(before, nn.ReLU()),
-                    nn.Conv2d(before, after, 1),
-                ]
-            layers.append(sequential(*layer, nn.MaxPool2d(2) if index in pool_after else None))
-            before = after
-        self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4))
+                layers = conv_norm(before, before, 3, activation=nn.ReLU(), groups=groups, bias=True)
+                layers.append(nn.Conv2d(before, width, 1))
+            if index in pool_after:
+                layers.append(nn.MaxPool2d(2))
+            stages.append(nn.Sequential(*layers))
+            before = width
+        self.cnn = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(4))
+        layers, before = [], 16 * widths[-1]
         if hidden:
-            self.fc = nn.Sequential(
-                nn.Dropout(0.5),
-                nn.Linear(16 * before, hidden),
-                nn.ReLU(),
-                nn.Dropout(0.5),
-                nn.Linear(hidden, num_classes),
-            )
-        else:
-            self.fc = nn.Sequential(nn.Linear(16 * before, num_classes))
+            layers = [nn.Dropout(0.5), nn.Linear(before, hidden), nn.ReLU(), nn.Dropout(0.5)]
+            before = hidden
+        self.fc = nn.Sequential(*layers, nn.Linear(before, num_classes))
 
 
-_CONVS = (16, 16, 32, 32)
+# all from students' reports
+_CONVS, _BLOCKS = (16, 16, 32, 32), (64, 64, 64)
 ARCHITECTURES = {
-    "plain_student": Architecture(
-        PlainNet, 256, "student report", {"widths": (16, 32, 64, 128, 256, 256, 256, 256), "hidden": 256}
-    ),
-    "cnn120k": Architecture(SmallCNN, 64, "student report", {"convs": (*_CONVS, 64, 64, 64), "hidden": 0}),
-    "cnn1mb": Architecture(SmallCNN, 64, "student report", {"convs": (*_CONVS, 64, 64, 64)}),
-    "dw1mb_3": Architecture(SmallCNN, 64, "student report", {"convs": _CONVS, "separable": (64, 64, 64)}),
-    "dw1mb_4": Architecture(
-        SmallCNN,
-        64,
-        "student report",
-        {"convs": _CONVS, "separable": (64, 64, 96, 96), "pool_after": (1, 3, 5, 7)},
-    ),
-    "group1mb_3": Architecture(
-        SmallCNN, 64, "student report", {"convs": _CONVS, "separable": (64, 64, 64), "group_width": 2}
-    ),
+    "plain_student": Architecture(PlainNet, 256, widths=(16, 32, 64, 128, 256, 256, 256, 256), hidden=256),
+    "cnn120k": Architecture(SmallCNN, 64, convs=(*_CONVS, *_BLOCKS), hidden=0),
+    "cnn1mb": Architecture(SmallCNN, 64, convs=(*_CONVS, *_BLOCKS)),
+    "dw1mb_3": Architecture(SmallCNN, 64, convs=_CONVS, separable=_BLOCKS),
+    "dw1mb_4": Architecture(SmallCNN, 64, convs=_CONVS, separable=(64, 64, 96, 96), pool_after=(1, 3, 5, 7)),
+    "group1mb_3": Architecture(SmallCNN, 64, convs=_CONVS, separable=_BLOCKS, group_width=2),
     "group1mb_4": Architecture(
-        SmallCNN,
-        64,
-        "student report",
-        {"convs": _CONVS, "separable": (64, 64, 88, 88), "group_width": 8, "pool_after": (1, 3, 5, 7)},
+        SmallCNN, 64, convs=_CONVS, separable=(64, 64, 88, 88), group_width=8, pool_after=(1, 3, 5, 7)
     ),
 }

@@ -2,8 +2,7 @@
 
 A family is one module of this package: its class, and ARCHITECTURES with the names, input sizes and arguments
 of its networks. Every class takes `num_classes` and `in_channels` and maps images (N, in_channels, H, W) to
-logits (N, num_classes). The origins "course", "teacher" and "student report" refer to NTU "Machine Learning
-2020" homework 7.
+logits (N, num_classes).
 """
 
 import ast
@@ -21,80 +20,65 @@ from compression.networks.lowrank import factorise
 from compression.quantization.folding import fold
 
 MOST_LAYERS = 100  # in a list of widths: refusing a file with very long lists would take seconds
-_MODULES = [
-    importlib.import_module(f"{networks.__name__}.{module.name}")
-    for module in pkgutil.iter_modules(networks.__path__)
-    if module.name != "registry"
-]
-ARCHITECTURES = {
-    name: architecture
-    for module in _MODULES
-    for name, architecture in getattr(module, "ARCHITECTURES", {}).items()
-}
+ARCHITECTURES = {}
+for _module in pkgutil.iter_modules(networks.__path__):
+    if _module.name != "registry":
+        _family = importlib.import_module(f"{networks.__name__}.{_module.name}")
+        ARCHITECTURES |= getattr(_family, "ARCHITECTURES", {})
 
 
 def full_arguments(name, /, **arguments):
-    """All arguments that decide the shape of a network: the class's defaults, overridden by the table's and
-    those by the given ones.
+    """All arguments that decide a network's shape: the given ones, the table's and the class's defaults.
 
     A file stores them, so that it does not depend on the table. Raises UserError for an unknown network.
     """
     if name not in ARCHITECTURES:
         raise UserError(f"there is no network {name!r}; choose one of {', '.join(ARCHITECTURES)}")
-    parameters = inspect.signature(ARCHITECTURES[name].network).parameters.items()
-    defaults = {
-        key: parameter.default
-        for key, parameter in parameters
-        if parameter.default is not inspect.Parameter.empty
-    }
+    known = inspect.signature(ARCHITECTURES[name].network).parameters.values()
+    defaults = {one.name: one.default for one in known if one.default is not one.empty}
     return {**defaults, **ARCHITECTURES[name].arguments, **arguments}
 
 
 def build(name, /, **arguments):
     """A newly initialised network of the table; the given arguments override the table's.
 
-    Every network takes `num_classes` and `in_channels`, and the shape arguments of its class. Every network
-    also takes `ranks`, layer name -> rank: these layers are built in two factors (see lowrank.py); and
-    `folded`: without the BNs that `folding.fold` removes. Raises UserError for an unknown name or argument
-    and for a shape that cannot be built.
+    Besides `num_classes`, `in_channels` and the shape arguments of its class, every network takes `ranks`,
+    layer name -> rank: these layers are built in two factors (see lowrank.py); and `folded`: without the BNs
+    that `folding.fold` removes. Raises UserError for an unknown name or argument and for a shape that cannot
+    be built.
     """
-    defaults, make, folded = full_arguments(name), ARCHITECTURES[name].network, arguments.pop("folded", False)
+    defaults, make = full_arguments(name), ARCHITECTURES[name].network
+    ranks, folded = arguments.pop("ranks", None), arguments.pop("folded", False)
+    refused = f"{name} cannot be built with"
     if not isinstance(folded, bool):
-        raise UserError(f"{name} cannot be built with folded={str(folded)[:50]}: it must be True or False")
+        raise UserError(f"{refused} folded={str(folded)[:50]}: it must be True or False")
     known = inspect.signature(make).parameters
-    ranks = arguments.pop("ranks", None)
     for argument, value in arguments.items():
         if argument not in known:
             raise UserError(f"{name} has no argument {argument!r}; it takes {', '.join(known)}")
         if argument in ("num_classes", "in_channels") and (type(value) is not int or value < 1):
+            raise UserError(f"{refused} {argument}={str(value)[:50]}: it must be a whole number above 0")
+        is_list = isinstance(value, (list, tuple))
+        if isinstance(defaults.get(argument), tuple) and not is_list:
             raise UserError(
-                f"{name} cannot be built with {argument}={str(value)[:50]}: it must be a whole number above 0"
+                f"{argument} is a list: write {argument}=16,32,64, or {argument}=16, for one number"
             )
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if isinstance(defaults.get(argument), tuple) and not isinstance(value, (list, tuple)):
+        values = value if is_list else [value]
+        numbers = all(isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 1e5 for one in values)
+        if len(values) > MOST_LAYERS or not numbers:
             raise UserError(
-                f"{name} takes a list for {argument}; write e.g. {argument}=16,32,64, and a single number "
-                "with a comma after it: 16,"
-            )
-        if len(values) > MOST_LAYERS or not all(
-            isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 100_000 for one in values
-        ):
-            raise UserError(
-                f"{name} cannot be built with this {argument}: "
-                f"it must be a number or list of at most {MOST_LAYERS} numbers from 0 to 100,000"
+                f"{refused} this {argument}: give at most {MOST_LAYERS} numbers from 0 to 100,000"
             )
     try:
         network = make(**{**defaults, **arguments})
     except UserError:
         raise
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, IndexError) as error:
-        raise UserError(f"{name} cannot be built with {arguments} ({error}); change the arguments") from None
+        raise UserError(f"{refused} {arguments} ({error}); change the arguments") from None
     if ranks:
         factorise(network, ranks)
     if not all(parameter.numel() for parameter in network.parameters()):
-        raise UserError(
-            f"{name} cannot be built with {arguments}: a layer would be empty; change the arguments"
-        )
+        raise UserError(f"{refused} {arguments}: a layer would be empty; change the arguments")
     return fold(network) if folded else network
 
 
@@ -105,8 +89,7 @@ def count_parameters(network):
 
 @torch.no_grad()
 def pass_empty_photo(network, size):
-    """Pass one empty photo of `size` pixels through a network and leave it in eval mode; on the meta device
-    this needs no memory and no arithmetic.
+    """Pass one empty photo of `size` pixels through a network and leave it in eval mode.
 
     Raises UserError where the photo becomes too small for a layer.
     """
@@ -122,11 +105,10 @@ def pass_empty_photo(network, size):
 
 
 def check_size(network, size):
-    """Raise UserError where photos of `size` pixels become too small for a layer of the network; leaves it in
-    eval mode.
+    """Raise UserError where photos of `size` pixels are too small for the network; leaves it in eval mode.
 
     A network that accepts 64 px accepts larger photos too. Otherwise it is tested on the meta device, which
-    needs two seconds to start.
+    needs no memory and no arithmetic but two seconds to start.
     """
     try:
         pass_empty_photo(network, min(size, 64))
@@ -156,8 +138,5 @@ def parse_arguments(settings):
             arguments[key] = ast.literal_eval(value)
         # every exception of literal_eval
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            raise UserError(
-                f"--set {setting} is not ARG=VALUE with a number or a list of numbers; "
-                "write e.g. --set widths=16,32,64"
-            ) from None
+            raise UserError(f"--set {setting} is not ARG=VALUE; write e.g. --set widths=16,32,64") from None
     return arguments

@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from compression.command_line import UserError
-from compression.networks.layers import Architecture, norm_act
+from compression.networks.layers import Architecture, check_lengths, check_residual, conv_norm
 
 
 class InvertedResidual(nn.Module):
@@ -16,20 +15,15 @@ class InvertedResidual(nn.Module):
 
     def __init__(self, before, hidden, after, pool, residual):
         super().__init__()
-        if residual and (pool or before != after):
-            raise UserError(
-                f"a residual block cannot pool or go from {before} to {after} channels; change residual, "
-                "pools or widths"
-            )
+        if residual:
+            check_residual(before, after, pool)
         self.residual = residual
         self.pool = nn.AvgPool2d(2) if pool else nn.Identity()
-        self.expand = nn.Sequential(
-            nn.Conv2d(before, hidden, 1, bias=False), *norm_act(hidden, nn.Hardswish())
-        )
+        self.expand = nn.Sequential(*conv_norm(before, hidden, 1, activation=nn.Hardswish()))
         self.depthwise = nn.Sequential(
-            nn.Conv2d(hidden, hidden, 3, 1, 1, groups=hidden, bias=False), *norm_act(hidden, nn.Hardswish())
+            *conv_norm(hidden, hidden, 3, activation=nn.Hardswish(), groups=hidden)
         )
-        self.project = nn.Sequential(nn.Conv2d(hidden, after, 1, bias=False), nn.BatchNorm2d(after))
+        self.project = nn.Sequential(*conv_norm(hidden, after, 1))
 
     def forward(self, features):
         projected = self.project(self.depthwise(self.expand(self.pool(features))))
@@ -54,15 +48,10 @@ class ResidualNet(nn.Module):
         self, stem, widths, hidden, pools, head, residual=None, dropout=0.1, num_classes=11, in_channels=3
     ):
         super().__init__()
-        if not len(widths) == len(hidden) == len(pools) == len(pools if residual is None else residual):
-            raise UserError(
-                f"widths, hidden, pools and residual need the same length, not {len(widths)}, "
-                f"{len(hidden)}, {len(pools)} and "
-                f"{'none' if residual is None else len(residual)}"
-            )
+        check_lengths(widths=widths, hidden=hidden, pools=pools, residual=residual)
         layers, before = [], in_channels
         for width in stem:
-            layers += [nn.Conv2d(before, width, 3, 2, 1, bias=False), *norm_act(width, nn.Hardswish())]
+            layers += conv_norm(before, width, 3, 2, nn.Hardswish())
             before = width
         self.stem = nn.Sequential(*layers)
         blocks = []
@@ -71,9 +60,8 @@ class ResidualNet(nn.Module):
             blocks.append(InvertedResidual(before, expanded, width, pool, adds))
             before = width
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Sequential(
-            nn.Conv2d(before, head, 1, bias=False), *norm_act(head, nn.Hardswish()), nn.AdaptiveAvgPool2d(1)
-        )
+        last = conv_norm(before, head, 1, activation=nn.Hardswish())
+        self.head = nn.Sequential(*last, nn.AdaptiveAvgPool2d(1))
         self.fc = nn.Sequential(nn.Dropout(dropout), nn.Linear(head, num_classes))
 
     def forward(self, images):
@@ -84,13 +72,10 @@ ARCHITECTURES = {
     "residual6": Architecture(
         ResidualNet,
         128,
-        "ours",
-        {
-            "stem": (16, 32),
-            "widths": (64, 64, 64, 104, 104, 104),
-            "hidden": (96, 160, 160, 256, 304, 304),
-            "pools": (1, 0, 0, 1, 0, 0),
-            "head": 256,
-        },
+        stem=(16, 32),
+        widths=(64, 64, 64, 104, 104, 104),
+        hidden=(96, 160, 160, 256, 304, 304),
+        pools=(1, 0, 0, 1, 0, 0),
+        head=256,
     )
 }

@@ -14,9 +14,8 @@ def resnet18(
     widths: channels of the four residual stages; the stem has those of the first. hidden: channels between
     the two convolutions of every block. With the defaults it is identical to torchvision's.
     """
-    from torchvision.models import (
-        resnet18 as torchvision_resnet18,  # imported here: it would double the start-up time of inference
-    )
+    # imported here: it would double the start-up time of inference
+    from torchvision.models import resnet18 as torchvision_resnet18
 
     if len(widths) != 4 or len(hidden) != 8:
         raise UserError(f"resnet18 has 4 widths and 8 hidden, not {len(widths)} and {len(hidden)}")
@@ -33,9 +32,7 @@ def resnet18(
 
     reshape(network, "conv1", "bn1", in_channels, widths[0])
     before = widths[0]
-    blocks = [
-        block for stage in (network.layer1, network.layer2, network.layer3, network.layer4) for block in stage
-    ]
+    blocks = [*network.layer1, *network.layer2, *network.layer3, *network.layer4]
     for index, (block, between) in enumerate(zip(blocks, hidden)):
         after = widths[index // 2]
         reshape(block, "conv1", "bn1", before, between)
@@ -48,4 +45,4 @@ def resnet18(
     return network
 
 
-ARCHITECTURES = {"resnet18": Architecture(resnet18, 224, "teacher")}
+ARCHITECTURES = {"resnet18": Architecture(resnet18, 224)}

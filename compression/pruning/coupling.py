@@ -16,15 +16,16 @@ the running mean of the BN after a layer without one. Elsewhere beta is set to 0
 import copy
 import math
 import operator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
 
-NORMS, LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d), (nn.Conv2d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 # these leave a constant unchanged
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish)
+UNSUPPORTED = "which pruning does not support"
 OPERATIONS = {operator.add: 2, torch.flatten: 1, "flatten": 1}  # outside of modules: their numbers of inputs
 
 
@@ -32,8 +33,8 @@ OPERATIONS = {operator.add: 2, torch.flatten: 1, "flatten": 1}  # outside of mod
 class Channels:
     """Channels that must be removed from all these layers together, `unit` neighbours at a time.
 
-    stays: why none can be removed; dropped: why the constant of a removed channel is dropped (else it is
-    absorbed exactly).
+    count: in the traced network. stays: why none can be removed. dropped: why the constant of a removed
+    channel is dropped (else it is absorbed exactly).
     """
 
     count: int | None
@@ -50,6 +51,11 @@ class Channels:
         """The first layer whose outputs they are."""
         return self.producers[0]
 
+    @property
+    def layers(self):
+        """Their layers by role, as lists of names."""
+        return self.producers, self.through, self.norms, self.consumers
+
 
 class Coupling:
     """The channel sets of a network in the order of its layers, and the constants of removed channels."""
@@ -58,85 +64,70 @@ class Coupling:
         self.modules = dict(network.named_modules())
         self.nodes = list(fx.Tracer().trace(network).nodes)
         self.of = {}  # node -> the channels of its output
-        used = set()
         for node in self.nodes:
             inputs = [self.of[one] for one in node.all_input_nodes]
             if node.op == "call_module":
                 self.of[node] = self._module(node, inputs[0])
-                if node.target in used and any(self.modules[node.target].parameters()):
-                    self.of[node].stays = inputs[0].stays = f"{node.target} is used twice"
-                used.add(node.target)
             elif inputs and OPERATIONS.get(node.target) == len(inputs):
-                self.of[node] = self._join(inputs)
+                self.of[node] = self._join(*inputs)
+            elif node.op in ("placeholder", "output"):
+                what = "input" if node.op == "placeholder" else "output"
+                self.of[node] = self._end(inputs, f"the network's {what}")
             else:
-                unknown = (
-                    "the network's input"
-                    if node.op == "placeholder"
-                    else "the network's output"
-                    if node.op == "output"
-                    else f"passes through {node.name}, which pruning does not support"
-                )
-                for channels in inputs:
-                    channels.stays = unknown
-                self.of[node] = Channels(None, stays=unknown)
+                self.of[node] = self._end(inputs, f"passes through {node.name}, {UNSUPPORTED}")
         self.sets = [channels for channels in dict.fromkeys(self.of.values()) if channels.producers]
+        order = list(self.modules)
         for channels in self.sets:
-            for names in (channels.producers, channels.through, channels.norms, channels.consumers):
-                names.sort(key=list(self.modules).index)
+            for names in channels.layers:
+                names.sort(key=order.index)
+            if not channels.norms:
+                channels.stays = channels.stays or "no BN to rank them"
         self._decide()
 
     def carried_to(self, network):
-        """The same coupling for the pruned network, which cannot be traced again: with one channel or group
-        left, the graph does not show that a convolution was depthwise.
+        """The same coupling for a copy of the network or a pruned one. That cannot be traced again: with one
+        channel or group left, the graph does not show that a convolution was depthwise.
         """
         carried = copy.copy(self)
         carried.modules = dict(network.named_modules())
-        now = {
-            channels: replace(channels, count=len(carried.modules[channels.name].weight))
-            for channels in self.sets
-        }
-        carried.sets, carried.of = (
-            list(now.values()),
-            {node: now.get(channels, channels) for node, channels in self.of.items()},
-        )
         return carried
+
+    @staticmethod
+    def _end(sets, reason):
+        """The output channels of a node that sets of channels cannot be followed through."""
+        for channels in sets:
+            channels.stays = reason
+        return Channels(None, stays=reason)
 
     def _module(self, node, before):
         """The output channels of a module that reads the channels `before`."""
         module, name = self.modules[node.target], node.target
-        if isinstance(module, LAYERS) and getattr(module, "groups", 1) == 1:
+        if _mixes(module):
             before.consumers.append(name)
             return Channels(len(module.weight), producers=[name])
         if isinstance(module, nn.Conv2d) and module.in_channels == module.out_channels == before.count:
             before.through.append(name)
             before.unit = math.lcm(before.unit, module.in_channels // module.groups)
             return before
-        if isinstance(module, NORMS) and module.affine and module.num_features == before.count:
+        if isinstance(module, NORMS) and module.num_features == before.count:
             before.norms.append(name)
             return before
         if isinstance(module, POOLS + ACTIVATIONS):
             return before
-        before.stays = f"passes through {name} ({type(module).__name__}), which pruning does not support"
-        return Channels(None, stays=before.stays)
+        return self._end([before], f"passes through {name} ({type(module).__name__}), {UNSUPPORTED}")
 
-    def _join(self, sets):
+    def _join(self, first, *others):
         """Join the sets that an addition combines."""
-        first = sets[0]
-        for other in sets[1:]:
+        for other in others:
             if other is not first:
-                for part in ("producers", "through", "norms", "consumers"):
-                    getattr(first, part).extend(getattr(other, part))
+                for names, more in zip(first.layers, other.layers):
+                    names += more
                 first.unit, first.stays = math.lcm(first.unit, other.unit), first.stays or other.stays
-                self.of = {
-                    node: first if channels is other else channels for node, channels in self.of.items()
-                }
+                self.of |= {node: first for node, channels in self.of.items() if channels is other}
         return first
 
     def _decide(self):
         """Decide which sets can be pruned and whether their constants can be absorbed (probe: beta = 1)."""
-        for channels in self.sets:
-            if not channels.norms:
-                channels.stays = channels.stays or "no BN to rank them"
         for attempt in ("dropped", "stays"):
             values = self.constants(self._betas(torch.ones_like))
             for node, channels in self.readers():
@@ -150,16 +141,15 @@ class Coupling:
         return {
             name: torch.zeros_like(module.bias) if name in dropped else of_bias(module.bias.detach())
             for name, module in self.modules.items()
-            if isinstance(module, NORMS) and module.affine
+            if isinstance(module, NORMS)
         }
 
     def readers(self):
         """(node, channels that it reads) of every layer that mixes channels."""
-        return [
-            (node, self.of[node.all_input_nodes[0]])
-            for node in self.nodes
-            if node.op == "call_module" and node.target in self.of[node].producers
-        ]
+        modules = [node for node in self.nodes if node.op == "call_module"]
+        # not by `_mixes`: a pruned depthwise convolution can have one channel
+        readers = [node for node in modules if node.target in self.of[node].producers]
+        return [(node, self.of[node.all_input_nodes[0]]) for node in readers]
 
     def _problem(self, node, constant):
         """Why a layer cannot absorb a constant exactly; "" if it can."""
@@ -172,24 +162,19 @@ class Coupling:
         return "" if self._bias(node) else f"no bias after {node.target}"
 
     def _bias(self, node):
-        """The nodes from a layer to the one whose bias or running mean can absorb a constant in its output;
-        None without one.
-        """
+        """The nodes from a layer to the one that can absorb a constant in bias or running mean, or None."""
         module, users = self.modules[node.target], list(node.users)
         if isinstance(module, NORMS) or module.bias is not None:
             return [node]
         if len(users) != 1 or users[0].op != "call_module":
             return None
         behind = self.modules[users[0].target]
-        follows = isinstance(behind, NORMS) or (
-            isinstance(behind, LAYERS) and getattr(behind, "groups", 1) == 1 and not _padded(behind)
-        )
+        follows = isinstance(behind, NORMS) or (_mixes(behind) and not _padded(behind))
         rest = self._bias(users[0]) if follows else None
         return rest and [node, *rest]
 
     def constants(self, betas):
-        """The output of every node in channels whose BNs have gamma = 0: node -> one value per channel, None
-        where it is not constant.
+        """The outputs where gamma = 0: node -> one value per channel, or None where they are not constant.
 
         betas: BN name -> its beta, one value per channel.
         """
@@ -220,23 +205,26 @@ class Coupling:
         return module(value.clone()) if isinstance(module, ACTIVATIONS) else value
 
     @torch.no_grad()
-    def absorb(self, removed):
-        """Add the constants of the removed channels, {set: indices}, to the biases and running means."""
+    def absorb(self, kept):
+        """Add the constants of channels not in `kept`, {set: indices}, to the biases and running means."""
         values = self.constants(self._betas(torch.clone))
         for node, channels in self.readers():
-            constant = values[node.all_input_nodes[0]]
-            if channels in removed and constant[removed[channels]].any():
-                path = self._bias(node)
-                gone = torch.zeros_like(constant).index_copy(
-                    0, removed[channels], constant[removed[channels]]
-                )
-                for step in path[:-1]:
+            if channels not in kept:
+                continue
+            gone = values[node.all_input_nodes[0]].index_fill(0, kept[channels], 0)
+            if gone.any():
+                *path, last = self._bias(node)
+                for step in path:
                     gone = _matrix(self.modules[step.target], len(gone)) @ gone
-                target = self.modules[path[-1].target]
+                target = self.modules[last.target]
                 if isinstance(target, NORMS):
                     target.running_mean -= gone
                 else:
                     target.bias += _matrix(target, len(gone)) @ gone
+
+
+def _mixes(module):
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
 def _padded(module):

@@ -24,6 +24,14 @@ def _small_cnn(network, arguments):
     }
 
 
+def _resnet(network, arguments):
+    blocks = [*network.layer1, *network.layer2, *network.layer3, *network.layer4]
+    return {
+        "widths": [_out(block.conv2) for block in blocks[1::2]],
+        "hidden": [_out(block.conv1) for block in blocks],
+    }
+
+
 _WIDTHS = {
     "DepthwiseNet": _depthwise_net,
     "PlainNet": lambda network, arguments: {"widths": [_out(stage[0]) for stage in network.cnn[:-1]]},
@@ -49,17 +57,7 @@ _WIDTHS = {
         "hidden": [_out(block.conv[-5]) for block in network.cnn[3:-1]],
         "residual": [int(block.residual) for block in network.cnn[3:-1]],
     },
-    "ResNet": lambda network, arguments: {
-        "widths": [
-            _out(stage[-1].conv2)
-            for stage in (network.layer1, network.layer2, network.layer3, network.layer4)
-        ],
-        "hidden": [
-            _out(block.conv1)
-            for stage in (network.layer1, network.layer2, network.layer3, network.layer4)
-            for block in stage
-        ],
-    },
+    "ResNet": _resnet,
 }
 
 

@@ -29,10 +29,10 @@ def foldable_pairs(network):
 
 @torch.no_grad()
 def fold(network):
-    """Fold every BN that follows a convolution or linear layer, in place, and return the network.
+    """Fold every BN that follows a convolution or linear layer, in place and in float64; return the network.
 
-    The BN is replaced by an `nn.Identity`, so that all other names are unchanged. Computed in float64. Also
-    works on the meta device, for shapes only. A folded network is not changed.
+    The BN is replaced by an `nn.Identity`, so that all other names are unchanged. Also works on the meta
+    device, for shapes only.
     """
     for name, behind in foldable_pairs(network):
         layer, norm = network.get_submodule(name), network.get_submodule(behind)
@@ -41,11 +41,9 @@ def fold(network):
             layer.bias = nn.Parameter(layer.weight.new_empty(len(layer.weight)))
             continue
         fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
-        bias = None if layer.bias is None else layer.bias.double()
+        weight, bias = layer.weight.double(), None if layer.bias is None else layer.bias.double()
         statistics = norm.running_mean.double(), norm.running_var.double(), norm.eps
-        weight, bias = fuse(
-            layer.weight.double(), bias, *statistics, norm.weight.double(), norm.bias.double()
-        )
+        weight, bias = fuse(weight, bias, *statistics, norm.weight.double(), norm.bias.double())
         # new parameters: a network can share its weights with a state_dict
         layer.weight, layer.bias = (nn.Parameter(value.to(layer.weight.dtype)) for value in (weight, bias))
     return network

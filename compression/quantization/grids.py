@@ -43,55 +43,41 @@ class Scheme:
         for bits in (self.bits, *self.overrides.values()):
             if bits not in (32, 16, *range(2, 9)):
                 raise UserError(f"there is no encoding with {bits} bits; use 32, 16 or 2 to 8")
-        if (
-            self.granularity not in ("tensor", "channel")
-            or self.scale not in ("minmax", "mse")
-            or self.vectors not in (16, 8)
-        ):
+        grid = self.granularity in ("tensor", "channel") and self.scale in ("minmax", "mse")
+        if not grid or self.vectors not in (16, 8):
             raise UserError(
                 f"there is no encoding with granularity={self.granularity}, scale={self.scale}, "
-                f"vectors={self.vectors}; "
-                "use tensor or channel, minmax or mse, and 16 or 8 for vectors"
+                f"vectors={self.vectors}; use tensor or channel, minmax or mse, and 16 or 8 for vectors"
             )
 
     def bits_of(self, state_dict):
-        """Tensor name -> bits, for all float tensors (only their names and shapes are used); UserError for an
-        override of an unknown layer.
+        """Tensor name -> bits, for all float tensors (only their names and shapes are used).
 
         Below 6 bits, unless overridden, the first and the last matrix (the stem and the classifier) use 8
         bits and depthwise convolutions 2 more than the rest: in a trained `residual6` at 4 bits these two
-        rules cost 2 % of the bytes and gain 2.7 points.
+        rules cost 2 % of the bytes and gain 2.7 points. Raises UserError for an override of an unknown layer.
         """
         floats = {name: tensor for name, tensor in state_dict.items() if tensor.is_floating_point()}
         matrices = [name for name, tensor in floats.items() if tensor.ndim >= 2]
         bits = {name: self.bits if self.bits > 8 or name in matrices else self.vectors for name in floats}
         if self.bits < 6 and matrices:
-            bits |= {
-                name: self.bits + 2
-                for name in matrices
-                if floats[name].ndim == 4 and floats[name].shape[1] == 1
-            }
+            for name in matrices:
+                if floats[name].ndim == 4 and floats[name].shape[1] == 1:
+                    bits[name] = self.bits + 2
             bits[matrices[0]] = bits[matrices[-1]] = 8
         for layer, wanted in self.overrides.items():
             name = layer if layer in floats else f"{layer}.weight"
             if name not in floats:
                 first = matrices[0].removesuffix(".weight") if matrices else "missing"
-                raise UserError(
-                    f"there is no layer {layer} to store in {wanted} bits; name one of the network's "
-                    f"layers, e.g. {first}"
-                )
+                raise UserError(f"there is no layer {layer} to store in {wanted} bits; there is e.g. {first}")
             bits[name] = wanted
         return bits
 
 
-# ---------------------------------------------------------------- the course's grid
-
-
 def quantize_minmax(values):
-    """The course's 8-bit scheme: q = round((w - min) / (max - min) * 255), in float64; a constant tensor gets
-    code 0.
+    """The course's 8-bit scheme: (min, max, uint8 codes of the same shape), from float64.
 
-    Returns (min, max, uint8 codes of the same shape).
+    q = round((w - min) / (max - min) * 255); a constant tensor gets code 0.
     """
     values = np.asarray(values, dtype=np.float64)
     low, high = values.min(), values.max()
@@ -105,43 +91,33 @@ def dequantize_minmax(low, high, codes):
     return (low + codes.astype(np.float64) / 255 * (high - low)).astype(np.float32)
 
 
-# ---------------------------------------------------------------- affine grids
-
-
 def affine_grid(values, bits, granularity):
-    """(low, step) as float16 arrays, one entry or one per channel; [low, low + step * (2 ** bits - 1)] covers
-    every value.
+    """(low, step) as float16 arrays, one entry or one per channel, for codes 0 .. 2 ** bits - 1.
 
-    low is rounded down and step up, so no value may be above LARGEST / 2.
+    low is rounded down and step up, so that every value is covered; no value may be above LARGEST / 2.
     """
     values = np.asarray(values, np.float64)
     groups = values.reshape(group_count(values.shape, granularity), -1)
-    low, high, levels = groups.min(1), groups.max(1), 2**bits - 1
-    rounded = low.astype(np.float16)
-    rounded = np.where(rounded.astype(np.float64) > low, np.nextafter(rounded, np.float16(-np.inf)), rounded)
-    exact = (high - rounded.astype(np.float64)) / levels
+    exact, high = groups.min(1), groups.max(1)
+    low = exact.astype(np.float16)
+    low = np.where(low > exact, np.nextafter(low, np.float16(-np.inf)), low)
+    exact = (high - low) / (2**bits - 1)
     step = exact.astype(np.float16)
-    return rounded, np.where(step.astype(np.float64) < exact, np.nextafter(step, np.float16(np.inf)), step)
+    return low, np.where(step < exact, np.nextafter(step, np.float16(np.inf)), step)
 
 
 def quantize_affine(values, low, step, bits):
     """Codes 0 .. 2 ** bits - 1 (uint8): round((w - low) / step) in float64; 0 where step is 0."""
     values = np.asarray(values, np.float64)
-    groups = values.reshape(len(low), -1)
-    low, step = (column.astype(np.float64)[:, None] for column in (low, step))
-    codes = np.divide(groups - low, step, out=np.zeros_like(groups), where=step > 0)
+    offsets, step = values.reshape(len(low), -1) - low[:, None], step[:, None]
+    codes = np.divide(offsets, step, out=np.zeros_like(offsets), where=step > 0)
     return np.clip(np.round(codes), 0, 2**bits - 1).astype(np.uint8).reshape(values.shape)
 
 
 def dequantize_affine(codes, low, step):
-    """low + code * step, computed in float64, as float32; the error is at most half a step (plus float32
-    rounding).
-    """
-    low, step = (column.astype(np.float64)[:, None] for column in (low, step))
-    return (low + codes.reshape(len(low), -1) * step).astype(np.float32).reshape(codes.shape)
-
-
-# ---------------------------------------------------------------- symmetric grids
+    """low + code * step, computed in float64, as float32; the error is at most half a step, plus rounding."""
+    groups = codes.reshape(len(low), -1).astype(np.float64)
+    return (low[:, None] + groups * step[:, None]).astype(np.float32).reshape(codes.shape)
 
 
 def group_count(shape, granularity):
@@ -156,8 +132,7 @@ def code_range(bits):
 
 @torch.no_grad()
 def mse_scale(weight, bits, granularity):
-    """The scales of least squared error, float32 values that float16 represents exactly: shape (1,) or
-    (out_channels,).
+    """The scales of least squared error, (1,) or (out_channels,): float32 values that float16 represents.
 
     Searches CANDIDATES fractions of the scale that clips nothing.
     """
@@ -175,9 +150,7 @@ def mse_scale(weight, bits, granularity):
 
 
 def quantize_symmetric(weight, scale, bits):
-    """Signed codes (int8, the weight's shape): w / scale rounded half to even and clamped to `code_range`; 0
-    / 0 gives 0.
-    """
+    """Signed codes (int8): w / scale rounded half to even and clamped to `code_range`; 0 / 0 gives 0."""
     low, high = code_range(bits)
     ratio = (weight.float() / _along_channels(scale, weight)).nan_to_num(0.0, math.inf, -math.inf)
     return torch.round(ratio).clamp(low, high).to(torch.int8)

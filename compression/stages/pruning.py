@@ -17,12 +17,10 @@ from compression.files.model_file import Model, predicted_file_bytes
 from compression.files.records import file_hash, provenance, write_record
 from compression.networks.registry import build, count_macs, count_parameters
 from compression.options import load_splits
-from compression.pruning.channels import CRITERIA
 from compression.quantization.grids import Scheme
-from compression.training.distillation import Distillation
+from compression.training.distillation import build_distillation
 from compression.training.evaluation import evaluate
 from compression.training.loop import fit, quantize_command
-from compression.training.losses import class_weights_of
 from compression.training.recipe import Settings, one_of, setting
 from compression.training.run_folder import check_same, write_checkpoint
 from compression.training.teachers import check_teachers
@@ -33,7 +31,9 @@ class Pruning:
     """What is pruned first: keys of a recipe."""
 
     criterion: str = setting(
-        CRITERIA[0], one_of(*CRITERIA), "ranks channels by |gamma|, by gamma as in the course, or randomly"
+        "abs-gamma",
+        one_of("abs-gamma", "signed-gamma", "random"),
+        "ranks channels by |gamma|, by gamma as in the course, or randomly",
     )
     ranking: str = setting(
         "layer",
@@ -46,7 +46,7 @@ class Pruning:
 
 
 def parse_target(text):
-    """An argparse type: "bytes=200000" -> ("bytes", 200000), "parameters=68363" -> ("parameters", 68363)."""
+    """An argparse type: "bytes=200000" -> ("bytes", 200000), or "parameters=N"."""
     key, _, value = text.partition("=")
     if key not in ("bytes", "parameters"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither parameters=N nor bytes=N")
@@ -64,9 +64,7 @@ class Task:
     settings: Settings
 
     def describe(self, arguments, index, fraction):
-        """The Description of the network with these arguments after round `index`, which keeps this fraction
-        of the original.
-        """
+        """The Description after round `index`, which keeps this fraction of the original network."""
         before = self.model.description
         origin = {
             "script": "prune.py",
@@ -75,36 +73,34 @@ class Task:
             "kept": round(fraction, 6),
             "seed": self.settings.seed,
             "view_size": self.settings.view_size or self.preprocessing.size,
-            **({"epochs": self.settings.epochs} if self.options.mode != "none" else {}),
-            "before": before.training,
-            **{
-                key: before.training[key]
-                for key in ("transductive", "validation_share")
-                if before.training.get(key)
-            },
         }
+        if self.options.mode != "none":
+            origin["epochs"] = self.settings.epochs
+        origin["before"] = before.training
+        for key in ("transductive", "validation_share"):
+            if before.training.get(key):
+                origin[key] = before.training[key]
         return Description.of(before.architecture, arguments, before.class_names, self.preprocessing, origin)
 
 
-def measure(description, keys=("parameters", "bytes", "macs")):
-    """Parameters, bytes of a model file at 8 bits per weight before entropy coding, and MACs of a described
-    network.
-    """
+def size_of(description, key):
+    """Parameters, MACs, or bytes of a model file at 8 bits per weight before entropy coding."""
+    if key == "bytes":
+        return predicted_file_bytes(description, Scheme(8, "channel", "mse"))
+    name, arguments = description.architecture, description.arguments
+    if key == "macs":
+        return count_macs(name, description.preprocessing.size, **arguments)
     with torch.device("meta"):
-        network = build(description.architecture, **description.arguments)
-    sizes = {
-        "parameters": lambda: count_parameters(network),
-        "bytes": lambda: predicted_file_bytes(description, Scheme(8, "channel", "mse")),
-        "macs": lambda: count_macs(
-            description.architecture, description.preprocessing.size, **description.arguments
-        ),
-    }
-    return {key: sizes[key]() for key in keys}
+        return count_parameters(build(name, **arguments))
+
+
+def measure(description):
+    """All sizes of a described network."""
+    return {key: size_of(description, key) for key in ("parameters", "bytes", "macs")}
 
 
 def find_fractions(method, task):
-    """The fraction that each round keeps: the last is the largest that fits --target, and every round keeps
-    the same share of the one before.
+    """The fraction after each round: every round keeps the same share, and the last is the largest that fits.
 
     The start is the network's current fraction, below 1 where layers are already factorised. Raises UserError
     where no fraction fits, or the unpruned network already fits.
@@ -113,42 +109,34 @@ def find_fractions(method, task):
     key, target = options.target
     flag = f"--target {key}={target}"
 
-    def size(fraction, key=key):
-        return measure(task.describe(method.arguments(fraction), options.rounds, fraction), [key])[key]
+    def size(fraction, key):
+        return size_of(task.describe(method.arguments(fraction), options.rounds, fraction), key)
 
     def largest(limit, key):
-        return steps[max(0, bisect_right(steps, limit, key=lambda fraction: size(fraction, key)) - 1)]
+        return steps[max(0, bisect_right(steps, limit, key=lambda step: size(step, key)) - 1)]
 
     # int(C * (n / C)) alone may be n - 1
     steps = [1e-9, *(min(1.0, step + 1e-9) for step in sorted(method.steps()))]
-    now = measure(replace(task.model.description, preprocessing=task.preprocessing), ["parameters", key])
-    present = min(size(steps[-1]), now[key])  # factors are smaller than the whole
+    described = replace(task.model.description, preprocessing=task.preprocessing)
+    present = min(size(steps[-1], key), size_of(described, key))  # factors are smaller than the whole
     if present <= target:
         raise UserError(f"{flag} is already met: {options.checkpoint} has {present:,} {key}; lower it")
-    if size(steps[0]) > target:
-        least = "at rank 1" if options.mode == "lowrank" else f"at floor={options.floor}"
-        ways = [
-            "raise it",
-            *(["lower floor"] if options.floor > 1 else []),
-            *(["widen --scope"] if options.scope != "all" else []),
-        ]
-        raise UserError(
-            f"{flag} is less than the {size(steps[0]):,} {key} of the network with every layer "
-            f"{least}; " + " or ".join(ways)
-        )
+    least = size(steps[0], key)
+    if least > target:
+        kept = "at rank 1" if options.mode == "lowrank" else f"at floor={options.floor}"
+        advice = "raise it" + " or lower floor" * (options.floor > 1)
+        advice += " or widen --scope" * (options.scope != "all")
+        raise UserError(f"{flag} is less than the {least:,} {key} with every layer {kept}; {advice}")
     last = largest(target, key)
-    first = max(last, largest(now["parameters"], "parameters"))
+    first = max(last, largest(size_of(described, "parameters"), "parameters"))
     return [first * (last / first) ** (index / options.rounds) for index in range(1, options.rounds)] + [last]
 
 
 def read_record(path, resume):
     """The record of the rounds that earlier calls finished; None where there is none."""
-    if not path.exists() and (path.parent / "last.pt").exists():
-        raise UserError(
-            f"{path.parent} holds a training run (last.pt), whose record would be overwritten; choose "
-            "another --out"
-        )
     if not path.exists():
+        if (path.parent / "last.pt").exists():
+            raise UserError(f"{path.parent} holds a training run (last.pt); choose another --out")
         return None
     if not resume:
         raise UserError(
@@ -165,48 +153,38 @@ def read_record(path, resume):
 
 
 def make_plan(method, task):
-    """(fraction of the original that each round keeps, a row for the unpruned network and for each round);
-    also prints them.
+    """(fraction of the original that each round keeps, rows for the unpruned network and for each round).
+
+    Also prints them.
     """
     options, source = task.options, task.model.description
-    rate = options.rate
-    fractions = (
-        [rate**index for index in range(1, options.rounds + 1)] if rate else find_fractions(method, task)
-    )
+    if options.rate:
+        fractions = [options.rate**index for index in range(1, options.rounds + 1)]
+    else:
+        fractions = find_fractions(method, task)
     plan = [{"round": 0, "kept": 1.0, **measure(replace(source, preprocessing=task.preprocessing))}]
     for index, fraction in enumerate(fractions, 1):
         arguments = method.arguments(fraction)
+        sizes = measure(task.describe(arguments, index, fraction))
         changed = {name: value for name, value in arguments.items() if value != source.arguments.get(name)}
-        plan.append(
-            {
-                "round": index,
-                "kept": fraction,
-                **measure(task.describe(arguments, index, fraction)),
-                "arguments": changed,
-            }
-        )
-    if plan[1]["parameters"] > plan[0]["parameters"]:
+        plan.append({"round": index, "kept": fraction, **sizes, "arguments": changed})
+    before, after = plan[0]["parameters"], plan[1]["parameters"]
+    if after > before:
         raise UserError(
             f"{options.checkpoint} already has low-rank layers, and {fractions[0]:.3g} of the full ranks "
-            f"would enlarge it from {plan[0]['parameters']:,} to {plan[1]['parameters']:,} parameters; use "
-            "a smaller --rate"
+            f"would enlarge it from {before:,} to {after:,} parameters; use a smaller --rate"
         )
-    print(
-        f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px",
-        *method.table(fractions),
-        sep="\n",
-    )
+    print(f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px")
+    print(*method.table(fractions), sep="\n")
     print(f"{'round':>5}{'kept':>8}{'parameters':>13}{'bytes, 8 bits':>15}{'MACs':>16}")
     for row in plan:
-        print(
-            f"{row['round']:>5}{row['kept']:>8.4f}{row['parameters']:>13,}{row['bytes']:>15,}{row['macs']:>16,}"
-        )
+        print(f"{row['round']:>5}{row['kept']:>8.4f}{row['parameters']:>13,}", end="")
+        print(f"{row['bytes']:>15,}{row['macs']:>16,}")
     return fractions, plan
 
 
 def prune(method, task, fractions, plan, record, teachers, early=None):
-    """Prune and train, round by round, with the Teachers if there are any; OUT/record.json is updated after
-    every round.
+    """Prune and train, round by round; OUT/record.json is updated after every round.
 
     record: that of earlier calls, or None. early: the Model whose weights every round starts from, instead of
     those of the round before.
@@ -219,6 +197,9 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
     chosen = describe_choices(options, fractions, told)
     begun = {**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}
     begun = json.loads(json.dumps(begun))
+    loss = None
+    if teachers:
+        loss = build_distillation(options, teachers, told, preprocessing, settings, training, cache=False)
 
     def accuracy(network):
         network = network.to(device, memory_format=torch.channels_last)
@@ -238,25 +219,21 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
         }
         write_record(path, record)
     print(f"validation accuracy {record['validation_accuracy']:.4f} before pruning")
+    before = record["validation_accuracy"]
     for index, fraction in enumerate(fractions, 1):
         folder = options.out / f"round{index}"
         if index <= len(record["rounds"]):
             print(f"round {index} is already finished")
             model, early = load_model(folder / "best.pt"), early and load_model(folder / "early.pt")
+            before = record["rounds"][index - 1]["after_training"]
             continue
-        before = record["rounds"][-1]["after_training"] if record["rounds"] else record["validation_accuracy"]
         arguments, network = method.cut(model, fraction, index, early)
         description = task.describe(arguments, index, fraction)
         if any(one.get("transductive") for one in told):
             description.training["transductive"] = True
-        row = {
-            "round": index,
-            "kept": fraction,
-            **measure(description),
-            "arguments": description.to_dict()["arguments"],
-            "before_cut": before,
-            "after_cut": accuracy(network),
-        }
+        row = {"round": index, "kept": fraction, **measure(description)}
+        row["arguments"] = description.to_dict()["arguments"]
+        row["before_cut"], row["after_cut"] = before, accuracy(network)
         print(
             f"round {index}: validation accuracy {before:.4f} -> {row['after_cut']:.4f} "
             f"by pruning to {row['parameters']:,} parameters",
@@ -274,22 +251,13 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
             torch.manual_seed(settings.seed)
             if options.mode == "retrain":
                 network = build(description.architecture, **description.arguments)
-            teaching = preprocessing, options.alpha, options.temperature, settings.precision
-            weights = class_weights_of(settings, training)
-            trained = fit(
-                network.requires_grad_(True),
-                description,
-                training,
-                validation,
-                settings,
-                folder,
-                device,
-                Distillation(teachers, *teaching, class_weights=weights) if teachers else None,
-                resume=options.resume,
-                details={"pruning": {**chosen, **row}, "teachers": told},
-            )
+            network.requires_grad_(True)
+            run = settings, folder, device, loss, options.resume
+            details = {"pruning": {**chosen, **row}, "teachers": told}
+            trained = fit(network, description, training, validation, *run, details=details)
             row["after_training"] = trained["best"]["validation_accuracy"]
             row |= {key: trained[key] for key in ("seconds", "history")}
+        before = row["after_training"]
         record["rounds"].append(row)
         write_record(path, record)
         model = load_model(folder / "best.pt")

@@ -38,43 +38,26 @@ class Attempt:
     accuracy: float | None
 
 
-def resized(model, size):
-    """The model with another input size in pixels; unchanged where size is None."""
-    if size is None:
-        return model
-    preprocessing = replace(model.description.preprocessing, size=size)
-    return replace(model, description=replace(model.description, preprocessing=preprocessing))
-
-
 def folded(model):
-    """The model with BN folded into the layers before it, and into the scales of rounded weights; unchanged
-    where there is no BN.
-    """
+    """The model with BN folded into the layers before it, and into the scales of rounded weights."""
     network = model.build()
     if not foldable_pairs(network):
         return model
     scales = fold_into_scales(network, model.scales)
-    arguments = {**model.description.arguments, "folded": True}
+    description = replace(model.description, arguments={**model.description.arguments, "folded": True})
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    return replace(
-        model,
-        description=replace(model.description, arguments=arguments),
-        state_dict=state,
-        scales=scales,
-        stored=None,
-    )
+    return replace(model, description=description, state_dict=state, scales=scales, stored=None)
 
 
-def take_trained_scheme(model, options, command):
+def take_trained_scheme(model, options):
     """Set --bits, --granularity, --scale and --override to those of the quantization-aware training.
 
     Raises UserError where the command line gives other values.
     """
     try:
         trained = model.description.training["qat"]
-        scheme = Scheme(
-            trained["bits"], trained["granularity"], "mse", overrides=trained.get("overrides", {})
-        )
+        overrides = trained.get("overrides", {})
+        scheme = Scheme(trained["bits"], trained["granularity"], "mse", overrides=overrides)
     except (KeyError, TypeError):
         raise UserError(f"{model.path} has scales but does not state their bits; train it again") from None
     if options.bits not in (None, scheme.bits):
@@ -83,16 +66,14 @@ def take_trained_scheme(model, options, command):
             "used; leave it out"
         )
     for name in ("granularity", "scale", "override"):
-        if getattr(options, name) != command.get_default(name):
+        if name in options.given:
             raise UserError(f"{model.path} was trained with --qat-bits, which fixes --{name}; leave it out")
     options.bits, options.granularity, options.scale = scheme.bits, scheme.granularity, scheme.scale
     options.override = list(scheme.overrides.items())
 
 
 def differences(before, after):
-    """((largest absolute difference of a value, name of its tensor), root mean square of all) between two
-    state_dicts.
-    """
+    """Of two state_dicts: ((largest absolute difference, name of its tensor), root mean square of all)."""
     pairs = {name: before[name].double() - after[name].double() for name in before if before[name].numel()}
     errors = {name: difference.abs().max().item() for name, difference in pairs.items()}
     name = max(errors, key=errors.get)
@@ -100,32 +81,26 @@ def differences(before, after):
     return (errors[name], name), math.sqrt(squares / sum(difference.numel() for difference in pairs.values()))
 
 
-def encode_and_measure(model, scheme, accuracy_of=None, scales=None):
-    """Encode a model by a scheme; returns an Attempt. scales: see `encode`."""
-    content = encode(model.description, model.state_dict, scheme, scales)
+def encode_and_measure(model, scheme, accuracy_of=None):
+    """Encode a model by a scheme; returns an Attempt."""
+    content = encode(model.description, model.state_dict, scheme, model.scales)
     weights = decode(content)
-    return Attempt(
-        scheme,
-        content,
-        to_bytes(content),
-        weights,
-        *differences(model.state_dict, weights),
-        accuracy_of(weights) if accuracy_of else None,
-    )
+    worst, rms = differences(model.state_dict, weights)
+    accuracy = accuracy_of(weights) if accuracy_of else None
+    return Attempt(scheme, content, to_bytes(content), weights, worst, rms, accuracy)
 
 
 def search(model, options, accuracy_of=None):
-    """(best Attempt that fits or None, all Attempts): the most bits that fit, and then the scale with the
-    smallest rms error.
+    """(best Attempt that fits or None, all Attempts).
+
+    The best has the most bits that fit, and then the scale with the smallest rms error.
     """
     tried = []
     for bits in SEARCHED_BITS:
         scales = (options.scale,) if options.scale else ("mse",) if bits > 8 else ("mse", "minmax")
         schemes = [scheme_of(options, bits, scale) for scale in scales]
-        if (
-            predicted_data_bytes(model.description, schemes[0]) > HOPELESS * options.max_bytes
-            and bits > SEARCHED_BITS[-1]
-        ):
+        hopeless = predicted_data_bytes(model.description, schemes[0]) > HOPELESS * options.max_bytes
+        if hopeless and bits > SEARCHED_BITS[-1]:
             continue
         attempts = [encode_and_measure(model, scheme, accuracy_of) for scheme in schemes]
         tried += attempts
@@ -137,9 +112,8 @@ def search(model, options, accuracy_of=None):
 
 def scheme_of(options, bits, scale=None):
     """The Scheme of the options with these bits."""
-    return Scheme(
-        bits, options.granularity, scale or options.scale or "mse", options.vectors, dict(options.override)
-    )
+    scale, overrides = scale or options.scale or "mse", dict(options.override)
+    return Scheme(bits, options.granularity, scale, options.vectors, overrides)
 
 
 def table(tried, max_bytes):
@@ -158,46 +132,44 @@ def table(tried, max_bytes):
     return "\n".join(lines)
 
 
-def size_advice(model, options):
-    """Advice for a model that is too large: the most precise encoding that fits, or how much smaller the
-    network must be.
-    """
-    best, tried = search(model, options)
+def size_advice(best, tried, max_bytes):
+    """Advice for a model that is too large, from a search: what fits, or how small the network must be."""
     if best:
         scale = f" --scale {best.scheme.scale}" if best.scheme.bits <= 8 else ""
         return f"--bits {best.scheme.bits}{scale} would fit with {len(best.file):,} bytes"
     smallest = min(len(one.file) for one in tried)
-    share = math.floor(100 * options.max_bytes / smallest)
     return (
-        f"even {SEARCHED_BITS[-1]} bits need {smallest:,}, so use a network with about {share} % of the "
-        "parameters (`python models.py` lists sizes)"
+        f"even {SEARCHED_BITS[-1]} bits need {smallest:,}, so use a network with about "
+        f"{100 * max_bytes // smallest} % of the parameters (`python models.py` lists sizes)"
     )
 
 
-def encode_within_limit(model, options, accuracy_of, scales=None):
+def encode_within_limit(model, options, accuracy_of):
     """The Attempt that the options ask for; UserError with advice if it does not fit."""
+    limit = options.max_bytes
     if options.bits is None:
         best, tried = search(model, options, accuracy_of)
-        print(table(tried, options.max_bytes))
+        print(table(tried, limit))
         if best:
             return best
-        smallest = min(tried, key=lambda one: len(one.file))
+        size = min(len(one.file) for one in tried)
     else:
-        smallest = encode_and_measure(model, scheme_of(options, options.bits), accuracy_of, scales)
-        if len(smallest.file) <= options.max_bytes:
-            return smallest
-    advice = None if scales else size_advice(model, options)
-    if scales:  # fixed by the training, as are the bits
-        narrow = len(encode_and_measure(model, replace(smallest.scheme, vectors=8), scales=scales).file)
-        advice = (
-            "train with fewer --qat-bits, for more epochs (the weights then compress better), or train a "
-            "smaller network"
-        )
-        if narrow <= options.max_bytes:
+        wanted = encode_and_measure(model, scheme_of(options, options.bits), accuracy_of)
+        size = len(wanted.file)
+        if size <= limit:
+            return wanted
+        best, tried = (None, []) if model.scales else search(model, options)
+    if not model.scales:
+        advice = size_advice(best, tried, limit)
+    else:  # fixed by the training, as are the bits
+        narrow = len(encode_and_measure(model, replace(wanted.scheme, vectors=8)).file)
+        if narrow <= limit:
             advice = f"--vectors 8 would fit with {narrow:,} bytes"
+        else:
+            advice = "train a smaller network, with fewer --qat-bits, or longer (it compresses better)"
     raise UserError(
-        f"{options.output} would have {len(smallest.file):,} bytes and at most {options.max_bytes:,} are "
-        f"allowed, so nothing was written; {advice}"
+        f"{options.output} would have {size:,} bytes and at most {limit:,} are allowed, so nothing was "
+        f"written; {advice}"
     )
 
 
@@ -220,12 +192,14 @@ def tensor_bytes(state_dict):
 
 
 def write_export(model, output, kind, max_bytes):
-    """Write a model in the course's format, with warnings about what the format cannot store; UserError if it
-    is too large.
+    """Write a model in the course's format, with warnings about what the format cannot store.
+
+    Raises UserError if it is too large.
     """
-    packed = export(model.state_dict, EXPORTS[kind])
+    bits = EXPORTS[kind]
+    packed = export(model.state_dict, bits)
     if len(packed) > max_bytes:
-        fewer_bits = "" if EXPORTS[kind] == 8 else "use --export course8, "
+        fewer_bits = "" if bits == 8 else "use --export course8, "
         raise UserError(
             f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, so nothing "
             f"was written; {fewer_bits}use a smaller network or raise --max-bytes"
@@ -234,11 +208,9 @@ def write_export(model, output, kind, max_bytes):
         print(f"warning: {sentence}", file=sys.stderr)
     weights = read_tensors(packed, output)[0]
     (error, tensor), _ = differences(model.state_dict, weights)
-    print(
-        f"{model.description.architecture}: raw {tensor_bytes(model.state_dict):,} B -> file "
-        f"{len(packed):,} B "
-        f"in the course's {EXPORTS[kind]}-bit format; decoded {tensor_bytes(weights):,} B"
-    )
+    name, raw, decoded = model.description.architecture, tensor_bytes(model.state_dict), tensor_bytes(weights)
+    print(f"{name}: raw {raw:,} B -> file {len(packed):,} B in the course's {bits}-bit format", end="")
+    print(f"; decoded {decoded:,} B")
     print(f"worst error {error:.3g} in {tensor}")
     write_bytes(output, packed)
     print(f"wrote {output}")
