@@ -11,32 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, STUDENT, words
 
 from compression import command_line
 from compression.training.losses import CrossEntropy
 
 
 def train(data, out, *more):
-    return [
-        "train_student.py",
-        data,
-        "--network",
-        "student",
-        "--set",
-        "widths=4,4,4,4,4,4,4,4",
-        "--size",
-        32,
-        "--epochs",
-        2,
-        "--recipe",
-        "batch_size=11",
-        "--cache",
-        "none",
-        "--out",
-        out,
-        *more,
-    ]
+    return ["train_student.py", data, STUDENT, "--epochs 2 --recipe batch_size=11 --out", out, *more]
 
 
 # ---------------------------------------------------------------- every console
@@ -48,10 +30,8 @@ def test_what_a_console_cannot_write_is_printed_as_an_escape(monkeypatch, encodi
     monkeypatch.setattr(sys, "stdout", console)
     with pytest.raises(SystemExit) as ended:
         command_line.run(lambda: print("🍜 and caf\udce9") or 0)  # the second is a file name that is no UTF-8
-    assert (
-        ended.value.code == 0
-        and console.buffer.getvalue() == rb"\U0001f35c and caf\udce9" + os.linesep.encode()
-    )
+    assert ended.value.code == 0
+    assert console.buffer.getvalue() == rb"\U0001f35c and caf\udce9" + os.linesep.encode()
 
 
 def test_a_stream_without_an_encoding_is_left_alone(monkeypatch):
@@ -70,57 +50,50 @@ def test_chinese_names_on_a_console_that_cannot_write_them_end_no_script(toy, tm
             for path in (toy / split).glob(f"{label}_*.jpg"):
                 shutil.copy(path, root / split / name / f"圖{path.name}")
     shutil.copytree(toy / "testing", root / "testing")
+    answers, model = out / "答案.csv", out / "best.pt"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     for command, told in (
-        (train(root, out, "--recipe", "batch_size=4", "--epochs", 1), r"quantize.py '{}/\u8dd1/best.pt'"),
-        (["evaluate.py", out / "best.pt", root, "--cache", "none"], r"\u9eb5\u5305"),
-        (
-            ["inference.py", root, out / "答案.csv", "--model", out / "best.pt"],
-            r"15 photos -> {}/\u8dd1/\u7b54\u6848.csv",
-        ),
+        (train(root, out, "--recipe batch_size=4 --epochs 1"), r"quantize.py '{}/\u8dd1/best.pt'"),
+        (["evaluate.py", model, root, "--cache none"], r"\u9eb5\u5305"),
+        (["inference.py", root, answers, "--model", model], r"15 photos -> {}/\u8dd1/\u7b54\u6848.csv"),
     ):
+        environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
         done = subprocess.run(
-            [sys.executable, *map(str, command)],
-            capture_output=True,
-            cwd=ROOT,
-            check=False,
-            env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+            [sys.executable, *words(command)], capture_output=True, cwd=ROOT, env=environment
         )
         assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
         assert told.format(tmp_path).encode() in done.stdout, done.stdout
-    assert (out / "答案.csv").is_file()
+    assert answers.is_file()
 
 
 # ---------------------------------------------------------------- advice
 
 
-def test_the_advice_after_a_loss_that_is_not_finite_works(toy, call, tmp_path, monkeypatch):
+def test_the_advice_after_a_loss_that_is_not_finite_works(toy, call, ok, tmp_path, monkeypatch):
     cross_entropy, calls = CrossEntropy.__call__, iter(range(100))
-    with monkeypatch.context() as patch:  # in the second step of the second epoch
-        patch.setattr(
-            CrossEntropy,
-            "__call__",
-            lambda *given: cross_entropy(*given) * (math.nan if next(calls) == 5 else 1),
-        )
-        failed = call(*train(toy, tmp_path / "run", "--recipe", "lr=0.02", "--recipe", "precision=bf16"))
+
+    def broken(*given):  # in the second step of the second epoch
+        return cross_entropy(*given) * (math.nan if next(calls) == 5 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CrossEntropy, "__call__", broken)
+        failed = call(*train(toy, tmp_path / "run", "--recipe lr=0.02 precision=bf16"))
     advice = "start again with --recipe lr=0.005 or precision=fp32, and with a new --out: the old one keeps"
     assert failed.returncode == 2 and advice in failed.stderr, failed.stderr
-    for out, change in (
-        ("lower", ("--recipe", "lr=0.01", "--recipe", "precision=bf16")),
-        ("precise", ("--recipe", "lr=0.02", "--recipe", "precision=fp32")),
-    ):
-        done = call(*train(toy, tmp_path / out, *change))
-        assert done.returncode == 0, done.stderr
+    ok(*train(toy, tmp_path / "lower", "--recipe lr=0.01 precision=bf16"))
+    ok(*train(toy, tmp_path / "precise", "--recipe lr=0.02 precision=fp32"))
     assert torch.load(tmp_path / "run/last.pt", weights_only=True)["run"]["epoch"] == 1
 
 
 def test_the_command_at_the_end_of_a_training_works_and_leaves_the_shipped_model_alone(
-    toy, call, tmp_path, monkeypatch
+    toy, ok, tmp_path, monkeypatch
 ):
     before = (ROOT / "model.bin").read_bytes()
     monkeypatch.chdir(ROOT)
-    done = call(*train(toy, tmp_path / "a run", "--epochs", 1))
+    done = ok(*train(toy, tmp_path / "a run", "--epochs 1"))
     python, script, *rest = shlex.split(done.stdout.rpartition("next: ")[2])
-    assert (python, script) == ("python", "quantize.py") and call(script, *rest).returncode == 0
+    assert (python, script) == ("python", "quantize.py")
+    ok(script, *rest)
     assert (tmp_path / "a run/model.bin").is_file() and (ROOT / "model.bin").read_bytes() == before
 
 

@@ -1,40 +1,24 @@
 """Several processes by torchrun: the gradients of one, a run that survives a killed process, one output."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT, read_json, words
 
-ROOT = Path(__file__).resolve().parent.parent
-SMALL = (
-    "--network",
-    "student",
-    "--set",
-    "widths=8,8,8,8,8,8,8,8",
-    "--size",
-    32,
-    "--cache",
-    "none",
-    "--device",
-    "cpu",
-)
+SMALL = "--network student --set widths=8,8,8,8,8,8,8,8 --size 32 --cache none --device cpu --epochs 3"
 
 
 def start(processes, script, *arguments, restarts=0, cwd=None):
     """Run a script in so many processes by torchrun, or without it for 1; returns the CompletedProcess."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-    launcher += ["--max-restarts", restarts]
-    command = [sys.executable, *(launcher if processes > 1 else []), script, *arguments]
+    launcher = f"-m torch.distributed.run --standalone --nproc-per-node {processes} --max-restarts {restarts}"
+    command = [sys.executable, *words([launcher] if processes > 1 else []), script, *words(arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
-    )
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
 EPOCH = """
@@ -134,33 +118,18 @@ run(train_student.main)
 
 def train(out, toy, moment, number, target, *more, processes=2, **options):
     (out.parent / "killed.py").write_text(KILLED)
-    command = (
-        out.parent / "killed.py",
-        moment,
-        int(number),
-        target,
-        toy,
-        *SMALL,
-        "--epochs",
-        3,
-        "--out",
-        out,
-    )
-    return start(processes, *command, "--recipe", "batch_size=11", *more, **options)
+    killed = (out.parent / "killed.py", moment, int(number), target)
+    return start(processes, *killed, toy, SMALL, "--recipe batch_size=11 --out", out, *more, **options)
 
 
 def test_a_run_goes_on_after_a_process_was_killed(toy, tmp_path):
     done = train(tmp_path / "run", toy, 6, signal.SIGKILL, "worker", restarts=2)  # epochs have four steps
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "run/record.json").read_text())
+    record = read_json(tmp_path / "run/record.json")
     assert record["processes"] == 2 and len(record["history"]) == 3 and len(record["resumed"]) == 1
     assert done.stdout.count("epoch   3/3") == 1  # rank 0 alone prints
-    assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == {
-        "best.pt",
-        "last.pt",
-        "log.csv",
-        "record.json",
-    }
+    files = set(os.listdir(tmp_path / "run"))
+    assert files - {".lock"} == {"best.pt", "last.pt", "log.csv", "record.json"}
 
 
 def test_a_signal_stops_all_with_the_run_saved_and_any_number_goes_on(toy, tmp_path):
@@ -170,7 +139,7 @@ def test_a_signal_stops_all_with_the_run_saved_and_any_number_goes_on(toy, tmp_p
     assert (state["epoch"], state["step"]) == (1, 3)  # they agree before a step
     done = train(tmp_path / "run", toy, 999, 0, "nobody", "--resume", processes=1)
     assert done.returncode == 0 and "saved by 2 process(es) and goes on with 1" in done.stdout, done.stderr
-    assert len(json.loads((tmp_path / "run/record.json").read_text())["history"]) == 3
+    assert len(read_json(tmp_path / "run/record.json")["history"]) == 3
 
 
 def test_a_mistake_is_one_sentence_a_process(tmp_path):
@@ -181,29 +150,15 @@ def test_a_mistake_is_one_sentence_a_process(tmp_path):
 
 def test_predictions_and_evaluations_are_those_of_one_process(toy, small_model, tmp_path):
     for processes in (1, 2):
-        outputs = [tmp_path / f"{name}{processes}" for name in ("labels", "top", "record")]
-        more = (
-            "--model",
-            small_model,
-            "--device",
-            "cpu",
-            "--batch-size",
-            4,
-            "--tta",
-            "--top-k",
-            3,
-            outputs[1],
-        )
-        done = start(processes, ROOT / "inference.py", toy, outputs[0], *more)
+        labels, top, record = (tmp_path / f"{name}{processes}" for name in ("labels", "top", "record"))
+        more = ("--device cpu --batch-size 4 --tta --model", small_model, "--top-k 3", top)
+        done = start(processes, ROOT / "inference.py", toy, labels, *more)
         assert done.returncode == 0, done.stderr
-        more = ("--cache", "none", "--device", "cpu", "--record", outputs[2])
+        more = ("--cache none --device cpu --record", record)
         assert start(processes, ROOT / "evaluate.py", small_model, toy, *more).returncode == 0
     assert (tmp_path / "labels1").read_bytes() == (tmp_path / "labels2").read_bytes()
     one, two = (pd.read_csv(tmp_path / f"top{processes}") for processes in (1, 2))
     pd.testing.assert_frame_equal(one, two, atol=1e-5)
-    one, two = (json.loads((tmp_path / f"record{processes}").read_text()) for processes in (1, 2))
-    assert (
-        two.pop("processes") == 2
-        and one["accuracy"] == two["accuracy"]
-        and one["confusion"] == two["confusion"]
-    )
+    one, two = (read_json(tmp_path / f"record{processes}") for processes in (1, 2))
+    assert two.pop("processes") == 2
+    assert one["accuracy"] == two["accuracy"] and one["confusion"] == two["confusion"]

@@ -3,11 +3,11 @@
 """
 
 import copy
-import json
 import re
 
 import pytest
 import torch
+from conftest import read_json, same_tensors
 from torch import nn
 
 from compression.command_line import UserError
@@ -117,10 +117,8 @@ def test_a_rank_beyond_the_full_one_is_filled_with_zeros():
 def test_depthwise_layers_stay_and_so_do_layers_that_would_grow():
     network = build("student")
     layers = factorisable(network)
-    assert (
-        not any(module.groups > 1 for module in layers.values() if isinstance(module, nn.Conv2d))
-        and len(layers) == 9
-    )
+    assert not any(module.groups > 1 for module in layers.values() if isinstance(module, nn.Conv2d))
+    assert len(layers) == 9
     assert choose_ranks(network, 0.4)["cnn.5.3"] == int(256 * 0.4)
     assert choose_ranks(network, 1) == {}
     for fraction in (0.9, 0.5, 0.1, 1e-6):
@@ -149,10 +147,8 @@ def test_global_ranking_keeps_what_is_worth_most_for_its_parameters():
     order = directions(network)
     assert order[0] == "0" and order[1:9] == ["1"] * 8, "64/71 and 1/8 of the squares at 16 parameters each"
     assert order[9:17] == ["2"] * 8 and order[17:] == ["0"] * 7, "1/8 at 88 parameters, 1/71 at 16"
-    assert (
-        choose_ranks(network, 4 / 24, order) == {"0": 1, "1": 3, "2": 1}
-        and choose_ranks(network, 1, order) == {}
-    )
+    assert choose_ranks(network, 4 / 24, order) == {"0": 1, "1": 3, "2": 1}
+    assert choose_ranks(network, 1, order) == {}
     assert choose_ranks(network, 1e-9, order) == {"0": 1, "1": 1, "2": 1}
 
 
@@ -176,42 +172,27 @@ def test_global_ranking_loses_less_than_equal_shares_at_no_more_parameters():
 
 
 def test_ranks_travel_in_the_description_and_count():
-    description = Description.of(
-        "student",
-        {"in_channels": 3, "ranks": {"cnn.4.3": 10, "fc.0": 2}},
-        [str(label) for label in range(11)],
-        Preprocessing(32),
-    )
+    arguments = {"in_channels": 3, "ranks": {"cnn.4.3": 10, "fc.0": 2}}
+    description = Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32))
     network = build("student", **description.arguments)
     assert network.cnn[4][3][0].out_channels == 10
     read = Description.from_dict(description.to_dict(), "test")
     restored = read.build(decode(encode(read, network.state_dict(), Scheme(32))))
-    assert all(
-        torch.equal(value, network.state_dict()[name]) for name, value in restored.state_dict().items()
-    )
-    assert count_macs("student", 32) - count_macs("student", 32, ranks={"fc.0": 2}) == 256 * 11 - 2 * (
-        256 + 11
-    )
+    assert same_tensors(restored.state_dict(), network.state_dict())
+    less = count_macs("student", 32) - count_macs("student", 32, ranks={"fc.0": 2})
+    assert less == 256 * 11 - 2 * (256 + 11)
     assert "ranks" not in full_arguments("student")
 
 
 @pytest.mark.parametrize(
     "ranks",
     [
-        {"cnn.0.1": 2},
-        {"cnn.1.0": 2},
-        {"nowhere": 2},
-        {"fc.0": 0},
-        {"fc.0": -1},
-        {"fc.0": 2.5},
-        {"fc.0": True},
-        {"fc.0": 10**9},
-        {"fc.0": "2"},
+        *({layer: 2} for layer in ("cnn.0.1", "cnn.1.0", "nowhere")),
+        *({"fc.0": rank} for rank in (0, -1, 2.5, True, 10**9, "2")),
         [3],
         "x",
         {str(index): 1 for index in range(2000)},
     ],
-    ids=str,
 )
 def test_impossible_ranks_are_a_user_error(ranks):
     with pytest.raises(UserError, match="ranks"):
@@ -243,110 +224,59 @@ def test_a_factorised_network_can_be_pruned_exactly(name, arguments):
     assert (masked(images) - logits).abs().max() <= 1e-9 and (logits[0] - logits[1]).abs().max() > 1e-4
 
 
-def test_what_is_factorised_already_is_not_enlarged(refused, call, tmp_path):
-    network = build("student", in_channels=3)
-    arguments = {"in_channels": 3, "ranks": choose_ranks(network, 0.3)}
-    network, path = build("student", **arguments), tmp_path / "factors.pt"
-    write_checkpoint(
-        path, Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32)), network.state_dict()
-    )
-    assert "enlarge it" in refused("prune.py", path, "--mode", "lowrank", "--rate", 0.45, "--dry-run")
-    assert "already met" in refused(
-        "prune.py",
-        path,
-        "--mode",
-        "lowrank",
-        "--target",
-        f"parameters={count_parameters(network) + 20_000}",
-        "--dry-run",
-    )
-    assert call("prune.py", path, "--mode", "lowrank", "--rate", 0.2, "--dry-run").returncode == 0
+def factorised(path, share, **shape):
+    """Write a checkpoint of a student whose layers have this share of their ranks; returns the network."""
+    shape = {"in_channels": 3, **shape}
+    arguments = {**shape, "ranks": choose_ranks(build("student", **shape), share)}
+    network = build("student", **arguments)
+    description = Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32))
+    write_checkpoint(path, description, network.state_dict())
+    return network
+
+
+def test_what_is_factorised_already_is_not_enlarged(refused, ok, tmp_path):
+    path = tmp_path / "factors.pt"
+    present = count_parameters(factorised(path, 0.3))
+    command = ("prune.py", path, "--mode lowrank --dry-run")
+    assert "enlarge it" in refused(*command, "--rate 0.45")
+    assert "already met" in refused(*command, f"--target parameters={present + 20_000}")
+    ok(*command, "--rate 0.2")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 1])
-def test_rounds_to_a_target_start_from_the_ranks_of_now(refused, call, tmp_path, share):
-    shape = {"in_channels": 3, "widths": (8, 16, 24, 32, 32, 32, 32, 32)}
-    arguments = {**shape, "ranks": choose_ranks(build("student", **shape), share)}
-    network, path = build("student", **arguments), tmp_path / "factors.pt"
-    write_checkpoint(
-        path, Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32)), network.state_dict()
-    )
+def test_rounds_to_a_target_start_from_the_ranks_of_now(refused, ok, tmp_path, share):
+    path = tmp_path / "factors.pt"
+    network = factorised(path, share, widths=(8, 16, 24, 32, 32, 32, 32, 32))
     target = count_parameters(network) - 600
-    done = call(
-        "prune.py", path, "--mode", "lowrank", "--target", f"parameters={target}", "--rounds", 3, "--dry-run"
-    )
-    assert done.returncode == 0, done.stderr
+    command = ("prune.py", path, "--mode lowrank --dry-run")
+    done = ok(*command, f"--target parameters={target} --rounds 3")
     rows = [line.split() for line in done.stdout.splitlines() if re.match(r" +[0123] +[01]\.\d{4} ", line)]
-    sizes, kept = [int(row[2].replace(",", "")) for row in rows], [float(row[1]) for row in rows]
-    assert (
-        count_parameters(network) == sizes[0] >= sizes[1] >= sizes[2] >= sizes[3] > target - 600
-        and sizes[3] <= target
-    )
+    kept = [float(row[1]) for row in rows]
+    sizes = [int(row[2].replace(",", "")) for row in rows]
+    assert count_parameters(network) == sizes[0] >= sizes[1] >= sizes[2] >= sizes[3] > target - 600
+    assert sizes[3] <= target
     assert kept[2] / kept[1] == pytest.approx(kept[3] / kept[2], abs=1e-3)  # every round by the same share
-    assert kept[1] < share + 1e-4 and kept[3] / kept[2] == pytest.approx(
-        (kept[3] / share) ** (1 / 3), rel=0.05
-    )
-    assert "at rank 1; raise it\n" in refused(
-        "prune.py", path, "--mode", "lowrank", "--target", "parameters=100", "--dry-run"
-    )
+    assert kept[1] < share + 1e-4
+    assert kept[3] / kept[2] == pytest.approx((kept[3] / share) ** (1 / 3), rel=0.05)
+    assert "at rank 1; raise it\n" in refused(*command, "--target parameters=100")
 
 
-def test_the_command_line_factorises_round_by_round_and_starts_from_the_nearest_weights(call, toy, tmp_path):
-    path = tmp_path / "student.pt"
-    description = Description.of(
-        "student",
-        {"in_channels": 3, "widths": [8, 8, 16, 16, 16, 16, 16, 16]},
-        FOOD11_CLASSES,
-        Preprocessing(32),
-    )
+def test_the_command_line_factorises_round_by_round_and_starts_from_the_nearest_weights(ok, toy, tmp_path):
+    path, out = tmp_path / "student.pt", tmp_path / "out"
+    arguments = {"in_channels": 3, "widths": [8, 8, 16, 16, 16, 16, 16, 16]}
+    description = Description.of("student", arguments, FOOD11_CLASSES, Preprocessing(32))
     torch.manual_seed(0)
     network = build("student", **description.arguments)
     write_checkpoint(path, description, network.state_dict())
-    short = (
-        "--epochs",
-        1,
-        "--recipe",
-        "batch_size=16",
-        "--cache",
-        "none",
-        "--recipe",
-        "precision=fp32",
-        "--device",
-        "cpu",
-    )
-    done = call(
-        "prune.py",
-        path,
-        toy,
-        "--mode",
-        "lowrank",
-        "--rate",
-        0.5,
-        "--rounds",
-        2,
-        "--recipe",
-        "lr=1e-9",
-        "--out",
-        tmp_path / "out",
-        *short,
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    recipe = "--recipe batch_size=16 precision=fp32 lr=1e-9 --epochs 1 --cache none --device cpu --out"
+    ok("prune.py", path, toy, "--mode lowrank --rate 0.5 --rounds 2", recipe, out)
+    record = read_json(out / "record.json")
     assert [row["arguments"]["ranks"]["fc.0"] for row in record["rounds"]] == [5, 2]
-    model = load_model(tmp_path / "out" / "round2" / "best.pt")
+    model = load_model(out / "round2/best.pt")
     ranks = choose_ranks(network, 0.25)
     assert model.description.arguments["ranks"] == ranks
     # twice truncated is once truncated, without training between
-    nearest = factorise(copy.deepcopy(network), ranks, svd=True)
-    product, expected = merge(model.build()), merge(nearest)
-    assert all(
-        torch.allclose(product[name], expected[name], atol=1e-3)
-        for name in expected
-        if name.endswith("weight")
-    )
-    assert (
-        call(
-            "quantize.py", tmp_path / "out" / "round2" / "best.pt", tmp_path / "model.bin", "--device", "cpu"
-        ).returncode
-        == 0
-    )
+    product = merge(model.build())
+    for name, expected in merge(factorise(copy.deepcopy(network), ranks, svd=True)).items():
+        assert not name.endswith("weight") or torch.allclose(product[name], expected, atol=1e-3), name
+    ok("quantize.py", out / "round2/best.pt", tmp_path / "model.bin", "--device cpu")

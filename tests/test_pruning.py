@@ -6,10 +6,12 @@ import copy
 import json
 import os
 import re
+import shutil
 import signal
 
 import pytest
 import torch
+from conftest import generator, read_json, same_tensors
 from torch import nn
 
 import models
@@ -20,7 +22,7 @@ from compression.files.loading import load_model
 from compression.pruning.channels import choose, compact, scores
 from compression.pruning.coupling import NORMS, Coupling
 from compression.training import losses, teachers
-from compression.training.losses import Batch, CrossEntropy
+from compression.training.losses import Batch
 from compression.training.recipe import Settings, build_optimizer
 from compression.training.run_folder import Run, write_checkpoint
 from dataset import FOOD11_CLASSES
@@ -51,6 +53,11 @@ def random_network(name, **arguments):
     return network
 
 
+def removed(channels, kept):
+    """Mask of the channels of a set that are not kept."""
+    return torch.ones(channels.count, dtype=torch.bool).index_fill(0, kept, False)
+
+
 def images_for(name):
     """Photos of two levels of detail in float64, so different that deep random networks tell them apart."""
     size = min(ARCHITECTURES[name].size, 64)
@@ -71,12 +78,10 @@ def masked(network, coupling, kept):
     """
     network = copy.deepcopy(network)
     for channels, indices in kept.items():
-        removed = torch.ones(channels.count, dtype=torch.bool)
-        removed[indices] = False
-        for name in channels.norms:
-            network.get_submodule(name).weight[removed] = 0
+        for norm in map(network.get_submodule, channels.norms):
+            norm.weight[removed(channels, indices)] = 0
             if channels.dropped:
-                network.get_submodule(name).bias[removed] = 0
+                norm.bias[removed(channels, indices)] = 0
     return network
 
 
@@ -89,36 +94,17 @@ def test_the_published_counts_round_by_round_from_the_pruned_network(name, rate,
     for index, expected in enumerate(counts, 1):
         coupling = Coupling(network)
         originals = originals or [channels.count for channels in coupling.sets]
-        arguments, network = compact(
-            name,
-            arguments,
-            network,
-            coupling,
-            choose(coupling, network, rate**index, originals, scope={3, 4, 5, 6}),
-        )
+        kept = choose(coupling, network, rate**index, originals, scope={3, 4, 5, 6})
+        arguments, network = compact(name, arguments, network, coupling, kept)
         assert count_parameters(network) == expected, f"round {index}"
 
 
 @pytest.mark.parametrize("name, rate, counts", COUNTS[1::2])
-def test_the_plan_shows_the_published_counts(call, tmp_path, name, rate, counts):
-    shown = call(
-        "prune.py",
-        checkpoint(tmp_path, name),
-        "--rate",
-        rate,
-        "--rounds",
-        len(counts),
-        "--scope",
-        "stages 3-6",
-        "--dry-run",
-        "--out",
-        tmp_path / "out",
-    )
-    assert shown.returncode == 0, shown.stderr
-    assert all(
-        re.search(rf"^ +{index} .* {count:,} ", shown.stdout, re.MULTILINE)
-        for index, count in enumerate(counts, 1)
-    )
+def test_the_plan_shows_the_published_counts(ok, tmp_path, name, rate, counts):
+    options = (f"--rate {rate} --rounds {len(counts)} --dry-run --scope", "stages 3-6")
+    shown = ok("prune.py", checkpoint(tmp_path, name), *options, "--out", tmp_path / "out").stdout
+    for index, count in enumerate(counts, 1):
+        assert re.search(rf"^ +{index} .* {count:,} ", shown, re.MULTILINE)
     assert not (tmp_path / "out").exists()
 
 
@@ -170,17 +156,15 @@ def test_a_pruned_network_is_built_from_its_arguments_and_loads_strictly():
 
 
 def test_a_block_whose_widths_agree_by_accident_does_not_become_residual():
+    name = "residual6"
     shape = {"stem": (8, 16), "widths": (12, 12), "hidden": (20, 20), "pools": (0, 0), "head": 24}
-    network = random_network("residual6", **shape)
-    coupling, kept, arguments, small = cut(
-        "residual6", network, 0.75, full_arguments("residual6", **shape), scope={1}
-    )
+    network = random_network(name, **shape)
+    images = images_for(name)
+    coupling, kept, arguments, small = cut(name, network, 0.75, full_arguments(name, **shape), scope={1})
     assert arguments["stem"] == [8, 12] and arguments["residual"] == [0, 1]
-    images = images_for("residual6")
     assert (masked(network, coupling, kept)(images) - small(images)).abs().max() <= 1e-5
-    assert "residual" in str(
-        pytest.raises(UserError, build, "residual6", **{**shape, "residual": (1, 1)}).value
-    )
+    with pytest.raises(UserError, match="residual"):
+        build(name, **shape, residual=(1, 1))
 
 
 class Gated(nn.Module):
@@ -201,21 +185,17 @@ class Gated(nn.Module):
 
 
 def test_what_cannot_be_followed_stays_and_the_plan_says_why():
-    coupling = Coupling(Gated())
-    assert [channels.stays for channels in coupling.sets] == [
-        "passes through mul, which pruning does not support",
-        "passes through cat, which pruning does not support",
-        "passes through avg_pool2d, which pruning does not support",
+    assert [channels.stays for channels in Coupling(Gated()).sets] == [
+        *(f"passes through {name}, which pruning does not support" for name in ("mul", "cat", "avg_pool2d")),
         "the network's output",
     ]
 
 
 def test_residual_additions_share_one_mask():
-    coupling = Coupling(build("resnet18"))
-    streams = [channels for channels in coupling.sets if len(channels.norms) > 1]
-    assert [set(channels.norms) for channels in streams][0] == {"bn1", "layer1.0.bn2", "layer1.1.bn2"}
-    assert [set(channels.norms) for channels in streams][1:] == [
-        {f"layer{i}.0.bn2", f"layer{i}.0.downsample.1", f"layer{i}.1.bn2"} for i in (2, 3, 4)
+    sets = [set(channels.norms) for channels in Coupling(build("resnet18")).sets if len(channels.norms) > 1]
+    assert sets == [
+        {"bn1", "layer1.0.bn2", "layer1.1.bn2"},
+        *({f"layer{i}.0.bn2", f"layer{i}.0.downsample.1", f"layer{i}.1.bn2"} for i in (2, 3, 4)),
     ]
 
 
@@ -230,19 +210,14 @@ def test_groups_are_removed_whole():
 # ---------------------------------------------------------------- what is kept
 
 
-@pytest.mark.parametrize("criterion", ["abs-gamma", "signed-gamma"])
-def test_the_kept_channels_have_the_largest_gammas(criterion):
+@pytest.mark.parametrize("criterion, value", [("abs-gamma", torch.abs), ("signed-gamma", torch.clone)])
+def test_the_kept_channels_have_the_largest_gammas(criterion, value):
     network = random_network("student")
-    coupling, kept, _, small = cut("student", network, 0.5, criterion=criterion)
-    value = torch.abs if criterion == "abs-gamma" else torch.clone
+    _, kept, _, small = cut("student", network, 0.5, criterion=criterion)
     for channels, indices in list(kept.items())[1:]:
-        gammas = value(network.get_submodule(channels.norms[0]).weight)
-        removed = torch.ones(channels.count, dtype=torch.bool).index_fill(0, indices, False)
-        assert gammas[indices].min() > gammas[removed].max()
-        assert torch.equal(
-            small.get_submodule(channels.norms[0]).weight,
-            network.get_submodule(channels.norms[0]).weight[indices],
-        )
+        gammas = network.get_submodule(channels.norms[0]).weight
+        assert value(gammas[indices]).min() > value(gammas[removed(channels, indices)]).max()
+        assert torch.equal(small.get_submodule(channels.norms[0]).weight, gammas[indices])
 
 
 def test_a_set_with_several_norms_is_ranked_by_their_mean():
@@ -258,12 +233,7 @@ def test_global_ranking_has_one_threshold_and_the_share_holds_over_all_layers():
     found = scores(coupling, network, "abs-gamma")
     assert sum(map(len, kept.values())) == int(sum(channels.count for channels in kept) * 0.4)
     stays = torch.cat([found[channels][indices] for channels, indices in kept.items()])
-    goes = torch.cat(
-        [
-            values[torch.ones(len(values), dtype=torch.bool).index_fill(0, kept[channels], False)]
-            for channels, values in found.items()
-        ]
-    )
+    goes = torch.cat([found[channels][removed(channels, indices)] for channels, indices in kept.items()])
     assert stays.min() > goes.max()
 
 
@@ -278,17 +248,12 @@ def test_no_layer_falls_below_the_floor(ranking, floor):
 
 
 def test_chance_is_seeded():
-    network = random_network("student")
-    first, second, other = (
-        [
-            indices.tolist()
-            for indices in cut(
-                "student", network, 0.5, criterion="random", generator=torch.Generator().manual_seed(seed)
-            )[1].values()
-        ]
-        for seed in (0, 0, 1)
-    )
-    assert first == second != other
+    def chosen(seed):
+        options = {"criterion": "random", "generator": generator(seed)}
+        kept = cut("student", random_network("student"), 0.5, **options)[1]
+        return [indices.tolist() for indices in kept.values()]
+
+    assert chosen(0) == chosen(0) != chosen(1)
 
 
 # ---------------------------------------------------------------- training after a cut
@@ -298,9 +263,7 @@ def step_after_cut(run):
     """The names of the network's parameters that one optimiser step left as they were."""
     before = {name: parameter.clone() for name, parameter in run.network.named_parameters()}
     run.train_step(Batch(torch.randn(8, 3, 32, 32), torch.arange(8) % 11, torch.arange(8), None))
-    return [
-        name for name, parameter in run.network.named_parameters() if torch.equal(parameter, before[name])
-    ]
+    return [name for name, now in run.network.named_parameters() if torch.equal(now, before[name])]
 
 
 def held(run):
@@ -325,14 +288,8 @@ def test_the_slimming_penalty_pulls_every_gamma_towards_zero_by_lambda():
     description = Description.of("student", {"widths": (4,) * 8}, FOOD11_CLASSES, Preprocessing(32))
     gradients = []
     for penalty in (0.0, 0.25):
-        run = Run(
-            copy.deepcopy(network),
-            description,
-            Settings(gamma_l1=penalty, clip=1e9, ema=0),
-            4,
-            CPU,
-            CrossEntropy(),
-        )
+        settings = Settings(gamma_l1=penalty, clip=1e9, ema=0)
+        run = Run(copy.deepcopy(network), description, settings, 4, CPU)
         torch.manual_seed(1)
         run.train_step(Batch(torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8), None))
         gradients.append({name: parameter.grad for name, parameter in run.network.named_parameters()})
@@ -347,206 +304,109 @@ def test_the_slimming_penalty_pulls_every_gamma_towards_zero_by_lambda():
 
 
 SMALL = {"in_channels": 3, "widths": [8, 8, 8, 12, 12, 12, 12, 8], "hidden": 16}
-SHORT = (
-    "--epochs",
-    2,
-    "--recipe",
-    "batch_size=16",
-    "--cache",
-    "none",
-    "--recipe",
-    "precision=fp32",
-    "--device",
-    "cpu",
-    "--recipe",
-    "ema=0.5",
-)
+SHORT = "--epochs 2 --recipe batch_size=16 precision=fp32 ema=0.5 --cache none --device cpu"
 
 
 def checkpoint(folder, name="student", arguments=None, size=32, network=None, training=None):
     """A checkpoint file of a network with random BNs."""
-    description = Description.of(
-        name,
-        {"in_channels": 3, **(arguments or {})},
-        FOOD11_CLASSES,
-        Preprocessing(size),
-        training or {"script": "test"},
-    )
-    path = folder / f"{name}.pt"
-    write_checkpoint(
-        path, description, (network or random_network(name, **description.arguments).float()).state_dict()
-    )
-    return path
+    training = training or {"script": "test"}
+    arguments = {"in_channels": 3, **(arguments or {})}
+    description = Description.of(name, arguments, FOOD11_CLASSES, Preprocessing(size), training)
+    network = network or random_network(name, **description.arguments).float()
+    write_checkpoint(folder / f"{name}.pt", description, network.state_dict())
+    return folder / f"{name}.pt"
 
 
-def same_weights(first, second):
-    first, second = load_model(first).state_dict, load_model(second).state_dict
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+@pytest.fixture
+def narrow(tmp_path):
+    """The checkpoint of a narrow student."""
+    return checkpoint(tmp_path, arguments=SMALL)
 
 
-def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_predicts(call, toy, tmp_path):
-    path, out = checkpoint(tmp_path, arguments=SMALL), tmp_path / "out"
-    done = call("prune.py", path, toy, "--rate", 0.7, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT)
-    assert done.returncode == 0, done.stderr
-    record = json.loads((out / "record.json").read_text())
-    assert [row["arguments"]["widths"] for row in record["rounds"]] == [
-        [8, 8, 8, 8, 8, 8, 8, 8],
-        [8, 8, 8, 5, 5, 5, 5, 8],
-    ]
-    assert {"command", "commit", "seed", "versions", "plan"} <= record.keys() and record["pruning"][
-        "criterion"
-    ] == "abs-gamma"
+@pytest.fixture
+def no_check(monkeypatch):
+    """Takes random weights for a teacher."""
+    monkeypatch.setattr(teachers, "check_teacher", lambda *arguments, **options: 0.5)
+
+
+def weights(path):
+    return load_model(path).state_dict
+
+
+def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_predicts(
+    ok, refused, toy, tmp_path, narrow
+):
+    out, model_file = tmp_path / "out", tmp_path / "model.bin"
+    command = ("prune.py", narrow, toy, SHORT, "--rounds 2 --scope 3-6 --out", out)
+    ok(*command, "--rate 0.7")
+    record = read_json(out / "record.json")
+    assert [row["arguments"]["widths"][3:7] for row in record["rounds"]] == [[8] * 4, [5] * 4]
+    assert {"command", "commit", "seed", "versions", "plan"} <= record.keys()
+    assert record["pruning"]["criterion"] == "abs-gamma"
     for index, row in enumerate(record["rounds"], 1):
-        model = load_model(out / f"round{index}" / "best.pt")
-        assert count_parameters(model.build()) == row["parameters"] == record["plan"][index]["parameters"]
-        assert row["bytes"] == record["plan"][index]["bytes"] and row["macs"] == record["plan"][index]["macs"]
-        trained = json.loads((out / f"round{index}" / "record.json").read_text())
-        assert (
-            trained["best"]["validation_accuracy"] == row["after_training"]
-            and trained["history"] == row["history"]
-            and len(row["history"]) == 2
-        )
+        plan = record["plan"][index]
+        trained = read_json(out / f"round{index}/record.json")
+        model = load_model(out / f"round{index}/best.pt")
+        assert count_parameters(model.build()) == row["parameters"] == plan["parameters"]
+        assert row["bytes"] == plan["bytes"] and row["macs"] == plan["macs"]
+        assert trained["best"]["validation_accuracy"] == row["after_training"]
+        assert trained["history"] == row["history"] and len(row["history"]) == 2
     assert record["rounds"][1]["before_cut"] == record["rounds"][0]["after_training"]
     assert model.description.training["before"] == {"script": "test"}
 
-    quantized = call(
-        "quantize.py", out / "round2" / "best.pt", tmp_path / "model.bin", "--bits", 8, "--device", "cpu"
-    )
-    assert quantized.returncode == 0, quantized.stderr
-    assert (tmp_path / "model.bin").stat().st_size <= row["bytes"]
-    predicted = call(
-        "inference.py",
-        toy / "testing",
-        tmp_path / "prediction.csv",
-        "--model",
-        tmp_path / "model.bin",
-        "--device",
-        "cpu",
-    )
-    assert predicted.returncode == 0, predicted.stderr
-    assert len((tmp_path / "prediction.csv").read_text().splitlines()) == 16
+    ok("quantize.py", out / "round2/best.pt", model_file, "--bits 8 --device cpu")
+    assert model_file.stat().st_size <= row["bytes"]
+    ok("inference.py", toy, tmp_path / "out.csv", "--model", model_file, "--device cpu")
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 16
 
-    again = call("prune.py", path, toy, "--rate", 0.7, "--rounds", 2, "--scope", "3-6", "--out", out, *SHORT)
-    assert again.returncode == 2 and "already holds a run" in again.stderr
-    other = call(
-        "prune.py",
-        path,
-        toy,
-        "--rate",
-        0.6,
-        "--rounds",
-        2,
-        "--scope",
-        "3-6",
-        "--out",
-        out,
-        *SHORT,
-        "--resume",
-    )
-    assert other.returncode == 2 and "kept" in other.stderr
-    assert (
-        call(
-            "prune.py",
-            path,
-            toy,
-            "--rate",
-            0.7,
-            "--rounds",
-            2,
-            "--scope",
-            "3-6",
-            "--out",
-            out,
-            *SHORT,
-            "--resume",
-        ).returncode
-        == 0
-    )
+    assert "already holds a run" in refused(*command, "--rate 0.7")
+    assert "kept was " in refused(*command, "--rate 0.6 --resume", late=True)
+    ok(*command, "--rate 0.7 --resume")
 
 
 @pytest.mark.parametrize(
-    "size, flags, views",
+    "options, size, views",
     [
-        (None, (), 24),
-        (28, (), 24),
-        (20, (), 20),
-        (20, ("--recipe", "view_size=22"), 22),
-        (20, ("--recipe", "augment=none"), 20),
+        ("", 32, 24),
+        ("--size 28", 28, 24),
+        ("--size 20", 20, 20),
+        ("--size 20 --recipe view_size=22", 20, 22),
+        ("--size 20 --recipe augment=none", 20, 20),
     ],
 )
 def test_views_of_before_are_taken_over_where_they_are_no_larger_than_the_new_size(
-    call, toy, tmp_path, size, flags, views
+    ok, toy, tmp_path, options, size, views
 ):
     path = checkpoint(tmp_path, arguments=SMALL, training={"view_size": 24})
-    more = ["--size", size] if size else []
-    done = call(
-        "prune.py",
-        path,
-        toy,
-        "--rate",
-        0.5,
-        "--mode",
-        "none",
-        "--out",
-        tmp_path / "out",
-        *more,
-        *flags,
-        *SHORT,
-    )
-    assert done.returncode == 0, done.stderr
+    ok("prune.py", path, toy, f"--rate 0.5 --mode none {SHORT} {options} --out", tmp_path / "out")
     description = load_model(tmp_path / "out/round1/best.pt").description
-    assert (description.preprocessing.size, description.training["view_size"]) == (size or 32, views)
+    assert (description.preprocessing.size, description.training["view_size"]) == (size, views)
 
 
 def test_the_reference_mistake_changes_statistics_only_and_is_refused_in_fp16(
-    call, refused, toy, tmp_path, monkeypatch
+    ok, refused, toy, tmp_path, monkeypatch, narrow
 ):
-    command = (
-        "experiments/benchmarks/reference_mistake.py",
-        checkpoint(tmp_path, arguments=SMALL),
-        toy,
-        "--rate",
-        0.5,
-        *SHORT,
-    )
+    script = "experiments/benchmarks/reference_mistake.py"
+    command = (narrow, toy, "--rate 0.5", SHORT, "--out")
     with monkeypatch.context() as patch:
         # as on a GPU
         patch.setattr("experiments.benchmarks.reference_mistake.pick_precision", lambda name, device: "fp16")
-        assert (
-            "cannot be repeated in fp16" in refused(*command, "--out", tmp_path / "fp16")
-            and not (tmp_path / "fp16").exists()
-        )
-    assert call(*command, "--out", tmp_path / "trained").returncode == 0
-    assert call("prune.py", *command[1:], "--mode", "none", "--out", tmp_path / "cut").returncode == 0
-    trained, cut = (load_model(tmp_path / name / "round1/best.pt").state_dict for name in ("trained", "cut"))
-    assert {name.rpartition(".")[2] for name in cut if not torch.equal(cut[name], trained[name])} == {
-        "running_mean",
-        "running_var",
-        "num_batches_tracked",
-    }
+        assert "cannot be repeated in fp16" in refused(script, *command, tmp_path / "fp16")
+        assert not (tmp_path / "fp16").exists()
+    ok(script, *command, tmp_path / "trained")
+    ok("prune.py", *command, tmp_path / "cut", "--mode none")
+    trained, cut = (weights(tmp_path / name / "round1/best.pt") for name in ("trained", "cut"))
+    changed = {name.rpartition(".")[2] for name in cut if not torch.equal(cut[name], trained[name])}
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
 
 
 @pytest.mark.parametrize("mode", ["finetune", "lowrank"])
 def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one(
-    call, toy, tmp_path, monkeypatch, mode
+    call, ok, toy, tmp_path, monkeypatch, narrow, mode
 ):
-    path = checkpoint(tmp_path, arguments=SMALL)
-    command = (
-        "prune.py",
-        path,
-        toy,
-        "--rate" if mode == "lowrank" else "--rate",
-        0.6,
-        "--rounds",
-        2,
-        "--mode",
-        mode,
-        *SHORT,
-        "--seed",
-        3,
-        "--out",
-    )
-    assert call(*command, tmp_path / "whole").returncode == 0
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    command = ("prune.py", narrow, toy, f"--rate 0.6 --rounds 2 --mode {mode} --seed 3", SHORT, "--out")
+    ok(*command, whole)
     steps, train_step = iter(range(1, 100)), Run.train_step
 
     def stopping(self, batch, *rest):
@@ -555,415 +415,272 @@ def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Run, "train_step", stopping)
-    stopped = call(*command, tmp_path / "parts")
-    assert stopped.returncode == 128 + signal.SIGTERM
-    assert call(*command, tmp_path / "parts", "--resume").returncode == 128 + signal.SIGTERM
+    assert call(*command, parts).returncode == 128 + signal.SIGTERM
+    assert call(*command, parts, "--resume").returncode == 128 + signal.SIGTERM
     torch.rand(3)
-    assert call(*command, tmp_path / "parts", "--resume").returncode == 0
-    for index in (1, 2):
-        assert same_weights(
-            tmp_path / "whole" / f"round{index}" / "best.pt", tmp_path / "parts" / f"round{index}" / "best.pt"
-        )
-    rows = [
-        [
-            {**row, "seconds": 0, "history": [{**epoch, "seconds": 0} for epoch in row["history"]]}
-            for row in json.loads((tmp_path / out / "record.json").read_text())["rounds"]
-        ]
-        for out in ("whole", "parts")
-    ]
-    assert rows[0] == rows[1]
+    ok(*command, parts, "--resume")
+    for path in ("round1/best.pt", "round2/best.pt"):
+        assert same_tensors(weights(whole / path), weights(parts / path))
+    rounds = [read_json(out / "record.json")["rounds"] for out in (whole, parts)]
+    for row in (*rounds[0], *rounds[1]):
+        for timed in (row, *row["history"]):
+            timed["seconds"] = 0
+    assert rounds[0] == rounds[1]
 
 
-def test_mode_none_writes_the_cut_and_training_starts_from_it(call, toy, tmp_path):
-    path = checkpoint(tmp_path, arguments=SMALL)
-    assert (
-        call(
-            "prune.py", path, toy, "--rate", 0.6, "--mode", "none", "--out", tmp_path / "none", *SHORT
-        ).returncode
-        == 0
-    )
-    model = load_model(path)
+def test_mode_none_writes_the_cut_and_training_starts_from_it(ok, toy, tmp_path, narrow):
+    ok("prune.py", narrow, toy, SHORT, "--rate 0.6 --mode none --out", tmp_path / "none")
+    model = load_model(narrow)
+    written = load_model(tmp_path / "none/round1/best.pt")
     _, _, arguments, small = cut("student", model.build(), 0.6, model.description.arguments)
-    written = load_model(tmp_path / "none" / "round1" / "best.pt")
     assert written.description.arguments["widths"] == arguments["widths"]
-    assert all(torch.equal(value, written.state_dict[name]) for name, value in small.state_dict().items())
-    assert sorted(path.name for path in (tmp_path / "none" / "round1").iterdir()) == ["best.pt"]
-    assert (
-        call(
-            "prune.py", path, toy, "--rate", 0.6, "--recipe", "lr=1e-9", "--out", tmp_path / "slow", *SHORT
-        ).returncode
-        == 0
-    )
-    slow = load_model(tmp_path / "slow" / "round1" / "best.pt").state_dict
+    assert same_tensors(small.state_dict(), written.state_dict)
+    assert [path.name for path in (tmp_path / "none/round1").iterdir()] == ["best.pt"]
+    ok("prune.py", narrow, toy, SHORT, "--rate 0.6 --recipe lr=1e-9 --out", tmp_path / "slow")
+    slow = weights(tmp_path / "slow/round1/best.pt")
     assert all(torch.allclose(value, slow[name], atol=1e-6) for name, value in small.named_parameters())
 
 
 @pytest.mark.parametrize(
-    "name, arguments, size, rate", [("student", SMALL, 32, 0.1), ("group1mb_4", {"hidden": 0}, 64, 0.3)]
+    "name, arguments, size, rate, widths, least",
+    [
+        ("student", SMALL, 32, 0.1, "widths", [1] * 7),
+        ("group1mb_4", {"hidden": 0}, 64, 0.3, "separable", [8] * 3),
+    ],
 )
 def test_rounds_go_on_where_a_depthwise_layer_has_one_channel_or_group_left(
-    call, toy, tmp_path, name, arguments, size, rate
+    ok, toy, tmp_path, name, arguments, size, rate, widths, least
 ):
-    done = call(
-        "prune.py",
-        checkpoint(tmp_path, name, arguments, size),
-        toy,
-        "--rate",
-        rate,
-        "--rounds",
-        3,
-        "--mode",
-        "none",
-        "--out",
-        tmp_path / "out",
-        *SHORT,
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert [row["parameters"] for row in record["rounds"]] == [
-        row["parameters"] for row in record["plan"][1:]
-    ]
-    last = record["rounds"][-1]["arguments"]
-    assert last["widths"][:7] == [1] * 7 if name == "student" else last["separable"][:3] == [8] * 3
+    path = checkpoint(tmp_path, name, arguments, size)
+    ok("prune.py", path, toy, SHORT, f"--rate {rate} --rounds 3 --mode none --out", tmp_path / "out")
+    record = read_json(tmp_path / "out/record.json")
+    planned = [row["parameters"] for row in record["plan"][1:]]
+    assert [row["parameters"] for row in record["rounds"]] == planned
+    assert record["rounds"][-1]["arguments"][widths][: len(least)] == least
 
 
-def test_retraining_forgets_the_weights_and_starts_from_the_seed(call, toy, tmp_path):
+def test_retraining_forgets_the_weights_and_starts_from_the_seed(ok, toy, tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
         network = random_network("student", **SMALL).float()
         network.fc[0].weight.mul_(1 + seed)  # other weights, the same gammas
         path = checkpoint(tmp_path, arguments=SMALL, network=network)
-        assert (
-            call(
-                "prune.py", path, toy, "--rate", 0.6, "--mode", "retrain", "--out", tmp_path / name, *SHORT
-            ).returncode
-            == 0
-        )
-    assert same_weights(tmp_path / "a/round1/best.pt", tmp_path / "b/round1/best.pt")
+        ok("prune.py", path, toy, SHORT, "--rate 0.6 --mode retrain --out", tmp_path / name)
+    assert same_tensors(weights(tmp_path / "a/round1/best.pt"), weights(tmp_path / "b/round1/best.pt"))
 
 
-def test_a_dry_run_without_photos_ignores_the_teacher(call, tmp_path):
-    path = checkpoint(tmp_path, arguments=SMALL)
-    done = call("prune.py", path, "--rate", 0.5, "--teacher", path, "--dry-run")
-    assert done.returncode == 0 and "dry run" in done.stdout, done.stderr
+def test_a_dry_run_without_photos_ignores_the_teacher(ok, narrow):
+    assert "dry run" in ok("prune.py", narrow, "--rate 0.5 --dry-run --teacher", narrow).stdout
 
 
-def test_a_teacher_that_guesses_is_refused(call, toy, tmp_path):
-    path, teacher = checkpoint(tmp_path, arguments=SMALL), tmp_path / "teacher.pt"
-    assert (
-        "label_smoothing"
-        in call(
-            "prune.py", path, toy, "--rate", 0.5, "--teacher", path, "--recipe", "label_smoothing=0.1"
-        ).stderr
-    )
-    content = torch.load(path, weights_only=True)
+def test_a_teacher_that_guesses_is_refused(refused, toy, tmp_path, narrow):
+    content = torch.load(narrow, weights_only=True)
+    teacher = tmp_path / "teacher.pt"
     content["state_dict"]["fc.0.weight"].zero_()  # one class for every photo, whatever the photos
     torch.save(content, teacher)
-    done = call("prune.py", path, toy, "--rate", 0.5, "--teacher", teacher, "--out", tmp_path / "out", *SHORT)
-    assert (
-        done.returncode == 2
-        and "the teacher" in done.stderr
-        and "always predicting the most frequent class" in done.stderr
-    )
+    command = ("prune.py", narrow, toy, SHORT, "--rate 0.5 --out", tmp_path, "--teacher", teacher)
+    sentence = refused(*command, late=True)
+    assert "the teacher" in sentence and "always predicting the most frequent class" in sentence
 
 
 def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_same_size(
-    call, toy, tmp_path, monkeypatch
+    ok, refused, toy, tmp_path, narrow, no_check
 ):
-    path, teacher = checkpoint(tmp_path, arguments=SMALL), tmp_path / "teacher.bin"
-    network = random_network("resnet18").float()
-    torch.save(network.state_dict(), teacher)
-    monkeypatch.setattr(teachers, "check_teacher", lambda *arguments, **options: 0.5)
-    command = (
-        "prune.py",
-        path,
-        toy,
-        "--rate",
-        0.5,
-        "--teacher",
-        teacher,
-        "--recipe",
-        "alpha=1",
-        "--out",
-        tmp_path / "out",
-        *SHORT,
-        "--recipe",
-        "alpha=1",
-    )
-    done = call(*command, "teacher_size=48")
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert (
-        record["pruning"]["teachers"] == [{"sha256": record["teachers"][0]["sha256"], "size": 48}]
-        and record["pruning"]["alpha"] == 1
-    )
-    assert call(*command, "teacher_size=48", "--resume").returncode == 0
-    other = call(*command, "teacher_size=64", "--resume")
-    assert other.returncode == 2 and "teachers" in other.stderr
+    teacher = tmp_path / "teacher.bin"
+    torch.save(random_network("resnet18").float().state_dict(), teacher)
+    command = ("prune.py", narrow, toy, "--rate 0.5 --teacher", teacher, SHORT, "--out", tmp_path / "out")
+    ok(*command, "--recipe alpha=1 teacher_size=48")
+    record = read_json(tmp_path / "out/record.json")
+    assert record["pruning"]["teachers"] == [{"sha256": record["teachers"][0]["sha256"], "size": 48}]
+    assert record["pruning"]["alpha"] == 1
+    ok(*command, "--recipe alpha=1 teacher_size=48 --resume")
+    assert "teachers" in refused(*command, "--recipe alpha=1 teacher_size=64 --resume", late=True)
 
 
-@pytest.mark.parametrize("setting", ["alpha=0.5", "temperature=2", "teacher_size=64"])
-def test_settings_about_a_teacher_need_one(refused, toy, tmp_path, setting):
-    assert f"{setting.partition('=')[0]} goes with --teacher" in refused(
-        "prune.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate", 0.5, "--recipe", setting
-    )
-
-
-@pytest.mark.parametrize("what, target", [("parameters", 1500), ("bytes", 4700)])
-def test_a_target_is_just_met_in_the_last_round(call, tmp_path, what, target):
-    path = checkpoint(tmp_path, arguments=SMALL)
-    shown = call("prune.py", path, "--target", f"{what}={target}", "--rounds", 2, "--dry-run")
-    assert shown.returncode == 0, shown.stderr
-
-    def plan(stdout):
+@pytest.mark.parametrize("what, target, column", [("parameters", 1500, 2), ("bytes", 4700, 3)])
+def test_a_target_is_just_met_in_the_last_round(ok, narrow, what, target, column):
+    def plan(options):
         """[(share kept, parameters or bytes)] of the rounds."""
-        rows = [line.split() for line in stdout.splitlines() if re.match(r" +[012] +[01]\.\d{4} ", line)]
-        return [(float(row[1]), int(row[2 if what == "parameters" else 3].replace(",", ""))) for row in rows]
+        lines = ok("prune.py", narrow, options, "--dry-run").stdout.splitlines()
+        rows = [line.split() for line in lines if re.match(r" +[012] +[01]\.\d{4} ", line)]
+        return [(float(row[1]), int(row[column].replace(",", ""))) for row in rows]
 
-    kept, sizes = zip(*plan(shown.stdout))
+    kept, sizes = zip(*plan(f"--target {what}={target} --rounds 2"))
     assert sizes[0] > sizes[1] >= sizes[2] and sizes[2] <= target  # torch.save pads to 64 bytes
     steps = sorted({count / width for width in (8, 12, 16) for count in range(1, width + 1)})
     larger = next(step for step in steps if step > kept[2] + 1e-4)
-    assert plan(call("prune.py", path, "--rate", larger + 1e-9, "--dry-run").stdout)[1][1] > target
+    assert plan(f"--rate {larger + 1e-9}")[1][1] > target
 
 
-def test_the_penalty_is_an_option_and_an_older_run_without_it_can_be_resumed(call, toy, tmp_path):
-    command = (
-        "train_student.py",
-        toy,
-        "--network",
-        "student",
-        "--set",
-        "widths=4,4,4,4,4,4,4,4",
-        "--size",
-        32,
-        "--out",
-        tmp_path / "run",
-        *SHORT,
-    )
-    assert call(*command, "--recipe", "gamma_l1=0.01").returncode == 0
-    assert json.loads((tmp_path / "run" / "record.json").read_text())["settings"]["gamma_l1"] == 0.01
-    refused = call(*command, "--resume")
-    assert refused.returncode == 2 and "gamma_l1 was 0.01" in refused.stderr
-    content = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+def test_the_penalty_is_an_option_and_an_older_run_without_it_can_be_resumed(ok, refused, toy, tmp_path):
+    run = tmp_path / "run"
+    command = ("train_student.py", toy, "--network student --set widths=4,4,4,4,4,4,4,4 --size 32", SHORT)
+    ok(*command, "--out", run, "--recipe gamma_l1=0.01")
+    assert read_json(run / "record.json")["settings"]["gamma_l1"] == 0.01
+    assert "gamma_l1 was 0.01" in refused(*command, "--out", run, "--resume", late=True)
+    content = torch.load(run / "last.pt", weights_only=True)
     del content["run"]["settings"]["gamma_l1"]
-    torch.save(content, tmp_path / "run" / "last.pt")
-    assert call(*command, "--resume").returncode == 0
+    torch.save(content, run / "last.pt")
+    ok(*command, "--out", run, "--resume")
 
 
 def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypatch):
     class Plain(nn.Sequential):
         def __init__(self, num_classes=11, in_channels=3):
-            super().__init__(
-                nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
-            )
+            pooling = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            super().__init__(nn.Conv2d(in_channels, 4, 3), *pooling, nn.Linear(4, num_classes))
 
     monkeypatch.setitem(models.ARCHITECTURES, "plain", Architecture(Plain, 32, "test"))
-    assert "no BN" in refused("prune.py", checkpoint(tmp_path, "plain"), "--rate", 0.5, "--dry-run")
+    assert "no BN" in refused("prune.py", checkpoint(tmp_path, "plain"), "--rate 0.5 --dry-run")
 
 
 @pytest.mark.parametrize(
     "options, blamed",
     [
-        (("--rate", 0), "above 0"),
-        (("--rate", 1.5), "at most 1"),
-        (("--rate", "nan"), "is not a number"),
-        ((), "required"),
-        (("--rate", 0.5, "--target", "bytes=5"), "not allowed"),
-        (("--target", "parameters=100"), "floor"),
-        (("--target", "bytes=1000"), "floor"),
-        (("--target", "parameters=1000000"), "already met"),
-        (("--target", "photos=3"), "neither parameters=N nor bytes=N"),
-        (("--rate", 0.5, "--mode", "rewind"), "give both or neither"),
-        (("--rate", 0.5, "--rewind-to", "x.pt"), "give both or neither"),
-        (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"),
-        (("--rate", 0.5, "--scope", "7"), "nothing to prune"),
-        (("--rate", 0.5, "--scope", "x"), "list of stages"),
-        (("--rate", 0.5, "--mode", "lowrank", "--recipe", "floor=2"), "floor"),
-        (("--rate", 0.5, "--mode", "none", "--teacher", "x"), "--teacher"),
-        (
-            ("--target", "parameters=1500", "--recipe", "ranking=global", "--rounds", 2),
-            "--target cannot be planned",
-        ),
+        ("--rate 0", "above 0"),
+        ("--rate 1.5", "at most 1"),
+        ("--rate nan", "is not a number"),
+        ("--dry-run", "required"),
+        ("--rate 0.5 --target bytes=5", "not allowed"),
+        ("--target bytes=1000", "floor"),
+        ("--target parameters=1000000", "already met"),
+        ("--target photos=3", "neither parameters=N nor bytes=N"),
+        ("--rate 0.5 --mode rewind", "give both or neither"),
+        ("--rate 0.5 --rewind-to x.pt", "give both or neither"),
+        ("--rate 0.5 --scope x", "list of stages"),
+        ("--rate 0.5 --mode none --teacher x", "--teacher"),
+        ("--rate 0.5 --recipe alpha=0.5", "alpha goes with --teacher"),
+        ("--rate 0.5 --recipe temperature=2", "temperature goes with --teacher"),
+        ("--rate 0.5 --recipe teacher_size=64", "teacher_size goes with --teacher"),
+        ("--rate 0.5 --teacher x --recipe label_smoothing=0.1", "label_smoothing"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
-    assert blamed in refused(
-        "prune.py", checkpoint(tmp_path, arguments=SMALL), *options, "--dry-run", "--out", tmp_path / "out"
-    )
+def test_what_cannot_be_is_one_sentence(refused, tmp_path, narrow, options, blamed):
+    assert blamed in refused("prune.py", narrow, options, "--dry-run --out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     "wrong, advice, right",
     [
+        ("--rate 0.3 --mode lowrank --recipe floor=2", "leave it out", "--rate 0.3 --mode lowrank"),
         (
-            ("--rate", 0.3, "--mode", "lowrank", "--recipe", "floor=2"),
-            "leave it out",
-            ("--rate", 0.3, "--mode", "lowrank"),
-        ),
-        (
-            ("--target", "parameters=1500", "--recipe", "ranking=global", "--rounds", 2),
+            "--target parameters=1500 --rounds 2 --recipe ranking=global",
             "use --rounds 1",
-            ("--target", "parameters=1500", "--recipe", "ranking=global"),
+            "--target parameters=1500 --rounds 1 --recipe ranking=global",
         ),
         (
-            ("--target", "parameters=1500", "--recipe", "ranking=global", "--rounds", 2),
+            "--target parameters=1500 --rounds 2 --recipe ranking=global",
             "or ranking=layer",
-            ("--target", "parameters=1500", "--rounds", 2),
+            "--target parameters=1500 --rounds 2 --recipe ranking=layer",
         ),
-        (("--rate", 0.5, "--scope", "3-99"), "stages 0-10", ("--rate", 0.5, "--scope", "3-10")),
-        (("--rate", 0.5, "--scope", 7), "--scope all --dry-run shows", ("--rate", 0.5, "--scope", "all")),
+        ("--rate 0.5 --scope 3-99", "stages 0-10", "--rate 0.5 --scope 3-10"),
+        ("--rate 0.5 --scope 7", "nothing to prune.*--scope all --dry-run", "--rate 0.5 --scope all"),
     ],
 )
-def test_the_advice_of_a_refusal_works(call, refused, tmp_path, wrong, advice, right):
-    path = checkpoint(tmp_path, arguments=SMALL)
-    assert advice in refused("prune.py", path, *wrong, "--dry-run")
-    assert call("prune.py", path, *right, "--dry-run").returncode == 0
+def test_the_advice_of_a_refusal_works(ok, refused, narrow, wrong, advice, right):
+    assert re.search(advice, refused("prune.py", narrow, wrong, "--dry-run"))
+    ok("prune.py", narrow, right, "--dry-run")
 
 
 @pytest.mark.parametrize(
     "more, ways",
     [
-        ((), "raise it\n"),
-        (("--recipe", "floor=2"), "raise it or lower floor\n"),
-        (("--scope", "3-6"), "raise it or widen --scope\n"),
+        ("--rounds 1", "raise it\n"),
+        ("--recipe floor=2", "raise it or lower floor\n"),
+        ("--scope 3-6", "raise it or widen --scope\n"),
     ],
 )
-def test_a_target_below_what_can_be_left_names_what_can(call, refused, tmp_path, more, ways):
-    path = checkpoint(tmp_path, arguments=SMALL)
-    sentence = refused("prune.py", path, "--target", "parameters=100", *more, "--dry-run")
-    least = int(re.search(r"less than the ([\d,]+) parameters", sentence)[1].replace(",", ""))
-    assert (
-        sentence.endswith(ways)
-        and call("prune.py", path, "--target", f"parameters={least}", *more, "--dry-run").returncode == 0
-    )
+def test_a_target_below_what_can_be_left_names_what_can(ok, refused, narrow, more, ways):
+    sentence = refused("prune.py", narrow, "--target parameters=100 --dry-run", more)
+    least = re.search(r"less than the ([\d,]+) parameters", sentence)[1].replace(",", "")
+    assert sentence.endswith(ways)
+    ok("prune.py", narrow, f"--target parameters={least} --dry-run", more)
 
 
-def test_a_folded_network_is_refused_with_a_way_that_works(call, refused, tmp_path):
-    assert call("quantize.py", checkpoint(tmp_path, arguments=SMALL), tmp_path / "model.bin").returncode == 0
-    assert "or --mode lowrank" in refused("prune.py", tmp_path / "model.bin", "--rate", 0.5, "--dry-run")
-    assert (
-        call("prune.py", tmp_path / "model.bin", "--mode", "lowrank", "--rate", 0.3, "--dry-run").returncode
-        == 0
-    )
+def test_a_folded_network_is_refused_with_a_way_that_works(ok, refused, tmp_path, narrow):
+    model_file = tmp_path / "model.bin"
+    ok("quantize.py", narrow, model_file)
+    assert "or --mode lowrank" in refused("prune.py", model_file, "--rate 0.5 --dry-run")
+    ok("prune.py", model_file, "--mode lowrank --rate 0.3 --dry-run")
 
 
-def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_path):
-    path = checkpoint(tmp_path, arguments=SMALL)
-    assert "the data directory" in refused("prune.py", path, "--rate", 0.5)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "record.json").write_text("{}")
-    assert "damaged" in refused(
-        "prune.py", path, toy, "--rate", 0.5, "--out", tmp_path / "out", "--resume", *SHORT
-    )
+def test_the_data_is_needed_and_a_damaged_record_is_refused(refused, toy, tmp_path, narrow):
+    assert "the data directory" in refused("prune.py", narrow, "--rate 0.5")
+    (tmp_path / "record.json").write_text("{}")
+    assert "damaged" in refused("prune.py", narrow, toy, SHORT, "--rate 0.5 --resume --out", tmp_path)
 
 
-def test_a_training_run_and_a_pruning_do_not_overwrite_each_other(refused, call, toy, tmp_path):
-    path = checkpoint(tmp_path, arguments=SMALL)
-    prune, train = (
-        ("prune.py", path, toy, "--rate", 0.6, "--mode", "none", *SHORT),
-        ("train_student.py", toy, "--network", "student", "--size", 32, *SHORT),
-    )
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "last.pt").write_bytes(path.read_bytes())
-    assert "training run" in refused(*prune, "--out", tmp_path / "run")
-    assert call(*prune, "--out", tmp_path / "out").returncode == 0
-    record = (tmp_path / "out" / "record.json").read_bytes()
-    assert "no last.pt" in call(*train, "--out", tmp_path / "out", "--resume").stderr
-    assert (tmp_path / "out" / "record.json").read_bytes() == record and not (
-        tmp_path / "out" / "best.pt"
-    ).exists()
-
-
-def test_the_help_tells_what_a_dry_run_of_pruning_is(call):
-    shown = " ".join(call("prune.py", "--help").stdout.split())
-    assert "print the plan, then exit" in shown and "run two batches" not in shown
+def test_a_training_run_and_a_pruning_do_not_overwrite_each_other(refused, ok, toy, tmp_path, narrow):
+    run, out = tmp_path / "run", tmp_path / "out"
+    prune = ("prune.py", narrow, toy, "--rate 0.6 --mode none", SHORT)
+    run.mkdir()
+    shutil.copy(narrow, run / "last.pt")
+    assert "training run" in refused(*prune, "--out", run)
+    ok(*prune, "--out", out)
+    record = (out / "record.json").read_bytes()
+    train = ("train_student.py", toy, "--network student --size 32 --resume", SHORT)
+    assert "no last.pt" in refused(*train, "--out", out)
+    assert (out / "record.json").read_bytes() == record and not (out / "best.pt").exists()
 
 
 def test_the_real_command_line(run_script, tmp_path):
-    shown = run_script("prune.py", checkpoint(tmp_path, "residual6"), "--rate", 0.5, "--dry-run")
+    shown = run_script("prune.py", checkpoint(tmp_path, "residual6"), "--rate 0.5 --dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert (
-        "constants dropped: zero padding of stem.3" in shown.stdout
-        and "kept: the network's output" in shown.stdout
-    )
+    assert "constants dropped: zero padding of stem.3" in shown.stdout
+    assert "kept: the network's output" in shown.stdout
 
 
-def test_rewinding_starts_every_round_from_the_early_weights_of_the_channels_that_stay(call, toy, tmp_path):
-    shape = (
-        "--network",
-        "student",
-        "--set",
-        "widths=8,8,8,12,12,12,12,8",
-        "--set",
-        "hidden=16",
-        "--size",
-        32,
-    )
-    keep = ("--recipe", "keep_epoch=1", "lr=0.05")
-    assert call("train_student.py", toy, *shape, *SHORT, *keep, "--out", tmp_path / "base").returncode == 0
-    early, best = load_model(tmp_path / "base/epoch1.pt"), load_model(tmp_path / "base/last.pt")
-    command = ["prune.py", tmp_path / "base/last.pt", toy, "--rate", 0.5, "--mode", "rewind", *SHORT]
-    command += ["--rewind-to", tmp_path / "base/epoch1.pt", "--recipe", "lr=1e-9", "--rounds"]
-    done = call(*command, 2, "--out", tmp_path / "whole")
-    assert done.returncode == 0, done.stderr
+def test_rewinding_starts_every_round_from_the_early_weights_of_the_channels_that_stay(ok, toy, tmp_path):
+    base, whole, parts = tmp_path / "base", tmp_path / "whole", tmp_path / "parts"
+    shape = "--network student --set widths=8,8,8,12,12,12,12,8 --set hidden=16 --size 32"
+    ok("train_student.py", toy, shape, SHORT, "--recipe keep_epoch=1 lr=0.05 --out", base)
+    early, best = weights(base / "epoch1.pt"), load_model(base / "last.pt")
+    command = ("prune.py", base / "last.pt", toy, "--rate 0.5 --rounds 2 --mode rewind", SHORT)
+    command += ("--rewind-to", base / "epoch1.pt", "--recipe lr=1e-9 --out")
+    ok(*command, whole)
     kept = None
-    for index, start in ((1, best), (2, load_model(tmp_path / "whole/round1/best.pt"))):
+    starts = (best, load_model(whole / "round1/best.pt"))
+    for index, start in enumerate(starts, 1):
         network = start.build()
         coupling = Coupling(best.build()).carried_to(network)
         originals = [channels.count for channels in Coupling(best.build()).sets]
         chosen = choose(coupling, network, 0.5**index, originals)
-        sets = [channels.name for channels in coupling.sets]
         now = {channels.name: indices for channels, indices in chosen.items()}
         kept = now if kept is None else {name: kept[name][now[name]] for name in now}
-        assert set(kept) <= set(sets)
-        pruned = load_model(tmp_path / f"whole/round{index}/best.pt").state_dict
+        pruned = weights(whole / f"round{index}/best.pt")
         # a depthwise layer: its channels are those of one set
+        owner = next(channels for channels in coupling.sets if "cnn.3.0" in channels.through)
         for name in ("cnn.3.0.weight", "cnn.3.0.bias"):
-            owner = next(channels for channels in coupling.sets if "cnn.3.0" in channels.through)
-            assert torch.allclose(pruned[name], early.state_dict[name][kept[owner.name]], atol=1e-5), name
-        assert torch.allclose(pruned["fc.7.bias"], early.state_dict["fc.7.bias"], atol=1e-5)
+            assert torch.allclose(pruned[name], early[name][kept[owner.name]], atol=1e-5), name
+        assert torch.allclose(pruned["fc.7.bias"], early["fc.7.bias"], atol=1e-5)
         assert not torch.allclose(pruned["fc.7.bias"], best.state_dict["fc.7.bias"], atol=1e-5)
-    assert call(*command, 2, "--out", tmp_path / "parts", "--resume").returncode == 0
-    record = json.loads((tmp_path / "parts/record.json").read_text())
+    ok(*command, parts, "--resume")
+    record = read_json(parts / "record.json")
     record["rounds"].pop()  # as if it had been killed between the rounds
-    (tmp_path / "parts/record.json").write_text(json.dumps(record))
-    for file in (tmp_path / "parts/round2").iterdir():
+    (parts / "record.json").write_text(json.dumps(record))
+    for file in (parts / "round2").iterdir():
         file.unlink()
-    assert call(*command, 2, "--out", tmp_path / "parts", "--resume").returncode == 0
-    assert same_weights(tmp_path / "whole/round2/best.pt", tmp_path / "parts/round2/best.pt")
+    ok(*command, parts, "--resume")
+    assert same_tensors(weights(whole / "round2/best.pt"), weights(parts / "round2/best.pt"))
 
 
-def test_rewinding_to_another_network_is_refused(refused, tmp_path):
+def test_rewinding_to_another_network_is_refused(refused, tmp_path, narrow):
     (tmp_path / "other").mkdir()
-    path = checkpoint(tmp_path, arguments=SMALL)
     other = checkpoint(tmp_path / "other", arguments={**SMALL, "hidden": 8})
-    more = ("--rate", 0.5, "--mode", "rewind", "--rewind-to", other, "--dry-run")
-    assert "holds another network than" in refused("prune.py", path, *more)
+    sentence = refused("prune.py", narrow, "--rate 0.5 --mode rewind --dry-run --rewind-to", other)
+    assert "holds another network than" in sentence
 
 
-def test_balanced_class_weights_are_for_labels_with_a_teacher_too(call, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(teachers, "check_teacher", lambda *arguments, **options: 0.5)  # random weights
-    seen, path = [], checkpoint(tmp_path, arguments=SMALL)
-    original = losses.distillation_loss
+def test_balanced_class_weights_are_for_labels_with_a_teacher_too(
+    ok, toy, tmp_path, monkeypatch, narrow, no_check
+):
+    seen = []
 
     def noting(*arguments, **more):
         seen.append(more.get("class_weights"))
-        return original(*arguments, **more)
+        return losses.distillation_loss(*arguments, **more)
 
     monkeypatch.setattr("compression.training.distillation.distillation_loss", noting)
-    command = (
-        "prune.py",
-        path,
-        toy,
-        "--rate",
-        0.5,
-        "--teacher",
-        path,
-        *SHORT,
-        "--recipe",
-        "class_weights=balanced",
-    )
-    done = call(*command, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    command = ("prune.py", narrow, toy, SHORT, "--rate 0.5 --recipe class_weights=balanced")
+    ok(*command, "--teacher", narrow, "--out", tmp_path / "out")
     assert seen and all(torch.allclose(weights, torch.ones(11)) for weights in seen)  # the toy is balanced

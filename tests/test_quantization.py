@@ -2,9 +2,12 @@
 layers.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from conftest import generator
 
 from compression.command_line import UserError
 from compression.files.coding import pack, packed_size, unpack
@@ -25,8 +28,7 @@ SHAPES = [(), (1,), (5,), (1, 1), (6, 4, 3, 3), (7, 1, 3, 3), (1, 30)]
 
 
 def weights(shape, kind="normal"):
-    generator = torch.Generator().manual_seed(0)
-    normal = torch.randn(shape, generator=generator)
+    normal = torch.randn(shape, generator=generator(0))
     return {
         "normal": normal,
         "constant": torch.full(shape, -0.3),
@@ -50,38 +52,25 @@ def through_file(tensor, bits, scheme, scale=None):
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 @pytest.mark.parametrize("bits", BITS)
 def test_every_round_trip_is_within_half_a_step(bits, granularity, scale):
-    for shape in SHAPES:
-        for kind in ("normal", "constant", "zero", "shifted", "tiny", "large"):
-            tensor = weights(shape, kind)
-            storage, arrays, decoded = through_file(tensor, bits, Scheme(bits, granularity, scale))
-            assert decoded.shape == tensor.shape and decoded.dtype == torch.float32
-            if storage == "m8":
-                half, inside = (
-                    (float(arrays[0][1]) - float(arrays[0][0])) / 510,
-                    torch.ones(shape, dtype=torch.bool),
-                )
-            else:
-                along = (
-                    torch.from_numpy(arrays[-2].astype(np.float64)).reshape(-1, *[1] * (len(shape) - 1))
-                    if shape
-                    else torch.tensor(float(arrays[-2][0]))
-                )
-                half = along / 2
-                low, high = code_range(bits)
-                inside = (
-                    (tensor >= (low - 0.5) * along) & (tensor <= (high + 0.5) * along)
-                    if scale == "mse"
-                    else torch.ones(shape, dtype=torch.bool)
-                )
-            rounding = tensor.abs().double() * 2**-22  # of float32
-            assert (((decoded.double() - tensor.double()).abs() <= half + rounding) | ~inside).all(), (
-                shape,
-                kind,
-            )
-            if scale == "mse" and storage != "m8":  # a clipped value becomes the end of the grid
-                assert (
-                    (decoded == high * along.float()) | (decoded == low * along.float()) | inside
-                ).all(), (shape, kind)
+    low, high = code_range(bits)
+    kinds = ("normal", "constant", "zero", "shifted", "tiny", "large")
+    for shape, kind in itertools.product(SHAPES, kinds):
+        tensor = weights(shape, kind)
+        storage, arrays, decoded = through_file(tensor, bits, Scheme(bits, granularity, scale))
+        assert decoded.shape == tensor.shape and decoded.dtype == torch.float32
+        if storage == "m8":
+            step = torch.tensor((float(arrays[0][1]) - float(arrays[0][0])) / 255)
+        else:  # one for each channel
+            step = torch.from_numpy(arrays[-2].astype(np.float64))
+            step = step.view(-1, *[1] * (len(shape) - 1)) if shape else step[0]
+        inside = torch.ones(shape, dtype=torch.bool)
+        if scale == "mse" and storage != "m8":  # a clipped value becomes the end of the grid
+            inside = (tensor >= (low - 0.5) * step) & (tensor <= (high + 0.5) * step)
+            ends = (decoded == high * step.float()) | (decoded == low * step.float())
+            assert (ends | inside).all(), (shape, kind)
+        rounding = tensor.abs().double() * 2**-22  # of float32
+        error = (decoded.double() - tensor.double()).abs()
+        assert ((error <= step / 2 + rounding) | ~inside).all(), (shape, kind)
 
 
 @pytest.mark.parametrize(
@@ -103,20 +92,15 @@ def test_sizes_are_those_of_the_table(storage, shape, size):
     assert sum(packed_size(kind, count) for kind, count in layout_of(storage, shape)) == size
 
 
-@pytest.mark.parametrize(
-    "scheme",
-    [
-        Scheme(bits, granularity, scale)
-        for bits in (16, 8, 3)
-        for granularity in ("tensor", "channel")
-        for scale in ("minmax", "mse")
-    ],
-)
-def test_empty_tensors_come_back_and_nan_does_not_go_in(scheme):
-    assert through_file(torch.empty(0, 3), scheme.bits, scheme)[2].shape == (0, 3)
+@pytest.mark.parametrize("bits", [16, 8, 3])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("scale", ["minmax", "mse"])
+def test_empty_tensors_come_back_and_nan_does_not_go_in(bits, granularity, scale):
+    scheme = Scheme(bits, granularity, scale)
+    assert through_file(torch.empty(0, 3), bits, scheme)[2].shape == (0, 3)
     for bad in (float("nan"), float("inf"), -float("inf")):
         with pytest.raises(UserError, match="tensor w "):
-            store_tensor("w", torch.tensor([[1.0, bad]]), scheme.bits, scheme)
+            store_tensor("w", torch.tensor([[1.0, bad]]), bits, scheme)
 
 
 @pytest.mark.parametrize("scheme", [Scheme(16), Scheme(4, "channel", "minmax"), Scheme(4, "tensor", "mse")])
@@ -129,9 +113,8 @@ def test_8_bits_minmax_per_tensor_is_the_courses_formula():
     tensor = weights((6, 4, 3, 3))
     storage, arrays, _ = through_file(tensor, 8, Scheme())
     wide = tensor.double()
-    assert storage == "m8" and np.array_equal(
-        arrays[1], torch.round((wide - wide.min()) / (wide.max() - wide.min()) * 255).numpy()
-    )
+    expected = torch.round((wide - wide.min()) / (wide.max() - wide.min()) * 255)
+    assert storage == "m8" and np.array_equal(arrays[1], expected)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
@@ -139,20 +122,16 @@ def test_8_bits_minmax_per_tensor_is_the_courses_formula():
 def test_the_mse_scale_is_the_best_of_a_fine_search(bits, granularity):
     weight = weights((3, 1000))
     scale = mse_scale(weight, bits, granularity)
-    assert scale.shape == ((3,) if granularity == "channel" else (1,)) and torch.equal(
-        scale.half().float(), scale
-    )
+    assert scale.shape == ((3,) if granularity == "channel" else (1,))
+    assert torch.equal(scale.half().float(), scale)
 
     def squared_error(scale):
-        return (dequantize_symmetric(quantize_symmetric(weight, scale, bits), scale) - weight).square().sum(1)
+        rounded = dequantize_symmetric(quantize_symmetric(weight, scale, bits), scale)
+        return (rounded - weight).square().view(len(scale), -1).sum(1)
 
-    def total(errors):
-        return errors if granularity == "channel" else errors.sum(0, keepdim=True)
-
-    fine = torch.stack(
-        [total(squared_error(scale * factor)) for factor in torch.linspace(0.5, 2, 300).tolist()]
-    ).amin(0)
-    assert (total(squared_error(scale)) <= 1.05 * fine).all()
+    factors = torch.linspace(0.5, 2, 300).tolist()
+    fine = torch.stack([squared_error(scale * factor) for factor in factors]).amin(0)
+    assert (squared_error(scale) <= 1.05 * fine).all()
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -161,35 +140,27 @@ def test_affine_grids_cover_every_value(bits):
         values = weights((4, 9), kind).numpy()
         low, step = affine_grid(values, bits, "channel")
         assert low.dtype == step.dtype == np.float16
-        assert (low.astype(float) <= values.min(1)).all() and (
-            low.astype(float) + step.astype(float) * (2**bits - 1) >= values.max(1)
-        ).all()
-        decoded = dequantize_affine(quantize_affine(values, low, step, bits), low, step)
-        assert np.array_equal(
-            quantize_affine(decoded, low, step, bits), quantize_affine(values, low, step, bits)
-        )
+        assert (low.astype(float) <= values.min(1)).all()
+        assert (low.astype(float) + step.astype(float) * (2**bits - 1) >= values.max(1)).all()
+        codes = quantize_affine(values, low, step, bits)
+        assert np.array_equal(quantize_affine(dequantize_affine(codes, low, step), low, step, bits), codes)
 
 
 def test_symmetric_codes_by_hand():
-    weight = torch.tensor([[0.25, 0.75, -0.75, 9.0], [1.0, -2.0, 3.0, 0.0]])
-    codes = quantize_symmetric(weight, torch.tensor([0.5, -1.0]), 3)
+    scale = torch.tensor([0.5, -1.0])
+    codes = quantize_symmetric(torch.tensor([[0.25, 0.75, -0.75, 9.0], [1.0, -2.0, 3.0, 0.0]]), scale, 3)
     assert codes.tolist() == [[0, 2, -2, 3], [-1, 2, -3, 0]]  # 0.5, 1.5 and -1.5 go to the even code
-    assert dequantize_symmetric(codes, torch.tensor([0.5, -1.0])).tolist() == [
-        [0.0, 1.0, -1.0, 1.5],
-        [1.0, -2.0, 3.0, 0.0],
-    ]
+    assert dequantize_symmetric(codes, scale).tolist() == [[0, 1, -1, 1.5], [1, -2, 3, 0]]
 
 
 def test_weights_on_a_given_grid_are_stored_without_loss_and_others_refused():
     scale = torch.tensor([0.125, -0.0302734375, 0.0])
-    codes = torch.randint(-8, 8, (3, 20), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    codes = torch.randint(-8, 8, (3, 20), generator=generator(0)).to(torch.int8)
     weight = dequantize_symmetric(codes, scale)
     storage, arrays, decoded = through_file(weight, 4, Scheme(2), scale)
-    assert (
-        storage == "S4"
-        and torch.equal(decoded, weight)
-        and np.array_equal(arrays[1][:2], (codes[:2] + 8).numpy())
-    )
+    assert storage == "S4"
+    assert torch.equal(decoded, weight)
+    assert np.array_equal(arrays[1][:2], (codes[:2] + 8).numpy())
     for other, grid in ((weight + 1e-3, scale), (weight, scale * 1.0001), (weight, scale / 2)):
         with pytest.raises(UserError, match="tensor w is not on the 4-bit grid"):
             store_tensor("w", other, 4, Scheme(2), grid)
@@ -226,38 +197,34 @@ def test_bits_of_layers(scheme, expected):
 def test_an_override_of_no_layer_and_wrong_schemes_are_refused():
     with pytest.raises(UserError, match="no layer head"):
         Scheme(4, overrides={"head": 8}).bits_of(STATE)
-    for wrong in (
-        {"bits": 1},
-        {"bits": 9},
-        {"granularity": "row"},
-        {"scale": "max"},
-        {"vectors": 4},
-        {"overrides": {"fc": 1}},
-    ):
+    numbers = ({"bits": 1}, {"bits": 9}, {"vectors": 4}, {"overrides": {"fc": 1}})
+    for wrong in (*numbers, {"granularity": "row"}, {"scale": "max"}):
         with pytest.raises(UserError, match="no encoding"):
             Scheme(**wrong)
 
 
-def test_storage_names():
-    weight, vector = torch.empty(3, 2), torch.empty(3)
-    assert [
-        storage_of(weight, bits, Scheme(bits, *grid))
-        for bits, *grid in (
-            (8, "tensor", "minmax"),
-            (8, "channel", "minmax"),
-            (4, "tensor", "minmax"),
-            (8, "tensor", "mse"),
-            (3, "channel", "mse"),
-            (32,),
-            (16,),
-        )
-    ] == ["m8", "A8", "a4", "s8", "S3", "f4", "f2"]
+@pytest.mark.parametrize(
+    "wanted, scheme",
+    [
+        ("m8", Scheme(8, "tensor", "minmax")),
+        ("A8", Scheme(8, "channel", "minmax")),
+        ("a4", Scheme(4, "tensor", "minmax")),
+        ("s8", Scheme(8, "tensor", "mse")),
+        ("S3", Scheme(3, "channel", "mse")),
+        ("f4", Scheme(32)),
+        ("f2", Scheme(16)),
+    ],
+)
+def test_storage_of_a_matrix(wanted, scheme):
+    assert storage_of(torch.empty(3, 2), scheme.bits, scheme) == wanted
+
+
+def test_storage_of_vectors_and_names_that_mean_nothing():
+    vector = torch.empty(3)
     # not a scale for every value
     assert [storage_of(vector, 3, Scheme(4, "channel", scale)) for scale in ("mse", "minmax")] == ["s3", "a3"]
-    assert (
-        storage_of(vector, 8, Scheme(4, "channel", "mse", 8)) == "m8"
-        and storage_of(torch.tensor(3), None, Scheme()) == "i8"
-    )
+    assert storage_of(vector, 8, Scheme(4, "channel", "mse", 8)) == "m8"
+    assert storage_of(torch.tensor(3), None, Scheme()) == "i8"
     for wrong in ("", "f8", "u1", "s9", "s1", "m4", "s4 ", "S", "f4,f4"):
         with pytest.raises(ValueError):
             layout_of(wrong, (2,))
