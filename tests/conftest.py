@@ -153,11 +153,11 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def write_model(path, description, network, scheme=None):
+def write_model(path, description, network, *scheme):
     """Write a network as a model file, of 8 bits unless the scheme says otherwise; returns its path."""
     from compression.files.model_file import encode, to_bytes
 
-    path.write_bytes(to_bytes(encode(description, network.state_dict(), scheme)))
+    path.write_bytes(to_bytes(encode(description, network.state_dict(), *scheme)))
     return path
 
 

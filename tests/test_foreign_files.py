@@ -1,20 +1,24 @@
-"""Other programs' model files: all formats are read, the course's are written, hostile ones do no harm."""
+"""Other programs' model files: every format of the field is read, the course's are written, and hostile ones
+are refused unharmed.
+"""
 
 import collections
+import copy
 import io
 import json
 import math
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, generator, same_tensors
 
 from compression.command_line import UserError
 from compression.data.decoding import decode_photo
@@ -22,14 +26,14 @@ from compression.data.preprocessing import Preprocessing
 from compression.files.description import Description
 from compression.files.foreign import COURSE_PREPROCESSING, export
 from compression.files.loading import load_model
-from compression.files.model_file import encode, to_bytes
 from compression.files.restricted_pickle import read_pickle
 from compression.training.run_folder import write_checkpoint
 from dataset import FOOD11_CLASSES, list_testing
 from models import ARCHITECTURES, build
 
-ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT.parent / "shared" / "peer_models"
+WIDTHS = (8, 8, 12, 8, 16, 8, 8, 24)
+BITS = {"f": 32, "1": 16, "8": 8, "n": 16}  # by the first letter of a format's name
 COURSE_KEYS = ["cnn.0.0.weight", "cnn.1.3.bias", "cnn.7.1.running_var", "fc.0.weight"]
 
 
@@ -50,7 +54,10 @@ def reference_8bit(state):
 
 
 def reference_16bit(state):
-    return {name: (np.float16 if one.ndim else np.float64)(one.numpy()) for name, one in state.items()}
+    return {
+        name: np.float16(tensor.numpy()) if tensor.ndim else np.float64(tensor.numpy())
+        for name, tensor in state.items()
+    }
 
 
 def torch_bytes(content, zipped=True):
@@ -69,21 +76,21 @@ def prefixed(content):
     return {f"module.{name}": value for name, value in content.items()}
 
 
-def pickled(bits, protocol):
-    reference = {16: reference_16bit, 8: reference_8bit}[bits]
-    return bits, lambda state: pickle.dumps(reference(state), protocol)
-
-
-def as_numpy_1(data):
+def of_numpy_1(data):
     return data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
 
 
+def pickled(reference, protocol):
+    return lambda state: pickle.dumps(reference(state), protocol)
+
+
 FORMATS = {
-    "fp32 zip": (32, torch_bytes),
-    "fp32 legacy": (32, lambda state: torch_bytes(state, zipped=False)),
-    **{f"{bits}-bit protocol {number}": pickled(bits, number) for bits in (16, 8) for number in (2, 3, 4, 5)},
-    "8-bit of numpy 1": (8, lambda state: as_numpy_1(pickle.dumps(reference_8bit(state), 3))),
-    "npz": (16, lambda state: npz_bytes(prefixed(reference_16bit(state)))),
+    "fp32 zip": torch_bytes,
+    "fp32 legacy": lambda state: torch_bytes(state, zipped=False),
+    "8-bit of numpy 1": lambda state: of_numpy_1(pickle.dumps(reference_8bit(state), 3)),
+    "npz": lambda state: npz_bytes(prefixed(reference_16bit(state))),
+    **{f"8-bit protocol {protocol}": pickled(reference_8bit, protocol) for protocol in range(2, 6)},
+    **{f"16-bit protocol {protocol}": pickled(reference_16bit, protocol) for protocol in range(2, 6)},
 }
 
 
@@ -92,7 +99,7 @@ def student():
     """A StudentNet with narrow layers and BN statistics of its own, in eval mode."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        network = build("student", widths=(8, 8, 12, 8, 16, 8, 8, 24))
+        network = build("student", widths=WIDTHS)
         for name, value in network.state_dict().items():
             if name.endswith("running_var"):
                 value.uniform_(0.5, 2)
@@ -118,21 +125,24 @@ def written(tmp_path):
 
 @pytest.fixture
 def refused_file(written):
-    """refused_file(content, match=None) asserts that these bytes end in a UserError of one line."""
+    """refused_file(content, match=None) asserts that these bytes end in a UserError, and returns its one
+    sentence.
+    """
 
     def check(content, match=None):
         with pytest.raises(UserError, match=match) as refusal:
             load_model(written(content)).build()
         assert "\n" not in str(refusal.value)
+        return str(refusal.value)
 
     return check
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_gives_the_same_network_within_its_quantization_error(student, written, kind):
-    bits, write = FORMATS[kind]
+    bits = BITS[kind[0]]
     state = student.state_dict()
-    model = load_model(written(write(state)))
+    model = load_model(written(FORMATS[kind](state)))
     assert model.bits == bits and list(model.state_dict) == list(state)
     for name, value in state.items():
         decoded = model.state_dict[name]
@@ -143,15 +153,16 @@ def test_every_format_gives_the_same_network_within_its_quantization_error(stude
             assert torch.equal(decoded, value.half().float())
         else:
             assert (decoded - value).abs().max() <= (value.max() - value.min()) / 510 * 1.001
-    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 3, 64, 64, generator=generator(0))
     logits, expected = model.build()(images), student(images)
     assert (logits - expected).abs().max() <= {32: 0, 16: 0.05, 8: 0.5}[bits] * expected.std()
 
 
 def test_a_file_without_preprocessing_is_run_with_the_courses(student, written):
-    description = load_model(written(FORMATS["8-bit protocol 4"][1](student.state_dict()))).description
+    description = load_model(written(FORMATS["8-bit protocol 4"](student.state_dict()))).description
     assert description.architecture == "student" and description.class_names == tuple(FOOD11_CLASSES)
-    assert description.preprocessing == Preprocessing(256, "course", (0, 0, 0), (1, 1, 1))
+    assert description.preprocessing == COURSE_PREPROCESSING
+    assert COURSE_PREPROCESSING == Preprocessing(256, "course", (0, 0, 0), (1, 1, 1))
 
 
 @pytest.mark.parametrize("kind", ["fp32 zip", "8-bit protocol 3", "16-bit protocol 4"])
@@ -166,32 +177,32 @@ def test_a_file_without_preprocessing_is_run_with_the_courses(student, written):
 )
 def test_renamed_keys_are_recognised_by_shape_and_order(student, written, kind, rename):
     state = student.state_dict()
-    model = load_model(written(FORMATS[kind][1]({rename(name): value for name, value in state.items()})))
-    expected = load_model(written(FORMATS[kind][1](state), "same.bin"))
-    assert list(model.state_dict) == list(state)
-    assert all(torch.equal(model.state_dict[name], expected.state_dict[name]) for name in state)
+    write = FORMATS[kind]
+    expected = load_model(written(write(state), "same.bin")).state_dict
+    renamed = {rename(name): value for name, value in state.items()}
+    assert same_tensors(load_model(written(write(renamed))).state_dict, expected)
 
 
 def test_the_courses_keys_in_another_order_go_by_name(written):
     """Blocks 5 and 6 have the same shapes: by order they would be taken for each other."""
     state = build("student").state_dict()
-    swapped = sorted(state, key=lambda name: name[:5].replace("cnn.5", "cnn.6 and a half"))
-    model = load_model(written(torch_bytes({name: state[name] for name in swapped})))
-    assert list(model.state_dict) == list(state) != swapped
-    assert all(torch.equal(model.state_dict[name], value) for name, value in state.items())
+    names = sorted(state, key=lambda name: name[:5].replace("cnn.5", "cnn.6 and a half"))
+    model = load_model(written(torch_bytes({name: state[name] for name in names})))
+    assert names != list(state) and same_tensors(model.state_dict, state)
 
 
 def test_renamed_keys_in_another_order_are_refused(student, refused_file):
     """Weight and bias of a BN have the same shape: by order alone they would be taken for each other."""
-    state, names = student.state_dict(), list(student.state_dict())
+    state = student.state_dict()
+    names = list(state)
     here, there = names.index("cnn.2.1.weight"), names.index("cnn.2.1.bias")
     names[here], names[there] = names[there], names[here]
     renamed = {name.replace("cnn", "convolution"): state[name] for name in names}
-    refused_file(torch_bytes(renamed), "those of no network known here")
+    refused_file(torch_bytes(renamed), "those of")
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"),
+    "name, arguments",
     [
         ("student", {}),
         ("student", {"num_classes": 5}),
@@ -208,11 +219,13 @@ def test_renamed_keys_in_another_order_are_refused(student, refused_file):
 )
 def test_networks_of_the_table_are_recognised_by_their_shapes(written, name, arguments):
     network = build(name, **arguments).eval()
+    classes = arguments.get("num_classes", 11)
     renamed = {key.replace("fc", "head_"): value for key, value in network.state_dict().items()}
-    model, images = load_model(written(torch_bytes(renamed))), torch.rand(2, 3, 64, 64)
+    model = load_model(written(torch_bytes(renamed)))
+    images = torch.rand(2, 3, 64, 64)
     assert model.description.architecture == name and torch.equal(model.build()(images), network(images))
-    unnamed = tuple(f"class {label}" for label in range(arguments.get("num_classes", 0)))
-    assert model.description.class_names == (unnamed or FOOD11_CLASSES)
+    names = FOOD11_CLASSES if classes == 11 else [f"class {label}" for label in range(classes)]
+    assert model.description.class_names == tuple(names)
 
 
 @pytest.mark.parametrize("name", ["fer_cnn", "student"])
@@ -241,14 +254,15 @@ def test_tensors_of_no_network_are_refused(student, refused_file):
 
 
 def test_a_constant_tensor_decodes_to_its_value(student, written):
-    state = {**student.state_dict(), "fc.0.bias": torch.full((11,), 0.25), "cnn.4.0.bias": torch.zeros(8)}
-    decoded = load_model(written(pickle.dumps(reference_8bit(state)))).state_dict
-    assert all(torch.equal(decoded[name], state[name]) for name in ("fc.0.bias", "cnn.4.0.bias"))
+    constants = {"fc.0.bias": torch.full((11,), 0.25), "cnn.4.0.bias": torch.zeros(8)}
+    content = reference_8bit({**student.state_dict(), **constants})
+    decoded = load_model(written(pickle.dumps(content))).state_dict
+    assert all(torch.equal(decoded[name], value) for name, value in constants.items())
 
 
 @pytest.mark.parametrize("kind", ["fp32 zip", "16-bit protocol 3"])
 @pytest.mark.parametrize(
-    ("name", "value", "match"),
+    "name, value, match",
     [
         ("fc.0.weight", math.nan, "finite"),
         ("cnn.1.0.bias", math.inf, "finite"),
@@ -256,100 +270,75 @@ def test_a_constant_tensor_decodes_to_its_value(student, written):
     ],
 )
 def test_values_that_no_training_makes_are_refused(student, refused_file, kind, name, value, match):
-    state = dict(student.state_dict())
-    state[name] = torch.full_like(state[name], value)
-    refused_file(FORMATS[kind][1](state), match)
+    state = student.state_dict()
+    refused_file(FORMATS[kind]({**state, name: torch.full_like(state[name], value)}), match)
 
 
-NO_BOUNDS = [(math.nan, 1.0), (0.0, math.inf), (1.0, -1.0), (-1e300, 1e300), (0, 1 << 2000), ("0", "1")]
-
-
-@pytest.mark.parametrize("bounds", [*NO_BOUNDS, (None, None), ([], {})])
-def test_bounds_that_decode_to_nothing_are_refused(student, refused_file, bounds):
-    content = reference_8bit(student.state_dict())
-    refused_file(pickle.dumps({**content, "fc.0.bias": (*bounds, content["fc.0.bias"][2])}))
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("fc.0.bias", value) for value in (None, "text", [], {}, (), (1, 2), b"x", math.nan, 1 << 2000)),
+        *(("fc.0.bias", np.zeros(11, code)) for code in ("u1", "S1", "c16", "?", "f4,f4", "O")),
+        *(("fc.0.bias", (0.0, 1.0, np.zeros(11, code))) for code in ("i8", "f2")),
+        *(("fc.0.bias", (low, 1.0, np.zeros(11, "u1"))) for low in (math.nan, -math.inf, 2.0, "0", None, [])),
+        *(("fc.0.bias", (-1e300, high, np.zeros(11, "u1"))) for high in (1e300, 1 << 2000)),
+        *(("cnn.0.1.num_batches_tracked", np.float64(value)) for value in (0.5, math.nan, 1e300)),
+        ("cnn.0.1.num_batches_tracked", np.zeros(1)),
+    ],
+)
+def test_what_is_no_array_of_weights_is_refused(student, refused_file, name, value, protocol):
+    """Bounds of codes that decode to nothing, and counters that count nothing, too."""
+    reference = reference_8bit if isinstance(value, tuple) else reference_16bit
+    refused_file(pickle.dumps({**reference(student.state_dict()), name: value}, protocol))
 
 
 @pytest.mark.parametrize(
-    "value",
+    "name",
     [
-        *[None, "text", [], (), (1, 2), {}, b"x" * 11, math.nan, 1 << 2000, np.array([None] * 11)],
-        *[np.zeros(11, kind) for kind in (np.uint8, "S1", complex, bool, "f4,f4")],
-        *[(0.0, 1.0, np.zeros(11, kind)) for kind in (np.int64, np.float16)],
+        *("fp32_zip.bin", "fp32_legacy.bin", "16bit_protocol3.pkl", "8bit_protocol3_renamed_keys.pkl"),
+        *("8bit_protocol4.pkl", "16bit_dict.npz"),
     ],
 )
-def test_what_is_no_array_of_weights_is_refused(student, refused_file, value):
-    for protocol in (2, 4):
-        refused_file(pickle.dumps({**reference_16bit(student.state_dict()), "fc.0.bias": value}, protocol))
-
-
-@pytest.mark.parametrize("counter", [np.float64(0.5), np.float64(math.nan), np.float64(1e300), np.zeros(1)])
-def test_a_counter_that_counts_nothing_is_refused(student, refused_file, counter):
-    content = reference_16bit(student.state_dict())
-    refused_file(pickle.dumps({**content, "cnn.0.1.num_batches_tracked": counter}))
-
-
-# ---------------------------------------------------------------- the published files
-
-
-PUBLISHED = """fp32_zip.bin fp32_legacy.bin 16bit_protocol3.pkl 8bit_protocol3_renamed_keys.pkl
-    8bit_protocol4.pkl 16bit_dict.npz""".split()
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_file_loads(name):
     if not (PEERS / name).is_file():
         pytest.skip(f"there is no {PEERS / name}")
     model = load_model(PEERS / name)
-    logits = model.build()(torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
+    logits = model.build()(torch.rand(2, 3, 128, 128, generator=generator(0)))
     assert logits.shape == (2, 11) and logits.isfinite().all() and not torch.equal(logits[0], logits[1])
-    assert model.bits == {"f": 32, "1": 16, "8": 8}[name[0]]
+    assert model.bits == BITS[name[0]]
     assert name.endswith("npz") or set(COURSE_KEYS) <= set(model.state_dict)
 
 
 # ---------------------------------------------------------------- on the command line
 
 
-def test_inference_predicts_with_a_peers_file(call, student, written, toy, tmp_path):
-    path = written(FORMATS["8-bit protocol 3"][1](prefixed(student.state_dict())))
-    output, top = tmp_path / "prediction.csv", tmp_path / "top.csv"
-    done = call("inference", toy, output, "--model", path, "--top-k", 11, top)
-    assert done.returncode == 0, done.stderr
-    network = load_model(path).build()
+def test_inference_predicts_with_a_peers_file(ok, refused, student, written, toy, tmp_path):
+    path = written(FORMATS["8-bit protocol 3"](prefixed(student.state_dict())))
+    command = ("inference", toy, tmp_path / "out.csv", "--model", path)
+    ok(*command, "--top-k 11", tmp_path / "top.csv")
     photos = np.stack([decode_photo(photo, COURSE_PREPROCESSING) for photo in list_testing(toy).paths])
-    expected = network(torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255).softmax(1)
-    rows = [line.split(",") for line in top.read_text().splitlines()[1:]]
+    images = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
+    rows = [line.split(",") for line in (tmp_path / "top.csv").read_text().splitlines()[1:]]
     found = torch.tensor([[float(row[row.index(name) + 1]) for name in FOOD11_CLASSES] for row in rows])
-    assert torch.allclose(found, expected, atol=1e-4)
-    answers = [line.split(",")[1] for line in output.read_text().splitlines()[1:]]
-    assert answers == [str(FOOD11_CLASSES.index(row[1])) for row in rows]
-
-
-def test_inference_holds_a_peers_file_to_the_limit(refused, student, written, toy, tmp_path):
-    path = written(FORMATS["fp32 legacy"][1](student.state_dict()))
-    command = "inference", toy, tmp_path / "prediction.csv", "--model", path, "--max-bytes", 100
-    assert "at most 100 are allowed" in refused(*command)
+    assert torch.allclose(found, load_model(path).build()(images).softmax(1), atol=1e-4)
+    labels = [line.split(",")[1] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]]
+    assert labels == [str(FOOD11_CLASSES.index(row[1])) for row in rows]
+    assert "at most 100 are allowed" in refused(*command, "--max-bytes 100")
 
 
 @pytest.mark.parametrize("kind", ["fp32 legacy", "16-bit protocol 2", "8-bit protocol 4", "npz"])
-def test_quantize_makes_a_model_file_of_a_peers(call, student, written, tmp_path, kind):
-    path = written(FORMATS[kind][1](student.state_dict()))
-    assert call("quantize", path, tmp_path / "model.bin", "--bits", 32).returncode == 0
+def test_quantize_makes_a_model_file_of_a_peers(ok, student, written, tmp_path, kind):
+    path = written(FORMATS[kind](student.state_dict()))
+    ok("quantize", path, tmp_path / "model.bin", "--bits 32")
     theirs, ours = load_model(path), load_model(tmp_path / "model.bin")
-    told, known = ours.description.to_dict(), theirs.description.to_dict()
-    del told["arguments"], known["arguments"]  # BN is folded
-    assert told == known
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for key in ("architecture", "class_names", "preprocessing", "training"):
+        assert getattr(ours.description, key) == getattr(theirs.description, key)
+    images = torch.rand(2, 3, 64, 64, generator=generator(0))
     assert torch.allclose(ours.build()(images), theirs.build()(images), rtol=1e-4, atol=1e-4)
 
 
 # ---------------------------------------------------------------- the course's own formats
-
-
-def checkpoint(path, network, preprocessing=COURSE_PREPROCESSING, name="student", **arguments):
-    description = Description.of(name, arguments, FOOD11_CLASSES, preprocessing)
-    write_checkpoint(path, description, network.state_dict())
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -359,36 +348,51 @@ def full_student():
         network = build("student").eval()
     for name, value in network.state_dict().items():
         if name.endswith(("running_mean", "running_var")):
-            value.uniform_(0.5, 2, generator=torch.Generator().manual_seed(len(name)))
+            value.uniform_(0.5, 2, generator=generator(len(name)))
     return network
 
 
-def test_export_8_writes_the_courses_codes_bit_for_bit(call, full_student, tmp_path):
-    path, output = checkpoint(tmp_path / "best.pt", full_student), tmp_path / "model.pkl"
-    done = call("quantize", path, output, "--export", "course8")
-    assert done.returncode == 0 and not done.stderr and f"wrote {output}" in done.stdout
-    state, size = full_student.state_dict(), output.stat().st_size
-    raw = sum(value.numel() * value.element_size() for value in state.values())
-    told = f"raw {raw:,} B -> file {size:,} B in the course's 8-bit format; decoded {raw:,} B\nworst error "
-    assert f"student: {told}" in done.stdout
-    ours, reference = pickle.loads(output.read_bytes()), reference_8bit(state)
+@pytest.fixture
+def exporting(tmp_path):
+    """exporting(network, kind, **arguments) is the command that exports a student to model.pkl."""
+
+    def command(network, kind, **arguments):
+        description = Description.of("student", arguments, FOOD11_CLASSES, COURSE_PREPROCESSING)
+        write_checkpoint(tmp_path / "best.pt", description, network.state_dict())
+        return "quantize", tmp_path / "best.pt", tmp_path / "model.pkl", f"--export {kind}"
+
+    return command
+
+
+def test_export_8_writes_the_courses_codes_bit_for_bit(ok, full_student, exporting, tmp_path):
+    path = tmp_path / "model.pkl"
+    state = full_student.state_dict()
+    done = ok(*exporting(full_student, "course8"))
+    assert not done.stderr and f"wrote {path}" in done.stdout
+    raw = sum(value.nbytes for value in state.values())
+    size = path.stat().st_size
+    sizes = f"student: raw {raw:,} B -> file {size:,} B in the course's 8-bit format; decoded {raw:,} B\n"
+    assert sizes + "worst error " in done.stdout
+    ours = pickle.loads(path.read_bytes())
+    reference = reference_8bit(state)
     assert list(ours) == list(reference) and set(COURSE_KEYS) <= set(ours) and len(ours) == 72
+    # BN's gamma and beta of an untrained network: there the reference divides by zero
     constant = [name for name, value in state.items() if value.ndim and value.min() == value.max()]
-    assert constant  # BN's gamma and beta of an untrained network: there the reference divides by zero
+    assert constant
     for name, value in reference.items():
         if isinstance(value, tuple):
             *bounds, codes = ours[name]
-            assert (*bounds,) == value[:2] and {type(bound) for bound in bounds} == {np.float64}
+            assert bounds == [*value[:2]] and {type(bound) for bound in bounds} == {np.float64}
             assert codes.dtype == np.uint8
             assert np.array_equal(codes, np.zeros_like(value[2]) if name in constant else value[2])
         else:
             assert type(ours[name]) is np.float64 and ours[name] == value
 
 
-def test_export_16_writes_float16(call, full_student, tmp_path):
-    path, output = checkpoint(tmp_path / "best.pt", full_student), tmp_path / "model.pkl"
-    assert call("quantize", path, output, "--export", "course16", "--max-bytes", 600_000).returncode == 0
-    ours, reference = pickle.loads(output.read_bytes()), reference_16bit(full_student.state_dict())
+def test_export_16_writes_float16(ok, full_student, exporting, tmp_path):
+    ok(*exporting(full_student, "course16"), "--max-bytes 600000")
+    ours = pickle.loads((tmp_path / "model.pkl").read_bytes())
+    reference = reference_16bit(full_student.state_dict())
     assert list(ours) == list(reference)
     for name, value in reference.items():
         assert type(ours[name]) is type(value) and ours[name].dtype == value.dtype
@@ -396,52 +400,46 @@ def test_export_16_writes_float16(call, full_student, tmp_path):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_an_export_asks_for_the_names_that_every_numpy_has(student, bits):
-    data = export(student.state_dict(), bits)
-    assert b"numpy.core.multiarray" in data and b"numpy._core" not in data
-
-
-@pytest.mark.parametrize("bits", [8, 16])
 def test_an_export_read_and_exported_again_is_the_same_file(student, written, bits):
     once = export(student.state_dict(), bits)
     assert export(load_model(written(once)).state_dict, bits) == once
+    assert b"numpy.core.multiarray" in once and b"numpy._core" not in once  # names that every numpy has
 
 
 @pytest.mark.parametrize(
-    "flags", [["--bits", 16], ["--vectors", 8], ["--size", 64], ["--data", "."], ["--record", "record.json"]]
+    "flag", ["--bits 16", "--vectors 8", "--size 64", "--data .", "--record record.json"]
 )
-def test_export_and_what_it_has_no_room_for_contradict_each_other(refused, student, tmp_path, flags):
-    path = checkpoint(tmp_path / "best.pt", student, widths=(8, 8, 12, 8, 16, 8, 8, 24))
-    assert flags[0] in refused("quantize", path, tmp_path / "model.pkl", "--export", "course8", *flags)
-    assert list(tmp_path.iterdir()) == [path]
+def test_export_and_what_it_has_no_room_for_contradict_each_other(
+    refused, student, exporting, tmp_path, flag
+):
+    assert flag.split()[0] in refused(*exporting(student, "course8", widths=WIDTHS), flag)
+    assert os.listdir(tmp_path) == ["best.pt"]
 
 
-def test_an_export_over_the_limit_is_not_written_and_one_of_8_bits_is(call, refused, full_student, tmp_path):
-    path = checkpoint(tmp_path / "best.pt", full_student)
-    sentence = refused("quantize", path, tmp_path / "model.pkl", "--export", "course16")
+def test_an_export_over_the_limit_is_not_written_and_one_of_8_bits_is(
+    ok, refused, full_student, exporting, tmp_path
+):
+    sentence = refused(*exporting(full_student, "course16"))
     assert "at most 300,000 are allowed" in sentence and "use --export course8" in sentence
-    assert list(tmp_path.iterdir()) == [path]
-    assert call("quantize", path, tmp_path / "model.pkl", "--export", "course8").returncode == 0
+    assert os.listdir(tmp_path) == ["best.pt"]
+    ok(*exporting(full_student, "course8"))
 
 
-def test_export_says_what_the_courses_script_would_not_know(call, student, small_model, tmp_path):
-    path = checkpoint(tmp_path / "best.pt", student, widths=(8, 8, 12, 8, 16, 8, 8, 24))
-    done = call("quantize", path, tmp_path / "model.pkl", "--export", "course8")
-    assert done.returncode == 0 and done.stderr.count("warning") == 1
-    assert "builds its own StudentNet" in done.stderr
-    done = call("quantize", small_model, tmp_path / "model.pkl", "--export", "course8")
-    assert "feeds 256 px crops" in done.stderr
+def test_export_says_what_the_courses_script_would_not_know(ok, student, small_model, exporting, tmp_path):
+    told = ok(*exporting(student, "course8", widths=WIDTHS)).stderr
+    assert told.count("warning") == 1 and "builds its own StudentNet" in told
+    told = ok("quantize", small_model, tmp_path / "model.pkl", "--export course8").stderr
+    assert "feeds 256 px crops" in told
 
 
-@pytest.mark.parametrize(("kind", "value"), [("course8", math.nan), ("course16", 1e6)])
-def test_values_that_the_format_cannot_hold_are_refused_by_name(refused, student, tmp_path, kind, value):
-    network = build("student", widths=(8, 8, 12, 8, 16, 8, 8, 24))
-    network.load_state_dict(student.state_dict())
-    with torch.no_grad():
-        network.cnn[2][3].bias[1] = value
-    path = checkpoint(tmp_path / "best.pt", network, widths=(8, 8, 12, 8, 16, 8, 8, 24))
-    assert "cnn.2.3.bias" in refused("quantize", path, tmp_path / "model.pkl", "--export", kind)
-    assert list(tmp_path.iterdir()) == [path]
+@pytest.mark.parametrize("kind, value", [("course8", math.nan), ("course16", 1e6)])
+def test_values_that_the_format_cannot_hold_are_refused_by_name(
+    refused, student, exporting, tmp_path, kind, value
+):
+    network = copy.deepcopy(student)
+    network.cnn[2][3].bias[1] = value
+    assert "cnn.2.3.bias" in refused(*exporting(network, kind, widths=WIDTHS))
+    assert os.listdir(tmp_path) == ["best.pt"]
 
 
 # ---------------------------------------------------------------- hostile files
@@ -472,42 +470,24 @@ def integer(value):
 def hostile_pickles(target):
     """name -> (a pickle that creates the file `target` when unpickled as usual, the name it asks for)."""
     command = f"touch '{target}'"
-    opened, called = Call(eval, f"open({str(target)!r}, 'w')"), text(command) + b"\x85R"
-    in_memory = b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94h\x00h\x01\x93" + called + b"."
-    of_system = {
-        "protocol 0": f"cos\nsystem\n(V{command}\ntR.".encode(),
-        "INST": b"(" + text(command) + b"ios\nsystem\n.",
-        "a name in memory": in_memory,
-        "behind a container": b"\x80\x03}" + text("a") + b"cos\nsystem\n" + called + b"s.",
-    }
-    in_name = b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.__new__\x93."
-    weights, name = {"fc.0.weight": Call(os.system, command)}, "(posix|nt).system"
+    native = "(posix|nt).system"
+    system = Call(os.system, command)
+    evaluated = Call(eval, f"open({str(target)!r}, 'w')")
+    in_memory = b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94h\x00h\x01\x93" + text(command) + b"\x85R."
     return {
-        **{
-            f"os.system in protocol {number}": (pickle.dumps(weights, number), name)
-            for number in (2, 3, 4, 5)
-        },
-        "eval": (pickle.dumps([1, opened], 4), "builtins.eval"),
-        "as a key": (pickle.dumps({("a", 1): 2, opened: 1}, 4), None),
-        **{kind: (data, "os.system") for kind, data in of_system.items()},
-        "a name in a name": (in_name, "numpy.ndarray.__new__"),
-        "after an array": (pickle.dumps([np.zeros(3), Call(os.system, command)], 4), name),
+        **{f"os.system in protocol {n}": (pickle.dumps({"a": system}, n), native) for n in range(2, 6)},
+        "eval": (pickle.dumps([1, evaluated], 4), "builtins.eval"),
+        "as a key": (pickle.dumps({("a", 1): 2, evaluated: 1}, 4), None),
+        "protocol 0": (f"cos\nsystem\n(V{command}\ntR.".encode(), "os.system"),
+        "INST": (b"(" + text(command) + b"ios\nsystem\n.", "os.system"),
+        "a name in memory": (in_memory, "os.system"),
+        "a name in a name": (b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.__new__\x93.", "numpy.ndarray.__new__"),
+        "behind a container": (
+            b"\x80\x03}" + text("a") + b"cos\nsystem\n" + text(command) + b"\x85Rs.",
+            "os.system",
+        ),
+        "after an array": (pickle.dumps([np.zeros(3), system], 4), native),
     }
-
-
-@pytest.mark.parametrize("kind", hostile_pickles("x"))
-@pytest.mark.parametrize("wrap", ["bare", "npz", "torch zip", "torch legacy"])
-def test_a_file_that_asks_for_code_is_refused_by_name_and_nothing_runs(tmp_path, refused_file, kind, wrap):
-    target = tmp_path / "was-run"
-    data, name = hostile_pickles(target)[kind]
-    if kind == "after an array" and "torch" in wrap:
-        name = "numpy"  # a stream of torch.save holds none
-    wrapped = {"bare": bytes, "npz": in_npz, "torch zip": in_torch_zip, "torch legacy": in_legacy}[wrap](data)
-    refused_file(wrapped, name and rf"asks for {name}\S*, which no file of weights needs")
-    assert not target.exists()
-    if wrap == "bare" and kind not in ("a name in a name", "as a key"):
-        pickle.loads(data)  # the test's own check: unpickled the usual way it does run
-        assert target.exists()
 
 
 def in_npz(data, header=b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"):
@@ -527,15 +507,29 @@ def in_torch_zip(data, storage=None, compression=zipfile.ZIP_STORED):
 
 
 def in_legacy(data, keys=(), end=b""):
-    sizes = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
-    magic = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, sizes))
-    return magic + data + pickle.dumps(list(keys), 2) + end
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    start = (pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, system))
+    return b"".join(start) + data + pickle.dumps(list(keys), 2) + end
+
+
+@pytest.mark.parametrize("kind", hostile_pickles("x"))
+@pytest.mark.parametrize("wrap", [bytes, in_npz, in_torch_zip, in_legacy])
+def test_a_file_that_asks_for_code_is_refused_by_name_and_nothing_runs(tmp_path, refused_file, kind, wrap):
+    target = tmp_path / "was-run"
+    data, name = hostile_pickles(target)[kind]
+    if kind == "after an array" and wrap in (in_torch_zip, in_legacy):
+        name = "numpy"  # a stream of torch.save holds none
+    refused_file(wrap(data), name and rf"asks for {name}\S*, which no file of weights needs")
+    assert not target.exists()
+    if wrap is bytes and kind not in ("a name in a name", "as a key"):
+        pickle.loads(data)  # the test's own check: unpickled the usual way it does run
+        assert target.exists()
 
 
 def tensor_of(count, shape, stride, kind="Float"):
     """A torch pickle of one tensor over the storage "0"."""
-    kind = f"ctorch\n{kind}Storage\n".encode()
-    storage = b"(" + text("storage") + kind + text("0") + text("cpu") + integer(count) + b"tQ"
+    storage = b"(" + text("storage") + f"ctorch\n{kind}Storage\n".encode() + text("0") + text("cpu")
+    storage += integer(count) + b"tQ"
     shape, stride = (b"(" + b"".join(map(integer, values)) + b"t" for values in (shape, stride))
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + integer(0) + shape + stride + b"\x89}tR"
 
@@ -549,15 +543,20 @@ def array_of(shape, code="f2", data=b"\0" * 8):
     """A pickle of one array that says it has this shape, and has these bytes."""
     array = pickle.dumps({"fc.0.weight": np.zeros(4, np.float16)}, 3)
     numbers = b"(" + b"".join(pickle.dumps(length, 2)[2:-1] for length in shape) + b"t"
-    stored = b"B" + struct.pack("<I", len(data)) + data
-    for old, new in ((b"K\x04\x85", numbers), (b"f2", code.encode()), (b"C\x08" + bytes(8), stored)):
+    for old, new in (
+        (b"K\x04\x85", numbers),
+        (b"f2", code.encode()),
+        (b"C\x08" + bytes(8), b"B" + struct.pack("<I", len(data)) + data),
+    ):
         assert array.count(old) == 1
         array = array.replace(old, new)
     return array
 
 
 def laughs(levels, brackets=(b"(", b"t")):
-    """The opcodes of `levels` values, each holding the one below twice: the last has 2 ** levels parts."""
+    """The opcodes of `levels` values, of which each holds the one below twice: the last has 2 ** levels
+    parts.
+    """
     body = brackets[0] + b"K\x01K\x02" + brackets[1] + b"q\x00"
     for _ in range(levels):
         body += brackets[0] + b"h\x00h\x00" + brackets[1] + b"q\x00"
@@ -572,7 +571,10 @@ def resource_bombs():
     ten_gigabytes = b"cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R."
     weights, words = np.zeros(1 << 17, np.float16), "architecture arguments class_names preprocessing"
     header = {"format": "food11-model", "version": 2, **dict.fromkeys(words.split(), {})}
-    alike = [index * ((1 << 61) - 1) for index in range(1, 10_000)]
+    laughing = pickle.dumps(header, 2)[:-1] + text("training") + b"(" + laughs(60, nested) + b"ts."
+    attributes = b"ccollections\nOrderedDict\n)R}" + text("items") + b"K\x01sb."
+    more = in_torch_zip(b"}." + bytes(1 << 27), compression=zipfile.ZIP_DEFLATED)
+    keys = (integer(index * ((1 << 61) - 1)) + b"N" for index in range(1, 10_000))
     plain = {
         "nested lists": b"]" * 60_000 + b"a" * 59_999 + b".",
         "nested tuples": deep + b".",
@@ -603,7 +605,7 @@ def resource_bombs():
         "a persistent id": b"K\x01Q.",
         "an extension": b"\x82\x01.",
         "a state for a dict": b"}}" + text("items") + b"K\x01sb.",
-        "keys of one hash": b"}(" + b"".join(integer(key) + b"N" for key in alike) + b"u.",
+        "keys of one hash": b"}(" + b"".join(keys) + b"u.",
     }
     arrays = {
         "8 GB": ((1 << 16, 1 << 16),),
@@ -623,9 +625,6 @@ def resource_bombs():
     huge, half = tensor_of(1 << 40, (1 << 40,), (1,)), tensor_of(1 << 18, (1 << 18,), (1,), "Half")
     long_text, two = tensor_of(2, (text("x" * 10**5), 1 << 15), (1, 1)), tensor_of(2, (2,), (1,))
     large, shared = tensor_of(1 << 28, (1 << 28,), (1,)), dict_of(*[half] * 2000)
-    told = pickle.dumps(header, 2)[:-1] + text("training") + b"(" + laughs(60, nested) + b"ts."
-    hung = b"ccollections\nOrderedDict\n)R}" + text("items") + b"K\x01sb."
-    more = in_torch_zip(b"}." + bytes(1 << 27), compression=zipfile.ZIP_DEFLATED)
     torch_files = {
         "a storage of 4 TB": in_torch_zip(dict_of(huge), bytes(8)),
         "a storage that is absent": in_torch_zip(dict_of(huge)),
@@ -643,10 +642,10 @@ def resource_bombs():
         "nested tuples as a key in a torch file": in_torch_zip(b"}" + deep + key),
         "laughing tuples as a key in a torch file": in_torch_zip(b"}" + laughs(60) + key),
         "a legacy file with nested tuples as a key": in_legacy(b"}" + deep + key),
-        "laughing header": in_torch_zip(told),
-        "a header with attributes": in_torch_zip(hung),
+        "laughing header": in_torch_zip(laughing),
+        "a header with attributes": in_torch_zip(attributes),
         "many entries": many_entries(60_000),
-        "more in an entry than it says": more.replace(*(struct.pack("<L", n) for n in ((1 << 27) + 2, 2))),
+        "more in an entry than it says": more.replace(struct.pack("<L", (1 << 27) + 2), struct.pack("<L", 2)),
     }
     return {
         **{name: b"\x80\x04" + body for name, body in plain.items()},
@@ -728,15 +727,17 @@ print(json.dumps(results))
 
 
 def load_all(folder, mutations=0):
-    """name -> (outcome, KB of memory it took, KB of the file) for all files of a folder, in a new process."""
+    """name -> (outcome, KB of memory it took, KB of the file) of loading every file of a folder in a process
+    of its own.
+    """
     command = [sys.executable, "-c", LOADER, folder, str(mutations)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(
-    ("key", "fine"),
+    "key, fine",
     [((1 << 60) - 1, True), (-5, True), (1 << 60, False), ((1 << 61) - 1, False), (-1 << 61, False)],
 )
 def test_integers_that_could_share_a_hash_are_no_keys(key, fine):
@@ -749,24 +750,21 @@ def test_integers_that_could_share_a_hash_are_no_keys(key, fine):
 
 
 def test_bombs_are_refused_and_take_less_than_64_mb(tmp_path):
-    folder = tmp_path / "bombs"
-    folder.mkdir()
     for name, content in resource_bombs().items():
-        (folder / name).write_bytes(content)
-    results = load_all(folder)
+        (tmp_path / name).write_bytes(content)
+    results = load_all(tmp_path)
     assert len(results) == len(resource_bombs())
-    assert {name for name, (outcome, _, _) in results.items() if outcome != "refused"} == set()
+    assert [name for name, (outcome, _, _) in results.items() if outcome != "refused"] == []
     assert {name: grown for name, (_, grown, size) in results.items() if grown > 64 * 1024 + size} == {}
 
 
-def test_thousands_of_random_mutations_are_refused_or_harmless(student, small_network, tmp_path):
+def test_thousands_of_random_mutations_are_refused_or_harmless(student, small_model, tmp_path):
     folder = tmp_path / "files"
     folder.mkdir()
-    description, network = small_network
-    pickles = [f"16-bit protocol {number}" for number in (2, 3, 4)] + ["8-bit protocol 3", "8-bit protocol 4"]
-    for kind in ("fp32 zip", "fp32 legacy", *pickles, "npz"):
-        (folder / kind).write_bytes(FORMATS[kind][1](student.state_dict()))
-    (folder / "ours").write_bytes(to_bytes(encode(description, network.state_dict())))
+    pickles = ("8-bit protocol 3", "8-bit protocol 4", *(f"16-bit protocol {n}" for n in (2, 3, 4)))
+    for kind in ("fp32 zip", "fp32 legacy", "npz", *pickles):
+        (folder / kind).write_bytes(FORMATS[kind](student.state_dict()))
+    shutil.copy(small_model, folder / "ours")
     results = load_all(folder, mutations=240)
     assert sum(counts["refused"] + counts["loaded"] for counts, _, _ in results.values()) == 240 * 9 >= 2000
     assert all(counts["refused"] > 100 for counts, _, _ in results.values()), results

@@ -2,6 +2,7 @@
 markup, links, and how they work in a browser where there is one.
 """
 
+import csv
 import json
 import math
 import os
@@ -15,10 +16,14 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import pytest
 import torch
-from conftest import write_model
+from conftest import read_json, words, write_model
 from PIL import Image
 
+import evaluate
 from compression.data.decoding import DecodeReport
+from compression.data.faces import FACE_CLASSES
+from compression.data.preprocessing import GREY, Preprocessing
+from compression.files.description import Description
 from compression.files.loading import load_model
 from compression.pages.gallery import gallery_page
 from compression.pages.report import (
@@ -30,7 +35,7 @@ from compression.pages.report import (
     wilson,
 )
 from dataset import FOOD11_CLASSES, list_labelled, list_testing, load_photos
-from evaluate import measure
+from models import build
 
 HOSTILE = ("</script><script>hacked=1</script>", "\"><img src=x onerror='hacked=1'>", "{{ 1 }} & 'co'")
 
@@ -129,15 +134,13 @@ def test_a_record_of_something_else_is_no_training_curve(small_network, tmp_path
 @pytest.fixture(scope="module")
 def report(toy, small_model, small_network, tmp_path_factory):
     """(path of a report, the record of the same evaluation)."""
-    import evaluate
-
     folder = tmp_path_factory.mktemp("report")
     shutil.copy(small_model, folder / "model.bin")
     (folder / "record.json").write_text(record_of(small_network[0]))
-    page, record = folder / "new" / "report.html", folder / "new" / "evaluation.json"
-    arguments = [folder / "model.bin", toy, "--cache", "none", "--html", page, "--record", record]
-    assert evaluate.main(list(map(str, arguments))) == 0
-    return page, json.loads(record.read_text())
+    page, record = folder / "new/report.html", folder / "new/evaluation.json"
+    command = [folder / "model.bin", toy, "--cache none --html", page, "--record", record]
+    assert evaluate.main(list(words(command))) == 0
+    return page, read_json(record)
 
 
 def test_the_report_shows_what_the_record_says(report, small_model):
@@ -161,7 +164,7 @@ def test_a_report_of_a_model_without_mistakes_and_without_a_class(toy, small_net
     photos = load_photos(listing, small_network[0].preprocessing, cache=False)
     photos = replace(photos, rows=photos.rows[photos.labels > 0], labels=photos.labels[photos.labels > 0])
     model = load_model(write_model(tmp_path / "model.bin", *small_network))
-    result, _ = measure(model, listing, [photos], torch.device("cpu"))
+    result, _ = evaluate.measure(model, listing, [photos], torch.device("cpu"))
     answers = torch.nn.functional.one_hot(photos.labels, 11).float()
     (tmp_path / "page.html").write_text(report_page(model, result, answers, photos, listing))
     page = read(tmp_path / "page.html")
@@ -172,12 +175,12 @@ def test_a_report_of_a_model_without_mistakes_and_without_a_class(toy, small_net
 @pytest.fixture
 def hostile_report(toy, hostile, tmp_path):
     """A report whose class and file names would be markup."""
-    listing = list_labelled(toy, "validation")
+    plain = list_labelled(toy, "validation")
     name = "<script>hacked=1<!-- \" '.jpg"
-    listing = replace(listing, paths=tuple(path.with_name(name) for path in listing.paths))
-    photos = load_photos(list_labelled(toy, "validation"), hostile[0].preprocessing, cache=False)
+    listing = replace(plain, paths=tuple(path.with_name(name) for path in plain.paths))
+    photos = load_photos(plain, hostile[0].preprocessing, cache=False)
     model = load_model(write_model(tmp_path / "<b>.bin", *hostile))
-    result, answers = measure(model, list_labelled(toy, "validation"), [photos], torch.device("cpu"))
+    result, answers = evaluate.measure(model, plain, [photos], torch.device("cpu"))
     path = tmp_path / "page.html"
     path.write_text(report_page(model, result, answers, photos, listing), encoding="utf-8")
     return path
@@ -191,20 +194,16 @@ def test_names_in_a_report_cannot_be_markup(hostile_report):
 
 
 def test_faces_have_a_report(tmp_path, ok):
-    from compression.data.faces import FACE_CLASSES
-    from compression.data.preprocessing import GREY, Preprocessing
-    from compression.files.description import Description
-    from models import build
-
     draw_faces(tmp_path / "train.csv", "label", [row % 7 for row in range(140)])
+    draw_faces(tmp_path / "test.csv", "id", range(5))
     arguments = {"widths": (8,) * 8, "hidden": 16, "in_channels": 1}
     description = Description.of("student", arguments, FACE_CLASSES, Preprocessing(48, **GREY))
+    network = build("student", **description.arguments).eval()
+    model = write_model(tmp_path / "model.bin", description, network)
     page = tmp_path / "page.html"
-    model = write_model(tmp_path / "model.bin", description, build("student", **description.arguments).eval())
     ok("evaluate.py", model, tmp_path, "--html", page)
     assert "face " in read(page).text
-    draw_faces(tmp_path / "test.csv", "id", range(5))
-    ok("inference.py", tmp_path, tmp_path / "out.csv", f"--model {model} --html {page}")
+    ok("inference.py", tmp_path, tmp_path / "out.csv", "--model", model, "--html", page)
     photos = photos_of(read(page))
     assert [name for name, *_ in photos] == list("01234")
     assert all(source.startswith("data:image/jpeg") for _, source, *_ in photos)
@@ -237,16 +236,14 @@ def photos(toy, tmp_path):
 def predict(start, model, photos, folder):
     """inference.py by names, with a gallery in another folder than the photos."""
     page = folder / "pages" / "gallery.html"
-    options = f"--model {model} --ids names --label names --html {page}"
-    return page, start("inference.py", photos, folder / "out.csv", options)
+    more = ("--ids names --label names --model", model, "--html", page)
+    return page, start("inference.py", photos, folder / "out.csv", *more)
 
 
-def test_the_gallery_links_every_photo_with_its_class(photos, small_model, call, tmp_path):
-    import csv
-
-    page, done = predict(call, small_model, photos, tmp_path)
+def test_the_gallery_links_every_photo_with_its_class(photos, small_model, ok, tmp_path):
+    page, _ = predict(ok, small_model, photos, tmp_path)
     shown = photos_of(read(page))
-    assert done.returncode == 0 and not page.with_name("my photos #1").exists(), done.stderr
+    assert not page.with_name("my photos #1").exists()
     links = [link for _, link, *_ in shown]
     linked = [os.path.normpath(os.fsencode(page.parent) + b"/" + unquote_to_bytes(link)) for link in links]
     assert sorted(linked) == sorted(os.fsencode(path) for path in photos.iterdir())
@@ -257,7 +254,9 @@ def test_the_gallery_links_every_photo_with_its_class(photos, small_model, call,
     assert all(values == sorted(values, reverse=True) and len(values) == 3 for *_, values in shown)
 
 
-def test_undecodable_photos_are_listed_in_the_gallery(photos, small_model, refused, tmp_path):
+def test_undecodable_photos_are_listed_in_the_gallery_and_there_is_no_csv(
+    photos, small_model, refused, tmp_path
+):
     (photos / "0007.jpg").write_bytes(b"no photo")
     whole = (photos / "0009.jpg").read_bytes()
     (photos / "0009.jpg").write_bytes(whole[: len(whole) * 2 // 3])
@@ -275,20 +274,20 @@ def test_undecodable_photos_are_listed_in_the_gallery(photos, small_model, refus
     assert photos_of(read(page)) == [] and "Could not be decoded, no class: 15" in read(page).text
 
 
-def test_photos_that_browsers_do_not_show_are_embedded(small_model, call, tmp_path):
+def test_photos_that_browsers_do_not_show_are_embedded(small_model, ok, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("a.tif", "b.png"):
         Image.new("RGB", (50, 40), "red").save(tmp_path / "photos" / name)
-    page, done = predict(call, small_model, tmp_path / "photos", tmp_path)
+    page, _ = predict(ok, small_model, tmp_path / "photos", tmp_path)
     sources = [source for _, source, *_ in photos_of(read(page))]
-    assert sources[0].startswith("data:image/jpeg;base64,") and sources[1] == "../photos/b.png", done.stderr
+    assert sources[0].startswith("data:image/jpeg;base64,") and sources[1] == "../photos/b.png"
 
 
 def test_class_names_in_the_gallery_cannot_be_markup(toy, hostile, tmp_path):
-    listing = list_testing(toy)
+    names = hostile[0].class_names
     probabilities = torch.eye(11)[torch.arange(15) % 11]
-    names, report = hostile[0].class_names, DecodeReport()
-    page = Page(gallery_page(listing, names, probabilities, report, tmp_path / "x", "<b>"))
+    text = gallery_page(list_testing(toy), names, probabilities, DecodeReport({}, {}), tmp_path / "x", "<b>")
+    page = Page(text)
     assert len(page.scripts) == 2 and "b" not in {tag for tag, _ in page.tags}
     assert json.loads(page.scripts[0])["classes"][:3] == list(HOSTILE)
 
@@ -312,11 +311,10 @@ def browser():
     """A headless Chromium: the machine's own, or Playwright's."""
     playwright = pytest.importorskip("playwright.sync_api")
     names = ("chromium", "chromium-browser", "google-chrome")
+    own = next(filter(None, map(shutil.which, names)), None)
     with playwright.sync_playwright() as driver:
         try:
-            found = driver.chromium.launch(
-                executable_path=next(filter(None, map(shutil.which, names)), None), args=["--no-sandbox"]
-            )
+            found = driver.chromium.launch(executable_path=own, args=["--no-sandbox"])
         except playwright.Error:
             pytest.skip("there is no Chromium here; apt-get install chromium, or playwright install chromium")
         yield found
@@ -344,8 +342,10 @@ def visit(browser):
     assert not trouble and all(url.startswith(("file:", "data:")) for url in asked)
 
 
-@pytest.mark.parametrize("width", [390, 1280])  # of a phone, of a desktop
-def test_pages_fit_a_screen(report, hostile_report, photos, small_model, call, tmp_path, visit, width):
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pages_fit_a_phone_and_a_desktop(
+    report, hostile_report, photos, small_model, call, tmp_path, visit, width
+):
     gallery, _ = predict(call, small_model, photos, tmp_path)
     for path in (report[0], hostile_report, gallery):
         page = visit(path, width)
@@ -373,7 +373,8 @@ def test_the_charts_tell_their_counts_to_the_pointer_and_to_the_keyboard(report,
 
 def test_the_gallery_filters_sorts_and_turns_pages(visit, toy, tmp_path):
     listing, count = list_testing(toy), 300
-    listing = replace(listing, paths=listing.paths * 20, ids=tuple(range(count)))
+    paths = tuple(listing.paths[row % 15] for row in range(count))
+    listing = replace(listing, paths=paths, ids=tuple(range(count)))
     labels, best = torch.arange(count) % 3, 0.5 + torch.arange(count) / 1000
     probabilities = torch.zeros(count, 11).scatter_(1, labels[:, None], best[:, None])
     names = HOSTILE + FOOD11_CLASSES[3:]
