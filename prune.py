@@ -43,7 +43,8 @@ from models import check_size
 def read_options(argv):
     """The parsed command line, checked for contradictions."""
     command = parser(__doc__)
-    command.add_argument("checkpoint", type=Path, help="best.pt of a training script, or a model file")
+    text = "best.pt of a training script, or a model file (its BN is folded, so only --mode lowrank)"
+    command.add_argument("checkpoint", type=Path, help=text)
     command.add_argument(
         "data", type=Path, nargs="?", help="folder with training/ and validation/; not needed for --dry-run"
     )

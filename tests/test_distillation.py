@@ -522,6 +522,8 @@ def test_resuming_with_another_size_of_a_resnet18_is_refused(toy, resnet18, call
     assert load_model(tmp_path / "run/best.pt").description.training["teacher_size"] == 32
     other = call(*command, "teacher_size=48", "--resume")
     assert other.returncode == 2 and "teacher_size was 32 in the saved run" in other.stderr
+    scratch = call("train_student.py", toy, *command[4:-1], "--resume")
+    assert scratch.returncode == 2 and "training.script was train_kd.py in the saved run" in scratch.stderr
 
 
 def test_cheap_mistakes_are_told_before_photos_are_decoded(

@@ -365,6 +365,8 @@ def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_pre
     other = call(*command, 0.6, "--resume")
     assert other.returncode == 2 and "kept" in other.stderr
     assert call(*command, 0.7, "--resume").returncode == 0
+    elsewhere = call(*command, 0.7, "--out", out / "round2")  # of the training
+    assert elsewhere.returncode == 2 and "no record of prune.py; choose another" in elsewhere.stderr
 
 
 @pytest.mark.parametrize(

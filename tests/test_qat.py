@@ -476,11 +476,12 @@ def test_what_is_advised_for_a_file_that_is_too_large_fits(refused, call, checkp
     network = build("student", **description.arguments)
     write_checkpoint(tmp_path / "wide.pt", description, network.state_dict())
     trained_at_3_bits(tmp_path / "wide.pt", tmp_path / "best.pt")
-    store = ("quantize.py", tmp_path / "best.pt", tmp_path / "model.bin")
-    assert call(*store).returncode == 0
-    limit = (tmp_path / "model.bin").stat().st_size - 1
-    assert "--vectors 8 would fit with" in refused(*store, "--max-bytes", limit)
-    assert call(*store, "--max-bytes", limit, "--vectors", 8).returncode == 0
+    for name in ("wide.pt", "best.pt"):
+        store = ("quantize.py", tmp_path / name, tmp_path / "model.bin", "--bits", 3)
+        assert call(*store).returncode == 0
+        limit = (tmp_path / "model.bin").stat().st_size - 1
+        assert "--vectors 8 would fit with" in refused(*store, "--max-bytes", limit)
+        assert call(*store, "--max-bytes", limit, "--vectors", 8).returncode == 0
     assert "fewer --qat-bits" in refused(*store, "--max-bytes", 1000)
 
 

@@ -90,7 +90,8 @@ def test_the_printed_sizes_and_error_are_the_files(ok, checkpoint, tmp_path, fla
 
 
 @pytest.mark.parametrize(
-    "fitting, wanted, advice", [("--bits 5 --scale mse", 16, "--bits"), ("--bits 16", 32, "--bits 16 would")]
+    "fitting, wanted, advice",
+    [("--bits 5 --scale mse", "--bits 16", "--bits"), ("--bits 16", "--bits 32", "--bits 16 would")],
 )
 def test_too_large_writes_nothing_and_its_advice_fits(
     refused, ok, checkpoint, output, tmp_path, fitting, wanted, advice
@@ -98,7 +99,7 @@ def test_too_large_writes_nothing_and_its_advice_fits(
     ok("quantize", checkpoint, output, fitting)
     limit = f"--max-bytes {output.stat().st_size}"
     output.unlink()
-    sentence = refused("quantize", checkpoint, output, f"--bits {wanted}", limit)
+    sentence = refused("quantize", checkpoint, output, wanted, limit)
     assert not list(tmp_path.iterdir()) and f"; {advice}" in sentence
     options, size = re.search(r"; (--bits.*) would fit with ([\d,]+) bytes", sentence).groups()
     ok("quantize", checkpoint, output, options, limit)

@@ -138,17 +138,17 @@ def read_record(path, resume):
         if (path.parent / "last.pt").exists():
             raise UserError(f"{path.parent} holds a training run (last.pt); choose another --out")
         return None
-    if not resume:
-        raise UserError(
-            f"{path.parent} already holds a run ({path.name}); add --resume to continue it or choose "
-            "another --out"
-        )
     try:
         record = json.loads(path.read_text())
         _ = dict(record["pruning"]), float(record["validation_accuracy"])
         _ = [(done["round"], done["after_training"]) for done in record["rounds"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged or no record of prune.py; choose another --out") from None
+    if not resume:
+        raise UserError(
+            f"{path.parent} already holds a run ({path.name}); add --resume to continue it or choose "
+            "another --out"
+        )
     return record
 
 

@@ -152,21 +152,19 @@ def encode_within_limit(model, options, accuracy_of):
         print(table(tried, limit))
         if best:
             return best
-        size = min(len(one.file) for one in tried)
+        size, advice = min(len(one.file) for one in tried), size_advice(best, tried, limit)
     else:
         wanted = encode_and_measure(model, scheme_of(options, options.bits), accuracy_of)
         size = len(wanted.file)
         if size <= limit:
             return wanted
-        best, tried = (None, []) if model.scales else search(model, options)
-    if not model.scales:
-        advice = size_advice(best, tried, limit)
-    else:  # fixed by the training, as are the bits
         narrow = len(encode_and_measure(model, replace(wanted.scheme, vectors=8)).file)
-        if narrow <= limit:
+        if narrow <= limit and options.bits <= 8:
             advice = f"--vectors 8 would fit with {narrow:,} bytes"
-        else:
+        elif model.scales:  # fixed by the training, as are the bits
             advice = "train a smaller network, with fewer --qat-bits, or longer (it compresses better)"
+        else:
+            advice = size_advice(*search(model, options), limit)
     raise UserError(
         f"{options.output} would have {size:,} bytes and at most {limit:,} are allowed, so nothing was "
         f"written; {advice}"

@@ -53,7 +53,7 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
         origin["qat"] |= {"overrides": settings.qat_overrides} if settings.qat_overrides else {}
         details["parameters"] = count_parameters(network)  # without the scales
         size = predicted_file_bytes(description, scheme_of(settings))
-        print(f"the model file at these bits will have about {size:,} bytes, or up to 10 % less")
+        print(f"the model file at these bits will have about {size:,} bytes, less what compression saves")
         fake_quantize(network, scheme_of(settings))
     out, loss = None if options.dry_run else options.out, loss_of() if loss_of else None
     photos = training, validation

@@ -265,7 +265,8 @@ class Run:
 def check_same(before, now, path):
     """UserError if the run saved in `path` was started with other settings; both are (nested) dicts."""
     before, now = _flat(before), _flat(now)
-    for key in sorted(now.keys() | before.keys()):
+    first = "training.script", "settings.qat_bits"  # from which other differences follow
+    for key in (*first, *sorted(now.keys() | before.keys())):
         if now.get(key) != before.get(key):
             raise UserError(
                 f"{key.removeprefix('settings.')} was {before.get(key)} in the saved run {path} but is "
