@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from compression.command_line import UserError
+from compression.command_line import UserError, tell
 from compression.data import classes
 from compression.data.classes import FOOD11_CLASSES
 from compression.data.faces import faces_csv, list_faces, list_testing_faces
@@ -81,7 +81,7 @@ def split_off(listing, share):
     return {split: replace(listing.part(np.flatnonzero(rows)), piece=split) for split, rows in parts.items()}
 
 
-def list_labelled(root, split, class_names=None, validation_share=0.0, whose="the training photos", log=None):
+def list_labelled(root, split, class_names=None, validation_share=0.0, whose="the training photos", log=tell):
     """The labelled photos of `root/split`, in either layout, or faces of the CSV `root` or `root/train.csv`.
 
     class_names: of the model that the photos are for, or of the training photos, so that label i is

@@ -16,11 +16,10 @@ could not be read.
 
 import os
 import re
-import sys
 import time
 from pathlib import Path
 
-from compression.command_line import UserError, number, parser, pick_device, run
+from compression.command_line import UserError, number, parser, pick_device, run, tell
 from compression.data.classes import class_numbers
 from compression.data.faces import faces_csv
 from compression.data.plausibility import add_normalisation, settle_normalisation
@@ -95,7 +94,7 @@ def main(argv=None):
         )
     if report.truncated:
         told = f"{len(report.truncated)} of {len(listing)} photos are truncated: decoded as far as they go"
-        print(f"warning: {told}: {report.name(listing, report.truncated)}", file=sys.stderr)
+        tell(f"warning: {told}: {report.name(listing, report.truncated)}")
     numbers = class_numbers(names)
     labels = names if options.label == "names" else numbers or range(len(names))
     rows = zip(listing.ids, (labels[label] for label in answers.argmax(1).tolist()))

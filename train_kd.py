@@ -13,10 +13,9 @@ averaged. A teacher sees the same view as the student. Writes the same files as 
 
 import contextlib
 import hashlib
-import sys
 from pathlib import Path
 
-from compression.command_line import UserError, parser, pick_device, run
+from compression.command_line import UserError, be_silent, parser, pick_device, run, tell
 from compression.data.faces import FaceListing
 from compression.options import add_training, cache_folder, class_names_of, load
 from compression.stages.training import prepare, train
@@ -53,17 +52,14 @@ def list_extra(options):
         return None, False
     extra = list_testing(options.unlabeled, by_name=True)
     names = list_labelled(options.data, "training").class_names
-    quiet = {"log": lambda text: None}  # `load` lists them again and prints the notes
-    validation = list_labelled(options.data, "validation", names, options.validation_share, **quiet)
+    # `load` lists them again and prints the notes
+    validation = list_labelled(options.data, "validation", names, options.validation_share, log=be_silent)
     shown = contents(extra)
     measured = len(shown & contents(validation))
     # the 2019 homework's test.csv repeats training rows; it is used as it is
     if measured and isinstance(extra, FaceListing):
-        print(
-            f"note: {measured} faces of {options.unlabeled} are validation faces too, so the validation "
-            "accuracy is too high",
-            file=sys.stderr,
-        )
+        which = f"{measured} faces of {options.unlabeled} are validation faces too"
+        tell(f"note: {which}, so the validation accuracy is too high")
     elif measured:
         raise UserError(
             f"{options.unlabeled} contains {measured} of the validation photos, which measure the student; "
@@ -76,7 +72,7 @@ def list_extra(options):
         return extra, False
     transductive = bool(testing and shown & contents(testing))
     if transductive:
-        print("note: --unlabeled holds testing photos: the model is marked transductive", file=sys.stderr)
+        tell("note: --unlabeled holds testing photos: the model is marked transductive")
     return extra, transductive
 
 

@@ -14,6 +14,15 @@ class UserError(ValueError):
     """An error that the user can correct; its text is one sentence: what was found, where, what to do."""
 
 
+def tell(text):
+    """Print a note or warning on stderr."""
+    print(text, file=sys.stderr)
+
+
+def be_silent(text):
+    """In place of `tell` where a text was told before."""
+
+
 def run(main):
     """Run a script's `main()` and exit with its status. A UserError, or too little GPU memory, prints one
     line on stderr and exits with status 2.

@@ -1,13 +1,12 @@
 """Command-line options shared by the training scripts, and the settings and data that they select."""
 
 import os
-import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
-from compression.command_line import UserError, number, pick_device
+from compression.command_line import UserError, be_silent, number, pick_device, tell
 from compression.data.inventory import check_photos
 from compression.data.plausibility import SAMPLE, settle_normalisation
 from compression.data.preprocessing import GREY, RESIZE_RULES, Preprocessing
@@ -141,21 +140,18 @@ def load_splits(options, preprocessing, how, model=None):
     whose = whose if listing.class_names == names else "the training photos"
     others = list_labelled(options.data, "validation", listing.class_names, share, whose, notes.append)
     for note in dict.fromkeys(notes):  # both splits can give the same one
-        print(note, file=sys.stderr)
+        tell(note)
     cache = cache_folder(options)
     training, validation = (load_photos(part, preprocessing, cache) for part in (listing, others))
     check_photos(listing, training, others, validation)
-    print(
-        f"{len(training):,} training and {len(validation):,} validation photos, "
-        f"{len(listing.class_names)} classes, {preprocessing.size} px, {how}",
-        file=sys.stderr,
-    )
+    photos = f"{len(training):,} training and {len(validation):,} validation photos"
+    tell(f"{photos}, {len(listing.class_names)} classes, {preprocessing.size} px, {how}")
     return training, validation
 
 
 def class_names_of(options, model=None):
     """Class names of the training photos, as `load_splits` finds them; with a trained Model, in its order."""
-    return list_labelled(options.data, "training", *classes_of(options, model), lambda note: None).class_names
+    return list_labelled(options.data, "training", *classes_of(options, model), be_silent).class_names
 
 
 def validation_accuracy(options, device):
@@ -163,8 +159,8 @@ def validation_accuracy(options, device):
 
     def accuracy_of(model):
         preprocessing, classes = model.description.preprocessing, classes_of(options, model)
-        listing = list_labelled(options.data, "validation", *classes, lambda note: None)
-        photos = load_photos(listing, preprocessing, cache_folder(options), lambda text: None).sample(SAMPLE)
+        listing = list_labelled(options.data, "validation", *classes, be_silent)
+        photos = load_photos(listing, preprocessing, cache_folder(options), be_silent).sample(SAMPLE)
         network = model.build().to(device, memory_format=torch.channels_last)
         return evaluate(network, photos, preprocessing, device, whose=classes[2]).accuracy
 
@@ -180,7 +176,7 @@ def settled(init, options, device):
         return settle_normalisation(init, "auto", validation_accuracy(options, device), flag)
     except UserError as error:  # other classes: its outputs do not show which one is right
         mean, std = init.description.preprocessing.mean, init.description.preprocessing.std
-        print(f"note: mean {mean} and std {std} are assumed for {init.path} ({error})", file=sys.stderr)
+        tell(f"note: mean {mean} and std {std} are assumed for {init.path} ({error})")
         return init
 
 

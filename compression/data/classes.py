@@ -6,10 +6,9 @@ A label is a position in a list of names, and two files can have the same classe
 module matches them, for a model and its data and for a teacher and its student.
 """
 
-import sys
 import unicodedata
 
-from compression.command_line import UserError
+from compression.command_line import UserError, tell
 
 FOOD11_CLASSES = (
     "Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat", "Noodles/Pasta", "Rice", "Seafood",
@@ -68,7 +67,7 @@ def in_class_order(names, whose):
     return sorted(names) if None in numbers else [name for _, name in sorted(zip(numbers, names))]
 
 
-def match(names, whose, others, whose_others, advice, log=None):
+def match(names, whose, others, whose_others, advice, log=tell):
     """The position in `others` of each of `names`, as a tuple; `others` can have more classes.
 
     Names are compared in `canonical` form. If one side has numbers ("3", "class 3") and the other side
@@ -76,7 +75,6 @@ def match(names, whose, others, whose_others, advice, log=None):
     assumptions, and `log` gets a sentence about them (default: a line on stderr). Raises UserError for a
     class that is not in `others`, and for two names of the same class.
     """
-    log = log or (lambda text: print(text, file=sys.stderr))
     exact = {canonical(name): position for position, name in enumerate(others)}
     exact |= {name: position for position, name in enumerate(others)}
     positions = {}

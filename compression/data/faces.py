@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from compression.command_line import UserError
+from compression.command_line import UserError, tell
 from compression.data.classes import match, unnamed, whole_number
 from compression.data.decoding import resize_image
 
@@ -101,7 +101,7 @@ def _numbers(text):
         return np.empty(0, np.int64)
 
 
-def list_faces(path, split, class_names=None, whose="the training photos", log=None):
+def list_faces(path, split, class_names=None, whose="the training photos", log=tell):
     """The labelled faces of one split, "training" or "validation", where `path` is train.csv.
 
     The 10th, 20th, ... row of every class is for validation, the others for training. If there is a

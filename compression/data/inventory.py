@@ -1,24 +1,22 @@
 """A check of the photos before training: a table per class and split, and warnings about problems."""
 
 import hashlib
-import sys
 
 import numpy as np
 import pandas as pd
 
-from compression.command_line import UserError
+from compression.command_line import UserError, tell
 from compression.data.faces import FaceListing
 
 SHOWN_CLASSES = 20  # with more classes, only the smallest and the largest are listed
 
 
-def check_photos(training_listing, training, validation_listing, validation, log=None):
+def check_photos(training_listing, training, validation_listing, validation, log=tell):
     """Print a table of the photos per class and split; warn about copies and contradictory labels.
 
     The table counts photos that were read, those of them that are truncated, and those left out. training,
     validation: PhotoSets of the two Listings. Raises UserError for a training class without a readable photo.
     """
-    log = log or (lambda text: print(text, file=sys.stderr))
     names, labels = training.class_names, training.labels.numpy()
     tables = (_counts(training_listing, training, names), _counts(validation_listing, validation, names))
     table = pd.concat(tables, axis=1, keys=["training", "validation"])

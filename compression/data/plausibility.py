@@ -1,11 +1,10 @@
 """What files of other programs need: finite logits, and a normalisation of photos if they state none."""
 
-import sys
 from dataclasses import replace
 
 import torch
 
-from compression.command_line import UserError
+from compression.command_line import UserError, tell
 from compression.data.classes import FOOD11_CLASSES
 from compression.data.preprocessing import Preprocessing
 
@@ -57,7 +56,7 @@ def choose_normalisation(preprocessing, choice, whose, flag, accuracy_of=None):
             told = ", ".join(f"{one} {accuracy:.4f}" for one, accuracy in accuracies.items())
             reason = f"by validation accuracy ({told}) {name} is used"
         note = f"note: {whose} does not state how photos are normalised; {reason}, {flag}{other} changes that"
-        print(note, file=sys.stderr)
+        tell(note)
     return normalised(preprocessing, name), name
 
 
@@ -75,7 +74,7 @@ def settle_normalisation(model, choice, accuracy_of=None, flag="--normalisation 
         return model
 
     if description.class_names == FOOD11_CLASSES:
-        print(f"note: {whose} names no classes; Food-11's are used, in Food-11's order", file=sys.stderr)
+        tell(f"note: {whose} names no classes; Food-11's are used, in Food-11's order")
 
     def with_preprocessing(preprocessing, **more):
         own = replace(description, preprocessing=preprocessing, training=description.training | more)

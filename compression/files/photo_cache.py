@@ -12,7 +12,6 @@ import math
 import os
 import secrets
 import shutil
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ import PIL
 import torch
 
 from compression import distributed
-from compression.command_line import UserError
+from compression.command_line import UserError, tell
 from compression.data.decoding import DECODER_VERSION, DecodeReport, decode_stream
 from compression.data.faces import FaceListing, face_stream
 from compression.data.transfer import send
@@ -161,7 +160,7 @@ def _build_cache(cache, place, listing, preprocessing):
         shutil.rmtree(building, ignore_errors=True)
 
 
-def load_photos(listing, preprocessing, cache=None, log=None):
+def load_photos(listing, preprocessing, cache=None, log=tell):
     """Decoded photos of a listing, from the cache or decoded now.
 
     cache: folder of the cache (None: the default one), or False to decode into memory. A cache that
@@ -169,7 +168,6 @@ def load_photos(listing, preprocessing, cache=None, log=None):
     undecodable one is left out; both are reported through `log` (stderr by default). Faces need no cache.
     Raises UserError if no photo can be decoded.
     """
-    log = log or (lambda text: print(text, file=sys.stderr))
     cached = None
     if cache is not False and not isinstance(listing, FaceListing):
         try:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from compression import distributed
+from compression.command_line import be_silent, tell
 from compression.data.faces import FaceListing
 from compression.data.preprocessing import photos_at_once
 from compression.data.tta import inputs_of, mean_probabilities
@@ -52,7 +53,7 @@ def load_sizes(listing, preprocessing, tta, cache, told=False):
     """A PhotoSet for each of `inputs_of`. Problems with the photos are printed once, or not if `told`."""
     photos = []
     for one in inputs_of(preprocessing, tta):
-        photos.append(load_photos(listing, one, cache, (lambda text: None) if told or photos else None))
+        photos.append(load_photos(listing, one, cache, be_silent if told or photos else tell))
     return photos
 
 

@@ -1,12 +1,11 @@
 """Storing a network: the encodings that are tried, and their errors."""
 
 import math
-import sys
 from dataclasses import dataclass, replace
 
 import torch
 
-from compression.command_line import UserError
+from compression.command_line import UserError, tell
 from compression.files.atomic import write_bytes
 from compression.files.foreign import EXPORTS, export, export_warnings, read_tensors
 from compression.files.model_file import decode, encode, predicted_data_bytes, to_bytes
@@ -203,7 +202,7 @@ def write_export(model, output, kind, max_bytes):
             f"was written; {fewer_bits}use a smaller network or raise --max-bytes"
         )
     for sentence in export_warnings(model.description):
-        print(f"warning: {sentence}", file=sys.stderr)
+        tell(f"warning: {sentence}")
     weights = read_tensors(packed, output)[0]
     (error, tensor), _ = differences(model.state_dict, weights)
     name, raw, decoded = model.description.architecture, tensor_bytes(model.state_dict), tensor_bytes(weights)

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from compression import distributed
-from compression.command_line import UserError, number
+from compression.command_line import UserError, number, tell
 from compression.data.augmentation import AUGMENTATIONS
 from compression.data.plausibility import CHOICES, HELP
 from compression.data.preprocessing import Preprocessing
@@ -99,7 +98,7 @@ def build_distillation(options, teachers, records, preprocessing, settings, trai
             with distributed.first_on_node():
                 targets, in_files = [_mapped_targets(path, shape) for path in paths], True
         except (OSError, UserError) as error:
-            print(f"warning: teacher outputs are kept in memory, not in a file ({error})", file=sys.stderr)
+            tell(f"warning: teacher outputs are kept in memory, not in a file ({error})")
     if not in_files:
         targets = [torch.full(shape, torch.nan) for _ in range(settings.views)]
     asking = teachers, preprocessing, options.alpha, options.temperature, settings.precision

@@ -4,12 +4,11 @@ new last layer for other classes.
 
 import contextlib
 import os
-import sys
 
 import torch
 from torch import nn
 
-from compression.command_line import UserError
+from compression.command_line import UserError, tell
 from compression.data.classes import match
 from compression.files.loading import load_model
 from compression.files.records import file_hash
@@ -89,7 +88,7 @@ def take_weights(network, model, training, preprocessing):
         sample = training.sample(CALIBRATION)
         photos, _ = sample.batch(torch.arange(len(sample)), torch.device("cpu"))
         calibrate(network, preprocessing.normalise(photos))
-    print(f"{taken} tensors copied from {model.path}{note}", file=sys.stderr)
+    tell(f"{taken} tensors copied from {model.path}{note}")
 
 
 def unfolded(weights, network):
