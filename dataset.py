@@ -105,8 +105,8 @@ def list_labelled(root, split, class_names=None, validation_share=0.0, whose="th
     check_layout(root, split)
     folder = Path(root) / split
     files, folders = list_entries(folder)
-    text = "beside photos; use either <class>_<index>.jpg files or one folder per class"
-    refuse(files and folders, folder, "folder", text)
+    text = "beside folders; use either <class>_<index>.jpg files or one folder per class"
+    refuse(folders and files, folder, "file", text)
     if folders:
         paths, labels, names = _in_folders(folder, folders, class_names, whose, log)
     else:
@@ -150,7 +150,7 @@ def _in_folders(folder, folders, class_names, whose, log):
     paths, labels = [], []
     for name in folders:
         files, nested = list_entries(folder / name)
-        refuse(nested, folder / name, "folder", f"where only photos belong; put them directly into {name}/")
+        refuse(nested, folder / name, "folder", f"in a class folder; put the photos directly into {name}/")
         check_photos(folder / name, files)
         paths += [folder / name / file for file in files]
         labels += [label_of[name]] * len(files)
@@ -169,7 +169,7 @@ def list_testing(folder, by_name=False):
     if os.path.isdir(folder / "testing"):
         folder = folder / "testing"
     files, folders = list_entries(folder)
-    text = "beside photos; what is in folders is not predicted: move it out, or the folders elsewhere"
+    text = "beside photos; photos in folders are not predicted: move them out, or the folders away"
     if not files:
         text = "and no photos; name the folder that holds testing/, or one that holds photos directly"
     refuse(folders, folder, "folder", text)
@@ -191,4 +191,5 @@ def list_testing_beside(root):
     """The photos to predict that belong to the labelled ones at `root`; None if there are none."""
     csv = faces_csv(root, "train.csv", "training")
     place = csv.with_name("test.csv") if csv else Path(root) / "testing"
-    return list_testing(place, by_name=True) if os.path.exists(place) else None
+    found = os.path.isfile(place) if csv else os.path.isdir(place)
+    return list_testing(place, by_name=True) if found else None

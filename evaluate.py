@@ -36,7 +36,8 @@ def read_options(argv):
     add = options.add_argument
     add("model", type=Path, help="model file or checkpoint")
     add("data", type=Path, help="folder with validation/")
-    add("--reduce", type=number(int, 16, 4096), metavar="PIXELS", help="also measure photos of this size")
+    text = "also measure every photo scaled down to this size first"
+    add("--reduce", type=number(int, 16, 4096), metavar="PIXELS", help=text)
     add_tta(options)
     text = "also measure how often the model agrees with this one: model file, checkpoint or state_dict"
     add("--teacher", type=Path, metavar="FILE", help=text)

@@ -76,7 +76,7 @@ def main(argv=None):
     description, names = model.description, model.description.class_names
     listing = list_testing(options.data, by_name=options.ids == "names")
     for output in outputs:
-        if output.exists() and os.path.realpath(output) in set(map(os.path.realpath, listing.paths)):
+        if os.path.exists(output) and os.path.realpath(output) in set(map(os.path.realpath, listing.paths)):
             raise UserError(f"{output} is one of the photos and would be overwritten; name another file")
         check_output(output)
 

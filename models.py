@@ -59,11 +59,12 @@ def main(argv=None):
     if arguments and not options.only:
         raise UserError("--set is for one network; name it with --only")
 
+    rows = [plan(name, **arguments) for name in ([options.only] if options.only else ARCHITECTURES)]
     print(
         f"{'network':15}{'input':>6}{'parameters':>13}{'MACs':>16}{'bytes, 16 bits':>16}{'8 bits':>13}"
         f"{'6 bits':>13}{'4 bits':>13}   * = fits in {options.max_bytes:,}"
     )
-    for row in [plan(name, **arguments) for name in ([options.only] if options.only else ARCHITECTURES)]:
+    for row in rows:
         print(f"{row['name']:15}{row['input']:>6}{row['parameters']:>13,}{row['macs']:>16,}   ", end="")
         marked = (f"{size:,}{'*' if size <= options.max_bytes else ' '}" for size in row["bytes"].values())
         print("".join(f"{size:>13}" for size in marked))

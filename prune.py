@@ -107,7 +107,8 @@ def read_early(options, model):
     early.build()
     if early.description.arguments != model.description.arguments:
         raise UserError(
-            f"{options.rewind_to} holds another network than {options.checkpoint}; name one of its training"
+            f"{options.rewind_to} holds another network than {options.checkpoint}; name an epochN.pt of its "
+            "training"
         )
     return early
 

@@ -72,7 +72,7 @@ def list_extra(options):
         return extra, False
     transductive = bool(testing and shown & contents(testing))
     if transductive:
-        tell("note: --unlabeled holds testing photos: the model is marked transductive")
+        tell("note: --unlabeled holds testing photos, so the model file will say that it is transductive")
     return extra, transductive
 
 

@@ -54,7 +54,7 @@ def wait():
 
 
 def total(numbers):
-    """The sum of a list of numbers over several processes, as a float64 tensor."""
+    """The sum of a list of numbers over several (not one) processes, as a float64 tensor."""
     values = torch.tensor(numbers, dtype=torch.float64)
     if torch.distributed.get_backend() == "nccl":
         values = values.cuda()
@@ -95,8 +95,9 @@ def first_on_node():
 
 def spread(tensors):
     """Give all processes the values of rank 0, in place."""
-    for tensor in tensors if SIZE > 1 else ():
-        torch.distributed.broadcast(tensor, 0)
+    if SIZE > 1:
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, 0)
 
 
 def synchronised(network, device):

@@ -32,7 +32,8 @@ class Input:
     detail: int = setting(
         None,
         PIXELS,
-        "first reduce larger photos to this shorter side, for training photos that are all small",
+        "reduce larger photos to this shorter side in pixels first, also wherever the model is used; for "
+        "training photos that are all small",
     )
 
 
@@ -201,7 +202,9 @@ def read_settings(options, device, trained=None):
     keys = [field.name for field in fields(Settings) if field.metadata and hasattr(options, field.name)]
     values = {key: getattr(options, key) for key in keys}
     if (stop := values.get("stop_epoch", 0)) > options.epochs:
-        raise UserError(f"stop_epoch={stop} is after the last epoch, {options.epochs}; lower it")
+        raise UserError(
+            f"stop_epoch={stop} is after the last epoch, {options.epochs}; lower it or raise --epochs"
+        )
     bits, overrides = getattr(options, "qat_bits", None) or (0, {})
     values |= {"epochs": options.epochs, "seed": options.seed}
     values |= {"view_size": view_size_of(options, trained)}

@@ -46,7 +46,7 @@ def read(path):
 
 def meant(template):
     """{setting: text} that a variant's commands name: --OPTION TEXT, and KEY=TEXT as --recipe takes it."""
-    found = re.findall(r"--(\S+) ([^\s=]+)(?!\S)", template) + re.findall(r"(\S+)=(\S+)", template)
+    found = re.findall(r"--(\S+) (?!--)([^\s=]+)(?!\S)", template) + re.findall(r"(\S+)=(\S+)", template)
     named = {key.replace("-", "_"): text for key, text in found}
     return {key: text for key, text in named.items() if key not in NO_SETTINGS}
 

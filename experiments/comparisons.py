@@ -43,10 +43,8 @@ CUTS = {  # of one trained network: name -> how it goes on, for ROUNDS rounds
 QUARTER = "widths=8,16,32,64,128,128,128,128"  # of the course's student: a quarter of its parameters
 # the same quarter
 QUARTERED = "prune.py {big}/best.pt {data} --target parameters=68363 --epochs 8 --recipe augment=light"
-SHIPPED_TEACHER = (
-    f"train_kd.py {{data}} --size 96 --epochs 15 {MEDIUM} {SOFT} --teacher {{model}} --network student"
-)
-FIXED = SHIPPED_TEACHER.replace("augment=medium", "augment=medium views=1")
+STRONG = f"train_kd.py {SHORT} alpha=0.8 temperature=4 --teacher {{model}} --epochs 6 --network student"
+FIXED = STRONG.replace("view_size=48 augment=light", "augment=none")
 AGREEMENT = "{data} --teacher {model} --record {out}/record.json"
 AS_RESNET = "{data} --teacher {resnet18}/best.pt --record {out}/record.json"
 REDUCED = "{data} --reduce 64 --record {out}/record.json"
@@ -240,8 +238,8 @@ EXPERIMENTS = {
         "soft labels on the unlabelled testing photos: what is learned and what is memorised; "
         "never for a model that is handed in",
         {
-            "labelled": f"{SHIPPED_TEACHER} {RUN}",
-            "unlabelled": f"{SHIPPED_TEACHER} --unlabeled {{data}}/testing {RUN}",
+            "labelled": f"{STRONG} {RUN}",
+            "unlabelled": f"{STRONG} --unlabeled {{data}}/testing {RUN}",
             "labelled_fixed": f"{FIXED} {RUN}",
             "unlabelled_fixed": f"{FIXED} --unlabeled {{data}}/testing {RUN}",
             **{

@@ -67,7 +67,7 @@ def test_two_names_of_one_class_are_refused_and_exact_names_come_first():
     with pytest.raises(UserError, match="classes a-b and a_b of the photos are the same class of the model"):
         matched(["a-b", "a_b"], ["c", "a/b"])
     assert matched(["a-b", "a_b"], ["a_b", "a-b"]) == (1, 0)
-    with pytest.raises(UserError, match="a-b and a_b are the same class of the folders; put their photos"):
+    with pytest.raises(UserError, match="a-b and a_b are the same class of the folders; put them into"):
         in_class_order(["a-b", "a_b", "c"], "the folders")
 
 

@@ -256,7 +256,8 @@ def test_bad_models_are_refused(refuse, toy, tmp_path, small_model):
     (tmp_path / "model.onnx").write_bytes(bytes(400_000))
     for name in ("damaged.bin", "text.bin", "plain.bin", "absent.bin", "model.onnx"):
         assert name in refuse(toy, tmp_path / "out.csv", "--model", tmp_path / name)
-    assert "only be a teacher" in refuse(toy, tmp_path / "out.csv", "--model", tmp_path / "model.onnx")
+    assert "there is no" in refuse(toy, tmp_path / "out.csv", "--model", tmp_path / "absent.onnx")
+    assert "can only be a --teacher" in refuse(toy, tmp_path / "out.csv", "--model", tmp_path / "model.onnx")
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -308,7 +309,7 @@ def test_wrong_flags_are_refused(refuse, toy, tmp_path, flags):
 
 def test_an_output_that_cannot_be_written_is_told(refuse, toy, tmp_path):
     (tmp_path / "file").write_text("x")
-    for output in (tmp_path, tmp_path / "file" / "out.csv"):
+    for output in (tmp_path, tmp_path / "file" / "out.csv", tmp_path / ("x" * 300)):
         assert str(output) in refuse(toy, output)
 
 

@@ -157,7 +157,7 @@ def test_files_and_folders_in_a_class_folder_are_told(tmp_path):
     with pytest.raises(UserError, match=r"training/tea holds 1 file \(notes.txt\) without the ending"):
         list_labelled(root, "training")
     (root / "training/tea/more").mkdir()
-    with pytest.raises(UserError, match=r"training/tea holds 1 folder \(more\) where only photos belong"):
+    with pytest.raises(UserError, match=r"tea holds 1 folder \(more\) in a class folder; put the photos"):
         list_labelled(root, "training")
 
 
@@ -182,5 +182,5 @@ def test_what_other_programs_leave_is_passed_over(tmp_path):
 
 def test_photos_beside_folders_in_testing_are_not_passed_over_in_silence(tmp_path):
     photo(tmp_path / "testing/1.jpg", 0), photo(tmp_path / "testing/more/2.jpg", 1)
-    with pytest.raises(UserError, match=r"holds 1 folder \(more\) beside photos; what is in folders is not"):
+    with pytest.raises(UserError, match=r"holds 1 folder \(more\) beside photos; photos in folders are not"):
         list_testing(tmp_path)

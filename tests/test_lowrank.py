@@ -82,6 +82,7 @@ def test_full_rank_reproduces_the_network_and_multiplies_back(name, arguments):
         nn.Conv2d(6, 10, 1, 2),
         nn.Conv2d(4, 10, 3, 2, 1, bias=False),
         nn.Conv2d(3, 8, (5, 3), padding=(2, 1)),
+        nn.Conv2d(3, 8, 3, padding=2, dilation=2, padding_mode="reflect"),
     ],
 )
 @pytest.mark.parametrize("rank", [1, 4, 8])

@@ -493,6 +493,11 @@ def test_a_checkpoint_with_other_weights_is_refused(checkpoint, refused_file):
     refused_file(checkpoint)
 
 
+def test_a_checkpoint_may_say_that_it_has_no_scales(checkpoint, tmp_path):
+    torch.save({**checkpoint, "scales": None}, tmp_path / "best.pt")
+    assert load_model(tmp_path / "best.pt").scales == {}
+
+
 @pytest.mark.parametrize(
     "scale",
     [

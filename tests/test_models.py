@@ -179,6 +179,7 @@ def test_unknown_name_or_argument_is_named(name, arguments, blamed):
         ("dw1mb_3", {"group_width": 64}),
         ("fer_mobilenet", {"widths": (8, 8, 8, 8, 8, 8, 8, 8, 16)}),  # more widths than strides
         ("fer_mobilenet", {"strides": (1, 2)}),
+        ("fer_mobilenet", {"dropouts": ()}),
         ("residual6", {"widths": (8, 8)}),  # fewer widths than the other per-block lists
         ("residual6", {"dropout": 2.0}),
         ("cnn1mb", {"convs": ()}),

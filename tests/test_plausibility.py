@@ -177,6 +177,8 @@ def test_state_dicts_are_found_in_every_wrapper_under_every_prefix(tmp_path, pre
 
 def test_a_prefix_that_only_some_names_have_is_part_of_the_names():
     assert without_prefixes({"model.a": 1, "b": 2}) == {"model.a": 1, "b": 2}
+    assert without_prefixes({}) == {}
+    assert list(without_prefixes({"net." * 100_000: 1}))[0].startswith("net.net.")  # and at once
     loop = {}
     loop["model"] = loop
     assert not any(is_state_dict(unwrapped(content)) for content in (loop, [1], {"state_dict": 3}))

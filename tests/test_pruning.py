@@ -189,6 +189,25 @@ def test_what_cannot_be_followed_stays_and_the_plan_says_why():
     ]
 
 
+class Repeated(nn.Module):
+    """One convolution used twice, and a BN without gamma."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.twice = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
+        self.plain, self.fc = nn.BatchNorm2d(8, affine=False), nn.Conv2d(8, 2, 1)
+
+    def forward(self, images):
+        features = self.norm(self.conv(images))
+        return self.fc(self.plain(self.twice(self.twice(features))))
+
+
+def test_layers_used_twice_and_bn_without_gamma_stay():
+    stays = [channels.stays for channels in Coupling(Repeated()).sets]
+    assert len(stays) == 4 and all(stays) and stays[0] == stays[1] == "twice is used twice"
+    assert any("plain (BatchNorm2d), which pruning does not support" in why for why in stays)
+
+
 def test_residual_additions_share_one_mask():
     coupling = Coupling(build("resnet18"))
     streams = [channels for channels in coupling.sets if len(channels.norms) > 1]
@@ -581,7 +600,7 @@ def test_a_checkpoint_without_batch_norm_is_refused(refused, tmp_path, monkeypat
         (("--target", "photos=3"), "neither parameters=N nor bytes=N"),
         (("--rate", 0.5, "--mode", "rewind"), "give both or neither"),
         (("--rate", 0.5, "--rewind-to", "x.pt"), "give both or neither"),
-        (("--rate", 0.5, "--scope", "3-99"), "stages 0-10"),
+        (("--rate", 0.5, "--scope", "3-99"), "stages from 0 to 10"),
         (("--rate", 0.5, "--scope", "7"), "nothing to prune"),
         (("--rate", 0.5, "--scope", "x"), "list of stages"),
         (("--rate", 0.5, "--mode", "lowrank", "--recipe", "floor=2"), "floor"),
@@ -616,7 +635,7 @@ def test_what_cannot_be_is_one_sentence(refused, tmp_path, options, blamed):
             "or ranking=layer",
             ("--target", "parameters=1500", "--rounds", 2),
         ),
-        (("--rate", 0.5, "--scope", "3-99"), "stages 0-10", ("--rate", 0.5, "--scope", "3-10")),
+        (("--rate", 0.5, "--scope", "3-99"), "stages from 0 to 10", ("--rate", 0.5, "--scope", "3-10")),
         (("--rate", 0.5, "--scope", 7), "--scope all --dry-run shows", ("--rate", 0.5, "--scope", "all")),
     ],
 )

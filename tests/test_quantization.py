@@ -166,7 +166,7 @@ def test_weights_on_a_given_grid_are_stored_without_loss_and_others_refused():
     assert storage == "S4" and torch.equal(decoded, weight)
     assert np.array_equal(arrays[1][:2], (codes[:2] + 8).numpy())
     for other, grid in ((weight + 1e-3, scale), (weight, scale * 1.0001), (weight, scale / 2)):
-        with pytest.raises(UserError, match="tensor w is not on the 4-bit grid"):
+        with pytest.raises(UserError, match="tensor w is not on its 4-bit grid"):
             store_tensor("w", other, 4, Scheme(2), grid)
 
 

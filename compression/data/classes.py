@@ -62,7 +62,7 @@ def in_class_order(names, whose):
     for name in names:
         first = found.setdefault(canonical(name), name)
         if first != name:
-            raise UserError(f"{first} and {name} are the same class of {whose}; put their photos into one")
+            raise UserError(f"{first} and {name} are the same class of {whose}; put them into one folder")
     numbers = class_numbers(names) or [whole_number(name.strip()) for name in names]
     return sorted(names) if None in numbers else [name for _, name in sorted(zip(numbers, names))]
 

@@ -76,7 +76,8 @@ def decode_inputs(path, preprocessings):
             # a progressive JPEG needs memory for its full size
             if math.prod(scale) > MAX_PIXELS or math.prod(whole) > 3 * MAX_PIXELS:
                 megapixels = round(math.prod(whole) / 1e6)
-                raise ValueError(f"{megapixels} megapixels are too many: make it smaller, or a JPEG of it")
+                most = f"at most {MAX_PIXELS // 10**6} are allowed"
+                raise ValueError(f"{megapixels} megapixels, {most}: make it smaller or convert it to JPEG")
             if scale not in decoded:
                 image.load()
                 decoded[scale] = _to_rgb(_upright(image))

@@ -48,7 +48,8 @@ class FaceListing:
 
     def part(self, rows):
         """The faces in these rows, to be decoded."""
-        return replace(self, faces=self.faces[rows], labels=tuple(self.labels[row] for row in rows))
+        labels, ids = (tuple(values[row] for row in rows) for values in (self.labels, self.ids))
+        return replace(self, faces=self.faces[rows], labels=labels, ids=ids)
 
     def fingerprint(self):
         """A short hash of labels and pixels: the same for every copy of the same data."""

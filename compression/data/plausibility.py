@@ -46,7 +46,8 @@ def choose_normalisation(preprocessing, choice, whose, flag, accuracy_of=None):
     in [0, 1] are assumed. A note is printed of either.
     """
     if preprocessing.channels == 1 and choice == "imagenet":
-        raise UserError(f"{whose} takes grey photos, which {flag}imagenet is not for; leave that out")
+        advice = f"leave {flag}imagenet out"
+        raise UserError(f"{whose} takes grey photos, and ImageNet's normalisation is for RGB; {advice}")
     name = "unit" if choice == "auto" else choice
     if choice == "auto" and preprocessing.channels == 3:
         reason, other = "values in [0, 1] are assumed", "imagenet"

@@ -48,7 +48,7 @@ class Description:
             raise UserError(f"{path} does not describe its network ({reason}); create it again") from None
         classes = len(description.class_names)
         if description.arguments.get("num_classes") != classes:
-            raise UserError(f"{path} names {classes} classes and its network has others; create it again")
+            raise UserError(f"{path} names {classes} classes, unlike its network; create it again")
         return description
 
     @property

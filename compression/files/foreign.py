@@ -74,16 +74,16 @@ def read_tensors(data, path):
         raise ValueError("it is no dict of named arrays")
     state, bits, total = {}, set(), 0
     for name, value in content.items():
-        other = ValueError(f"{ascii(name)[:80]} is neither an array nor (minimum, maximum, codes)")
+        wrong = f"{ascii(name[:80])} is neither an array nor (minimum, maximum, codes)"
         *bounds, array = value if isinstance(value, tuple) and value else (value,)
         array = array.value if isinstance(array, Array) else array
         plain = isinstance(array, (np.ndarray, *NUMBERS)) and all(isinstance(one, NUMBERS) for one in bounds)
         if not plain:
-            raise other
+            raise ValueError(wrong)
         array = np.asarray(array)
         coded = array.dtype == np.uint8
         if len(bounds) != (2 if coded else 0):
-            raise other
+            raise ValueError(wrong)
         total += array.nbytes
         if total > len(data) + 8 * len(content):  # one array under many names
             raise ValueError("more arrays than the file has bytes")
@@ -93,7 +93,7 @@ def read_tensors(data, path):
             if coded:
                 low, high = map(float, bounds)
                 if not -math.inf < low <= high < math.inf:
-                    raise ValueError(f"{ascii(name)[:80]} has no finite minimum and maximum")
+                    raise ValueError(f"{ascii(name[:80])} has no finite minimum and maximum")
                 array = dequantize_minmax(low, high, array)
             kind = np.int64 if array.dtype.kind == "i" else np.float32 if array.ndim else np.float64
             state[name] = torch.from_numpy(array.astype(kind))
@@ -117,8 +117,10 @@ def unwrapped(content):
 
 def without_prefixes(state):
     """A dict without what compiling, parallel training and wrapping modules put before all its names."""
-    while shared := [one for one in PREFIXES if all(name.startswith(one) for name in state)]:
-        state = {name.removeprefix(shared[0]): value for name, value in state.items()}
+    for _ in PREFIXES:  # not forever: a name may repeat one thousands of times
+        shared = [one for one in PREFIXES if all(name.startswith(one) for name in state)]
+        prefix = shared[0] if shared else ""
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 

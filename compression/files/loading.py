@@ -20,9 +20,9 @@ def load_model(path, max_bytes=None, what="model file"):
     is missing, too large, damaged, hostile or of an unknown network.
     """
     path = Path(path)
-    if is_onnx(path):
+    if is_onnx(path) and path.is_file():
         advice = "use a model file or checkpoint here"
-        raise UserError(f"{path} is an ONNX file, which can only be a teacher of train_kd.py; {advice}")
+        raise UserError(f"{path} is an ONNX file, which can only be a --teacher; {advice}")
     if max_bytes is not None and path.is_file() and path.stat().st_size > max_bytes:
         raise UserError(
             f"{path} has {path.stat().st_size:,} bytes and at most {max_bytes:,} are allowed; "
@@ -48,7 +48,8 @@ def load_model(path, max_bytes=None, what="model file"):
     if kind == MODEL_FORMAT:
         stored = stored_state(content, path)
         return Model(description, restored(stored), content.get("bits"), path, stored=stored)
-    weights, scales = content.get("state_dict"), content.get("scales", {})
+    weights, scales = content.get("state_dict"), content.get("scales")
+    scales = {} if scales is None else scales
     if not is_state_dict(weights):
         raise UserError(f"{path} is a checkpoint without a state_dict; use best.pt of a training script")
     if not isinstance(scales, dict) or not all(_is_scale(*item, weights) for item in scales.items()):

@@ -132,7 +132,7 @@ def encode(description, state_dict, scheme=Scheme(), scales=None):
     """
     shapes = shapes_of(description.skeleton().state_dict())
     if shapes_of(state_dict) != shapes:
-        raise UserError(f"the weights do not fit {description.architecture}; use a training's checkpoint")
+        raise UserError(f"the weights do not fit {description.architecture}; use a checkpoint of a training")
     stored = store({name: state_dict[name] for name in shapes}, scheme, scales)
     content = {**_header(description, scheme), **packed(stored)}
     return {**content, "crc32": checksum(content)}

@@ -73,7 +73,7 @@ def store_tensor(name, tensor, bits, scheme, scale=None):
         storage = f"{'S' if len(scale) > 1 else 's'}{bits}"
         exact = torch.equal(dequantize_symmetric(quantize_symmetric(tensor, scale, bits), scale), tensor)
         if not exact or not torch.equal(scale.half().float(), scale):
-            raise UserError(f"tensor {name} is not on the {bits}-bit grid given; encode it without one")
+            raise UserError(f"tensor {name} is not on its {bits}-bit grid; use an undamaged checkpoint")
     granularity = "channel" if storage[0].isupper() else "tensor"
     if storage == "m8":
         low, high, codes = quantize_minmax(array)

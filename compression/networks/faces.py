@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from compression.command_line import UserError
 from compression.networks.layers import Architecture, Classifier, check_lengths, conv_norm
 
 
@@ -47,7 +48,11 @@ class FaceMobileNet(Classifier):
         in_channels=1,
     ):
         super().__init__()
-        check_lengths(widths=widths[1:], dropouts=dropouts[1:], strides=strides)
+        if not len(widths) == len(dropouts) == len(strides) + 1:
+            raise UserError(
+                "widths and dropouts need one entry more than strides, for the stem, not "
+                f"{len(widths)} and {len(dropouts)} with {len(strides)} strides; change one"
+            )
         layers = conv_norm(in_channels, widths[0], 3, 2, nn.ReLU()) + [nn.Dropout(dropouts[0])]
         for before, after, stride, dropout in zip(widths, widths[1:], strides, dropouts[1:]):
             block = conv_norm(before, before, 3, stride, nn.ReLU(), groups=before)

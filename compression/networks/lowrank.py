@@ -47,8 +47,9 @@ class Factors(nn.Sequential):
             first = nn.Linear(layer.in_features, rank, bias=False, **like)
             second = nn.Linear(rank, layer.out_features, bias, **like)
         else:
-            shape = layer.kernel_size, layer.stride, layer.padding
-            first = nn.Conv2d(layer.in_channels, rank, *shape, bias=False, **like)
+            window = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups
+            mode = layer.padding_mode
+            first = nn.Conv2d(layer.in_channels, rank, *window, bias=False, padding_mode=mode, **like)
             second = nn.Conv2d(rank, layer.out_channels, 1, bias=bias, **like)
         super().__init__(first, second)
 

@@ -61,7 +61,8 @@ def build(name, /, **arguments):
         is_list = isinstance(value, (list, tuple))
         if isinstance(defaults.get(argument), tuple) and not is_list:
             raise UserError(
-                f"{argument} is a list: write {argument}=16,32,64, or {argument}=16, for one number"
+                f"{argument} is a list: write {argument}=16,32,64; a single number needs a comma behind it: "
+                f"'{argument}=16,'"
             )
         values = value if is_list else [value]
         numbers = all(isinstance(one, (int, float, type(None))) and 0 <= (one or 0) <= 1e5 for one in values)

@@ -26,7 +26,10 @@ def read_scope(text, count):
             raise UserError(f"--scope {text} is neither 'all' nor a list of stages; write e.g. --scope 0,3-6")
         stages |= set(range(int(first), int(last or first) + 1)[:10_000])
     if not stages or max(stages) >= count:
-        raise UserError(f"--scope {text} is not in stages 0-{count - 1}, which --scope all --dry-run lists")
+        raise UserError(
+            f"--scope {text} must name stages from 0 to {count - 1}, the smaller number first; "
+            "--scope all --dry-run lists them"
+        )
     return stages
 
 

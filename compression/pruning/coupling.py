@@ -64,17 +64,22 @@ class Coupling:
         self.modules = dict(network.named_modules())
         self.nodes = list(fx.Tracer().trace(network).nodes)
         self.of = {}  # node -> the channels of its output
+        uses = {}  # module -> its nodes and those that they read
         for node in self.nodes:
             inputs = [self.of[one] for one in node.all_input_nodes]
             if node.op == "call_module":
                 self.of[node] = self._module(node, inputs[0])
+                nodes = uses.setdefault(node.target, [])
+                nodes += [*node.all_input_nodes, node]
+                if len(nodes) > 2 and list(self.modules[node.target].parameters()):
+                    self._stop([self.of[one] for one in nodes], f"{node.target} is used twice")
             elif inputs and OPERATIONS.get(node.target) == len(inputs):
                 self.of[node] = self._join(*inputs)
             elif node.op in ("placeholder", "output"):
                 what = "input" if node.op == "placeholder" else "output"
-                self.of[node] = self._end(inputs, f"the network's {what}")
+                self.of[node] = self._stop(inputs, f"the network's {what}")
             else:
-                self.of[node] = self._end(inputs, f"passes through {node.name}, {UNSUPPORTED}")
+                self.of[node] = self._stop(inputs, f"passes through {node.name}, {UNSUPPORTED}")
         self.sets = [channels for channels in dict.fromkeys(self.of.values()) if channels.producers]
         order = list(self.modules)
         for channels in self.sets:
@@ -93,8 +98,8 @@ class Coupling:
         return carried
 
     @staticmethod
-    def _end(sets, reason):
-        """The output channels of a node that sets of channels cannot be followed through."""
+    def _stop(sets, reason):
+        """Mark these sets as not prunable; returns the output channels of the node that stops them."""
         for channels in sets:
             channels.stays = reason
         return Channels(None, stays=reason)
@@ -109,12 +114,12 @@ class Coupling:
             before.through.append(name)
             before.unit = math.lcm(before.unit, module.in_channels // module.groups)
             return before
-        if isinstance(module, NORMS) and module.num_features == before.count:
+        if isinstance(module, NORMS) and module.affine and module.num_features == before.count:
             before.norms.append(name)
             return before
         if isinstance(module, POOLS + ACTIVATIONS):
             return before
-        return self._end([before], f"passes through {name} ({type(module).__name__}), {UNSUPPORTED}")
+        return self._stop([before], f"passes through {name} ({type(module).__name__}), {UNSUPPORTED}")
 
     def _join(self, first, *others):
         """Join the sets that an addition combines."""
@@ -141,7 +146,7 @@ class Coupling:
         return {
             name: torch.zeros_like(module.bias) if name in dropped else of_bias(module.bias.detach())
             for name, module in self.modules.items()
-            if isinstance(module, NORMS)
+            if isinstance(module, NORMS) and module.affine
         }
 
     def readers(self):
@@ -206,7 +211,7 @@ class Coupling:
 
     @torch.no_grad()
     def absorb(self, kept):
-        """Add the constants of channels not in `kept`, {set: indices}, to the biases and running means."""
+        """Add the constants of channels that `kept`, {set: indices}, removes to biases and running means."""
         values = self.constants(self._betas(torch.clone))
         for node, channels in self.readers():
             if channels not in kept:

@@ -18,7 +18,8 @@ class ByGamma:
 
     def __init__(self, model, network, options):
         if not any(isinstance(module, NORMS) for module in network.modules()):
-            raise UserError(f"{model.path} has no BN to rank channels by; use another, or --mode lowrank")
+            advice = "use best.pt of a training script, or --mode lowrank"
+            raise UserError(f"{model.path} has no BN to rank channels by; {advice}")
         self.model, self.network, self.options = model, network, options
         self.coupling = Coupling(network)
         self.scope = read_scope(options.scope, len(self.coupling.sets))

@@ -69,7 +69,8 @@ class Scheme:
             name = layer if layer in floats else f"{layer}.weight"
             if name not in floats:
                 first = matrices[0].removesuffix(".weight") if matrices else "missing"
-                raise UserError(f"there is no layer {layer} to store in {wanted} bits; there is e.g. {first}")
+                advice = f"name one of the network, e.g. {first}"
+                raise UserError(f"there is no layer {layer} to store in {wanted} bits; {advice}")
             bits[name] = wanted
         return bits
 

@@ -29,10 +29,10 @@ def predict(network, listing, preprocessing, device, batch_size, tta=False):
         found = mean_probabilities(network, inputs, preprocessing, tta).cpu()
         answers.append((mine[rows], found))
     report, probabilities = DecodeReport(), None
-    for mine, answers, own in distributed.gather((mine, answers, own)):
-        report.truncated |= {int(mine[row]): why for row, why in own.truncated.items()}
-        report.unreadable |= {int(mine[row]): why for row, why in own.unreadable.items()}
-        for rows, values in answers:
+    for photos, found, noted in distributed.gather((mine, answers, own)):
+        report.truncated |= {int(photos[row]): why for row, why in noted.truncated.items()}
+        report.unreadable |= {int(photos[row]): why for row, why in noted.unreadable.items()}
+        for rows, values in found:
             if probabilities is None:
                 probabilities = torch.full((len(listing), values.shape[1]), torch.nan)
             probabilities[rows] = values

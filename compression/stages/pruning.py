@@ -124,8 +124,11 @@ def find_fractions(method, task):
     least = size(steps[0], key)
     if least > target:
         kept = "at rank 1" if options.mode == "lowrank" else f"at floor={options.floor}"
-        advice = "raise it" + " or lower floor" * (options.floor > 1)
-        advice += " or widen --scope" * (options.scope != "all")
+        advice = "raise it"
+        if options.floor > 1:
+            advice += " or lower floor"
+        if options.scope != "all":
+            advice += " or widen --scope"
         raise UserError(f"{flag} is less than the {least:,} {key} with every layer {kept}; {advice}")
     last = largest(target, key)
     first = max(last, largest(size_of(described, "parameters"), "parameters"))

@@ -161,7 +161,10 @@ def encode_within_limit(model, options, accuracy_of):
         if narrow <= limit and options.bits <= 8:
             advice = f"--vectors 8 would fit with {narrow:,} bytes"
         elif model.scales:  # fixed by the training, as are the bits
-            advice = "train a smaller network, with fewer --qat-bits, or longer (it compresses better)"
+            advice = (
+                "train with fewer --qat-bits, for more epochs (the weights then compress better), or train a "
+                "smaller network"
+            )
         else:
             advice = size_advice(*search(model, options), limit)
     raise UserError(

@@ -48,7 +48,7 @@ class Distillation(Loss):
         return soft_targets(logits, self.temperature)
 
     def targets(self, batch):
-        """The teachers' probabilities for a batch; they are asked for those that are not known."""
+        """The teachers' probabilities for a batch; they are asked for what is not known yet."""
         device = batch.images.device
         if not self.cached_targets:
             return self.teacher_probabilities(batch.images)
@@ -122,7 +122,9 @@ class Teaching:
     """How a student learns from its teachers: keys of a recipe."""
 
     alpha: float = setting(0.5, number(float, 0, 1), "weight of the teacher: 1 = no labels, 0 = labels only")
-    temperature: float = setting(2.0, number(float, 0, 1000, open_low=True), "softens both distributions")
+    temperature: float = setting(
+        2.0, number(float, 0, 1000, open_low=True), "of both distributions; above 1 softer"
+    )
     teacher_size: int = setting(None, PIXELS, f"input size (default: what its file tells, or {UNKNOWN_SIZE})")
     teacher_normalisation: str = setting("auto", one_of(*CHOICES), f"of photos for a teacher, {HELP}")
 
@@ -140,7 +142,7 @@ def check_teaching(options):
         if not options.teacher and field.name in options.chosen:
             raise UserError(f"{field.name} goes with --teacher, which is not given; add it or leave it out")
     if options.views and options.mixup:
-        raise UserError("views repeats the same views and mixup makes new ones; leave one of them out")
+        raise UserError("views=N shows fixed views again and mixup makes new ones; leave one of them out")
     if options.views and options.augment == "none":
         raise UserError("views needs random views, and augment=none has none; leave one of them out")
 

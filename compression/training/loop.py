@@ -13,6 +13,7 @@ from the seed: initialisation and dropout from torch's global generator, the ord
 their views from generators seeded anew for every epoch.
 """
 
+import contextlib
 import shlex
 import signal
 import time
@@ -58,7 +59,8 @@ class StopRequest:
     def __enter__(self):
         self.signal, self.previous = None, {}
         for number in (signal.SIGINT, signal.SIGTERM):
-            self.previous[number] = signal.signal(number, self._note)
+            with contextlib.suppress(ValueError):  # not in the main thread: the caller handles signals
+                self.previous[number] = signal.signal(number, self._note)
         return self
 
     def agreed(self):
@@ -67,9 +69,12 @@ class StopRequest:
 
     def _note(self, number, frame):
         self.signal = number
-        self.__exit__()
+        self._restore()
 
     def __exit__(self, *exception):
+        self._restore()
+
+    def _restore(self):
         while self.previous:
             signal.signal(*self.previous.popitem())
 

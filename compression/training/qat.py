@@ -37,7 +37,9 @@ def layer_bits(text):
     """An argparse type: "fc.1=8" -> ("fc.1", 8)."""
     layer, _, bits = text.rpartition("=")
     if not layer or bits not in map(str, (32, 16, *range(2, 9))):
-        raise ArgumentTypeError(f"{text!r} is not LAYER=BITS with 2 to 8 bits (quantize.py: or 16, 32)")
+        raise ArgumentTypeError(
+            f"{text!r} is not LAYER=BITS, such as fc.1=8, with 2 to 8 bits (or 16 or 32 in quantize.py)"
+        )
     return layer, int(bits)
 
 

@@ -62,7 +62,9 @@ class Settings:
     epochs: int = 60
     batch_size: int = setting(64, number(int, 2), "photos per step")
     optimizer: str = setting("adamw", one_of("adamw", "sgd"), "adamw, or sgd with Nesterov momentum 0.9")
-    schedule: str = setting("cosine", one_of("cosine", "constant"), "cosine: a warm-up, then down to 0")
+    schedule: str = setting(
+        "cosine", one_of("cosine", "constant"), "of the learning rate; cosine: warm-up, then to 0"
+    )
     lr: float = setting(2e-3, POSITIVE, "peak learning rate (default with QAT: 0.0005; with sgd: 0.1)")
     weight_decay: float = setting(0.05, number(float, 0), "not applied to BN and biases")
     label_smoothing: float = setting(0.1, number(float, 0, 0.99), "probability spread over all classes")
@@ -72,28 +74,43 @@ class Settings:
     view_size: int = setting(
         0,
         number(int, 0, 4096),
-        "size of the random views in pixels; 0 = the input size, or as in the training of --init. Crops "
-        "enlarge objects: at 3/4 of --size they are as large as in whole photos (Touvron et al. 2019)",
+        "size of the random views in pixels; 0 = the input size, or the view size of the network "
+        "that training starts from. Crops enlarge objects: views of 3/4 of the input size show them as large "
+        "as whole photos do, at half the cost (Touvron et al. 2019)",
     )
     views: int = setting(
-        0, number(int, 0, 1000), "fixed views per photo, in turn, with cached teacher outputs; 0 = new views"
+        0,
+        number(int, 0, 1000),
+        "fixed views per photo, one per epoch in turn, so that teacher outputs can be cached; 0 = new views "
+        "every epoch",
     )
     warmup: float = setting(0.05, number(float, 0, 1), "share of all steps used for learning rate warm-up")
-    gamma_l1: float = setting(0.0, number(float, 0), "L1 penalty on BN gammas (Liu et al. 2017); try 0.0001")
+    gamma_l1: float = setting(
+        0.0,
+        number(float, 0),
+        "L1 penalty on BN gammas, by which prune.py ranks channels (Liu et al. 2017); try 0.0001",
+    )
     clip: float = setting(5.0, POSITIVE, "largest gradient norm")
     class_weights: str = setting(
         "none",
         one_of("none", "balanced"),
-        "balanced: n / (classes * photos of the class), and balanced accuracy picks the best epoch",
+        "balanced: weight classes by n / (classes * photos of the class), and pick the best epoch by "
+        "balanced accuracy",
     )
     keep_epoch: int = setting(0, number(int, 0), "also save epoch N as epochN.pt, for prune.py --mode rewind")
-    stop_epoch: int = setting(0, number(int, 0), "end after this epoch, so that QAT goes on from there")
+    stop_epoch: int = setting(
+        0,
+        number(int, 0),
+        "end after this epoch, before the learning rate is 0, so that QAT can go on; 0 = after all epochs",
+    )
     qat_bits: int = 0  # bits of the weights in quantization-aware training (see qat.py); 0 = off
     qat_overrides: dict = dataclasses.field(default_factory=dict)  # layer -> other bits
     qat_granularity: str = setting(
         "channel", one_of("tensor", "channel"), "with --qat-bits: one scale per layer or per output channel"
     )
-    precision: str = setting("fp32", one_of("auto", "fp32", "bf16", "fp16"), "auto: 16 bits where faster")
+    precision: str = setting(
+        "fp32", one_of("auto", "fp32", "bf16", "fp16"), "auto: bf16 or fp16 where faster"
+    )
     seed: int = 0
 
     @property

@@ -58,7 +58,9 @@ def evaluated_state(network):
     weights = {name: value for name, value in state.items() if ".parametrizations." not in f".{name}"}
     scales = {}
     for layer, module in network.named_modules():
-        for tensor, (step,) in module.parametrizations.items() if is_parametrized(module) else ():
+        if not is_parametrized(module):
+            continue
+        for tensor, (step,) in module.parametrizations.items():
             weights[f"{layer}.{tensor}"] = getattr(module, tensor)
             scales[f"{layer}.{tensor}"] = (step.bits, step.scale())
     return {"weights": weights, "scales": scales} if scales else {"weights": weights}

@@ -99,7 +99,8 @@ def read_teacher(
         )
     order = match(class_names, whose, names or unnamed(classes), teacher, advice)
     if taken != channels:
-        raise UserError(f"{teacher} takes {taken} channel(s) and the photos have {channels}; use another")
+        advice = "use a teacher that was trained on photos like them"
+        raise UserError(f"{teacher} takes {taken} channel(s) and the photos have {channels}; {advice}")
     view_size = None if size else origin.get("view_size")
     return Teacher(
         network.to(device, memory_format=torch.channels_last).requires_grad_(False),
@@ -137,7 +138,8 @@ def check_teacher(teacher, validation, preprocessing, device, batches=None):
     if accuracy <= guessing and batches is None:
         raise UserError(
             f"{teacher} has a validation accuracy of {accuracy:.1%}, no better than always predicting the "
-            f"most frequent class ({guessing:.1%}); check its input size and normalisation, or use another"
+            f"most frequent class ({guessing:.1%}); check its input size and normalisation, or use another "
+            "teacher"
         )
     return accuracy
 
