@@ -441,7 +441,9 @@ def test_a_killed_run_resumes_to_the_same_file(call, checkpoint, toy, tmp_path, 
     assert other.returncode == 2 and "qat_bits was 3 in the saved run" in other.stderr
 
 
-def test_qat_distils_and_the_file_says_from_what(call, small_network, checkpoint, toy, tmp_path):
+def test_qat_distils_and_the_file_says_from_what(call, small_network, checkpoint, toy, tmp_path, monkeypatch):
+    # a network that was hardly trained may be no better than chance
+    monkeypatch.setattr("compression.training.teachers.check_teacher", lambda *given: 0.5)
     description, network = small_network
     told = replace(description, training={"transductive": True})
     write_checkpoint(tmp_path / "teacher.pt", told, network.state_dict())
