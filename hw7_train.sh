@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
     case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
     case $1 in
     --qat-bits | --init | --out)
-        echo "hw7_train.sh: error: $1 is set by this script; leave it out, or start train_kd.py yourself" >&2
+        echo "hw7_train.sh: error: $1 is set by this script; leave it out (--runs names another folder for a new start)" >&2
         exit 2 ;;
     --teacher | --epochs | --store-size | --runs | --network | --set | --device | --cache | --seed | --validation-share)
         [ $# -ge 2 ] || usage
@@ -43,6 +43,7 @@ while [ $# -gt 0 ]; do
     *) options+=("$1") && shift ;;
     esac
 done
+trap 'exit 130' INT # also where a training had just ended, and its own status does not tell
 trainings+=("${everywhere[@]}")
 python=${PYTHON:-python3}
 [ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python

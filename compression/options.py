@@ -201,11 +201,13 @@ def read_settings(options, device, trained=None):
     """The `Settings` of the options; trained: the Description of the network that training starts from."""
     keys = [field.name for field in fields(Settings) if field.metadata and hasattr(options, field.name)]
     values = {key: getattr(options, key) for key in keys}
-    if (stop := values.get("stop_epoch", 0)) > options.epochs:
-        raise UserError(
-            f"stop_epoch={stop} is after the last epoch, {options.epochs}; lower it or raise --epochs"
-        )
+    last = values.get("stop_epoch") or options.epochs
+    for key, most in (("stop_epoch", options.epochs), ("keep_epoch", last)):
+        if (epoch := values.get(key, 0)) > most:
+            raise UserError(f"{key}={epoch} is after the last epoch, {most}; lower it or raise --epochs")
     bits, overrides = getattr(options, "qat_bits", None) or (0, {})
+    if "qat_granularity" in options.chosen and not bits:
+        raise UserError("qat_granularity goes with --qat-bits, which is not given; add it or leave it out")
     values |= {"epochs": options.epochs, "seed": options.seed}
     values |= {"view_size": view_size_of(options, trained)}
     values |= {"precision": pick_precision(options.precision, device)}

@@ -34,6 +34,7 @@ def test_values_are_converted_and_the_last_one_counts():
         ("epochs=3", "there is no epochs"),
         ("seed=3", "there is no seed"),
         ("alpha=1.5", "at most 1"),
+        ("view_size=15", "at least 16"),
     ],
 )
 def test_what_is_no_setting_is_one_sentence(text, message):
@@ -54,6 +55,12 @@ def test_the_table_lists_every_key_with_a_default_that_can_be_given(call, script
     assert {"lr", "batch_size", "precision"} <= told.keys()
     assert ("alpha" in told) == (script != "train_student.py") and ("floor" in told) == (script == "prune.py")
     assert ("label_smoothing" in told) == (script != "train_kd.py")
+
+
+def test_help_with_an_equals_sign_and_options_of_their_own(call, refused, toy):
+    assert call("train_kd.py", "--recipe=help").returncode == 0
+    for key, value, flag in (("epochs", 3, "--epochs 3"), ("qat_bits", 4, "--qat-bits 4")):
+        assert f"write {flag}" in refused("train_student.py", toy, "--recipe", f"{key}={value}")
 
 
 @pytest.mark.parametrize("words", [("--weight-decay", "0.1"), ("--weight-decay=0.1",)])

@@ -807,3 +807,7 @@ def test_stop_epoch_ends_a_run_within_its_schedule(toy, call, tmp_path):
     assert "is finished already" in call(*command, "--resume").stdout
     done = call(*command, "stop_epoch=4", "--resume")
     assert done.returncode == 2 and "stop_epoch=4 is after the last epoch, 3" in done.stderr
+    done = call(*command, "keep_epoch=3", "--resume")
+    assert done.returncode == 2 and "keep_epoch=3 is after the last epoch, 2" in done.stderr
+    done = call(*command, "qat_granularity=tensor", "--resume")
+    assert done.returncode == 2 and "qat_granularity goes with --qat-bits" in done.stderr

@@ -57,5 +57,5 @@ def check_layout(root, split):
         "training/ and train with --validation-share 0.2"
     )
     if split == "validation" and "training" in folders:
-        advice = "put photos there as in training/, or take them from it with --validation-share 0.2"
+        advice = "put photos there, or train with --validation-share 0.2, which takes them from training/"
     raise UserError(f"there is no folder {os.path.join(root, split)}, but {root} holds {holds}; {advice}")

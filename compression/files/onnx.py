@@ -74,7 +74,7 @@ def _input_shape(graph):
         raise ValueError(f"{len(inputs)} inputs and {len(graph.output)} outputs in place of one each")
     dimensions = inputs[0].type.tensor_type.shape.dim
     if len(dimensions) != 4 or dimensions[1].dim_value not in (1, 3):
-        raise ValueError("the input is not (N, 3, H, W) or (N, 1, H, W)")
+        raise ValueError("the input is not (N, 3, H, W) or (N, 1, H, W), as of export.py --input float")
     height, width = (dimension.dim_value for dimension in dimensions[2:])
     if height != width:
         raise ValueError("the input is not square")

@@ -73,7 +73,7 @@ class Settings:
     mixup: float = setting(0.0, number(float, 0, 0.5), "largest share of another photo mixed into a view")
     view_size: int = setting(
         0,
-        number(int, 0, 4096),
+        lambda text: 0 if text == "0" else PIXELS(text),
         "size of the random views in pixels; 0 = the input size, or the view size of the network "
         "that training starts from. Crops enlarge objects: views of 3/4 of the input size show them as large "
         "as whole photos do, at half the cost (Touvron et al. 2019)",
@@ -182,7 +182,7 @@ def read_recipe(parser, argv=None):
     """
     words = sys.argv[1:] if argv is None else list(map(str, argv))
     known_fields = parser.get_default("recipe_fields")
-    if ("--recipe", "help") in zip(words, words[1:]):
+    if ("--recipe", "help") in zip(words, words[1:]) or "--recipe=help" in words:
         print(recipe_help(known_fields, defaults_of(parser.get_default("script"))))
         raise SystemExit(0)
     for word in words:
@@ -192,6 +192,10 @@ def read_recipe(parser, argv=None):
             raise UserError(f"{flag} is a setting of the recipe; write --recipe {key}=VALUE")
     options = parser.parse_args(words)
     options.resume = options.resume or distributed.RESTARTS > 0
+    for text in options.recipe:
+        key, _, value = text.partition("=")
+        if key in vars(options).keys() - known_fields.keys():
+            raise UserError(f"{key} is no setting of the recipe; write --{key.replace('_', '-')} {value}")
     options.chosen = parse_recipe(options.recipe, known_fields)
     known = defaults_of(options.script, bool(getattr(options, "qat_bits", None)), options.chosen)
     for key, field in known_fields.items():
