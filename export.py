@@ -3,10 +3,10 @@
     python export.py model.bin model.onnx
     python export.py runs/kd/best.pt best.onnx --input uint8
 
-The ONNX file holds the numbers of the model file: weights of up to 4 bits as 4-bit integers, those of 5 to 8
-bits as 8-bit integers. It takes any number of photos at once, in the network's input size, and answers with
-logits. Class names and preprocessing are in its metadata, so that `train_kd.py --teacher model.onnx` can read
-it (float input only). Needs `pip install onnx`.
+The ONNX file holds the weights of the model file in as many bits, but without entropy coding. It takes any
+number of photos at once, in the network's input size, and returns logits. Class names and preprocessing are
+in its metadata, so that `train_kd.py --teacher model.onnx` can read it (float input only). Needs
+`pip install onnx`.
 """
 
 from pathlib import Path

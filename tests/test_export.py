@@ -29,8 +29,10 @@ onnxruntime = pytest.importorskip("onnxruntime")
 CPU = torch.device("cpu")
 
 
-def run_onnx(content, images):
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+def run_onnx(content, images, decoded_once="0"):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", decoded_once)
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(["logits"], {session.get_inputs()[0].name: images.numpy()})[0])
 
 
@@ -105,13 +107,15 @@ def test_layers_in_two_factors_are_exported():
         (Scheme(8), "UINT8"),  # the course's, with biases in 16 bits
         (Scheme(8, vectors=8), "UINT8"),
         (Scheme(8, "channel", "mse"), "INT8"),
-        (Scheme(7, "channel", "minmax"), "UINT8"),
-        (Scheme(5, "tensor", "mse"), "INT8"),
+        (Scheme(7, "channel", "minmax"), "planes"),
+        (Scheme(6, "channel", "mse"), "planes"),
+        (Scheme(5, "tensor", "mse"), "planes"),
         (Scheme(4, "channel", "mse"), "INT4"),
         (Scheme(4, "tensor", "minmax"), "UINT4"),
-        (Scheme(3, "tensor", "mse"), "INT4"),
-        (Scheme(3, "channel", "minmax"), "UINT4"),
-        (Scheme(2, "channel", "mse"), "INT4"),
+        (Scheme(3, "tensor", "mse"), "planes"),
+        (Scheme(3, "channel", "minmax"), "planes"),
+        (Scheme(2, "channel", "mse"), "planes"),
+        (Scheme(2, "tensor", "minmax"), "planes"),
     ],
     ids=str,
 )
@@ -119,9 +123,11 @@ def test_weights_stay_the_codes_of_the_model_file(small_network, stored, scheme,
     description, network = small_network
     model = stored(description, network.state_dict(), scheme)
     content = to_onnx(model)
-    assert types_of(content)["cnn.2.3.weight"] == kind
+    assert types_of(content).get("cnn.2.3.weight", "planes") == kind
     expected = model.build()(images(model))
-    assert (run_onnx(content, images(model)) - expected).abs().max() < 1e-5 * expected.abs().max()
+    for decoded_once in ("0", "1"):
+        found = run_onnx(content, images(model), decoded_once)
+        assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     (tmp_path / "t.onnx").write_bytes(content)
     read = list(read_onnx(tmp_path / "t.onnx")[0].state_dict().values())
     # of the course's grid, on which the steps are no float16 numbers
@@ -129,6 +135,18 @@ def test_weights_stay_the_codes_of_the_model_file(small_network, stored, scheme,
     for tensor in (one for one in model.state_dict.values() if one.ndim == 4):
         same = [one for one in read if one.shape == tensor.shape]
         assert min((one - tensor).abs().max() for one in same) <= rounding
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 6, 7])
+def test_codes_without_an_onnx_type_take_no_more_bits_than_they_have(stored, bits):
+    floats = float_model("student", 32, widths=(7, *[8] * 7))
+    overrides = {name: bits for name, one in floats.state_dict.items() if one.ndim > 1}
+    model = stored(floats.description, floats.state_dict, Scheme(bits, "channel", "mse", overrides=overrides))
+    count = sum(floats.state_dict[name].numel() for name in overrides)
+    assert count % 8  # the last byte of a plane is not full
+    graph = onnx.load_from_string(to_onnx(model)).graph
+    (planes,) = [one for one in graph.initializer if len(one.raw_data) > count // 8]
+    assert len(planes.raw_data) == bits * -(-count // 8)
 
 
 def test_an_odd_number_of_4_bit_codes_fills_its_last_byte_with_0(stored):

@@ -12,6 +12,8 @@ computed beforehand, and the graph is brought to an opset that it knows, OPSET.
 
 import json
 import logging
+import math
+import operator
 import warnings
 from pathlib import Path
 
@@ -23,9 +25,10 @@ from compression.data.preprocessing import Preprocessing
 from compression.files.atomic import reading
 
 MAX_BYTES = 1 << 30
-MAX_EXPANSION = 64  # bytes computed while weights are decoded, for every byte of the file
+MAX_EXPANSION = 64  # numbers computed while weights are decoded, for every byte of the file
 OPSET = 17
-DECODING = ("DequantizeLinear", "Cast", "Add")  # what stands between a quantized weight and its layer
+# what stands between a quantized weight and its layer, in files of onnx_export.py too
+DECODING = "DequantizeLinear Cast Add BitShift BitwiseAnd Reshape MatMulInteger Split".split()
 
 
 def is_onnx(path):
@@ -92,13 +95,10 @@ def _with_plain_weights(model):
     for node in graph.node:
         if node.op_type in DECODING and all(name in constants for name in node.input):
             arrays = {name: constants[name] for name in node.input}
-            shapes = [array.shape for array in arrays.values()]
-            if node.op_type == "Add" and np.broadcast_shapes(*shapes) not in shapes:
-                raise ValueError("a sum of weights is larger than both")
-            constants[node.output[0]] = ReferenceEvaluator(node, opsets).run(None, arrays)[0]
-            spent += constants[node.output[0]].nbytes
+            spent += _count_results(node, list(arrays.values()))
             if spent > MAX_EXPANSION * model.ByteSize():
                 raise ValueError(f"its decoded weights are more than {MAX_EXPANSION} times as large")
+            constants |= zip(node.output, ReferenceEvaluator(node, opsets).run(None, arrays))
         else:
             nodes.append(node)
     if len(nodes) < len(graph.node):
@@ -107,6 +107,25 @@ def _with_plain_weights(model):
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes), graph.initializer.extend(weights)
     return version_converter.convert_version(model, OPSET) if opsets.get("", OPSET) > OPSET else model
+
+
+def _count_results(node, arrays):
+    """At most how many numbers a node of DECODING makes of its inputs, so that it is known beforehand."""
+    first, *others = arrays
+    if node.op_type == "MatMulInteger":
+        (rows, _), (_, columns) = (array.shape for array in arrays)
+        return rows * columns
+    if node.op_type in ("Add", "BitShift", "BitwiseAnd"):
+        return math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
+    if node.op_type == "DequantizeLinear":
+        attributes = {one.name: one.i for one in node.attribute}
+        channels = first.shape[attributes.get("axis", 1) :][:1]
+        for scale in others:
+            within = scale.ndim == first.ndim and all(map(operator.le, scale.shape, first.shape))
+            if scale.size > 1 and scale.shape != channels and not within:
+                raise ValueError("scales for another number of channels than its weight has")
+        return max(first.size, *(scale.size * attributes.get("block_size", 0) for scale in others))
+    return max(array.size for array in arrays)
 
 
 def _metadata(path, texts, channels):

@@ -1,8 +1,13 @@
 """A network as an ONNX file (opset 21), with the very numbers that its model file holds.
 
-Codes stay codes: those of up to 4 bits become (U)INT4 and longer ones (U)INT8, behind a DequantizeLinear with
-the scale of every channel. An affine grid (low + code * step) has an Add behind that, since its low is no
-multiple of its step. float16 numbers stay float16 behind a Cast, so nothing is rounded a second time.
+Codes stay codes, behind a DequantizeLinear with the scale of every channel: those of 4 and 8 bits as (U)INT4
+and (U)INT8, those of 2, 3, 5, 6 and 7 bits, for which ONNX has no type, as bit planes. An affine grid (low +
+code * step) has an Add behind that, since its low is no multiple of its step. float16 numbers stay float16
+behind a Cast, so nothing is rounded a second time.
+
+Bit plane k holds bit k of all codes, eight to a byte. BitShift and BitwiseAnd unpack the bits. MatMulInteger
+multiplies them by their place values (1, 2, 4, ...; in signed codes the highest one is negative) and adds
+them. All inputs are constants, so onnxruntime does this once, at loading.
 
 The metadata tells, as JSON and under the names that onnx.py reads, `class_names` and the preprocessing:
 `size`, `resize`, `detail` where there is one, and `mean` and `std` where the caller has to normalise.
@@ -17,7 +22,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from compression.command_line import UserError
-from compression.quantization.grids import code_range
 
 OPSET, IR_VERSION = 21, 10  # the first with 4-bit tensors, and the oldest file version that goes with it
 INPUTS = {
@@ -78,6 +82,13 @@ class _Graph:
         self.stored = model.stored or {
             name: ("f4", [tensor.numpy()], tuple(tensor.shape)) for name, tensor in model.state_dict.items()
         }
+        grouped = {}
+        for name, (storage, (*parameters, codes), shape) in self.stored.items():
+            if parameters:  # else numbers
+                kind = int(storage[1]), storage[0] in "sS"
+                grouped.setdefault(kind, {})[name] = codes.reshape(shape)
+        for (bits, signed), codes in grouped.items():
+            (self.whole_codes if bits in (4, 8) else self.bit_planes)(codes, bits, signed)
 
     def node(self, kind, *inputs, **attributes):
         """Of one output, which gets a number as its name: names take bytes."""
@@ -91,16 +102,42 @@ class _Graph:
         self.tensors.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def codes(self, codes, bits, name):
-        """Integers of at most 4 bits as two in a byte, the first in the lower half; others as they are."""
-        if bits > 4:
-            return self.tensor(codes, name)
-        types = self.onnx.TensorProto
-        kind = types.INT4 if codes.dtype == np.int8 else types.UINT4
-        halves = np.pad(codes.view(np.uint8).ravel() & 15, (0, codes.size % 2))
-        packed = (halves[::2] | halves[1::2] << 4).tobytes()
-        self.tensors.append(self.onnx.helper.make_tensor(name, kind, codes.shape, packed, raw=True))
-        return name
+    def whole_codes(self, codes, bits, signed):
+        """Constants {name: uint8 codes} of 4 or 8 bits; of 4 bits two in a byte, the first in the lower half.
+
+        signed: whether a code stands for code - 2 ** (bits - 1).
+        """
+        kind = self.onnx.TensorProto.DataType.Value(f"{'' if signed else 'U'}INT{bits}")
+        for name, values in codes.items():
+            data = values.ravel() ^ (1 << bits - 1 if signed else 0)  # two's complement
+            if bits == 4:
+                data = np.pad(data, (0, data.size % 2))
+                data = data[::2] | data[1::2] << 4
+            packed = self.onnx.helper.make_tensor(name, kind, values.shape, data.tobytes(), raw=True)
+            self.tensors.append(packed)
+
+    def bit_planes(self, codes, bits, signed):
+        """The same for any number of bits, as planes: the tensors of these names are computed from them."""
+        joined = np.concatenate([values.ravel() for values in codes.values()])
+        gap = -joined.size % 8
+        joined = np.pad(joined, (0, gap)) ^ (1 << bits - 1 if signed else 0)
+        planes = np.packbits(joined >> np.arange(bits, dtype=np.uint8)[:, None] & 1, axis=1)
+        places, shifts = 1 << np.arange(bits), np.arange(7, -1, -1, dtype=np.uint8)
+        kind, to = (np.int8, 3) if signed else (np.uint8, 2)  # ONNX's numbers of these types
+        places[-1] *= -1 if signed else 1
+        shifts = self.tensor(planes[..., None]), self.tensor(shifts)
+        result = self.node("BitShift", *shifts, direction="RIGHT")
+        result = self.node("BitwiseAnd", result, self.tensor(np.uint8([1])))
+        result = self.node("Reshape", result, self.tensor(np.int64([bits, -1])))
+        result = self.node("MatMulInteger", self.tensor(kind(places)[None]), result)
+        result = self.node("Cast", result, to=to)
+        sizes = [*(values.size for values in codes.values()), *([gap] if gap else [])]
+        parts = [f"{result}.{index}" for index in range(len(sizes))]
+        split = self.onnx.helper.make_node("Split", [result, self.tensor(np.int64(sizes))], parts, axis=1)
+        self.nodes.append(split)
+        for part, (name, values) in zip(parts, codes.items()):
+            self.node("Reshape", part, self.tensor(np.int64(values.shape)))
+            self.nodes[-1].output[0] = name
 
     def float32(self, array, name=None):
         """A constant as float32, from as few bytes as it is stored in."""
@@ -110,9 +147,8 @@ class _Graph:
     def weight(self, name):
         """A tensor of the state_dict as float32, as `storage.restore_tensor` makes it."""
         storage, (*parameters, values), shape = self.stored[name]
-        values, bits = values.reshape(shape), int(storage[1])
         if not parameters:
-            return self.float32(values, name)
+            return self.float32(values.reshape(shape), name)
         if storage == "m8":
             low, high = parameters[0].astype(np.float64)
             low, step = (np.array([value], np.float32) for value in (low, (high - low) / 255))
@@ -120,12 +156,10 @@ class _Graph:
             low, step = parameters
         else:
             low, step = None, parameters[0]
-            values = (values.astype(np.int16) + code_range(bits)[0]).astype(np.int8)
-        codes = self.codes(values, bits, name)
         if len(step) > 1:
-            weight = self.node("DequantizeLinear", codes, self.float32(step), axis=0)
+            weight = self.node("DequantizeLinear", name, self.float32(step), axis=0)
         else:
-            weight = self.node("DequantizeLinear", codes, self.float32(step.reshape(())))
+            weight = self.node("DequantizeLinear", name, self.float32(step.reshape(())))
         if low is None:
             return weight
         return self.node("Add", weight, self.float32(low.reshape(-1, *[1] * (len(shape) - 1))))
