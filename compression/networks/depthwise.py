@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from compression.networks.layers import Architecture, Classifier, conv_norm
+from compression.networks.layers import Architecture, Classifier, conv_norm, outputs
 
 
 class DepthwiseNet(Classifier):
@@ -37,6 +37,13 @@ class DepthwiseNet(Classifier):
             layers += [nn.Linear(first, second), nn.BatchNorm1d(second), nn.SiLU()]
             before = second
         self.fc = nn.Sequential(*layers, nn.Linear(before, num_classes))
+
+    def shape(self, arguments):
+        widths = [outputs(self.cnn[0][0]), *(outputs(stage[3]) for stage in self.cnn[1:-1])]
+        if not arguments["hidden"]:
+            return {"widths": widths}
+        first, second = outputs(self.fc[0]), outputs(self.fc[4])
+        return {"widths": widths, "hidden": first if first == second else [first, second]}
 
 
 SWISH = {"hidden": 128, "swish_from": 5}

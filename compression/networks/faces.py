@@ -3,7 +3,7 @@
 from torch import nn
 
 from compression.command_line import UserError
-from compression.networks.layers import Architecture, Classifier, check_lengths, conv_norm
+from compression.networks.layers import Architecture, Classifier, check_lengths, conv_norm, outputs
 
 
 class FaceCNN(Classifier):
@@ -29,6 +29,13 @@ class FaceCNN(Classifier):
             layers += [nn.Linear(before, width), nn.BatchNorm1d(width), nn.LeakyReLU(0.2), nn.Dropout(0.5)]
             before = width
         self.fc = nn.Sequential(*layers, nn.Linear(before, num_classes))
+
+    def shape(self, arguments):
+        return {
+            "widths": [outputs(layer) for layer in self.cnn[3:-1:8]],
+            "inner": [outputs(layer) for layer in self.cnn[:-1:8]],
+            "hidden": [outputs(layer) for layer in self.fc[:-1:4]],
+        }
 
 
 class FaceMobileNet(Classifier):
@@ -60,6 +67,9 @@ class FaceMobileNet(Classifier):
             layers.append(nn.Sequential(*block, *([nn.Dropout(dropout)] if dropout else [])))
         self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.fc = nn.Linear(widths[-1], num_classes)
+
+    def shape(self, arguments):
+        return {"widths": [outputs(self.cnn[0]), *(outputs(block[3]) for block in self.cnn[4:-1])]}
 
 
 ARCHITECTURES = {"fer_cnn": Architecture(FaceCNN, 48), "fer_mobilenet": Architecture(FaceMobileNet, 48)}

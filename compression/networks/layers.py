@@ -11,6 +11,11 @@ def conv_norm(before, after, kernel, stride=1, activation=None, groups=1, bias=F
     return [conv, nn.BatchNorm2d(after), *([activation] if activation else [])]
 
 
+def outputs(layer):
+    """Output channels of a layer, or of its two factors."""
+    return len((layer[-1] if isinstance(layer, nn.Sequential) else layer).weight)
+
+
 def check_lengths(**lists):
     """Raise UserError where these lists, with an entry for every block, differ in length; None is no list."""
     lengths = {name: len(values) for name, values in lists.items() if values is not None}

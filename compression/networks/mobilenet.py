@@ -2,7 +2,14 @@
 
 from torch import nn
 
-from compression.networks.layers import Architecture, Classifier, check_lengths, check_residual, conv_norm
+from compression.networks.layers import (
+    Architecture,
+    Classifier,
+    check_lengths,
+    check_residual,
+    conv_norm,
+    outputs,
+)
 
 
 class MobileNetV2(Classifier):
@@ -28,6 +35,15 @@ class MobileNetV2(Classifier):
             before = width
         self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.fc = nn.Sequential(nn.Dropout(0.2), nn.Linear(before, num_classes))
+
+    def shape(self, arguments):
+        blocks = self.cnn[3:-1]
+        return {
+            "stem": outputs(self.cnn[0]),
+            "widths": [outputs(block.conv[-2]) for block in blocks],
+            "hidden": [outputs(block.conv[-5]) for block in blocks],
+            "residual": [int(block.residual) for block in blocks],
+        }
 
 
 class StridedInvertedResidual(nn.Module):

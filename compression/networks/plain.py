@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from compression.networks.layers import Architecture, Classifier, conv_norm
+from compression.networks.layers import Architecture, Classifier, conv_norm, outputs
 
 
 class PlainNet(Classifier):
@@ -23,6 +23,9 @@ class PlainNet(Classifier):
             )
         self.cnn = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1))
         self.fc = nn.Sequential(nn.Linear(widths[-1], hidden), nn.ReLU6(), nn.Linear(hidden, num_classes))
+
+    def shape(self, arguments):
+        return {"widths": [outputs(stage[0]) for stage in self.cnn[:-1]]}
 
 
 class SmallCNN(Classifier):
@@ -67,6 +70,13 @@ class SmallCNN(Classifier):
             layers = [nn.Dropout(0.5), nn.Linear(before, hidden), nn.ReLU(), nn.Dropout(0.5)]
             before = hidden
         self.fc = nn.Sequential(*layers, nn.Linear(before, num_classes))
+
+    def shape(self, arguments):
+        ordinary, stages = len(arguments["convs"]), self.cnn[:-1]
+        return {
+            "convs": [outputs(stage[0]) for stage in stages[:ordinary]],
+            "separable": [outputs(stage[3]) for stage in stages[ordinary:]],
+        }
 
 
 # all from students' reports

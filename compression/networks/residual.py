@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from compression.networks.layers import Architecture, check_lengths, check_residual, conv_norm
+from compression.networks.layers import Architecture, check_lengths, check_residual, conv_norm, outputs
 
 
 class InvertedResidual(nn.Module):
@@ -66,6 +66,15 @@ class ResidualNet(nn.Module):
 
     def forward(self, images):
         return self.fc(self.head(self.blocks(self.stem(images))).flatten(1))
+
+    def shape(self, arguments):
+        return {
+            "stem": [outputs(layer) for layer in self.stem[::3]],
+            "widths": [outputs(block.project[0]) for block in self.blocks],
+            "hidden": [outputs(block.expand[0]) for block in self.blocks],
+            "residual": [int(block.residual) for block in self.blocks],
+            "head": outputs(self.head[0]),
+        }
 
 
 ARCHITECTURES = {

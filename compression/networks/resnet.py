@@ -3,7 +3,7 @@
 from torch import nn
 
 from compression.command_line import UserError
-from compression.networks.layers import Architecture
+from compression.networks.layers import Architecture, outputs
 
 
 def resnet18(
@@ -45,4 +45,13 @@ def resnet18(
     return network
 
 
+def _shape(network, arguments):
+    blocks = [*network.layer1, *network.layer2, *network.layer3, *network.layer4]
+    return {
+        "widths": [outputs(block.conv2) for block in blocks[1::2]],
+        "hidden": [outputs(block.conv1) for block in blocks],
+    }
+
+
+resnet18.shape = _shape  # as the other families' method of this name
 ARCHITECTURES = {"resnet18": Architecture(resnet18, 224)}

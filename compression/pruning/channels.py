@@ -11,8 +11,7 @@ import math
 import torch
 
 from compression.command_line import UserError
-from compression.networks.registry import build
-from compression.pruning.shapes import widths
+from compression.networks.registry import ARCHITECTURES, build
 
 
 def read_scope(text, count):
@@ -114,7 +113,7 @@ def compact(architecture, arguments, network, coupling, kept, absorb=True):
         for name in channels.consumers:
             # after flattening, a channel is several inputs
             cut(name, "weight", 1, spread(indices, modules[name].weight.shape[1] // count))
-    arguments = {**arguments, **widths(small, arguments)}
+    arguments = {**arguments, **ARCHITECTURES[architecture].network.shape(small, arguments)}
     with torch.device("meta"):
         result = build(architecture, **arguments)
     try:
