@@ -3,15 +3,19 @@
     python models.py                                  # table: parameters, MACs, file bytes at 16/8/6/4 bits
     python models.py --only student --set widths=16,32,64,96,192,192,192,256
     python models.py --max-bytes 500000               # which networks fit another limit
+    python models.py --fit 100000 --data food-11      # the widths of residual6 that fill so many bytes
 
 `build(name, **arguments)` returns a newly initialised network. A model file stores `name` and `arguments`, so
 every network can be rebuilt from its file alone. The networks are those of NTU "Machine Learning 2020"
 homework 7 and of its students' reports, and of the 2019 homework; `residual6` is this project's own.
 """
 
+from bisect import bisect_right
+from pathlib import Path
+
 import torch
 
-from compression.command_line import UserError, number, parser, run
+from compression.command_line import UserError, be_silent, number, parser, run, tell
 from compression.data.preprocessing import Preprocessing
 from compression.files.description import Description
 from compression.files.model_file import predicted_file_bytes
@@ -26,6 +30,16 @@ from compression.networks.registry import (
     parse_arguments,
 )
 from compression.quantization.grids import Scheme
+
+WIDE = {  # the arguments of the network of model.bin, whose widths `fit` scales
+    "stem": (16, 32),
+    "widths": (64, 64, 64, 144, 144, 144, 144),
+    "hidden": (96, 192, 192, 384, 624, 624, 624),
+    "pools": (1, 0, 0, 1, 0, 0, 0),
+    "head": 384,
+}
+CODED = 0.91  # of codes packed to the bit, what entropy coding leaves after QAT at 3 bits: 0.86 to 0.92
+TRAINING_BYTES = 500  # what a model file says of its training
 
 
 def plan(name, **arguments):
@@ -45,6 +59,34 @@ def plan(name, **arguments):
     return {"name": name, "input": size, "parameters": parameters, "macs": macs, "bytes": sizes}
 
 
+def fit(max_bytes, bits, class_names):
+    """The arguments of the widest `residual6` whose model file has at most about `max_bytes` after
+    quantization-aware training at these bits: WIDE with all widths scaled, to multiples of 8.
+
+    Raises UserError if the narrowest one is larger.
+    """
+
+    def scaled(factor):
+        def width(value):
+            return max(8, 8 * round(factor * value / 8))
+
+        lists = {key: tuple(map(width, WIDE[key])) for key in ("stem", "widths", "hidden")}
+        return {**WIDE, **lists, "head": width(WIDE["head"])}
+
+    def size(factor):
+        description = Description.of("residual6", scaled(factor), class_names, Preprocessing())
+        return predicted_file_bytes(description, Scheme(bits, "channel", "mse"), CODED) + TRAINING_BYTES
+
+    factors = [step / 256 for step in range(1, 256 * 40)]
+    found = bisect_right(factors, max_bytes, key=size)
+    if not found:
+        raise UserError(
+            f"--fit {max_bytes}: the narrowest residual6 for {len(class_names)} classes takes about "
+            f"{size(factors[0]):,} bytes at {bits} bits; give more bytes, or fewer --bits"
+        )
+    return scaled(factors[found - 1])
+
+
 def main(argv=None):
     options = parser(__doc__)
     options.add_argument("--only", metavar="NAME", help="show only this network")
@@ -54,10 +96,29 @@ def main(argv=None):
     options.add_argument(
         "--max-bytes", type=number(int, 1), default=300_000, metavar="N", help="mark what fits in N bytes"
     )
+    text = "print the options of train_kd.py for a residual6 that fills N bytes after QAT at --bits"
+    options.add_argument("--fit", type=number(int, 1), metavar="N", help=text)
+    options.add_argument("--bits", type=int, choices=range(2, 9), default=3, help="for --fit")
+    options.add_argument("--data", type=Path, help="for --fit: its training photos have the classes")
     options = options.parse_args(argv)
     arguments = parse_arguments(options.set)
     if arguments and not options.only:
         raise UserError("--set is for one network; name it with --only")
+    if bool(options.fit) != bool(options.data):
+        raise UserError("--fit and --data need each other, since the last layer depends on the classes")
+    if options.fit:
+        from dataset import list_labelled  # here, so that importing this module does not import that one
+
+        class_names = list_labelled(options.data, "training", log=be_silent).class_names
+        arguments = fit(options.fit, options.bits, class_names)
+        row = plan("residual6", num_classes=len(class_names), **arguments)
+        tell(f"residual6 with {row['parameters']:,} parameters for {len(class_names)} classes")
+        texts = {
+            key: ",".join(map(str, value)) if isinstance(value, tuple) else value
+            for key, value in arguments.items()
+        }
+        print(*(f"--set {key}={text}" for key, text in texts.items()))
+        return 0
 
     rows = [plan(name, **arguments) for name in ([options.only] if options.only else ARCHITECTURES)]
     print(

@@ -371,9 +371,12 @@ def test_the_shipped_model_reaches_its_recorded_accuracy(food11):
 
 
 def hw7_train(folder, *options):
-    """The commands that hw7_train.sh starts for `folder`/food, noted by a stand-in for Python."""
+    """The commands that hw7_train.sh starts for `folder`/food, noted by a stand-in for Python that answers to
+    models.py with a width.
+    """
     python, noted = folder / "python", folder / "noted.txt"
-    python.write_text(f'#!/bin/sh\necho "$@" >> "{noted}"\n')
+    answer = 'case $1 in */models.py) echo "--set head=96" ;; esac'
+    python.write_text(f'#!/bin/sh\necho "$@" >> "{noted}"\n{answer}\n')
     python.chmod(0o755)
     arguments = (folder / "food", folder / "out.bin", "--runs", folder / "runs", *options)
     done = bash("hw7_train.sh", *arguments, python=python)
@@ -392,7 +395,8 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
         (tmp_path / f"food/training/0_{index}.jpg").touch()
     options = ("--teacher", "a.onnx", "--recipe", "teacher_size=64", "--teacher", "b.pt", "--size", "96")
     options += ("--set=head=320", "--recipe", "lr=0.01", "--seed", "3", "--device=cpu")
-    student, tuning, stored = hw7_train(tmp_path, *options)
+    fit, student, tuning, stored = hw7_train(tmp_path, *options)
+    assert values(fit, "--fit") == values(stored, "--max-bytes") == ["300000"]
     for command in (student, tuning):
         assert values(command, "--teacher") == ["a.onnx", "b.pt"]
         assert "views=1000" in command, "no more than train_kd.py takes"
@@ -401,7 +405,9 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
     assert values(stored, "--device") == ["cpu"] and "--seed" not in stored
     rates = [[part for part in one if part.startswith("lr=")][-1] for one in (student, tuning)]
     assert rates == ["lr=0.01", "lr=0.001"]
-    assert values(student, "--set")[-1] == "head=320" and "--set" not in tuning, "which --init does not take"
+    assert values(student, "--set") == ["head=96", "head=320"] and "--set" not in tuning, (
+        "which --init does not take"
+    )
     assert values(student, "--epochs") == ["126000"], "a schedule of 6.3 million views"
     assert values(tuning, "--epochs") == ["42000"], "a third of it"
     assert "stop_epoch=84001" in student and "stop_epoch=0" in tuning
@@ -411,15 +417,18 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
 @pytest.mark.parametrize(
     "options, scripts",
     [
-        ("", "train_student.py train_kd.py train_kd.py quantize.py"),
-        ("--teacher none.pt --epochs 7 --recipe detail=64", "train_kd.py train_kd.py quantize.py"),
+        ("", "models.py train_student.py train_kd.py train_kd.py quantize.py"),
+        (
+            "--teacher none.pt --epochs 7 --recipe detail=64 --max-bytes 90000",
+            "models.py train_kd.py train_kd.py quantize.py",
+        ),
     ],
 )
 def test_the_options_that_hw7_train_gives_exist(refused, tmp_path, options, scripts):
     commands = hw7_train(tmp_path, *options.split())
     assert [Path(command[0]).name for command in commands] == scripts.split()
     assert commands[-1][2] == str(tmp_path / "out.bin")
-    assert all("--resume" in command for command in commands[:-1])
+    assert all("--resume" in command for command in commands[1:-1])
     for command in commands:
         assert re.search(MISSING, refused(Path(command[0]).name, *command[1:]))
 

@@ -15,10 +15,10 @@ from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
 from compression.files.description import Description
 from compression.files.loading import load_model
-from compression.files.model_file import encode, sizes, to_bytes
+from compression.files.model_file import encode, predicted_file_bytes, sizes, to_bytes
 from compression.quantization.grids import Scheme
 from dataset import FOOD11_CLASSES
-from models import ARCHITECTURES, build, count_macs, count_parameters, plan
+from models import ARCHITECTURES, WIDE, build, count_macs, count_parameters, fit, plan
 
 PEER_STUDENT = ROOT.parent / "shared" / "peer_models" / "fp32_legacy.bin"
 STUDENT_WIDTHS = (16, 32, 64, 128, 256, 256, 256, 256)
@@ -363,3 +363,40 @@ def test_a_list_of_one_number_is_written_as_the_message_says(ok, refused):
 def test_a_network_of_more_layers_than_any_in_the_field_is_refused_before_it_is_built():
     with pytest.raises(UserError, match="at most 100 numbers"):
         build("student", widths=(1,) * 101)
+
+
+# ---------------------------------------------------------------- the width for so many bytes
+
+
+def test_the_shipped_network_is_the_one_that_fits_300_000_bytes():
+    shipped = load_model(ROOT / "model.bin").description
+    assert fit(300_000, 3, FOOD11_CLASSES) == WIDE
+    assert all(tuple(shipped.arguments[key]) == WIDE[key] for key in ("stem", "widths", "hidden", "pools"))
+    assert shipped.arguments["head"] == WIDE["head"]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("limit", [20_000, 100_000, 1_000_000])
+def test_a_fitted_network_fills_its_bytes_when_its_codes_compress_by_a_tenth(limit, bits):
+    scheme = Scheme(bits, "channel", "mse")
+    description = Description.of(
+        "residual6", fit(limit, bits, FOOD11_CLASSES), FOOD11_CLASSES, Preprocessing()
+    )
+    assert 0.9 * limit < predicted_file_bytes(description, scheme, coded=0.9) < limit
+
+
+def test_more_classes_leave_less_for_the_rest():
+    names = [f"class number {index}" for index in range(1000)]
+    assert fit(300_000, 3, names)["head"] < WIDE["head"]
+    with pytest.raises(UserError, match="for 1000 classes takes about .* give more bytes"):
+        fit(20_000, 3, names)
+
+
+def test_fit_prints_options_that_train_kd_takes(toy, ok, refused, small_model, tmp_path):
+    words = ok("models.py", "--fit 30000 --data", toy).stdout
+    shown = ok("train_student.py", toy, "--dry-run --size 32", words, "--out", tmp_path / "run").stdout
+    (parameters,) = re.findall(r"([\d,]+) parameters; no run was written", shown)
+    assert f"with {parameters} parameters for 11 classes" in ok("models.py", "--fit 30000 --data", toy).stderr
+    assert "need each other" in refused("models.py", "--fit 30000")
+    assert "give more bytes" in refused("models.py", "--fit 3000 --data", toy)
+    assert "there is no folder" in refused("models.py", "--fit 30000 --data", tmp_path / "none")

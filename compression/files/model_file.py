@@ -19,6 +19,7 @@ import collections
 import io
 import itertools
 import json
+import math
 import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,23 +99,26 @@ def layout_checksum(shapes):
     return zlib.crc32(json.dumps([[name, list(shape)] for name, shape in shapes.items()]).encode())
 
 
-def predicted_data_bytes(description, scheme):
-    """Bytes of all tensors packed to the bit, before entropy coding, from the shapes alone."""
+def predicted_data_bytes(description, scheme, coded=1.0):
+    """Bytes of all tensors by their shapes alone: the codes take this share of what they take packed to the
+    bit, before entropy coding.
+    """
     tensors, counts = description.skeleton().state_dict(), collections.Counter()
     bits = scheme.bits_of(tensors)
     for name, tensor in tensors.items():
         for kind, count in layout_of(storage_of(tensor, bits.get(name), scheme), tuple(tensor.shape)):
             counts[kind] += count
-    return sum(coding.packed_size(kind, count) for kind, count in counts.items())
+    sizes = {kind: coding.packed_size(kind, count) for kind, count in counts.items()}
+    return sum(math.ceil(coded * size) if isinstance(kind, int) else size for kind, size in sizes.items())
 
 
-def predicted_file_bytes(description, scheme):
-    """Bytes of a model file with BN folded, packed to the bit but not entropy-coded, by the shapes alone."""
+def predicted_file_bytes(description, scheme, coded=1.0):
+    """Bytes of a model file with BN folded, by the shapes alone; coded: see `predicted_data_bytes`."""
     description = replace(description, arguments={**description.arguments, "folded": True})
     shapes = shapes_of(description.skeleton().state_dict())
     blob = {"storage": "f2 " * len(shapes), "layout": layout_checksum(shapes), "coding": "bits"}
     content = {**_header(description, scheme), **blob, "data": torch.zeros(1, dtype=torch.uint8)}
-    return len(to_bytes({**content, "crc32": 1 << 31})) + predicted_data_bytes(description, scheme)
+    return len(to_bytes({**content, "crc32": 1 << 31})) + predicted_data_bytes(description, scheme, coded)
 
 
 def _header(description, scheme):
