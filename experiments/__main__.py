@@ -103,7 +103,8 @@ class Job:
         """
         words = self.template.split()
         try:
-            values, teachers = told(record), record.get("teachers") or "agreement" in record
+            values, tuned = told(record), record.get("fine_tuning", {})
+            teachers = record.get("teachers") or tuned.get("teachers") or "agreement" in record
             # of photos with unlabelled ones behind them, "+" separates the fingerprints
             data = {split: value.split("+")[0] for split, value in record["data"].items()}
             if ("--teacher" in words, "--unlabeled" in words) != (bool(teachers), "unlabelled" in record):

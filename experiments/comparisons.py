@@ -59,6 +59,13 @@ WIDER = {  # thousands of parameters: expanded channels, width of the head, bits
     543: ("96,192,192,320,448,448,448", 320, 4),
     737: ("128,248,248,432,624,624,624", 384, 3),
 }
+SIZES = {  # thousands of bytes: stem, widths, hidden and head, as `models.py --fit` gives them
+    25: ("8,8", "16,16,16,32,32,32,32", "24,40,40,80,128,128,128", 80),
+    50: ("8,8", "24,24,24,48,48,48,48", "32,72,72,136,224,224,224", 136),
+    100: ("8,16", "32,32,32,80,80,80,80", "48,104,104,208,328,328,328", 208),
+    200: ("16,24", "48,48,48,112,112,112,112", "80,152,152,312,504,504,504", 312),
+    300: ("16,32", "64,64,64,144,144,144,144", "96,192,192,384,624,624,624", 384),
+}
 # the width of the last four blocks: those of the first four
 MOBILE = {88: "4,12,24,44", 128: "8,16,32,64", 180: "12,24,44,92", 256: "16,32,64,128", 360: "24,44,92,180"}
 PLAIN = {32: "4,4,8,16", 64: "4,8,16,32", 90: "6,12,22,46", 128: "8,16,32,64", 256: "16,32,64,128"}
@@ -94,6 +101,22 @@ def wider():
             f"--set pools=1,0,0,1,0,0,0 --set hidden={hidden} --set head={head} {RUN}"
         )
         variants[f"stored_{size}"] = store(f"float_{size}", bits, qat=True)
+    return variants
+
+
+def fitted():
+    """Commands that train our network in every size of SIZES as hw7_train.sh does, and store it."""
+    variants, distil = {}, f"train_kd.py {{data}} --teacher {{strong}} {MEDIUM} {SOFT} views=5"
+    for size, (stem, widths, hidden, head) in SIZES.items():
+        variants[f"float_{size}"] = (
+            f"{distil} stop_epoch=20 --size 96 --epochs 30 --network residual6 --set stem={stem} "
+            f"--set widths={widths} --set hidden={hidden} --set pools=1,0,0,1,0,0,0 --set head={head} {RUN}"
+        )
+        tune = f"{distil} lr=0.001 --init {{float_{size}}}/best.pt --qat-bits 3 --epochs 10"
+        variants[f"stored_{size}"] = (
+            f"{tune} --seed {{seed}} --out {{out}}/run --resume && quantize.py {{out}}/run/best.pt "
+            f"{{out}}/model.bin --max-bytes {size}000 {RECORD}"
+        )
     return variants
 
 
@@ -189,6 +212,9 @@ EXPERIMENTS = {
     ),
     "equal_bytes": Experiment(
         "at 300,000 bytes: few weights of many bits or many of few, two epochs of QAT", wider()
+    ),
+    "sizes": Experiment(
+        "from 25,000 to 300,000 bytes: distilled networks of `models.py --fit`, with QAT at 3 bits", fitted()
     ),
     "own_classes": Experiment(
         "180 photos of three own classes: from the weights of model.bin, or from scratch",
