@@ -82,29 +82,29 @@ def main(argv=None):
     listing = list_labelled(options.data, "validation", *classes)
     photos, reduced = load_sizes(listing, preprocessing, tta, cache), None
     if options.reduce:
-        reduced = load_sizes(listing, replace(preprocessing, detail=options.reduce), tta, cache, told=True)
-    result, answers = measure(model, listing, photos, device, tta, reduced)
+        reduced = load_sizes(listing, replace(preprocessing, detail=options.reduce), tta, cache, silent=True)
+    result, probabilities = measure(model, listing, photos, device, tta, reduced)
     if reduced:
         result["reduced_to"] = options.reduce
-    asked = {}
+    compared = {}
     if teacher:
-        asked["validation"] = photos
+        compared["validation"] = photos
         teacher = settle_teacher(teacher, options.teacher_normalisation, photos[0], preprocessing, device)
         if testing := list_testing_beside(options.data):
-            asked["testing"] = load_sizes(testing, preprocessing, tta, cache)
+            compared["testing"] = load_sizes(testing, preprocessing, tta, cache)
         network = model.build().to(device, memory_format=torch.channels_last)
         result["agreement"] = {
             split: agreement(network, teacher, part, preprocessing, device, tta)
-            for split, part in asked.items()
+            for split, part in compared.items()
         }
     if options.record:
         origin = provenance(device, data={"validation": photos[0].fingerprint})
-        told = {"model": model.description.to_dict(), "bits": model.bits}
-        write_record(options.record, origin | told | result)
+        described = {"model": model.description.to_dict(), "bits": model.bits}
+        write_record(options.record, origin | described | result)
     if options.html:
-        write_text(options.html, report_page(model, result, answers, photos[0], listing))
+        write_text(options.html, report_page(model, result, probabilities, photos[0], listing))
     print_result(model.description, result, options)
-    for split, part in asked.items():
+    for split, part in compared.items():
         share, count = result["agreement"][split], len(part[0])
         print(f"  {share:.4f}  agreement with {options.teacher} on {count:,} {split} photos")
     return 0

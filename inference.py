@@ -82,10 +82,10 @@ def main(argv=None):
 
     loaded = time.perf_counter()
     preprocessing = description.preprocessing
-    answers, report = predict(network, listing, preprocessing, device, options.batch_size, options.tta)
+    probabilities, report = predict(network, listing, preprocessing, device, options.batch_size, options.tta)
     if options.html:
         title = f"{len(listing):,} photos by {readable(options.model)}"
-        write_text(options.html, gallery_page(listing, names, answers, report, options.html, title))
+        write_text(options.html, gallery_page(listing, names, probabilities, report, options.html, title))
     if report.unreadable:
         written = f"only {options.html} was" if options.html else "nothing was"
         raise UserError(
@@ -93,14 +93,16 @@ def main(argv=None):
             f"{report.name(listing, report.unreadable)}; {written} written, replace or remove them"
         )
     if report.truncated:
-        told = f"{len(report.truncated)} of {len(listing)} photos are truncated: decoded as far as they go"
-        tell(f"warning: {told}: {report.name(listing, report.truncated)}")
+        text = f"{len(report.truncated)} of {len(listing)} photos are truncated: decoded as far as they go"
+        tell(f"warning: {text}: {report.name(listing, report.truncated)}")
     numbers = class_numbers(names)
     labels = names if options.label == "names" else numbers or range(len(names))
-    rows = zip(listing.ids, (labels[label] for label in answers.argmax(1).tolist()))
+    rows = zip(listing.ids, (labels[label] for label in probabilities.argmax(1).tolist()))
     write_text(options.output, to_csv([listing.id_header, "label"], rows))
     if options.table:
-        write_text(options.table, top_k_table(listing.ids, answers, names, options.k, listing.id_header))
+        write_text(
+            options.table, top_k_table(listing.ids, probabilities, names, options.k, listing.id_header)
+        )
     now = time.perf_counter()
     print(
         f"{len(listing):,} photos -> {options.output} ({description.architecture}, {device}, "

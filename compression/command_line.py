@@ -46,7 +46,8 @@ def run(main):
         elif not isinstance(error, UserError):
             raise
         where = f" (rank {distributed.RANK})" if distributed.RANK else ""
-        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error{where}: {error}", file=errors)
+        script = sys.argv[0].removesuffix("/__main__.py").rsplit("/", 1)[-1]
+        print(f"{script}: error{where}: {error}", file=errors)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -7,7 +7,7 @@
 Runs are commands of this project's scripts, started by Snakemake (`pip install -r
 experiments/requirements.txt`), after the runs that they build on, of other experiments too. Started again, it
 continues unfinished runs and leaves out those whose record in results/ tells the variant's settings, network
-and photos. A finished run folder that no longer answers its variant is renamed. Small networks gain from
+and photos. A finished run folder that no longer matches its variant is renamed. Small networks gain from
 --workers: one run per core. What follows --snakemake is for Snakemake; docs/scaling.md shows a grid on
 several machines.
 """
@@ -44,14 +44,14 @@ def read(path):
         return {}
 
 
-def meant(template):
+def settings_in(template):
     """{setting: text} that a variant's commands name: --OPTION TEXT, and KEY=TEXT as --recipe takes it."""
     found = re.findall(r"--(\S+) (?!--)([^\s=]+)(?!\S)", template) + re.findall(r"(\S+)=(\S+)", template)
     named = {key.replace("-", "_"): text for key, text in found}
     return {key: text for key, text in named.items() if key not in NO_SETTINGS}
 
 
-def told(record):
+def settings_of(record):
     """{setting: value} with which a record of any script was made."""
     model, pruning, tuning = record["model"], record.get("pruning", {}), record.get("fine_tuning", {})
     settings = [part.get("settings", {}) for part in (tuning, pruning, record)]
@@ -94,7 +94,7 @@ class Job:
     result: Path
     needs: tuple
 
-    def answered(self, record, known):
+    def matches(self, record, known):
         """Whether a record was made as the variant says: all settings that it names, with a teacher or
         without, from these photos.
 
@@ -103,7 +103,7 @@ class Job:
         """
         words = self.template.split()
         try:
-            values, tuned = told(record), record.get("fine_tuning", {})
+            values, tuned = settings_of(record), record.get("fine_tuning", {})
             teachers = record.get("teachers") or tuned.get("teachers") or "agreement" in record
             # of photos with unlabelled ones behind them, "+" separates the fingerprints
             data = {split: value.split("+")[0] for split, value in record["data"].items()}
@@ -113,13 +113,18 @@ class Job:
                 return False
             if not EXPERIMENTS[self.experiment].subset and not data.items() <= {**data, **known}.items():
                 return False
-            return all(same(key, text, values[key]) for key, text in meant(self.template).items())
-        except (KeyError, TypeError, AttributeError, IndexError):  # not told, or the record is damaged
+            return all(same(key, text, values[key]) for key, text in settings_in(self.template).items())
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+        ):  # a setting is missing, or the record is damaged
             return False
 
     def recorded(self, known):
-        """Whether results/ holds such a record; see `answered`."""
-        return self.answered(read(self.result), known)
+        """Whether results/ holds such a record; see `matches`."""
+        return self.matches(read(self.result), known)
 
     def record(self):
         """The record in its run folder; {} before the run has ended."""
@@ -131,7 +136,7 @@ class Job:
     def finished(self, known):
         """Whether its run folder holds a record as the variant says, not older than one it builds on."""
         record = self.record()
-        return self.answered(record, known) and all(
+        return self.matches(record, known) and all(
             need.finished(known) and need.record()["date"] <= record["date"] for need in self.needs
         )
 
@@ -197,17 +202,17 @@ def start(targets, file, workers, further):
             raise
 
 
-def update(asked, known, options):
-    """Do what is not recorded of the asked Jobs and what that builds on, and keep the records; returns
+def update(wanted, known, options):
+    """Do what is not recorded of the wanted Jobs and what that builds on, and keep the records; returns
     (number to do, Jobs that failed).
     """
     stale = set()
-    for job in with_needs(asked):
+    for job in with_needs(wanted):
         if not job.recorded(known) or stale.intersection(job.needs):
             stale.add(job)
-    targets = [job for job in asked if job in stale]
+    targets = [job for job in wanted if job in stale]
     todo = [job for job in with_needs(targets) if job in stale or not job.finished(known)]
-    print(f"{len(targets)} of {len(asked)} runs to do, the others are recorded", flush=True)
+    print(f"{len(targets)} of {len(wanted)} runs to do, the others are recorded", flush=True)
     if options.dry_run:
         print(*(job.out for job in todo), sep="\n")
         return 0, []
@@ -254,15 +259,15 @@ def main(argv=None):
         raise UserError(f"name an experiment ({', '.join(EXPERIMENTS)}) and the data directory")
     if not importlib.util.find_spec("snakemake"):
         raise UserError("Snakemake is not installed; pip install -r experiments/requirements.txt")
-    asked = plan(name, data, options.runs, options.results, options.seeds, options.strong or "{strong}")
-    if any("{strong}" in job.command for job in with_needs(asked)):
+    wanted = plan(name, data, options.runs, options.results, options.seeds, options.strong or "{strong}")
+    if any("{strong}" in job.command for job in with_needs(wanted)):
         raise UserError(f"{name} needs a strong teacher; name its file with --strong FILE")
     if options.strong and not options.strong.is_file():
         raise UserError(f"there is no file {options.strong}; name the strong teacher's file with --strong")
     known = {split: list_labelled(data, split).fingerprint() for split in ("training", "validation")}
     if options.strong:
         known["strong"] = file_hash(options.strong)
-    count, failed = update(asked, known, options)
+    count, failed = update(wanted, known, options)
     if failed:
         raise UserError(
             f"{len(failed)} of {count} runs failed: {', '.join(str(job.out) for job in failed)}; see "

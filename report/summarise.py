@@ -48,6 +48,7 @@ BASES = {  # experiment: the variants that all its variants are compared with
     "resolution": ["standard_measured"],
     "rewinding": [f"{mode}_{rate}" for mode in ("finetune", "retrain") for rate in (0.6, 0.35)],
     "scratch": ["student"],
+    "sizes": ["stored_25", "stored_100"],
     "teachers": [],
     "testing": ["labelled_measured", "labelled_fixed_measured"],
 }
@@ -101,10 +102,10 @@ class Records:
 def metrics(record):
     """What differs from seed to seed, by name; None where a record does not hold it."""
     agreement, last = record.get("agreement", {}), record.get("rounds", [{}])[-1]
-    told = {**record, **record.get("best", {}), **last}
+    values = {**record, **record.get("best", {}), **last}
     names = ("after_training", "validation_accuracy", "validation_accuracy_after", "accuracy")
     return {
-        "accuracy": next((told[name] for name in names if name in told), None),
+        "accuracy": next((values[name] for name in names if name in values), None),
         "before": record.get("validation_accuracy_before", record.get("validation_accuracy")),
         "after_cut": last.get("after_cut"),
         "reduced": record.get("accuracy_reduced"),

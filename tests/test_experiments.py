@@ -58,7 +58,7 @@ def pretended(monkeypatch):
                 continue
             begun.append(job.out.name)
             if job.out.name not in failing:
-                named = experiments.meant(job.template)
+                named = experiments.settings_in(job.template)
                 settings = {key: value.split(",") if "," in value else value for key, value in named.items()}
                 model = {"preprocessing": {}, "arguments": {}, "training": {}}
                 model["architecture"] = named.get("network", "student")
@@ -164,7 +164,7 @@ VARIANT = "train_kd.py {data} --teacher {strong}"
 
 
 @pytest.mark.parametrize(
-    "options, answered",
+    "options, matches",
     [
         ("", True),
         ("--out elsewhere --max-bytes 7 --device cpu --data {data} --resume", True),
@@ -182,17 +182,17 @@ VARIANT = "train_kd.py {data} --teacher {strong}"
         ("--unlabeled {data}/testing", False),
     ],
 )
-def test_a_record_answers_a_variant_by_its_settings_and_network(options, answered):
-    assert job_of(f"{VARIANT} {options}").answered(RECORD, {}) == answered
+def test_a_record_answers_a_variant_by_its_settings_and_network(options, matches):
+    assert job_of(f"{VARIANT} {options}").matches(RECORD, {}) == matches
 
 
 def test_a_record_answers_with_its_own_photos_and_teacher_only():
     job = job_of(VARIANT)
-    assert job.answered(RECORD, {"training": "1", "validation": "3", "strong": "abc"})
-    assert not job.answered(RECORD, {"training": "1", "validation": "4"})
-    assert not job.answered(RECORD, {"strong": "abd"}) and not job_of("train_kd.py").answered(RECORD, {})
+    assert job.matches(RECORD, {"training": "1", "validation": "3", "strong": "abc"})
+    assert not job.matches(RECORD, {"training": "1", "validation": "4"})
+    assert not job.matches(RECORD, {"strong": "abd"}) and not job_of("train_kd.py").matches(RECORD, {})
     subset = job_of(VARIANT, experiment="own_classes")
-    assert subset.answered(RECORD, {"validation": "4"}), "a part of the photos has another fingerprint"
+    assert subset.matches(RECORD, {"validation": "4"}), "a part of the photos has another fingerprint"
 
 
 @pytest.mark.parametrize("content", [b"", b'{"model": {"arch', b"\xff\xfe", b"[]", b"null", b"{}"])
@@ -203,7 +203,7 @@ def test_a_damaged_record_is_none(tmp_path, content):
 
 @pytest.mark.parametrize("damage", [{"data": 3}, {"model": []}, {"teachers": [3]}, {"pruning": {"kept": 1}}])
 def test_a_record_with_wrong_types_is_none(damage):
-    assert not job_of(VARIANT).answered({**RECORD, **damage}, {"strong": "abc"})
+    assert not job_of(VARIANT).matches({**RECORD, **damage}, {"strong": "abc"})
 
 
 @pytest.mark.parametrize("folder", [".", "tests"])
@@ -229,6 +229,12 @@ def test_the_commands_of_all_experiments_are_understood(refused, tmp_path, monke
         for job in experiments.plan(name, Path("data"), Path("runs"), tmp_path, [0], strong="strong.onnx"):
             for script, *words in (part.split() for part in " ".join(job.command).split(" && ")):
                 assert re.search(MISSING, refused(script, *words)), job.command
+
+
+def test_errors_name_the_package_that_python_runs():
+    command = [sys.executable, "-m", "experiments", "none"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("experiments: error: name an experiment")
 
 
 @pytest.mark.parametrize("arguments", [[], ["scratch"], ["no such experiment", "data"]])

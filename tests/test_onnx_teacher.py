@@ -58,7 +58,7 @@ def test_the_metadata_tells_names_size_and_normalisation(tmp_path):
     teacher = read_teacher(save(tmp_path / "t.onnx", told), COLOURS, CPU)
     student = Preprocessing(32)
     assert teacher.preprocessing == Preprocessing(20, mean=(0.5,) * 3, std=(0.25, 0.5, 1))
-    assert teacher.says_size
+    assert teacher.states_size
     photos = torch.full((1, 32, 32, 3), 128, dtype=torch.uint8)
     expected = [4 * (128 / 255 - 0.5) / std for std in (0.25, 0.5, 1)]
     logits = SeenBy(teacher, student)(student.normalise(photos))
@@ -69,7 +69,9 @@ def test_options_override_the_metadata_and_what_nobody_tells_is_assumed(tmp_path
     path = save(tmp_path / "t.onnx", {"size": 20})
     assert read_teacher(path, COLOURS, CPU, size=24).preprocessing.size == 24
     assumed = read_teacher(save(tmp_path / "bare.onnx"), COLOURS, CPU, unknown_size=40)
-    assert assumed.preprocessing == Preprocessing(40, mean=(0, 0, 0), std=(1, 1, 1)) and not assumed.says_size
+    assert (
+        assumed.preprocessing == Preprocessing(40, mean=(0, 0, 0), std=(1, 1, 1)) and not assumed.states_size
+    )
 
 
 def test_a_fixed_input_shape_tells_the_size(tmp_path):

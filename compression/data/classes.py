@@ -87,13 +87,13 @@ def match(names, whose, others, whose_others, advice, log=tell):
     if None in found and len(names) == len(others) and unnamed(len(names)) in (tuple(names), tuple(others)):
         log(
             f"note: the {len(names)} classes of {whose} and of {whose_others} are assumed to be in the same "
-            f"order, {_listed(names)}, because one of them has no names"
+            f"order, {listed(names)}, because one of them has no names"
         )
         return tuple(range(len(names)))
     for name, position in zip(names, found):
         if position is None:
-            theirs = f"the classes of {whose_others} ({_listed(others)})"
-            raise UserError(f"class {name} of {whose} ({_listed(names)}) is none of {theirs}; {advice}")
+            theirs = f"the classes of {whose_others} ({listed(others)})"
+            raise UserError(f"class {name} of {whose} ({listed(names)}) is none of {theirs}; {advice}")
         first = names[found.index(position)]
         if first != name:
             both = f"classes {first} and {name} of {whose}"
@@ -105,5 +105,6 @@ def match(names, whose, others, whose_others, advice, log=tell):
     return tuple(found)
 
 
-def _listed(names):
-    return ", ".join(names[:12]) + ", ..." * (len(names) > 12)
+def listed(names, most=12):
+    """Names as text, of more than `most` the first ones."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)

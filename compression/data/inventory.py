@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from compression.command_line import UserError, tell
+from compression.data.classes import listed
 from compression.data.faces import FaceListing
 
 SHOWN_CLASSES = 20  # with more classes, only the smallest and the largest are listed
@@ -62,8 +63,8 @@ def _counts(listing, photos, names):
 def _missing(listing, table, names):
     """The classes without a readable photo, as text; empty if there are none."""
     missing = [names[label] for label in np.flatnonzero(table["read"] == 0)]
-    shown = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
-    found = f"{listing.folder} has no readable photo of {len(missing)} of {len(names)} classes ({shown})"
+    shown = f"{len(missing)} of {len(names)} classes ({listed(missing, 5)})"
+    found = f"{listing.folder} has no readable photo of {shown}"
     return found if missing else ""
 
 

@@ -3,6 +3,7 @@
 import os
 
 from compression.command_line import UserError
+from compression.data.classes import listed
 
 SUFFIXES = ".jpg .jpeg .jpe .jfif .mpo .png .webp .avif .jp2 .bmp .gif .tif .tiff .ppm .heic .heif".split()
 # left by other programs, as are .hidden ones
@@ -42,8 +43,7 @@ def refuse(names, folder, what, text):
 
 def counted(names, what, most=3):
     """["a", "b"], "file" -> "2 files (a, b)"; at most so many are named."""
-    shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-    return f"{len(names)} {what}{'s' * (len(names) > 1)} ({shown})"
+    return f"{len(names)} {what}{'s' * (len(names) > 1)} ({listed(names, most)})"
 
 
 def check_layout(root, split):

@@ -54,8 +54,8 @@ def choose_normalisation(preprocessing, choice, whose, flag, accuracy_of=None):
         if accuracy_of:
             accuracies = {name: accuracy_of(normalised(preprocessing, name)) for name in NORMALISATIONS}
             name, other = sorted(accuracies, key=accuracies.get, reverse=True)
-            told = ", ".join(f"{one} {accuracy:.4f}" for one, accuracy in accuracies.items())
-            reason = f"by validation accuracy ({told}) {name} is used"
+            shown = ", ".join(f"{one} {accuracy:.4f}" for one, accuracy in accuracies.items())
+            reason = f"by validation accuracy ({shown}) {name} is used"
         note = f"note: {whose} does not state how photos are normalised; {reason}, {flag}{other} changes that"
         tell(note)
     return normalised(preprocessing, name), name

@@ -1,6 +1,6 @@
 """Networks in ONNX files, from any framework or from onnx_export.py, as teachers.
 
-    network, told = read_onnx("teacher.onnx")       # a torch module in eval mode, and what the metadata tells
+    network, metadata = read_onnx("teacher.onnx")       # a torch module in eval mode, and a dict
 
 `onnx2torch` turns the graph into torch modules, which brings bf16 and GPUs; nothing in the file is executed
 as code. The metadata may hold `class_names`, `size` (input pixels), `mean` and `std` (of the normalisation,
@@ -62,11 +62,11 @@ def read_onnx(path):
         onnx.checker.check_model(model)
         channels, size = _input_shape(model.graph)
         network = onnx2torch.convert(_with_plain_weights(model)).eval()
-    told = _metadata(path, {entry.key: entry.value for entry in model.metadata_props}, channels)
-    if size and told.get("size", size) != size:
-        given = f"{path} says size {told['size']} but takes photos of {size} px only"
+    metadata = _metadata(path, {entry.key: entry.value for entry in model.metadata_props}, channels)
+    if size and metadata.get("size", size) != size:
+        given = f"{path} says size {metadata['size']} but takes photos of {size} px only"
         raise UserError(f"{given}; export it again with one of them")
-    return network, told | {"channels": channels} | ({"size": size} if size else {})
+    return network, metadata | {"channels": channels} | ({"size": size} if size else {})
 
 
 def _input_shape(graph):
@@ -132,11 +132,11 @@ def _metadata(path, texts, channels):
     """The values of `class_names`, `size`, `mean` and `std` that the metadata has, checked."""
     plain = {"size": 128, "mean": (0,) * channels, "std": (1,) * channels}
     try:
-        told = {key: json.loads(texts[key]) for key in ("class_names", *plain) if key in texts}
-        seen = Preprocessing(**plain | {key: told[key] for key in plain.keys() & told})
-        names = told.get("class_names", [])
+        metadata = {key: json.loads(texts[key]) for key in ("class_names", *plain) if key in texts}
+        seen = Preprocessing(**plain | {key: metadata[key] for key in plain.keys() & metadata})
+        names = metadata.get("class_names", [])
         usable = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        usable &= seen.channels == channels and ("mean" in told) == ("std" in told)
+        usable &= seen.channels == channels and ("mean" in metadata) == ("std" in metadata)
     except (ValueError, RecursionError):  # of JSON or the preprocessing
         usable = False
     if not usable:
@@ -145,7 +145,7 @@ def _metadata(path, texts, channels):
             f'as JSON such as ["a", "b"], 96, {[0] * channels} and {[1] * channels}, mean and std both or '
             "neither"
         )
-    return told
+    return metadata
 
 
 def count_outputs(network, channels, size, path):

@@ -59,17 +59,17 @@ def to_onnx(model, inputs="float"):
             kind = "Add" if node.target in (operator.add, torch.add) else "Flatten"
             values[node] = graph.node(kind, *before)
     helper, types = onnx.helper, onnx.TensorProto
-    told = {"class_names": model.description.class_names, **preprocessing.to_dict()}
+    metadata = {"class_names": model.description.class_names, **preprocessing.to_dict()}
     kind, shape = types.FLOAT, ["N", channels, size, size]
     if inputs == "uint8":
         kind, shape = types.UINT8, ["N", size, size, channels]
-        del told["mean"], told["std"]
+        del metadata["mean"], metadata["std"]
     taken = helper.make_tensor_value_info(INPUTS[inputs], kind, shape)
-    given = helper.make_tensor_value_info("logits", types.FLOAT, ["N", len(told["class_names"])])
+    given = helper.make_tensor_value_info("logits", types.FLOAT, ["N", len(metadata["class_names"])])
     drawn = helper.make_graph(graph.nodes, model.description.architecture, [taken], [given], graph.tensors)
     opsets = [helper.make_opsetid("", OPSET)]
     made = helper.make_model(drawn, opset_imports=opsets, ir_version=IR_VERSION)
-    helper.set_model_props(made, {key: json.dumps(value) for key, value in told.items()})
+    helper.set_model_props(made, {key: json.dumps(value) for key, value in metadata.items()})
     onnx.checker.check_model(made, full_check=True)
     return made.SerializeToString()
 

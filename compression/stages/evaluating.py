@@ -16,13 +16,13 @@ BINS = 10  # of the reliability diagram
 
 
 @torch.inference_mode()
-def probabilities(network, photos, preprocessing, device, tta=False, whose="the model"):
+def class_probabilities(network, photos, preprocessing, device, tta=False, whose="the model"):
     """Class probabilities float32 (N, classes) on the CPU; photos: a PhotoSet for each of `inputs_of`."""
-    answers, largest = [], max(each.size for each in inputs_of(preprocessing, tta))
+    probabilities, largest = [], max(each.size for each in inputs_of(preprocessing, tta))
     for positions in distributed.share(torch.arange(len(photos[0])).split(photos_at_once(largest))):
         inputs = [part.batch(positions, device)[0] for part in photos]
-        answers.append(mean_probabilities(network, inputs, preprocessing, tta, whose).cpu())
-    return torch.cat(distributed.unshare(answers))
+        probabilities.append(mean_probabilities(network, inputs, preprocessing, tta, whose).cpu())
+    return torch.cat(distributed.unshare(probabilities))
 
 
 def confusion(predicted, labels, num_classes):
@@ -49,11 +49,11 @@ def calibration(probability, labels):
     return error, rows
 
 
-def load_sizes(listing, preprocessing, tta, cache, told=False):
-    """A PhotoSet for each of `inputs_of`. Problems with the photos are printed once, or not if `told`."""
+def load_sizes(listing, preprocessing, tta, cache, silent=False):
+    """A PhotoSet for each of `inputs_of`. Problems with the photos are printed once, or not if `silent`."""
     photos = []
     for one in inputs_of(preprocessing, tta):
-        photos.append(load_photos(listing, one, cache, be_silent if told or photos else tell))
+        photos.append(load_photos(listing, one, cache, be_silent if silent or photos else tell))
     return photos
 
 
@@ -78,8 +78,8 @@ def agreement(network, teacher, photos, preprocessing, device, tta=False):
     photos: a PhotoSet for each of `inputs_of`.
     """
     seen, whose = SeenBy(teacher, preprocessing).eval(), f"the teacher {teacher.path}"
-    own = probabilities(network, photos, preprocessing, device, tta).argmax(1)
-    other = probabilities(seen, photos, preprocessing, device, tta, whose).argmax(1)
+    own = class_probabilities(network, photos, preprocessing, device, tta).argmax(1)
+    other = class_probabilities(seen, photos, preprocessing, device, tta, whose).argmax(1)
     return (own == other).double().mean().item()
 
 
@@ -90,23 +90,26 @@ def measure(model, listing, photos, device, tta=False, reduced=None):
     """
     preprocessing, names = model.description.preprocessing, model.description.class_names
     network = model.build().to(device, memory_format=torch.channels_last)
-    answers, labels = probabilities(network, photos, preprocessing, device, tta), photos[0].labels.cpu()
-    predicted = answers.argmax(1)
+    probabilities, labels = (
+        class_probabilities(network, photos, preprocessing, device, tta),
+        photos[0].labels.cpu(),
+    )
+    predicted = probabilities.argmax(1)
     right = predicted == labels
     small = shorter_sides(listing)[photos[0].rows.cpu()] < preprocessing.size
     table = confusion(predicted, labels, len(names))
-    error, reliability = calibration(answers, labels)
+    error, reliability = calibration(probabilities, labels)
     result = {
         "photos": len(labels),
         "tta": tta,
         "accuracy": right.double().mean().item(),
-        "cross_entropy": F.nll_loss(answers.clamp(min=1e-12).log(), labels).item(),
+        "cross_entropy": F.nll_loss(probabilities.clamp(min=1e-12).log(), labels).item(),
         "small_photos": int(small.sum()),
     }
     for name, part in (("accuracy_of_small", right[small]), ("accuracy_of_larger", right[~small])):
         result[name] = part.double().mean().item() if len(part) else None
     if reduced:
-        blurred = probabilities(network, reduced, preprocessing, device, tta).argmax(1)
+        blurred = class_probabilities(network, reduced, preprocessing, device, tta).argmax(1)
         result["accuracy_reduced"] = (blurred == labels).double().mean().item()
     counts = zip(table.diag().tolist(), table.sum(1).tolist())
     by_class = [recognised / total if total else None for recognised, total in counts]
@@ -118,4 +121,4 @@ def measure(model, listing, photos, device, tta=False, reduced=None):
         "reliability": reliability,
         "confusion": table.tolist(),
     }
-    return result, answers
+    return result, probabilities

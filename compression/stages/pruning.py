@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from compression import distributed
-from compression.command_line import UserError, number
+from compression.command_line import UserError, number, tell
 from compression.data.plausibility import CHOICES, HELP
 from compression.data.preprocessing import Preprocessing
 from compression.files.description import Description
@@ -177,6 +177,9 @@ def make_plan(method, task):
             f"{options.checkpoint} already has low-rank layers, and {fractions[0]:.3g} of the full ranks "
             f"would enlarge it from {before:,} to {after:,} parameters; use a smaller --rate"
         )
+    if after == before:
+        lower = "floor" if options.floor > 1 and options.rate < 1 else "--rate"
+        tell(f"note: the first round removes nothing; lower {lower} to make the network smaller")
     print(f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px")
     print(*method.table(fractions), sep="\n")
     print(f"{'round':>5}{'kept':>8}{'parameters':>13}{'bytes, 8 bits':>15}{'MACs':>16}")
@@ -196,13 +199,15 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
     device, path = task.device, options.out / "record.json"
     training, validation = load_splits(options, preprocessing, f"{settings.precision} on {device}", model)
     data = {"training": training.fingerprint, "validation": validation.fingerprint}
-    teachers, told = check_teachers(teachers, options, validation, preprocessing, device)
-    chosen = describe_choices(options, fractions, told)
+    teachers, teacher_records = check_teachers(teachers, options, validation, preprocessing, device)
+    chosen = describe_choices(options, fractions, teacher_records)
     begun = {**chosen, "preprocessing": preprocessing.to_dict(), "settings": asdict(settings), "data": data}
     begun = json.loads(json.dumps(begun))
     loss = None
     if teachers:
-        loss = build_distillation(options, teachers, told, preprocessing, settings, training, cache=False)
+        loss = build_distillation(
+            options, teachers, teacher_records, preprocessing, settings, training, cache=False
+        )
 
     def accuracy(network):
         network = network.to(device, memory_format=torch.channels_last)
@@ -215,7 +220,7 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
             **provenance(device, settings.seed, data),
             "model": model.description.to_dict(),
             "pruning": begun,
-            "teachers": told,
+            "teachers": teacher_records,
             "plan": plan,
             "validation_accuracy": accuracy(model.build()),
             "rounds": [],
@@ -232,7 +237,7 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
             continue
         arguments, network = method.cut(model, fraction, index, early)
         description = task.describe(arguments, index, fraction)
-        if any(one.get("transductive") for one in told):
+        if any(one.get("transductive") for one in teacher_records):
             description.training["transductive"] = True
         row = {"round": index, "kept": fraction, **measure(description)}
         row["arguments"] = description.to_dict()["arguments"]
@@ -256,7 +261,7 @@ def prune(method, task, fractions, plan, record, teachers, early=None):
                 network = build(description.architecture, **description.arguments)
             network.requires_grad_(True)
             run = settings, folder, device, loss, options.resume
-            details = {"pruning": {**chosen, **row}, "teachers": told}
+            details = {"pruning": {**chosen, **row}, "teachers": teacher_records}
             trained = fit(network, description, training, validation, *run, details=details)
             row["after_training"] = trained["best"]["validation_accuracy"]
             row |= {key: trained[key] for key in ("seconds", "history")}
@@ -284,6 +289,6 @@ def describe_choices(options, fractions, teachers):
     if options.rewind_to:
         chosen["rewind_to"] = file_hash(options.rewind_to)
     if teachers:
-        told = [{key: one[key] for key in ("sha256", "size")} for one in teachers]
-        chosen |= {"teachers": told, "alpha": options.alpha, "temperature": options.temperature}
+        teacher_records = [{key: one[key] for key in ("sha256", "size")} for one in teachers]
+        chosen |= {"teachers": teacher_records, "alpha": options.alpha, "temperature": options.temperature}
     return chosen

@@ -151,7 +151,7 @@ def origin_of_distillation(options, teachers, records):
     """What a model file says of its distillation, and `--resume` compares; teachers, records: from
     `check_teachers`.
     """
-    sizes = {teacher.preprocessing.size for teacher in teachers if not teacher.says_size}
+    sizes = {teacher.preprocessing.size for teacher in teachers if not teacher.states_size}
     return {
         "alpha": options.alpha,
         "temperature": options.temperature,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compression.command_line import UserError, tell
-from compression.data.classes import match
+from compression.data.classes import listed, match
 from compression.files.loading import load_model
 from compression.files.records import file_hash
 from compression.quantization.folding import NORMS, foldable_pairs
@@ -80,7 +80,7 @@ def take_weights(network, model, training, preprocessing):
     else:
         weights |= {name: network.state_dict()[name] for name in last_layer}
         taken -= len(last_layer)
-        before = f"{len(theirs)} classes ({', '.join(theirs[:3])}, ...)"
+        before = f"{len(theirs)} classes ({listed(theirs, 3)})"
         note = f"; the last layer, for {before}, is replaced by a new one for {len(names)}"
     folded = model.description.arguments.get("folded")
     network.load_state_dict(unfolded(weights, network) if folded else weights)

@@ -127,9 +127,9 @@ def finish(out, training, validation, settings, device):
     With few bits the running averages are wrong, so an epoch's validation accuracy says little. best.pt
     stores what is returned, and is not finished again.
     """
-    told = read_torch(out / "best.pt", "checkpoint").get("reestimated")
-    if told:
-        return told
+    result = read_torch(out / "best.pt", "checkpoint").get("reestimated")
+    if result:
+        return result
     accuracies, finished = {}, {}
     for name in ("best", "last"):
         model = load_model(out / f"{name}.pt")
@@ -145,9 +145,9 @@ def finish(out, training, validation, settings, device):
     print(f"validation accuracy with re-estimated BN statistics: {shown}; best.pt is the {chosen}")
     distributed.wait()  # until all have read it
     description, weights, scales = finished[chosen]
-    told = {"accuracies": accuracies, "chosen": chosen}
-    write_checkpoint(out / "best.pt", description, weights, scales=scales, reestimated=told)
-    return told
+    result = {"accuracies": accuracies, "chosen": chosen}
+    write_checkpoint(out / "best.pt", description, weights, scales=scales, reestimated=result)
+    return result
 
 
 @torch.no_grad()

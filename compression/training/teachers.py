@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compression.command_line import UserError
-from compression.data.classes import match, unnamed
+from compression.data.classes import listed, match, unnamed
 from compression.data.plausibility import SAMPLE, choose_normalisation
 from compression.data.preprocessing import Preprocessing
 from compression.data.transfer import constant
@@ -31,9 +31,9 @@ class Teacher:
     path: Path
     view_size: int | None = None
     transductive: bool = False  # whether it was trained on the photos to be predicted
-    says_size: bool = True  # whether its input size is the one its file tells
+    states_size: bool = True  # whether its input size is the one its file tells
     order: tuple | None = None  # place of each of the student's classes among the teacher's; None = the same
-    says_normalisation: bool = True  # whether its file tells the normalisation
+    states_normalisation: bool = True  # whether its file tells the normalisation
 
     def __str__(self):
         return f"the teacher {self.path}"
@@ -69,14 +69,14 @@ def read_teacher(
     """
     teacher, advice = f"the teacher {path}", "use a teacher of the same classes"
     if is_onnx(path):
-        network, told = read_onnx(path)
-        taken, names, origin = told["channels"], told.get("class_names"), {}
+        network, metadata = read_onnx(path)
+        taken, names, origin = metadata["channels"], metadata.get("class_names"), {}
         preprocessing = Preprocessing(
-            size=size or told.get("size", unknown_size),  # values in [0, 1] unless the file tells
-            mean=told.get("mean", (0.0,) * taken),
-            std=told.get("std", (1.0,) * taken),
+            size=size or metadata.get("size", unknown_size),  # values in [0, 1] unless the file tells
+            mean=metadata.get("mean", (0.0,) * taken),
+            std=metadata.get("std", (1.0,) * taken),
         )
-        says_size, says_normalisation = "size" in told, "mean" in told and "std" in told
+        states_size, states_normalisation = "size" in metadata, "mean" in metadata and "std" in metadata
         classes = count_outputs(network, taken, preprocessing.size, path)
         if names and len(names) != classes:
             raise UserError(
@@ -90,12 +90,12 @@ def read_teacher(
         preprocessing = replace(own, resize="crop", size=size or (unknown_size if foreign else own.size))
         names = None if foreign else description.class_names
         taken, classes = own.channels, len(description.class_names)
-        says_size, says_normalisation = not foreign, not description.assumes_normalisation
+        states_size, states_normalisation = not foreign, not description.assumes_normalisation
     if classes != len(class_names):
-        theirs = ", ".join(names[:3]) + ", ..." if names else "unnamed"
+        theirs = listed(names, 3) if names else "unnamed"
         raise UserError(
             f"{teacher} has {classes} classes ({theirs}) and {len(class_names)} are those of {whose} "
-            f"({', '.join(class_names[:3])}, ...); {advice}"
+            f"({listed(class_names, 3)}); {advice}"
         )
     order = match(class_names, whose, names or unnamed(classes), teacher, advice)
     if taken != channels:
@@ -108,9 +108,9 @@ def read_teacher(
         Path(path),
         view_size=view_size if type(view_size) is int and 16 <= view_size <= 4096 else None,
         transductive=bool(origin.get("transductive")),
-        says_size=says_size and size is None,
+        states_size=states_size and size is None,
         order=None if order == tuple(range(classes)) else order,
-        says_normalisation=says_normalisation,
+        states_normalisation=states_normalisation,
     )
 
 
@@ -154,7 +154,7 @@ def read_teachers(options, class_names, channels, device):
 
 def check_normalisations(teachers, choice):
     """UserError for a normalisation that is asked for where every teacher's file says its own."""
-    if teachers and choice != "auto" and all(teacher.says_normalisation for teacher in teachers):
+    if teachers and choice != "auto" and all(teacher.states_normalisation for teacher in teachers):
         raise UserError(f"{teachers[0]} says how photos are normalised; leave teacher_normalisation out")
 
 
@@ -162,7 +162,7 @@ def settle_teacher(teacher, choice, validation, preprocessing, device):
     """The Teacher with the normalisation that is asked for or better on validation photos, where its file
     does not say one.
     """
-    if teacher.says_normalisation:
+    if teacher.states_normalisation:
         return teacher
     sample = validation.sample(SAMPLE)
 

@@ -41,10 +41,10 @@ def worker():
 
     steps(3)
     distributed.wait()
-    told = {"precision": training.settings.precision, "parameters": count_parameters(training.network)}
+    result = {"precision": training.settings.precision, "parameters": count_parameters(training.network)}
     for name, silent in (("step", False), ("silent", distributed.SIZE > 1)):
-        told[name] = timed(lambda: steps(STEPS, silent))[0] / STEPS
-    print(json.dumps(told))
+        result[name] = timed(lambda: steps(STEPS, silent))[0] / STEPS
+    print(json.dumps(result))
 
 
 def start(processes, threads):
@@ -63,18 +63,18 @@ def measure(device, rounds=3):
     """Speed of both, communication, and what more photos would cost."""
     pairs = [(start(1, 2), start(2, 1)) for _ in range(rounds)]
     one, two = (pd.DataFrame(side) for side in zip(*pairs))
-    told, seconds = pairs[0][0], pd.Series({"1x2": one["step"].median(), "2x1": two["step"].median()})
+    result, seconds = pairs[0][0], pd.Series({"1x2": one["step"].median(), "2x1": two["step"].median()})
     return {
         "network": NETWORK,
-        "parameters": told["parameters"],
-        "precision": told["precision"],
+        "parameters": result["parameters"],
+        "precision": result["precision"],
         "batch_size": BATCH_SIZE,
         "view_size": VIEW,
         "seconds_per_step": seconds.to_dict(),
         "views_per_second": (BATCH_SIZE / seconds).to_dict(),
         "speed_of_two_processes": (one["step"] / two["step"]).median(),
         "communication_share": (1 - two["silent"] / two["step"]).median(),
-        "gradient_bytes_per_step": 4 * told["parameters"],
+        "gradient_bytes_per_step": 4 * result["parameters"],
         "cache_bytes_1300k_photos": IMAGENET * CACHED * CACHED * 3,
         "hours_per_epoch_1300k_photos": IMAGENET / BATCH_SIZE * seconds.min() / 3600,
     }
