@@ -55,7 +55,7 @@ python=${PYTHON:-python3}
 photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 [ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script reports
 epochs=${epochs:-$(((6300000 + photos / 2) / photos))}
-[[ $epochs =~ ^[1-9][0-9]*$ ]] || usage
+[[ $epochs =~ ^[1-9][0-9]*$ && $limit =~ ^[1-9][0-9]*$ ]] || usage
 stop=$((epochs * 2 / 3 + 1)) tuning=$(((epochs + 2) / 3))
 views=$((epochs > 5000 ? 1000 : (epochs + 4) / 5)) # train_kd.py takes at most 1000
 

@@ -454,9 +454,10 @@ def test_hw7_train_refuses_what_it_sets_itself(option):
     assert done.returncode == 2 and f"{option.partition('=')[0]} is set by this script" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "wrong", [[], ["model.bin", "--epochs"], ["model.bin", "--epochs", "few"], ["model.bin", "--teacher"]]
-)
+WRONG = ("--epochs", "--epochs few", "--teacher", "--max-bytes 90kB --network student")
+
+
+@pytest.mark.parametrize("wrong", [[], *(["model.bin", *words.split()] for words in WRONG)], ids=str)
 def test_hw7_train_with_wrong_arguments_tells_its_usage(wrong):
     done = bash("hw7_train.sh", "data", *wrong, python=sys.executable)
     assert done.returncode == 2 and "usage" in done.stderr
