@@ -30,6 +30,7 @@ from compression.networks.registry import (
     parse_arguments,
 )
 from compression.quantization.grids import Scheme
+from dataset import list_labelled
 
 WIDE = {  # the arguments of the network of model.bin, whose widths `fit` scales
     "stem": (16, 32),
@@ -107,8 +108,6 @@ def main(argv=None):
     if bool(options.fit) != bool(options.data):
         raise UserError("--fit and --data need each other, since the last layer depends on the classes")
     if options.fit:
-        from dataset import list_labelled  # here, so that importing this module does not import that one
-
         class_names = list_labelled(options.data, "training", log=be_silent).class_names
         arguments = fit(options.fit, options.bits, class_names)
         row = plan("residual6", num_classes=len(class_names), **arguments)
