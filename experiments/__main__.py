@@ -114,12 +114,8 @@ class Job:
             if not EXPERIMENTS[self.experiment].subset and not data.items() <= {**data, **known}.items():
                 return False
             return all(same(key, text, values[key]) for key, text in settings_in(self.template).items())
-        except (
-            KeyError,
-            TypeError,
-            AttributeError,
-            IndexError,
-        ):  # a setting is missing, or the record is damaged
+        # a setting is missing, or the record is damaged
+        except (KeyError, TypeError, AttributeError, IndexError):
             return False
 
     def recorded(self, known):

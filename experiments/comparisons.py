@@ -59,7 +59,7 @@ WIDER = {  # thousands of parameters: expanded channels, width of the head, bits
     543: ("96,192,192,320,448,448,448", 320, 4),
     737: ("128,248,248,432,624,624,624", 384, 3),
 }
-SIZES = {  # thousands of bytes: stem, widths, hidden and head, as `models.py --fit` gives them
+SIZES = {  # thousands of bytes: stem, widths, hidden and head, as `models.py --widest` gives them
     25: ("8,8", "16,16,16,32,32,32,32", "24,40,40,80,128,128,128", 80),
     50: ("8,8", "24,24,24,48,48,48,48", "32,72,72,136,224,224,224", 136),
     100: ("8,16", "32,32,32,80,80,80,80", "48,104,104,208,328,328,328", 208),
@@ -105,7 +105,7 @@ def wider():
 
 
 def fitted():
-    """Commands that train our network in every size of SIZES as hw7_train.sh does, and store it."""
+    """Commands that train our network in every size of SIZES, distilled and then with QAT, and store it."""
     variants, distil = {}, f"train_kd.py {{data}} --teacher {{strong}} {MEDIUM} {SOFT} views=5"
     for size, (stem, widths, hidden, head) in SIZES.items():
         variants[f"float_{size}"] = (
@@ -214,7 +214,8 @@ EXPERIMENTS = {
         "at 300,000 bytes: few weights of many bits or many of few, two epochs of QAT", wider()
     ),
     "sizes": Experiment(
-        "from 25,000 to 300,000 bytes: distilled networks of `models.py --fit`, with QAT at 3 bits", fitted()
+        "from 25,000 to 300,000 bytes: distilled networks of `models.py --widest`, with QAT at 3 bits",
+        fitted(),
     ),
     "own_classes": Experiment(
         "180 photos of three own classes: from the weights of model.bin, or from scratch",

@@ -182,14 +182,18 @@ VARIANT = "train_kd.py {data} --teacher {strong}"
         ("--unlabeled {data}/testing", False),
     ],
 )
-def test_a_record_answers_a_variant_by_its_settings_and_network(options, matches):
+def test_a_record_matches_a_variant_by_its_settings_and_network(options, matches):
     assert job_of(f"{VARIANT} {options}").matches(RECORD, {}) == matches
 
 
-def test_a_record_answers_with_its_own_photos_and_teacher_only():
+def test_a_record_matches_with_its_own_photos_and_teacher_only():
     job = job_of(VARIANT)
     assert job.matches(RECORD, {"training": "1", "validation": "3", "strong": "abc"})
     assert not job.matches(RECORD, {"training": "1", "validation": "4"})
+    tuned = {key: value for key, value in RECORD.items() if key != "teachers"}
+    tuned["fine_tuning"] = {"teachers": RECORD["teachers"]}  # of QAT, before the network was stored
+    assert job.matches(tuned, {"strong": "abc"}) and not job.matches(tuned, {"strong": "abd"})
+    assert not job.matches({**tuned, "fine_tuning": {}}, {})
     assert not job.matches(RECORD, {"strong": "abd"}) and not job_of("train_kd.py").matches(RECORD, {})
     subset = job_of(VARIANT, experiment="own_classes")
     assert subset.matches(RECORD, {"validation": "4"}), "a part of the photos has another fingerprint"
@@ -401,8 +405,9 @@ def test_hw7_train_goes_from_the_given_teachers_with_the_given_options(tmp_path)
         (tmp_path / f"food/training/0_{index}.jpg").touch()
     options = ("--teacher", "a.onnx", "--recipe", "teacher_size=64", "--teacher", "b.pt", "--size", "96")
     options += ("--set=head=320", "--recipe", "lr=0.01", "--seed", "3", "--device=cpu")
-    fit, student, tuning, stored = hw7_train(tmp_path, *options)
-    assert values(fit, "--fit") == values(stored, "--max-bytes") == ["300000"]
+    widest, student, tuning, stored = hw7_train(tmp_path, *options)
+    assert values(widest, "--max-bytes") == values(stored, "--max-bytes") == ["300000"]
+    assert values(widest, "--widest") == [str(tmp_path / "food")]
     for command in (student, tuning):
         assert values(command, "--teacher") == ["a.onnx", "b.pt"]
         assert "views=1000" in command, "no more than train_kd.py takes"
@@ -460,4 +465,6 @@ WRONG = ("--epochs", "--epochs few", "--teacher", "--max-bytes 90kB --network st
 @pytest.mark.parametrize("wrong", [[], *(["model.bin", *words.split()] for words in WRONG)], ids=str)
 def test_hw7_train_with_wrong_arguments_tells_its_usage(wrong):
     done = bash("hw7_train.sh", "data", *wrong, python=sys.executable)
+    assert done.returncode == 2 and re.search("usage|is not a whole number above 0", done.stderr)
+    done = bash("hw7_train.sh", "--epochs", "3", "data", *wrong, python=sys.executable)
     assert done.returncode == 2 and "usage" in done.stderr

@@ -216,6 +216,18 @@ def test_train_kd_distils_from_an_exported_checkpoint(toy, ok, tmp_path):
     assert "t.onnx: validation accuracy 1.0000" in done.stdout
 
 
+def test_weights_that_are_inputs_too_are_read(small_model, tmp_path):
+    """As in files of IR version 3."""
+    model = load_model(small_model)
+    graph = onnx.load_from_string(to_onnx(model))
+    for one in graph.graph.initializer:
+        graph.graph.input.append(onnx.helper.make_tensor_value_info(one.name, one.data_type, one.dims))
+    onnx.save(graph, tmp_path / "t.onnx")
+    expected = model.build()(images(model))
+    found = read_onnx(tmp_path / "t.onnx")[0](images(model))
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
 def test_a_uint8_export_is_refused_as_a_teacher(small_model, ok, tmp_path):
     ok("export.py", small_model, tmp_path / "t.onnx", "--input uint8")
     with pytest.raises(UserError, match="one float input"):

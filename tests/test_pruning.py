@@ -661,11 +661,13 @@ def test_a_target_below_what_can_be_left_names_what_can(call, refused, tmp_path,
     assert call("prune.py", path, "--target", f"parameters={least}", *more, "--dry-run").returncode == 0
 
 
-@pytest.mark.parametrize("more, way", [("--rate 1", "--rate"), ("--rate 0.5 --recipe floor=1000", "floor")])
+@pytest.mark.parametrize(
+    "more, way", [("--rate 1", "lower --rate"), ("--rate 0.5 --recipe floor=1000", "lower floor in --recipe")]
+)
 def test_a_round_that_removes_nothing_is_told(call, tmp_path, more, way):
     path = checkpoint(tmp_path, arguments=SMALL)
     done = call("prune.py", path, more, "--dry-run")
-    assert done.returncode == 0 and f"removes nothing; lower {way} to" in done.stderr
+    assert done.returncode == 0 and f"removes nothing; {way} if" in done.stderr
     assert "nothing" not in call("prune.py", path, "--rate 0.5 --dry-run").stderr
 
 

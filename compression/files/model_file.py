@@ -100,8 +100,9 @@ def layout_checksum(shapes):
 
 
 def predicted_data_bytes(description, scheme, coded=1.0):
-    """Bytes of all tensors by their shapes alone: the codes take this share of what they take packed to the
-    bit, before entropy coding.
+    """Bytes of all tensors by their shapes alone.
+
+    coded: bytes of the codes after entropy coding / packed to the bit; 1 without entropy coding.
     """
     tensors, counts = description.skeleton().state_dict(), collections.Counter()
     bits = scheme.bits_of(tensors)

@@ -97,34 +97,37 @@ def _with_plain_weights(model):
             arrays = {name: constants[name] for name in node.input}
             spent += _count_results(node, list(arrays.values()))
             if spent > MAX_EXPANSION * model.ByteSize():
-                raise ValueError(f"its decoded weights are more than {MAX_EXPANSION} times as large")
+                raise ValueError(f"its weights are more than {MAX_EXPANSION} numbers for each of its bytes")
             constants |= zip(node.output, ReferenceEvaluator(node, opsets).run(None, arrays))
         else:
             nodes.append(node)
     if len(nodes) < len(graph.node):
         used = {name for node in nodes for name in node.input}
         weights = [numpy_helper.from_array(array, name) for name, array in constants.items() if name in used]
-        del graph.node[:], graph.initializer[:]
-        graph.node.extend(nodes), graph.initializer.extend(weights)
+        inputs = [one for one in graph.input if one.name not in constants or one.name in used]
+        del graph.node[:], graph.initializer[:], graph.input[:]
+        graph.node.extend(nodes), graph.initializer.extend(weights), graph.input.extend(inputs)
     return version_converter.convert_version(model, OPSET) if opsets.get("", OPSET) > OPSET else model
 
 
 def _count_results(node, arrays):
-    """At most how many numbers a node of DECODING makes of its inputs, so that it is known beforehand."""
-    first, *others = arrays
+    """Upper bound of the numbers that a node of DECODING computes, known before it runs."""
+    (first, *others), attributes = arrays, {one.name: one.i for one in node.attribute}
     if node.op_type == "MatMulInteger":
-        (rows, _), (_, columns) = (array.shape for array in arrays)
-        return rows * columns
+        if [array.ndim for array in arrays] != [2, 2]:
+            raise ValueError("a product of weights that are no two matrices")
+        return first.shape[0] * others[0].shape[1]
     if node.op_type in ("Add", "BitShift", "BitwiseAnd"):
         return math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
     if node.op_type == "DequantizeLinear":
-        attributes = {one.name: one.i for one in node.attribute}
         channels = first.shape[attributes.get("axis", 1) :][:1]
-        for scale in others:
-            within = scale.ndim == first.ndim and all(map(operator.le, scale.shape, first.shape))
-            if scale.size > 1 and scale.shape != channels and not within:
+        for one in others:  # scales and zero points
+            within = one.ndim == first.ndim and all(map(operator.le, one.shape, first.shape))
+            if one.size > 1 and one.shape != channels and not within:
                 raise ValueError("scales for another number of channels than its weight has")
-        return max(first.size, *(scale.size * attributes.get("block_size", 0) for scale in others))
+        return max(first.size, *(one.size * attributes.get("block_size", 0) for one in others))
+    if node.op_type == "Split" and attributes.get("num_outputs", len(node.output)) != len(node.output):
+        raise ValueError("a weight is split into other parts than are named")
     return max(array.size for array in arrays)
 
 

@@ -7,7 +7,8 @@ behind a Cast, so nothing is rounded a second time.
 
 Bit plane k holds bit k of all codes, eight to a byte. BitShift and BitwiseAnd unpack the bits. MatMulInteger
 multiplies them by their place values (1, 2, 4, ...; in signed codes the highest one is negative) and adds
-them. All inputs are constants, so onnxruntime does this once, at loading.
+them. All inputs are constants, so onnxruntime does this once, at loading (unless its graph optimisations
+are switched off).
 
 The metadata tells, as JSON and under the names that onnx.py reads, `class_names` and the preprocessing:
 `size`, `resize`, `detail` where there is one, and `mean` and `std` where the caller has to normalise.
@@ -90,11 +91,11 @@ class _Graph:
         for (bits, signed), codes in grouped.items():
             (self.whole_codes if bits in (4, 8) else self.bit_planes)(codes, bits, signed)
 
-    def node(self, kind, *inputs, **attributes):
-        """Of one output, which gets a number as its name: names take bytes."""
-        name = str(len(self.nodes))
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [name], **attributes))
-        return name
+    def node(self, kind, *inputs, outputs=None, **attributes):
+        """Of one output, which gets a number as its name (names take bytes), or of these outputs."""
+        outputs = outputs or [str(len(self.nodes))]
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, outputs, **attributes))
+        return outputs[0]
 
     def tensor(self, array, name=None):
         """A constant, in the type of its array."""
@@ -117,27 +118,28 @@ class _Graph:
             self.tensors.append(packed)
 
     def bit_planes(self, codes, bits, signed):
-        """The same for any number of bits, as planes: the tensors of these names are computed from them."""
+        """Constants {name: uint8 codes} of any number of bits, as bit planes, and the nodes that compute the
+        tensors of these names from them. signed: as for `whole_codes`.
+        """
+        types, kind = self.onnx.TensorProto, np.int8 if signed else np.uint8
         joined = np.concatenate([values.ravel() for values in codes.values()])
         gap = -joined.size % 8
         joined = np.pad(joined, (0, gap)) ^ (1 << bits - 1 if signed else 0)
-        planes = np.packbits(joined >> np.arange(bits, dtype=np.uint8)[:, None] & 1, axis=1)
-        places, shifts = 1 << np.arange(bits), np.arange(7, -1, -1, dtype=np.uint8)
-        kind, to = (np.int8, 3) if signed else (np.uint8, 2)  # ONNX's numbers of these types
+        planes = joined >> np.arange(bits, dtype=np.uint8)[:, None] & 1
+        planes = np.packbits(planes, axis=1, bitorder="little")[..., None]
+        places = 1 << np.arange(bits)
         places[-1] *= -1 if signed else 1
-        shifts = self.tensor(planes[..., None]), self.tensor(shifts)
-        result = self.node("BitShift", *shifts, direction="RIGHT")
+        shifts = self.tensor(np.arange(8, dtype=np.uint8))
+        result = self.node("BitShift", self.tensor(planes), shifts, direction="RIGHT")
         result = self.node("BitwiseAnd", result, self.tensor(np.uint8([1])))
         result = self.node("Reshape", result, self.tensor(np.int64([bits, -1])))
         result = self.node("MatMulInteger", self.tensor(kind(places)[None]), result)
-        result = self.node("Cast", result, to=to)
+        result = self.node("Cast", result, to=types.INT8 if signed else types.UINT8)
         sizes = [*(values.size for values in codes.values()), *([gap] if gap else [])]
         parts = [f"{result}.{index}" for index in range(len(sizes))]
-        split = self.onnx.helper.make_node("Split", [result, self.tensor(np.int64(sizes))], parts, axis=1)
-        self.nodes.append(split)
+        self.node("Split", result, self.tensor(np.int64(sizes)), outputs=parts, axis=1)
         for part, (name, values) in zip(parts, codes.items()):
-            self.node("Reshape", part, self.tensor(np.int64(values.shape)))
-            self.nodes[-1].output[0] = name
+            self.node("Reshape", part, self.tensor(np.int64(values.shape)), outputs=[name])
 
     def float32(self, array, name=None):
         """A constant as float32, from as few bytes as it is stored in."""

@@ -2,8 +2,8 @@
 
 A family is one module of this package: its class, and ARCHITECTURES with the names, input sizes and arguments
 of its networks. Every class takes `num_classes` and `in_channels` and maps images (N, in_channels, H, W) to
-logits (N, num_classes). After pruning, its method `shape(arguments)` returns those of its arguments that give
-the layers' present widths; arguments: those before pruning.
+logits (N, num_classes). Its method `shape(arguments)` reads the widths of a pruned network: it returns the
+arguments of `build` that pruning has changed; arguments: those before pruning.
 """
 
 import ast

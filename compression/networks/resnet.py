@@ -53,5 +53,5 @@ def _shape(network, arguments):
     }
 
 
-resnet18.shape = _shape  # as the other families' method of this name
+resnet18.shape = _shape  # a method in the other families; this class is torchvision's
 ARCHITECTURES = {"resnet18": Architecture(resnet18, 224)}

@@ -90,10 +90,8 @@ def measure(model, listing, photos, device, tta=False, reduced=None):
     """
     preprocessing, names = model.description.preprocessing, model.description.class_names
     network = model.build().to(device, memory_format=torch.channels_last)
-    probabilities, labels = (
-        class_probabilities(network, photos, preprocessing, device, tta),
-        photos[0].labels.cpu(),
-    )
+    probabilities = class_probabilities(network, photos, preprocessing, device, tta)
+    labels = photos[0].labels.cpu()
     predicted = probabilities.argmax(1)
     right = predicted == labels
     small = shorter_sides(listing)[photos[0].rows.cpu()] < preprocessing.size

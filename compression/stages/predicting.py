@@ -19,7 +19,7 @@ def predict(network, listing, preprocessing, device, batch_size, tta=False):
     while the network runs.
     """
     network = network.to(device, memory_format=torch.channels_last)
-    own, shares = DecodeReport(), []
+    own, parts = DecodeReport(), []
     # whole batches, so that every photo is seen among the same others whatever the number of processes
     batches = distributed.share(torch.arange(len(listing)).split(batch_size))
     mine = torch.cat([*batches, torch.empty(0, dtype=torch.int64)])
@@ -27,9 +27,9 @@ def predict(network, listing, preprocessing, device, batch_size, tta=False):
     for rows, *inputs in photo_stream(listing.part(mine.tolist()), preprocessings, own, batch_size):
         inputs = [torch.from_numpy(photos).to(device) for photos in inputs]
         found = mean_probabilities(network, inputs, preprocessing, tta).cpu()
-        shares.append((mine[rows], found))
+        parts.append((mine[rows], found))
     report, probabilities = DecodeReport(), None
-    for photos, found, noted in distributed.gather((mine, shares, own)):
+    for photos, found, noted in distributed.gather((mine, parts, own)):
         report.truncated |= {int(photos[row]): why for row, why in noted.truncated.items()}
         report.unreadable |= {int(photos[row]): why for row, why in noted.unreadable.items()}
         for rows, values in found:

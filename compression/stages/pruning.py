@@ -178,8 +178,12 @@ def make_plan(method, task):
             f"would enlarge it from {before:,} to {after:,} parameters; use a smaller --rate"
         )
     if after == before:
-        lower = "floor" if options.floor > 1 and options.rate < 1 else "--rate"
-        tell(f"note: the first round removes nothing; lower {lower} to make the network smaller")
+        way = "lower --rate"
+        if options.target:
+            way = "use fewer --rounds"
+        elif options.floor > 1 and options.rate < 1:
+            way = "lower floor in --recipe"
+        tell(f"note: the first round removes nothing; {way} if it is to")
     print(f"{options.checkpoint}: {source.architecture}, {task.preprocessing.size} px")
     print(*method.table(fractions), sep="\n")
     print(f"{'round':>5}{'kept':>8}{'parameters':>13}{'bytes, 8 bits':>15}{'MACs':>16}")

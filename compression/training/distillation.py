@@ -85,12 +85,12 @@ def build_distillation(options, teachers, records, preprocessing, settings, trai
     """
     shape, targets, in_files = (len(training), len(training.class_names)), None, False
     if settings.views and cache is not False and not options.dry_run:
-        asked = []
+        rules = []
         for record, one in zip(records, teachers):
             order = [one.order] if one.order else []
-            asked.append([record["sha256"], one.preprocessing.to_dict(), one.view_size, *order])
+            rules.append([record["sha256"], one.preprocessing.to_dict(), one.view_size, *order])
         rule = [training.fingerprint, preprocessing.to_dict(), repr(AUGMENTATIONS[settings.augment])]
-        rule += [settings.view_size, settings.seed, settings.precision, options.temperature, asked]
+        rule += [settings.view_size, settings.seed, settings.precision, options.temperature, rules]
         name = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]
         try:
             folder = Path(cache) if cache else default_cache()

@@ -30,7 +30,7 @@ def open_session(content, threads=1, decode_at_loading="0"):
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def answers(session, inputs):
+def logits_of(session, inputs):
     """Logits (N, classes) of a session for a tensor of inputs."""
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
 
@@ -47,7 +47,7 @@ def agreement(model, photos):
     result = {}
     for index, kind in enumerate(("float", "uint8")):
         session = open_session(to_onnx(model, kind))
-        found = torch.cat([answers(session, one[index].contiguous()) for one in inputs])
+        found = torch.cat([logits_of(session, one[index].contiguous()) for one in inputs])
         result[kind] = {
             "same_class": (found.argmax(1) == expected.argmax(1)).sum().item(),
             "largest_difference": (found - expected).abs().max().item(),
@@ -65,7 +65,7 @@ def latency(model, threads, batch_size, rounds, steps):
     theirs = images.contiguous(memory_format=torch.channels_last)
     for way, decode_at_loading in WEIGHTS.items():
         session = open_session(to_onnx(model), threads, decode_at_loading)
-        ways = {"torch": lambda: network(theirs), "onnxruntime": lambda: answers(session, images)}
+        ways = {"torch": lambda: network(theirs), "onnxruntime": lambda: logits_of(session, images)}
         found = in_turns(ways, rounds, times=steps)
         result[way] = {**found.median(), "ratio": (found["onnxruntime"] / found["torch"]).median()}
     return result

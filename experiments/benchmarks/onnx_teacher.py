@@ -13,7 +13,7 @@ from compression.command_line import run
 from compression.files.onnx import read_onnx
 from compression.training.recipe import AUTOCAST
 from experiments.benchmarks.measuring import benchmark, in_turns
-from experiments.benchmarks.onnx_export import answers, open_session
+from experiments.benchmarks.onnx_export import logits_of, open_session
 
 
 def measure(device, teacher, sizes=(72, 96), batch_size=128, rounds=9, steps=2):
@@ -29,11 +29,11 @@ def measure(device, teacher, sizes=(72, 96), batch_size=128, rounds=9, steps=2):
         plain = torch.rand(batch_size, 3, size, size)
         photos = plain.contiguous(memory_format=torch.channels_last)
         ways = {
-            "onnxruntime, fp32": lambda: answers(session, plain),
+            "onnxruntime, fp32": lambda: logits_of(session, plain),
             "onnx2torch, fp32": lambda: torch_logits(photos, "fp32"),
             "onnx2torch, bf16": lambda: torch_logits(photos, "bf16"),
         }
-        expected = answers(session, plain)
+        expected = logits_of(session, plain)
         results[f"{size} px"] = {
             runner: {
                 "photos_per_second": batch_size / seconds,

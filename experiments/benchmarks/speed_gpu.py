@@ -62,8 +62,10 @@ def measure(device, teacher=None, rounds=3, steps=40):
     teachers, data, results = {"": None}, random_photos(4096, SIZE).to(device), {}
     if teacher:
         teachers[f", teacher {teacher.name}"] = read_teacher(teacher, FOOD11_CLASSES, device)
-    for (text, network, batch_size), (suffix, read) in itertools.product(networks, teachers.items()):
-        chosen = (network, read, data, device)
+    for (text, network, batch_size), (suffix, loaded_teacher) in itertools.product(
+        networks, teachers.items()
+    ):
+        chosen = (network, loaded_teacher, data, device)
         ways = {
             name: training(*chosen, as_graph, batch_size=batch_size, lr=1e-4)[1]
             for name, as_graph in (("kernels", False), ("graph", True))
