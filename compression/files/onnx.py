@@ -25,7 +25,7 @@ from compression.data.preprocessing import Preprocessing
 from compression.files.atomic import reading
 
 MAX_BYTES = 1 << 30
-MAX_EXPANSION = 64  # numbers computed while weights are decoded, for every byte of the file
+MAX_EXPANSION = 64  # bytes computed while weights are decoded, for every byte of the file
 OPSET = 17
 # what stands between a quantized weight and its layer, in files of onnx_export.py too
 DECODING = "DequantizeLinear Cast Add BitShift BitwiseAnd Reshape MatMulInteger Split".split()
@@ -95,9 +95,9 @@ def _with_plain_weights(model):
     for node in graph.node:
         if node.op_type in DECODING and all(name in constants for name in node.input):
             arrays = {name: constants[name] for name in node.input}
-            spent += _count_results(node, list(arrays.values()))
+            spent += _bytes_computed(node, list(arrays.values()))
             if spent > MAX_EXPANSION * model.ByteSize():
-                raise ValueError(f"its weights are more than {MAX_EXPANSION} numbers for each of its bytes")
+                raise ValueError(f"its decoded weights are more than {MAX_EXPANSION} times as large")
             constants |= zip(node.output, ReferenceEvaluator(node, opsets).run(None, arrays))
         else:
             nodes.append(node)
@@ -110,25 +110,32 @@ def _with_plain_weights(model):
     return version_converter.convert_version(model, OPSET) if opsets.get("", OPSET) > OPSET else model
 
 
-def _count_results(node, arrays):
-    """Upper bound of the numbers that a node of DECODING computes, known before it runs."""
+def _bytes_computed(node, arrays):
+    """Upper bound of the bytes that a node of DECODING computes, known before it runs."""
     (first, *others), attributes = arrays, {one.name: one.i for one in node.attribute}
+    wide = max(4, *(array.itemsize for array in arrays))  # bytes of a number, where it may be of another type
     if node.op_type == "MatMulInteger":
         if [array.ndim for array in arrays] != [2, 2]:
             raise ValueError("a product of weights that are no two matrices")
-        return first.shape[0] * others[0].shape[1]
+        return 4 * first.shape[0] * others[0].shape[1]
     if node.op_type in ("Add", "BitShift", "BitwiseAnd"):
-        return math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
+        return first.itemsize * math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
     if node.op_type == "DequantizeLinear":
         channels = first.shape[attributes.get("axis", 1) :][:1]
         for one in others:  # scales and zero points
             within = one.ndim == first.ndim and all(map(operator.le, one.shape, first.shape))
             if one.size > 1 and one.shape != channels and not within:
                 raise ValueError("scales for another number of channels than its weight has")
-        return max(first.size, *(one.size * attributes.get("block_size", 0) for one in others))
-    if node.op_type == "Split" and attributes.get("num_outputs", len(node.output)) != len(node.output):
-        raise ValueError("a weight is split into other parts than are named")
-    return max(array.size for array in arrays)
+        return wide * max(first.size, *(one.size * attributes.get("block_size", 0) for one in others))
+    if node.op_type == "Split":
+        if attributes.get("num_outputs", len(node.output)) != len(node.output):
+            raise ValueError("a weight is split into other parts than are named")
+        return 0  # views
+    if node.op_type == "Reshape":
+        return 0 if first.flags.c_contiguous else first.nbytes
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return first.size * tensor_dtype_to_np_dtype(attributes["to"]).itemsize  # Cast
 
 
 def _metadata(path, texts, channels):
