@@ -180,8 +180,9 @@ def test_onnx_export_without_onnxruntime_is_one_sentence(monkeypatch):
 def test_the_courses_loop_and_ours_see_the_same_photos(toy):
     listing = list_labelled(toy, "training").part([*range(44), *range(20)])
     photos = load_photos(listing, Preprocessing(32), cache=False)
-    course = course_loop.trainer(listing.paths, listing.labels)
-    assert course() == speed_training.trainer(photos, 32, CPU)() == 64
+    with measuring.own_process() as process:
+        seen = process.submit(course_loop.train, listing.paths, listing.labels).result()
+    assert seen == speed_training.trainer(photos, 32, CPU)() == 64
 
 
 def test_the_courses_loop_predicts_every_testing_photo(toy, call, tmp_path):

@@ -38,24 +38,19 @@ class Photos(Dataset):
             return self.transform(image.convert("RGB")), self.labels[index]
 
 
-def trainer(paths, labels):
-    """A function that trains a new `student` for one epoch and returns how many photos it has seen."""
+def train(paths, labels):
+    """Train a new `student` for one epoch and return how many photos it has seen."""
     network = build("student").train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     loss_function = torch.nn.CrossEntropyLoss()
-    loader = DataLoader(Photos(paths, labels, TRAINING), batch_size=BATCH_SIZE, shuffle=True)
-
-    def epoch():
-        seen = 0
-        for images, targets in loader:
-            optimizer.zero_grad()
-            loss = loss_function(network(images), targets)
-            loss.backward()
-            optimizer.step()
-            seen += len(images)
-        return seen
-
-    return epoch
+    seen = 0
+    for images, targets in DataLoader(Photos(paths, labels, TRAINING), batch_size=BATCH_SIZE, shuffle=True):
+        optimizer.zero_grad()
+        loss = loss_function(network(images), targets)
+        loss.backward()
+        optimizer.step()
+        seen += len(images)
+    return seen
 
 
 @torch.inference_mode()

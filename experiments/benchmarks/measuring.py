@@ -1,7 +1,9 @@
 """What the benchmarks share: ways timed in turns, random networks and photos, command line and record."""
 
 import json
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +31,11 @@ def timed(function):
     began = time.perf_counter()
     result = function()
     return time.perf_counter() - began, result
+
+
+def own_process():
+    """A process, as an executor, that does not inherit what makes this one faster (`keep_freed_memory`)."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def in_turns(ways, rounds, device=CPU, times=1):

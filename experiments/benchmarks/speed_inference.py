@@ -5,7 +5,7 @@
 The whole programs predict the same photos in turns: hw7_test.sh with and without its test-time augmentation,
 and course_loop.py, which has the course's network at the course's input size. Photos are testing photos of
 144 px, and the same enlarged to 512 px: what counts here is how long they take to decode. All decoders use
-the same threads and read from files; ours also resizes, the others do not. bf16 is asked about every testing
+the same threads and read from files. bf16 is asked about every testing
 photo.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torchvision.io import decode_jpeg, read_file
+from torchvision.transforms.functional import center_crop, resize
 
 from compression.command_line import UserError, available_cores, run
 from compression.data.decoding import DecodeReport, decode_stream
@@ -26,7 +27,7 @@ from compression.files.loading import load_model
 from dataset import list_testing, load_photos
 from experiments.benchmarks import course_loop
 from experiments.benchmarks.hw7_test import parts, predict, start_up
-from experiments.benchmarks.measuring import ROOT, benchmark, in_turns, timed
+from experiments.benchmarks.measuring import ROOT, benchmark, in_turns, own_process, timed
 
 COURSE = "the course's loop"
 SMALL, LARGE = 144, 512
@@ -95,6 +96,14 @@ def decoders(paths, preprocessing, rounds):
             image.draft("RGB", (2 * (preprocessing.detail or preprocessing.size),) * 2)
             image.load()
 
+    def whole(path):
+        return decode_jpeg(read_file(str(path)))
+
+    def resized(photo):
+        for side in filter(None, (preprocessing.detail, preprocessing.size)):
+            photo = resize(photo, side)
+        return center_crop(photo, preprocessing.size)
+
     def in_threads(decode):
         with ThreadPoolExecutor(available_cores()) as pool:
             for _ in pool.map(decode, paths):
@@ -103,7 +112,8 @@ def decoders(paths, preprocessing, rounds):
     ways = {
         "ours, resized": lambda: [None for _ in decode_stream(paths, [preprocessing], DecodeReport())],
         "Pillow at a reduced scale": lambda: in_threads(draft),
-        "`torchvision.io.decode_jpeg`": lambda: in_threads(lambda path: decode_jpeg(read_file(str(path)))),
+        "`torchvision.io.decode_jpeg`": lambda: in_threads(whole),
+        "`torchvision.io.decode_jpeg`, resized": lambda: in_threads(lambda path: resized(whole(path))),
     }
     return (len(paths) / in_turns(ways, rounds).median()).to_dict()
 
@@ -129,12 +139,12 @@ def measure(device, data, count=600, rounds=3):
     listing, model, results = list_testing(data), load_model(ROOT / "model.bin"), {}
     chosen, preprocessing = pick_photos(listing.paths, count), model.description.preprocessing
     for side in (SMALL, LARGE):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, own_process() as process:
             paths = write_photos(chosen, Path(folder), side)
             results[f"{side} px"] = {
                 "programs": whole_programs(Path(folder), rounds),
                 "parts": {
-                    COURSE: course_parts(paths),
+                    COURSE: process.submit(course_parts, paths).result(),
                     "`hw7_test.sh`": parts(paths, tta=True),
                     "`hw7_test.sh --no-tta`": parts(paths, tta=False),
                 },
