@@ -53,6 +53,27 @@ def test_logits_are_those_of_the_graph(tmp_path):
     assert told == {"channels": 3}
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize(
+    "casts", [False, True]
+)  # only the weights in this precision, or inputs and outputs too
+def test_other_precisions_become_float32(tmp_path, dtype, casts):
+    model = onnx.load(save(tmp_path / "t.onnx", weight=WEIGHT.astype(dtype)))
+    graph, number = model.graph, helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    if casts:
+        graph.node[0].input[0], graph.node[-1].output[0] = "narrow", "narrow logits"
+        graph.node.insert(0, helper.make_node("Cast", ["images"], ["narrow"], to=number))
+        graph.node.append(helper.make_node("Cast", ["narrow logits"], ["logits"], to=TensorProto.FLOAT))
+    else:
+        for value in (graph.input[0], graph.output[0]):
+            value.type.tensor_type.elem_type = number
+    onnx.save(model, tmp_path / "t.onnx")
+    images = torch.rand(5, 3, 12, 12, generator=generator(0))
+    logits = read_onnx(tmp_path / "t.onnx")[0](images)
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, 4 * images.mean((2, 3)), atol=1e-5)
+
+
 def test_the_metadata_tells_names_size_and_normalisation(tmp_path):
     told = {"class_names": list(COLOURS), "size": 20, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1]}
     teacher = read_teacher(save(tmp_path / "t.onnx", told), COLOURS, CPU)

@@ -40,7 +40,8 @@ def read_onnx(path):
     """(network in eval mode, dict) of an ONNX classifier: one input (N, C, H, W), one output (N, classes).
 
     The dict has `class_names`, `size`, `mean`, `std` as far as the file tells them (a fixed input shape tells
-    the size), and `channels`. Raises UserError if a package is missing or the file is no such classifier.
+    the size), and `channels`. Half or double precision becomes float32. Raises UserError if a package is
+    missing or the file is no such classifier.
     """
     try:
         import onnx
@@ -61,7 +62,10 @@ def read_onnx(path):
             raise UserError(f"the weights of {path} lie in other files; save it as a single .onnx file")
         onnx.checker.check_model(model)
         channels, size = _input_shape(model.graph)
-        network = onnx2torch.convert(_with_plain_weights(model)).eval()
+        network = onnx2torch.convert(_with_plain_weights(model)).eval().float()
+        for cast in network.modules():
+            if getattr(cast, "torch_dtype", torch.int64).is_floating_point:
+                cast.torch_dtype = torch.float32
     metadata = _metadata(path, {entry.key: entry.value for entry in model.metadata_props}, channels)
     if size and metadata.get("size", size) != size:
         given = f"{path} says size {metadata['size']} but takes photos of {size} px only"
@@ -91,12 +95,12 @@ def _with_plain_weights(model):
 
     graph, opsets = model.graph, {entry.domain: entry.version for entry in model.opset_import}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    nodes, spent = [], 0
+    nodes, allowed = [], MAX_EXPANSION * model.ByteSize()
     for node in graph.node:
         if node.op_type in DECODING and all(name in constants for name in node.input):
             arrays = {name: constants[name] for name in node.input}
-            spent += _bytes_computed(node, list(arrays.values()))
-            if spent > MAX_EXPANSION * model.ByteSize():
+            allowed -= _bytes_computed(node, list(arrays.values()))
+            if allowed < 0:
                 raise ValueError(f"its decoded weights are more than {MAX_EXPANSION} times as large")
             constants |= zip(node.output, ReferenceEvaluator(node, opsets).run(None, arrays))
         else:
