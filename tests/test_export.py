@@ -1,6 +1,7 @@
 """export.py: ONNX files answer as the network does, in onnxruntime and as teachers, and keep its codes."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -19,10 +20,13 @@ from compression.files.onnx import read_onnx
 from compression.files.onnx_export import to_onnx
 from compression.networks.registry import full_arguments
 from compression.quantization.grids import Scheme
+from compression.training.qat import scheme_of
+from compression.training.recipe import Settings
 from compression.training.run_folder import write_checkpoint
 from compression.training.teachers import SeenBy, read_teacher
 from dataset import FOOD11_CLASSES, list_labelled, list_testing, load_photos
-from models import ARCHITECTURES, build
+from experiments.benchmarks import measuring
+from models import ARCHITECTURES, build, widest
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -164,6 +168,15 @@ def test_a_4_bit_network_takes_hardly_more_than_its_codes(name, stored):
     floats, scheme = float_model(name, 32, folded=True), Scheme(4, "channel", "mse")
     content = to_onnx(stored(floats.description, floats.state_dict, scheme))
     assert len(content) < 1.1 * predicted_file_bytes(floats.description, scheme)
+
+
+def test_the_documented_limit_gives_an_onnx_file_of_at_most_300_000_bytes(stored):
+    document = (measuring.ROOT / "docs/onnx.md").read_text()
+    limit, size = re.search(r"--max-bytes=?\s*(\d+)` .*?\(([\d,]+) bytes\)", document, re.DOTALL).groups()
+    floats = float_model("residual6", 32, **widest(int(limit), FOOD11_CLASSES), folded=True)
+    content = to_onnx(stored(floats.description, floats.state_dict, scheme_of(Settings(qat_bits=3))))
+    assert len(content) <= 300_000
+    assert abs(len(content) - int(size.replace(",", ""))) < 1000  # metadata and names differ a little
 
 
 @pytest.mark.parametrize("channels", [3, 1])
