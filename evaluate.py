@@ -26,7 +26,7 @@ from compression.files.loading import load_model
 from compression.files.records import provenance, write_record
 from compression.options import add_cache, cache_folder, classes_of, validation_accuracy
 from compression.pages.report import report_page
-from compression.stages.evaluating import agreement, load_sizes, measure
+from compression.stages.evaluating import agreement, class_probabilities, load_sizes, measure
 from compression.training.teachers import check_normalisations, read_teacher, settle_teacher
 from dataset import list_labelled, list_testing_beside
 
@@ -88,14 +88,15 @@ def main(argv=None):
         result["reduced_to"] = options.reduce
     compared = {}
     if teacher:
-        compared["validation"] = photos
+        compared["validation"] = photos, probabilities
         teacher = settle_teacher(teacher, options.teacher_normalisation, photos[0], preprocessing, device)
         if testing := list_testing_beside(options.data):
-            compared["testing"] = load_sizes(testing, preprocessing, tta, cache)
-        network = model.build().to(device, memory_format=torch.channels_last)
+            network = model.build().to(device, memory_format=torch.channels_last)
+            part = load_sizes(testing, preprocessing, tta, cache)
+            compared["testing"] = part, class_probabilities(network, part, preprocessing, device, tta)
         result["agreement"] = {
-            split: agreement(network, teacher, part, preprocessing, device, tta)
-            for split, part in compared.items()
+            split: agreement(predicted, teacher, part, preprocessing, device, tta)
+            for split, (part, predicted) in compared.items()
         }
     if options.record:
         origin = provenance(device, data={"validation": photos[0].fingerprint})
@@ -104,9 +105,11 @@ def main(argv=None):
     if options.html:
         write_text(options.html, report_page(model, result, probabilities, photos[0], listing))
     print_result(model.description, result, options)
-    for split, part in compared.items():
+    for split, (part, _) in compared.items():
         share, count = result["agreement"][split], len(part[0])
         print(f"  {share:.4f}  agreement with {options.teacher} on {count:,} {split} photos")
+    for output in filter(None, (options.record, options.html)):
+        print(f"wrote {output}")
     return 0
 
 
@@ -122,7 +125,7 @@ def print_result(description, result, options):
         ("accuracy_of_larger", "the other photos"),
         ("accuracy_reduced", f"all photos, first reduced to {options.reduce} px"),
     ):
-        if result.get(name) is not None:
+        if result.get(name) is not None and (result["small_photos"] or name == "accuracy_reduced"):
             print(f"  {result[name]:.4f}  {text}")
     classes = result["class_accuracy"]
     for (name, accuracy), row in zip(classes.items(), result["confusion"]):

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Train the shipped model again, with the same commands:
 #     bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--max-bytes N] [--epochs N] [--store-size N]
-#                       [--runs DIR] [options of train_kd.py, such as --size 96 --recipe detail=64 view_size=72]
+#                       [--runs DIR] [options of train_kd.py: --size 96, --recipe detail=64 view_size=72, --unlabeled DIR, ...]
 # A student is distilled from the teachers for two thirds of its learning rate schedule. Quantization-aware training at
 # 3 bits takes the last third, on the same views, whose teacher outputs are cached. Without --teacher, a teacher is
-# trained from scratch first. The network is as wide as --max-bytes should allow (default: 300000; see models.py --widest);
-# with --network or --set, the size of the file is only checked at the end. --store-size: input size of the model file, if another size is better on validation photos. If stopped, repeat the
-# command to continue. Other options of train_kd.py are for both of its trainings, but --network, --set and the
-# recipe's lr and stop_epoch only for the first; --validation-share, --seed, --device and --cache are for all scripts
-# that have them.
+# trained from scratch first, for 90 epochs. The network is as wide as --max-bytes should allow (default: 300000; see
+# models.py --widest); with --network or --set, the size of the file is only checked at the end. --store-size: input
+# size of the model file, if another size is better on validation photos. If stopped, repeat the command to continue.
+# --size, --recipe and --unlabeled are for both trainings of train_kd.py, but --network, --set and the recipe's lr and
+# stop_epoch only for the first; --validation-share, --seed, --device and --cache are for all scripts that have them.
 # PYTHON=... names the Python with the packages (default: .venv's, else python3).
 set -eo pipefail
 here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -41,6 +41,10 @@ while [ $# -gt 0 ]; do
         *) trainings+=("$1" "$2") ;;
         esac
         shift 2 ;;
+    --size | --recipe | --unlabeled | --resume) options+=("$1") && shift ;;
+    --*)
+        echo "hw7_train.sh: error: there is no option $1 here; see the first lines of hw7_train.sh" >&2
+        exit 2 ;;
     *) options+=("$1") && shift ;;
     esac
 done
@@ -49,9 +53,8 @@ trainings+=("${everywhere[@]}")
 python=${PYTHON:-python3}
 [ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
 
-# The length is 6.3 million views, so that small data sets get more epochs. After far fewer, the weights compress less;
-# if the file is then too large, use other --runs and the --set options that models.py --widest prints for 5 % fewer
-# bytes. A photo has a fixed view for every five epochs: teacher outputs are computed once for each, and cached.
+# The length is 6.3 million views, so that small data sets get more epochs. After far fewer, the weights compress less.
+# A photo has a fixed view for every five epochs: teacher outputs are computed once for each, and cached.
 photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 [ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script reports
 epochs=${epochs:-$(((6300000 + photos / 2) / photos))}
@@ -66,14 +69,25 @@ if [ -n "$widest" ]; then
     found=$("$python" "$here/models.py" --max-bytes "$limit" --widest "$data")
     read -ra widths <<<"$found"
 fi
+fail() { # what the scripts' own advice leaves out
+    status=$1 && shift
+    [ "$status" != 2 ] || echo "hw7_train.sh: $*" >&2
+    exit "$status"
+}
+again="$runs holds the trainings so far; for other photos, teachers or settings, start anew with another --runs"
 if [ ${#teachers[@]} = 0 ]; then
-    "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume "${trainings[@]}"
+    echo "hw7_train.sh: no --teacher, so one is trained from scratch first"
+    "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume "${trainings[@]}" || fail $? "$again"
     teachers=(--teacher "$runs/teacher/best.pt")
 fi
 common=("${teachers[@]}" --size 128 --recipe alpha=0.5 temperature=2 augment=medium batch_size=128 view_size=96
     lr=0.005 views=$views stop_epoch=$stop "${options[@]}" --resume "${trainings[@]}")
-"$python" "$here/train_kd.py" "$data" "${common[@]}" "${widths[@]}" "${network[@]}" --epochs "$epochs" --out "$runs/student"
+echo "hw7_train.sh: 1 of 3, distillation"
+"$python" "$here/train_kd.py" "$data" "${common[@]}" "${widths[@]}" "${network[@]}" --epochs "$epochs" --out "$runs/student" || fail $? "$again"
+echo "hw7_train.sh: 2 of 3, quantization-aware training"
 "$python" "$here/train_kd.py" "$data" "${common[@]}" --recipe lr=0.001 stop_epoch=0 --epochs "$tuning" --out "$runs/rounded" \
-    --init "$runs/student/best.pt" --qat-bits 3
+    --init "$runs/student/best.pt" --qat-bits 3 || fail $? "$again"
+echo "hw7_train.sh: 3 of 3, the model file"
 "$python" "$here/quantize.py" "$runs/rounded/best.pt" "$model" --data "$data" --record "$runs/model.json" --max-bytes "$limit" \
-    "${stored[@]}" "${everywhere[@]}"
+    "${stored[@]}" "${everywhere[@]}" || fail $? "if the file is too large, repeat the command with another --runs and the" \
+    "--set options that 'python models.py --max-bytes $((limit * 95 / 100)) --widest $data' prints"

@@ -49,7 +49,7 @@ def read_options(argv):
     )
     add("--html", type=Path, metavar="PAGE", help=text)
     add_tta(options)
-    add("--batch-size", type=number(int, 1), default=64, help="photos per forward pass")
+    add("--batch-size", type=number(int, 1, 100_000), default=64, help="photos per forward pass")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_normalisation(options)
     add("--max-bytes", type=number(int, 1), default=300_000, help="refuse a larger model file")

@@ -17,13 +17,14 @@ learning-rate rewinding (Renda et al. 2020). --mode rewind resets the weights to
 new initialisation (--seed).
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from compression.command_line import UserError, number, parser, pick_device, run
+from compression.command_line import UserError, number, parser, pick_device, run, tell
 from compression.data.plausibility import settle_normalisation
 from compression.files.atomic import check_output, locked
 from compression.files.loading import load_model
+from compression.networks.registry import check_size
 from compression.options import (
     add_cache,
     add_length,
@@ -37,7 +38,6 @@ from compression.stages.pruning import Pruning, Task, make_plan, parse_target, p
 from compression.training.distillation import Teaching, add_teachers, check_teaching
 from compression.training.recipe import PIXELS, add_recipe, read_recipe
 from compression.training.teachers import read_teachers
-from models import check_size
 
 
 def read_options(argv):
@@ -66,9 +66,14 @@ def read_options(argv):
         "the weights of --rewind-to; lowrank: factorise layers instead of removing channels, then fine-tune",
     )
     group.add_argument("--rewind-to", type=Path, metavar="FILE", help="epochN.pt for --mode rewind")
-    group.add_argument("--scope", default="all", metavar="STAGES", help="stages to prune, e.g. 3-6")
+    group.add_argument(
+        "--scope",
+        default="all",
+        metavar="STAGES",
+        help="stages to prune, e.g. 3-6, as --dry-run numbers them",
+    )
     group = command.add_argument_group("training")
-    add_teachers(group, required=False)
+    add_teachers(group)
     add_length(group, "prune.py")
     without = ("views", "qat_granularity", "keep_epoch", "stop_epoch")
     add_recipe(group, "prune.py", Teaching, Pruning, without=without)
@@ -103,6 +108,10 @@ def read_early(options, model):
     """The Model of --rewind-to, or None; UserError unless it is the network to be pruned."""
     if not options.rewind_to:
         return None
+    if not options.rewind_to.exists():
+        raise UserError(
+            f"there is no {options.rewind_to}; train with --recipe keep_epoch=N to save epochN.pt"
+        )
     early = load_model(options.rewind_to)
     early.build()
     if early.description.arguments != model.description.arguments:
@@ -135,6 +144,9 @@ def main(argv=None):
         return 0
     record = read_record(options.out / "record.json", options.resume)
     check_output(options.out / "record.json")
+    unused = sorted(options.chosen.keys() - {field.name for field in fields(Pruning)})
+    if options.mode == "none" and unused:
+        tell(f"note: --mode none trains nothing, so these are not used: {', '.join(unused)}")
     with locked(options.out):
         prune(method, task, fractions, plan, record, teachers, early)
     return 0

@@ -52,7 +52,7 @@ def read_options(argv):
         type=int,
         choices=(32, 16, *range(8, 1, -1)),
         help="bits per weight: 32 or 16 (floats), 2 to 8 (codes); below 6, the first and the last layer use "
-        "8, and depthwise convolutions 2 more (default: the most that fit)",
+        "8, and depthwise convolutions 2 more (default: the most that fit, up to 16)",
     )
     group.add_argument(
         "--granularity", choices=("tensor", "channel"), default="channel", help="a grid per layer or channel"

@@ -79,7 +79,7 @@ def list_extra(options):
 def main(argv=None):
     options = parser(__doc__)
     group = options.add_argument_group("distillation")
-    add_teachers(group, required=True)
+    add_teachers(group)
     group.add_argument(
         "--unlabeled",
         type=Path,

@@ -14,6 +14,7 @@ import traceback
 
 RANK, SIZE = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
+MAY_RESTART = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 RESTARTS = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))  # by torchrun, after a process has died
 if SIZE > 1:  # importing it takes seconds, and one process does not need it
     import torch.distributed

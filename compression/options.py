@@ -155,15 +155,21 @@ def class_names_of(options, model=None):
     return list_labelled(options.data, "training", *classes_of(options, model), be_silent).class_names
 
 
+def validation_photos(options, model, log=tell):
+    """(validation photos of the data for a trained Model, whose classes they have)."""
+    names, share, whose = classes_of(options, model)
+    listing = list_labelled(options.data, "validation", names, share, whose, log)
+    return load_photos(listing, model.description.preprocessing, cache_folder(options), log), whose
+
+
 def validation_accuracy(options, device):
     """A function from a Model to its accuracy on a sample of the validation photos of the data."""
 
     def accuracy_of(model):
-        preprocessing, classes = model.description.preprocessing, classes_of(options, model)
-        listing = list_labelled(options.data, "validation", *classes, be_silent)
-        photos = load_photos(listing, preprocessing, cache_folder(options), be_silent).sample(SAMPLE)
+        photos, whose = validation_photos(options, model, be_silent)
         network = model.build().to(device, memory_format=torch.channels_last)
-        return evaluate(network, photos, preprocessing, device, whose=classes[2]).accuracy
+        preprocessing = model.description.preprocessing
+        return evaluate(network, photos.sample(SAMPLE), preprocessing, device, whose=whose).accuracy
 
     return accuracy_of
 
@@ -191,7 +197,7 @@ def view_size_of(options, trained=None):
     if trained and augmented and not chosen:
         known = trained.training.get("view_size")
         own = type(known) is int and known != trained.preprocessing.size
-        chosen = known if own and 16 <= known <= (options.size or 4096) else 0
+        chosen = known if own and 16 <= known <= (options.size or trained.preprocessing.size) else 0
     if trained and chosen:
         check_size(build(trained.architecture, **trained.arguments), chosen)
     return chosen

@@ -77,12 +77,26 @@ def test_the_advice_after_a_loss_that_is_not_finite_works(toy, call, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(CrossEntropy, "__call__", broken)
         failed = call(*train(toy, tmp_path / "run", "--recipe", "lr=0.02", "precision=bf16"))
-    advice = "start again with --recipe lr=0.005 or precision=fp32, and with a new --out: the old one keeps"
+    advice = "start again with --recipe lr=0.005 or precision=fp32 and another --out"
     assert failed.returncode == 2 and advice in failed.stderr, failed.stderr
     for change in (("lr=0.01", "precision=bf16"), ("lr=0.02", "precision=fp32")):
         done = call(*train(toy, tmp_path / change[0], "--recipe", *change))
         assert done.returncode == 0, done.stderr
     assert torch.load(tmp_path / "run/last.pt", weights_only=True)["run"]["epoch"] == 1
+
+
+def test_the_command_after_a_training_of_a_teacher_distils_from_it(toy, call, tmp_path):
+    network = "--network student --set widths=512,512,512,512,512,512,512,512 --size 16 --epochs 1"
+    done = call("train_student.py", toy, network, "--device cpu --cache none --out", tmp_path / "teacher")
+    python, script, *rest = shlex.split(done.stdout.rpartition("next: ")[2])
+    assert (python, script, rest[0]) == ("python", "train_kd.py", str(toy))
+    assert rest[1:3] == ["--teacher", str(tmp_path / "teacher/best.pt")]
+
+
+def test_distilling_without_a_teacher_says_where_to_get_one(toy, refused, tmp_path):
+    assert "train_student.py with --network resnet18" in refused(
+        "train_kd.py", toy, "--out", tmp_path / "run"
+    )
 
 
 def test_the_command_at_the_end_of_a_training_works_and_leaves_the_shipped_model_alone(

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
+from compression import distributed
+
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "--network student --set widths=8,8,8,8,8,8,8,8 --size 32 --cache none --device cpu".split()
 
@@ -130,13 +132,23 @@ def train(out, toy, moment, number, target, *more, processes=2, **options):
 
 
 def test_a_run_goes_on_after_a_process_was_killed(toy, tmp_path):
-    done = train(tmp_path / "run", toy, 6, signal.SIGKILL, "worker", restarts=2)  # epochs have four steps
+    done = train(
+        tmp_path / "run", toy, 6, signal.SIGKILL, "worker", "--resume", restarts=2
+    )  # epochs have four steps
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run/record.json").read_text())
     assert record["processes"] == 2 and len(record["history"]) == 3 and len(record["resumed"]) == 1
     assert done.stdout.count("epoch   3/3") == 1  # rank 0 alone prints
     files = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
     assert files == {"best.pt", "last.pt", "log.csv", "record.json"}
+
+
+def test_restarts_need_resume(toy, refused, tmp_path, monkeypatch):
+    """Or a restarted command would be refused for the folder that it has begun itself."""
+    monkeypatch.setattr(distributed, "MAY_RESTART", True)
+    assert "only continues the run with --resume" in refused(
+        "train_student.py", toy, "--out", tmp_path / "run"
+    )
 
 
 def test_a_signal_stops_all_with_the_run_saved_and_any_number_goes_on(toy, tmp_path):

@@ -459,6 +459,23 @@ def test_hw7_train_refuses_what_it_sets_itself(option):
     assert done.returncode == 2 and f"{option.partition('=')[0]} is set by this script" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--techer=x", "--dry-run"])
+def test_hw7_train_refuses_other_options_before_it_trains(option):
+    done = bash("hw7_train.sh", "data", "model.bin", option, python=sys.executable)
+    assert done.returncode == 2 and f"there is no option {option.partition('=')[0]} here" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "failing, advice", [("train_kd.py", "another --runs"), ("quantize.py", "--max-bytes 285000 --widest")]
+)
+def test_hw7_train_says_what_to_do_when_a_script_refuses(tmp_path, failing, advice):
+    (tmp_path / "python").write_text(f"#!/bin/sh\ncase $1 in */{failing}) exit 2 ;; esac\n")
+    (tmp_path / "python").chmod(0o755)
+    options = ("food", "out.bin", "--teacher", "a.pt", "--runs", tmp_path / "runs")
+    done = bash("hw7_train.sh", *options, python=tmp_path / "python")
+    assert done.returncode == 2 and advice in done.stderr
+
+
 WRONG = ("--epochs", "--epochs few", "--teacher", "--max-bytes 90kB --network student")
 
 

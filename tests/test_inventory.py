@@ -133,7 +133,7 @@ def test_scripts_after_the_training_set_the_same_photos_apart(toy, call, tmp_pat
     [
         (["soup/1.jpg", "tea/1.jpg"], "training", r"2 folders \(soup, tea\); rename"),
         (["train/soup/1.jpg", "val/soup/1.jpg"], "training", r"2 folders \(train, val\); rename"),
-        (["training/0_0.jpg"], "validation", r"1 folder \(training\); put photos there"),
+        (["training/0_0.jpg"], "validation", r"1 folder \(training\); put labelled photos there"),
         (["0_0.jpg", "0_1.jpg"], "training", r"2 files \(0_0.jpg, 0_1.jpg\); .* training/ and validation/"),
     ],
 )
@@ -142,6 +142,27 @@ def test_another_layout_is_told_what_ours_is(tmp_path, photos, split, holds):
         photo(tmp_path / name, 0)
     with pytest.raises(UserError, match=f"no folder .*/{split}, but .* holds {holds}"):
         list_labelled(tmp_path, split)
+
+
+@pytest.mark.parametrize(
+    "wrong, right", [("above", "above/food-11"), ("above/food-11/training", "above/food-11")]
+)
+def test_a_folder_one_level_off_is_told_the_right_one(tmp_path, wrong, right):
+    photo(tmp_path / "above/food-11/training/0_0.jpg", 0)
+    with pytest.raises(UserError) as caught:
+        list_labelled(tmp_path / wrong, "training")
+    assert str(caught.value).endswith(f"; name {tmp_path / right}, which holds one")
+    assert len(list_labelled(tmp_path / right, "training")) == 1
+
+
+def test_a_link_to_itself_is_one_sentence(tmp_path):
+    for name in ("soup", "tea"):
+        photo(tmp_path / f"training/{name}/0.jpg", 0)
+    (tmp_path / "training/soup/1.jpg").symlink_to("1.jpg")
+    listing = list_labelled(tmp_path, "training")
+    assert len(listing) == 3
+    with pytest.raises(UserError, match="soup/1.jpg cannot be read: .*; fix that or remove the file"):
+        load_photos(listing, Preprocessing(32), False)
 
 
 def test_all_files_that_do_not_belong_are_counted(tmp_path):

@@ -393,6 +393,7 @@ def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_pre
     [
         (None, (), 24),
         (28, (), 24),
+        (None, (), 32),
         (20, (), 20),
         (20, ("--recipe", "view_size=22"), 22),
         (20, ("--recipe", "augment=none"), 20),
@@ -401,7 +402,7 @@ def test_two_rounds_are_trained_and_recorded_and_the_result_is_quantized_and_pre
 def test_views_of_before_are_taken_over_where_they_are_no_larger_than_the_new_size(
     call, toy, tmp_path, size, flags, views
 ):
-    path = checkpoint(tmp_path, arguments=SMALL, training={"view_size": 24})
+    path = checkpoint(tmp_path, arguments=SMALL, training={"view_size": 40 if views == 32 else 24})
     more = [*flags, *(["--size", size] if size else []), "--out", tmp_path / "out"]
     done = call("prune.py", path, toy, "--rate", 0.5, "--mode", "none", *SHORT, *more)
     assert done.returncode == 0, done.stderr
@@ -463,13 +464,15 @@ def test_a_resumed_pruning_ends_with_bitwise_the_weights_of_an_uninterrupted_one
 def test_mode_none_writes_the_cut_and_training_starts_from_it(call, toy, tmp_path):
     path = checkpoint(tmp_path, arguments=SMALL)
     command = ("prune.py", path, toy, "--rate", 0.6, *SHORT)
-    assert call(*command, "--mode", "none", "--out", tmp_path / "none").returncode == 0
+    done = call(*command, "--mode", "none", "--out", tmp_path / "none")
+    assert done.returncode == 0
     model = load_model(path)
     _, _, arguments, small = cut("student", model.build(), 0.6, model.description.arguments)
     written = load_model(tmp_path / "none" / "round1" / "best.pt")
     assert written.description.arguments["widths"] == arguments["widths"]
     assert all(torch.equal(value, written.state_dict[name]) for name, value in small.state_dict().items())
     assert sorted(path.name for path in (tmp_path / "none" / "round1").iterdir()) == ["best.pt"]
+    assert "so these are not used: batch_size, ema, epochs, precision" in done.stderr
     assert call(*command, "--recipe", "lr=1e-9", "--out", tmp_path / "slow").returncode == 0
     slow = load_model(tmp_path / "slow" / "round1" / "best.pt").state_dict
     assert all(torch.allclose(value, slow[name], atol=1e-6) for name, value in small.named_parameters())
@@ -531,10 +534,15 @@ def test_a_real_teacher_is_distilled_from_and_a_resumed_pruning_asks_it_at_the_s
     done = call(*command, "teacher_size=48")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert record["pruning"]["teachers"] == [{"sha256": record["teachers"][0]["sha256"], "size": 48}]
+    (teacher,) = record["teachers"]
+    known = {"sha256": teacher["sha256"], "size": 48, "normalisation": teacher["normalisation"]}
+    assert record["pruning"]["teachers"] == [known] and known["normalisation"] in ("unit", "imagenet")
     assert record["pruning"]["alpha"] == 1
     assert call(*command, "teacher_size=48", "--resume").returncode == 0
     other = call(*command, "teacher_size=64", "--resume")
+    assert other.returncode == 2 and "teachers" in other.stderr
+    (changed,) = {"unit", "imagenet"} - {known["normalisation"]}
+    other = call(*command, "teacher_size=48", f"teacher_normalisation={changed}", "--resume")
     assert other.returncode == 2 and "teachers" in other.stderr
 
 

@@ -335,7 +335,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         def __call__(self, logits, batch):
             return logits.sum() * (math.nan if next(self.calls) == 6 else 1e-6)
 
-    told = "no longer finite in epoch 2, step 3, .* again with --recipe lr=0.0025, and with a new --out"
+    told = "no longer finite in epoch 2, step 3, .* again with --recipe lr=0.0025 and another --out"
     with pytest.raises(UserError, match=told):
         start(tmp_path, small(), loss=Broken())
     state = run_state(tmp_path)
@@ -349,6 +349,24 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match="already holds a run"):
         start(tmp_path, small(epochs=1))
     assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_what_is_left_of_a_run_is_not_overwritten_either(tmp_path):
+    start(tmp_path, small(epochs=1))
+    best, last = ((tmp_path / name).read_bytes() for name in ("best.pt", "last.pt"))
+    (tmp_path / "best.pt").unlink()
+    with pytest.raises(UserError, match="no best.pt any more; put it back"):
+        start(tmp_path, small(epochs=1), resume=True)
+    (tmp_path / "best.pt").write_bytes(best)
+    (tmp_path / "last.pt").write_bytes(last[:1000])
+    with pytest.raises(
+        UserError, match=r"last.pt is damaged .*; start from --init .*best.pt and choose another"
+    ):
+        start(tmp_path, small(epochs=1), resume=True)
+    (tmp_path / "last.pt").unlink()
+    with pytest.raises(UserError, match="holds best.pt and no last.pt to continue"):
+        start(tmp_path, small(epochs=1), resume=True)
+    assert (tmp_path / "best.pt").read_bytes() == best
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.02}, {"seed": 3}, {"augment": "light"}])

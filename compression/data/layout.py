@@ -22,8 +22,9 @@ def list_entries(folder):
         raise UserError(f"{folder} is a file, not a folder of photos; check the data directory") from None
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}; check its permissions") from None
-    files = sorted(entry.name for entry in entries if not entry.is_dir())
-    folders = sorted(entry.name for entry in entries if entry.is_dir())
+    # unlike entry.is_dir(), it takes a link that leads to itself
+    folders = sorted(entry.name for entry in entries if os.path.isdir(entry))
+    files = sorted({entry.name for entry in entries} - set(folders))
     if not files and not folders:
         raise UserError(f"{folder} is empty; put the photos there")
     return files, folders
@@ -32,7 +33,7 @@ def list_entries(folder):
 def check_photos(folder, files):
     """Raise UserError for files that are no photos by their names."""
     others = [name for name in files if os.path.splitext(name)[1].lower() not in SUFFIXES]
-    refuse(others, folder, "file", "without the ending of a photo (.jpg, .png, ...); move them elsewhere")
+    refuse(others, folder, "file", "without the ending of a photo (.jpg, .png, ...); keep only photos there")
 
 
 def refuse(names, folder, what, text):
@@ -52,10 +53,16 @@ def check_layout(root, split):
     if split in files + folders:
         return
     holds = counted(folders, "folder") if folders else counted(files, "file")
+    above = os.path.dirname(os.path.abspath(root))
+    for other in (*(os.path.join(root, one) for one in folders), above):
+        if os.path.isdir(os.path.join(other, split)):
+            raise UserError(f"there is no folder {os.path.join(root, split)}; name {other}, which holds one")
     advice = (
         "rename its folders to training/ and validation/, or move the photos, in a folder per class, into "
         "training/ and train with --validation-share 0.2"
     )
     if split == "validation" and "training" in folders:
-        advice = "put photos there, or train with --validation-share 0.2, which takes them from training/"
+        advice = (
+            "put labelled photos there, or train with --validation-share 0.2, which takes them from training/"
+        )
     raise UserError(f"there is no folder {os.path.join(root, split)}, but {root} holds {holds}; {advice}")

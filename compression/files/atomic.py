@@ -116,14 +116,15 @@ def check_distinct(*paths):
             raise UserError(f"{path} is named twice, and would be overwritten; name different files")
 
 
-def read_torch(path, what):
+def read_torch(path, what, advice="copy it again, or use another file"):
     """What `torch.save` wrote to `path` (legacy or zip stream), as `torch.load(weights_only=True)` gives it.
 
-    what: how an error message calls the file. Raises UserError for a missing, damaged or hostile file.
+    what: how an error message calls the file; advice: what to do about one that is damaged. Raises UserError
+    for a missing, damaged or hostile file.
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no {what} at {path}; check the path")
-    with reading(path, what, "copy it again, or use another file"):
+    with reading(path, what, advice):
         return read_torch_stream(Path(path).read_bytes(), path)
 
 

@@ -129,7 +129,7 @@ def _header(description, scheme):
 
 
 def encode(description, state_dict, scheme=Scheme(), scales=None):
-    """The content of a model file for a `state_dict` and a quantization.Scheme.
+    """The content of a model file for a `state_dict` and a `grids.Scheme`.
 
     scales: {tensor name: (bits, scales)} for weights that are on a symmetric grid already, which is then kept
     exactly. A tensor that float16 cannot hold stays float32. Raises UserError for NaN or infinity, for

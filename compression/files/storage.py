@@ -1,4 +1,4 @@
-"""How one tensor is stored: as numbers, or as codes on a grid of quantization.py.
+"""How one tensor is stored: as numbers, or as codes on a grid of quantization/grids.py.
 
 The storage of a tensor is a short name, which model files hold; with the tensor's shape it says which arrays
 there are ("channel" is axis 0):

@@ -72,15 +72,14 @@ def shorter_sides(listing):
     return torch.tensor(sides)
 
 
-def agreement(network, teacher, photos, preprocessing, device, tta=False):
-    """Share of photos for which a network and a Teacher predict the same class from the network's input.
+def agreement(probabilities, teacher, photos, preprocessing, device, tta=False):
+    """Share of photos for which a Teacher predicts, from a network's input, the class that the network does.
 
-    photos: a PhotoSet for each of `inputs_of`.
+    probabilities: the network's, float32 (N, classes); photos: a PhotoSet for each of `inputs_of`.
     """
-    seen, whose = SeenBy(teacher, preprocessing).eval(), f"the teacher {teacher.path}"
-    own = class_probabilities(network, photos, preprocessing, device, tta).argmax(1)
-    other = class_probabilities(seen, photos, preprocessing, device, tta, whose).argmax(1)
-    return (own == other).double().mean().item()
+    seen = SeenBy(teacher, preprocessing).eval()
+    other = class_probabilities(seen, photos, preprocessing, device, tta, whose=teacher)
+    return (probabilities.argmax(1) == other.argmax(1)).double().mean().item()
 
 
 def measure(model, listing, photos, device, tta=False, reduced=None):

@@ -293,6 +293,7 @@ def describe_choices(options, fractions, teachers):
     if options.rewind_to:
         chosen["rewind_to"] = file_hash(options.rewind_to)
     if teachers:
-        teacher_records = [{key: one[key] for key in ("sha256", "size")} for one in teachers]
+        compared = ("sha256", "size", "normalisation")
+        teacher_records = [{key: one[key] for key in compared if key in one} for one in teachers]
         chosen |= {"teachers": teacher_records, "alpha": options.alpha, "temperature": options.temperature}
     return chosen

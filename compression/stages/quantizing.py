@@ -1,5 +1,6 @@
 """Storing a network: the encodings that are tried, and their errors."""
 
+import copy
 import math
 from dataclasses import dataclass, replace
 
@@ -9,12 +10,11 @@ from compression.command_line import UserError, tell
 from compression.files.atomic import write_bytes
 from compression.files.foreign import EXPORTS, export, export_warnings, read_tensors
 from compression.files.model_file import decode, encode, predicted_data_bytes, to_bytes
-from compression.options import cache_folder, classes_of
+from compression.options import validation_photos
 from compression.quantization.folding import foldable_pairs
 from compression.quantization.grids import Scheme
 from compression.training.evaluation import evaluate
 from compression.training.qat import fold_into_scales
-from dataset import list_labelled, load_photos
 
 SEARCHED_BITS = (16, 8, 7, 6, 5, 4, 3, 2)
 HOPELESS = 8  # an encoding whose packed weights alone exceed the limit so many times is not tried
@@ -39,7 +39,7 @@ class Attempt:
 
 def folded(model):
     """The model with BN folded into the layers before it, and into the scales of rounded weights."""
-    network = model.build()
+    network = copy.deepcopy(model.build())  # which shares its tensors with the model
     if not foldable_pairs(network):
         return model
     scales = fold_into_scales(network, model.scales)
@@ -137,10 +137,10 @@ def size_advice(best, tried, max_bytes):
         scale = f" --scale {best.scheme.scale}" if best.scheme.bits <= 8 else ""
         return f"--bits {best.scheme.bits}{scale} would fit with {len(best.file):,} bytes"
     smallest = min(len(one.file) for one in tried)
-    return (
-        f"even {SEARCHED_BITS[-1]} bits need {smallest:,}, so use a network with about "
-        f"{100 * max_bytes // smallest} % of the parameters (`python models.py` lists sizes)"
-    )
+    share, advice = 100 * max_bytes // smallest, "raise --max-bytes"
+    if share:
+        advice = f"use a network with about {share} % of the parameters (`python models.py` lists sizes)"
+    return f"even {SEARCHED_BITS[-1]} bits need {smallest:,}, so {advice}"
 
 
 def encode_within_limit(model, options, accuracy_of):
@@ -175,13 +175,12 @@ def encode_within_limit(model, options, accuracy_of):
 
 def validation(model, options, device):
     """(function from weights to validation accuracy, photos)."""
-    preprocessing, classes = model.description.preprocessing, classes_of(options, model)
-    listing = list_labelled(options.data, "validation", *classes)
-    photos = load_photos(listing, preprocessing, cache_folder(options)).to(device)
+    photos, whose = validation_photos(options, model)
+    preprocessing, photos = model.description.preprocessing, photos.to(device)
 
     def accuracy_of(weights, description=model.description):
         network = description.build(weights, model.path).to(device, memory_format=torch.channels_last)
-        return evaluate(network, photos, preprocessing, device, whose=classes[2]).accuracy
+        return evaluate(network, photos, preprocessing, device, whose=whose).accuracy
 
     return accuracy_of, photos
 

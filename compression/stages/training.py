@@ -1,5 +1,7 @@
 """The shared part of train_student.py and train_kd.py: from the options to a trained network in a folder."""
 
+import shlex
+
 import torch
 
 from compression.files.description import Description
@@ -11,6 +13,8 @@ from compression.quantization.grids import Scheme
 from compression.training.initialisation import origin_of_init, read_init, take_weights
 from compression.training.loop import check_run_folder, fit, quantize_command
 from compression.training.qat import fake_quantize, finish, scheme_of
+
+LARGEST = 300_000  # bytes of a model file; a network that needs more at 2 bits is taken for a teacher
 
 
 def prepare(options):
@@ -63,4 +67,10 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
     if settings.qat_bits:
         record["reestimated"] = finish(options.out, training, validation, settings, device)
         write_record(options.out / "record.json", record)
-    print(f"next: {quantize_command(options.out)}")
+    command = quantize_command(options.out)
+    if predicted_file_bytes(description, Scheme(2)) > LARGEST:
+        teacher = str(options.out / "best.pt")
+        command = shlex.join(
+            ["python", "train_kd.py", str(options.data), "--teacher", teacher, "--out", "runs/kd"]
+        )
+    print(f"next: {command}")

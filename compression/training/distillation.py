@@ -89,8 +89,16 @@ def build_distillation(options, teachers, records, preprocessing, settings, trai
         for record, one in zip(records, teachers):
             order = [one.order] if one.order else []
             rules.append([record["sha256"], one.preprocessing.to_dict(), one.view_size, *order])
-        rule = [training.fingerprint, preprocessing.to_dict(), repr(AUGMENTATIONS[settings.augment])]
-        rule += [settings.view_size, settings.seed, settings.precision, options.temperature, rules]
+        pixels = hashlib.sha256(training.photos.numpy()).hexdigest()
+        rule = [pixels, training.rows.tolist(), preprocessing.to_dict()]
+        rule += [
+            repr(AUGMENTATIONS[settings.augment]),
+            settings.view_size,
+            settings.seed,
+            settings.precision,
+            options.temperature,
+            rules,
+        ]
         name = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]
         try:
             folder = Path(cache) if cache else default_cache()
@@ -129,15 +137,19 @@ class Teaching:
     teacher_normalisation: str = setting("auto", one_of(*CHOICES), f"of photos for a teacher, {HELP}")
 
 
-def add_teachers(group, required):
+def add_teachers(group):
     """`--teacher`, in every script that can distil."""
     text = "checkpoint, model file, ResNet-18 state_dict or .onnx file; repeat to average several"
-    options = {"type": Path, "action": "append", "default": [], "required": required}
-    group.add_argument("--teacher", **options, metavar="FILE", help=text)
+    group.add_argument("--teacher", type=Path, action="append", default=[], metavar="FILE", help=text)
 
 
 def check_teaching(options):
-    """UserError where settings about teachers contradict others, or there is no teacher."""
+    """UserError where settings about teachers contradict others, or train_kd.py has no teacher."""
+    if not options.teacher and options.script == "train_kd.py":
+        raise UserError(
+            "name a teacher with --teacher FILE: the course's, or the best.pt of train_student.py with "
+            "--network resnet18"
+        )
     for field in fields(Teaching):
         if not options.teacher and field.name in options.chosen:
             raise UserError(f"{field.name} goes with --teacher, which is not given; add it or leave it out")
@@ -152,9 +164,11 @@ def origin_of_distillation(options, teachers, records):
     `check_teachers`.
     """
     sizes = {teacher.preprocessing.size for teacher in teachers if not teacher.states_size}
+    normalisations = [teacher.normalisation for teacher in teachers if teacher.normalisation]
     return {
         "alpha": options.alpha,
         "temperature": options.temperature,
         "teachers": [record["sha256"] for record in records],
         **({"teacher_size": max(sizes)} if sizes else {}),
+        **({"teacher_normalisation": normalisations} if normalisations else {}),
     }

@@ -86,8 +86,8 @@ def check_run_folder(out, resume):
         way_on = "add --resume to continue it or " if held == "last.pt" else ""
         raise UserError(f"{out} already holds a run ({held}); {way_on}choose another --out")
     check_output(out / "last.pt")
-    if (out / "record.json").exists() and not (out / "last.pt").exists():
-        raise UserError(f"{out} holds record.json and no last.pt to continue; choose another --out")
+    if held not in (None, "last.pt"):
+        raise UserError(f"{out} holds {held} and no last.pt to continue; choose another --out")
 
 
 def fit(
@@ -133,6 +133,8 @@ def fit(
         distributed.wait()
         if last.exists():
             run.resume(last)
+            if run.history and not (out / "best.pt").exists():
+                raise UserError(f"{out} has no best.pt any more; put it back, or choose another --out")
         if run.epoch == settings.last_epoch and finished.exists():
             print(f"the run in {out} is finished already")
         else:

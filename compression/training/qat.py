@@ -122,7 +122,8 @@ def reestimate_bn(network, photos, preprocessing, settings, device):
 
 def finish(out, training, validation, settings, device):
     """Re-estimate the BN statistics of the best and of the last epoch in the run's folder `out`, and write
-    the more accurate of these networks to best.pt: {"accuracies": {"best": a, "last": b}, "chosen": name}.
+    the more accurate of these networks to best.pt: {"accuracies": {"best": a, "last": b}, "chosen": name},
+    without "last" where that is the best epoch.
 
     With few bits the running averages are wrong, so an epoch's validation accuracy says little. best.pt
     stores what is returned, and is not finished again.
@@ -131,8 +132,11 @@ def finish(out, training, validation, settings, device):
     if result:
         return result
     accuracies, finished = {}, {}
-    for name in ("best", "last"):
-        model = load_model(out / f"{name}.pt")
+    models = {name: load_model(out / f"{name}.pt") for name in ("best", "last")}
+    weights = [model.state_dict for model in models.values()]
+    if all(torch.equal(one, weights[1][name]) for name, one in weights[0].items()):
+        del models["last"]
+    for name, model in models.items():
         preprocessing = model.description.preprocessing
         network = model.build().to(device, memory_format=torch.channels_last)
         network = reestimate_bn(network, training, preprocessing, settings, device)
@@ -142,7 +146,8 @@ def finish(out, training, validation, settings, device):
         finished[name] = model.description, network.state_dict(), model.scales
     chosen = max(accuracies, key=accuracies.get)  # the best epoch among equals
     shown = ", ".join(f"{accuracy:.4f} of the {name} epoch" for name, accuracy in accuracies.items())
-    print(f"validation accuracy with re-estimated BN statistics: {shown}; best.pt is the {chosen}")
+    measure = settings.measure.replace("_", " ")
+    print(f"validation {measure} with re-estimated BN statistics: {shown}; best.pt is the {chosen}")
     distributed.wait()  # until all have read it
     description, weights, scales = finished[chosen]
     result = {"accuracies": accuracies, "chosen": chosen}

@@ -60,7 +60,7 @@ class Settings:
     """All settings that decide the result of a run, besides the network and the photos."""
 
     epochs: int = 60
-    batch_size: int = setting(64, number(int, 2), "photos per step")
+    batch_size: int = setting(64, number(int, 2, 100_000), "photos per step")
     optimizer: str = setting("adamw", one_of("adamw", "sgd"), "adamw, or sgd with Nesterov momentum 0.9")
     schedule: str = setting(
         "cosine", one_of("cosine", "constant"), "of the learning rate; cosine: warm-up, then to 0"
@@ -191,7 +191,11 @@ def read_recipe(parser, argv=None):
         if flag.startswith("--") and key in known_fields:
             raise UserError(f"{flag} is a setting of the recipe; write --recipe {key}=VALUE")
     options = parser.parse_args(words)
-    options.resume = options.resume or distributed.RESTARTS > 0
+    if distributed.MAY_RESTART and not options.resume:
+        raise UserError(
+            "torchrun --max-restarts starts this command again, which only continues the run with --resume; "
+            "add it after the script's name"
+        )
     for text in options.recipe:
         key, _, value = text.partition("=")
         if key in vars(options).keys() - known_fields.keys():
@@ -203,6 +207,8 @@ def read_recipe(parser, argv=None):
     options.label_smoothing = getattr(options, "label_smoothing", known.get("label_smoothing"))
     if options.epochs is None:
         options.epochs = known.get("epochs", Settings.epochs)
+    else:
+        options.chosen["epochs"] = options.epochs
     return options
 
 
@@ -210,7 +216,7 @@ def read_recipe(parser, argv=None):
 
 
 def warmup_cosine(step, warmup_steps, total_steps):
-    """Factor on the learning rate: linear from 0 up to 1 over the warm-up, then half a cosine down to 0."""
+    """Factor on the learning rate: linear up to 1 over the warm-up, then half a cosine towards 0."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)

@@ -173,8 +173,7 @@ class Run:
             way_on = f"lr={rate / 4:g}" + ("" if precision == "fp32" else " or precision=fp32")
             raise UserError(
                 f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}, with lr={rate:g} "
-                f"precision={precision}; start again with --recipe {way_on}, and with a new --out: the old "
-                "one keeps its checkpoints"
+                f"precision={precision}; start again with --recipe {way_on} and another --out"
             )
 
     def end_epoch(self, row):
@@ -237,7 +236,8 @@ class Run:
 
     def resume(self, path):
         """Continue from a checkpoint; UserError if it is damaged or belongs to a different run."""
-        content = read_torch(path, "checkpoint")
+        best = shlex.quote(str(path.parent / "best.pt"))
+        content = read_torch(path, "checkpoint", f"start from --init {best} and choose another --out")
         kind = [content.get(key) for key in ("format", "version")] if isinstance(content, dict) else None
         if kind != [CHECKPOINT_FORMAT, VERSION] or "run" not in content:
             raise UserError(f"{path} is no checkpoint of a run that can be continued; choose another --out")
@@ -251,7 +251,6 @@ class Run:
         trains = str(self.description.training.get("script")).startswith("train_")  # has --init
         epochs, wanted = before["settings"]["epochs"], self.settings.epochs
         if trains and run.get("epoch") == epochs != wanted:
-            best = shlex.quote(str(path.parent / "best.pt"))
             raise UserError(
                 f"the run in {path.parent} has finished its {epochs} epochs; to train on, start a "
                 f"new run from it: --init {best} --epochs {wanted} --out NEW"

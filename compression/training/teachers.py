@@ -34,6 +34,7 @@ class Teacher:
     states_size: bool = True  # whether its input size is the one its file tells
     order: tuple | None = None  # place of each of the student's classes among the teacher's; None = the same
     states_normalisation: bool = True  # whether its file tells the normalisation
+    normalisation: str | None = None  # the name of the one that was chosen where its file tells none
 
     def __str__(self):
         return f"the teacher {self.path}"
@@ -170,8 +171,8 @@ def settle_teacher(teacher, choice, validation, preprocessing, device):
         return accuracy_of(replace(teacher, preprocessing=own), sample, preprocessing, device)
 
     flag = "--recipe teacher_normalisation="
-    settled, _ = choose_normalisation(teacher.preprocessing, choice, teacher, flag, accuracy_with)
-    return replace(teacher, preprocessing=settled)
+    settled, name = choose_normalisation(teacher.preprocessing, choice, teacher, flag, accuracy_with)
+    return replace(teacher, preprocessing=settled, normalisation=name)
 
 
 def check_teachers(teachers, options, validation, preprocessing, device):
@@ -188,6 +189,7 @@ def check_teachers(teachers, options, validation, preprocessing, device):
         print(f"teacher {teacher.path}: validation accuracy {accuracy:.4f} on {views}")
         record = {"file": teacher.path.name, "sha256": file_hash(teacher.path), "size": size}
         record["validation_accuracy"] = accuracy
+        record |= {"normalisation": teacher.normalisation} if teacher.normalisation else {}
         records.append(record | ({"transductive": True} if teacher.transductive else {}))
         found.append(teacher)
     return found, records

@@ -11,8 +11,8 @@ import torch
 
 from compression.command_line import run
 from compression.files.onnx import read_onnx
-from compression.training.recipe import AUTOCAST
-from experiments.benchmarks.measuring import benchmark, in_turns
+from compression.training.recipe import autocast
+from experiments.benchmarks.measuring import CPU, benchmark, in_turns
 from experiments.benchmarks.onnx_export import logits_of, open_session
 
 
@@ -22,7 +22,7 @@ def measure(device, teacher, sizes=(72, 96), batch_size=128, rounds=9, steps=2):
     session, results = open_session(teacher, torch.get_num_threads()), {}
 
     def torch_logits(photos, precision):
-        with torch.inference_mode(), torch.autocast("cpu", AUTOCAST[precision], enabled=precision != "fp32"):
+        with torch.inference_mode(), autocast(precision, CPU):
             return network(photos).float()
 
     for size in sizes:
