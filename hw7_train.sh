@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do
     --qat-bits | --init | --out)
         echo "hw7_train.sh: error: $1 is set by this script; leave it out (--runs names another folder for a new start)" >&2
         exit 2 ;;
-    --teacher | --max-bytes | --epochs | --store-size | --runs | --network | --set | --device | --cache | --seed | --validation-share)
+    --teacher | --max-bytes | --epochs | --store-size | --runs | --network | --set | --size | --unlabeled | --device | --cache | --seed | --validation-share)
         [ $# -ge 2 ] || usage
         case $1 in
         --teacher) teachers+=(--teacher "$2") ;;
@@ -37,15 +37,18 @@ while [ $# -gt 0 ]; do
         --runs) runs=$2 ;;
         --network) widest='' network+=("$1" "$2") ;;
         --set) network+=("$1" "$2") ;;
+        --size | --unlabeled) options+=("$1" "$2") ;;
         --device | --cache) everywhere+=("$1" "$2") ;;
         *) trainings+=("$1" "$2") ;;
         esac
         shift 2 ;;
-    --size | --recipe | --unlabeled | --resume) options+=("$1") && shift ;;
-    --*)
+    --recipe)
+        options+=("$1") && shift
+        while [[ $1 == [^-]*=* ]]; do options+=("$1") && shift; done ;;
+    --resume) shift ;; # it does in any case
+    *)
         echo "hw7_train.sh: error: there is no option $1 here; see the first lines of hw7_train.sh" >&2
         exit 2 ;;
-    *) options+=("$1") && shift ;;
     esac
 done
 trap 'exit 130' INT # also where a training had just ended, and its own status does not tell
@@ -69,25 +72,31 @@ if [ -n "$widest" ]; then
     found=$("$python" "$here/models.py" --max-bytes "$limit" --widest "$data")
     read -ra widths <<<"$found"
 fi
-fail() { # what the scripts' own advice leaves out
-    status=$1 && shift
-    [ "$status" != 2 ] || echo "hw7_train.sh: $*" >&2
-    exit "$status"
+fail() { # status, folder of a training: a hint that the scripts cannot give
+    [ "$1" != 2 ] || [ ! -e "$2/last.pt" ] ||
+        echo "hw7_train.sh: if you changed photos, teachers or settings, choose another --runs; $runs keeps the old training" >&2
+    exit "$1"
 }
-again="$runs holds the trainings so far; for other photos, teachers or settings, start anew with another --runs"
 if [ ${#teachers[@]} = 0 ]; then
     echo "hw7_train.sh: no --teacher, so one is trained from scratch first"
-    "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume "${trainings[@]}" || fail $? "$again"
+    "$python" "$here/train_student.py" "$data" --size 96 --epochs 90 --out "$runs/teacher" --resume "${trainings[@]}" || fail $? "$runs/teacher"
     teachers=(--teacher "$runs/teacher/best.pt")
 fi
 common=("${teachers[@]}" --size 128 --recipe alpha=0.5 temperature=2 augment=medium batch_size=128 view_size=96
     lr=0.005 views=$views stop_epoch=$stop "${options[@]}" --resume "${trainings[@]}")
 echo "hw7_train.sh: 1 of 3, distillation"
-"$python" "$here/train_kd.py" "$data" "${common[@]}" "${widths[@]}" "${network[@]}" --epochs "$epochs" --out "$runs/student" || fail $? "$again"
+"$python" "$here/train_kd.py" "$data" "${common[@]}" "${widths[@]}" "${network[@]}" --epochs "$epochs" --out "$runs/student" ||
+    fail $? "$runs/student"
 echo "hw7_train.sh: 2 of 3, quantization-aware training"
 "$python" "$here/train_kd.py" "$data" "${common[@]}" --recipe lr=0.001 stop_epoch=0 --epochs "$tuning" --out "$runs/rounded" \
-    --init "$runs/student/best.pt" --qat-bits 3 || fail $? "$again"
+    --init "$runs/student/best.pt" --qat-bits 3 || fail $? "$runs/rounded"
 echo "hw7_train.sh: 3 of 3, the model file"
 "$python" "$here/quantize.py" "$runs/rounded/best.pt" "$model" --data "$data" --record "$runs/model.json" --max-bytes "$limit" \
-    "${stored[@]}" "${everywhere[@]}" || fail $? "if the file is too large, repeat the command with another --runs and the" \
-    "--set options that 'python models.py --max-bytes $((limit * 95 / 100)) --widest $data' prints"
+    "${stored[@]}" "${everywhere[@]}" && exit
+status=$?
+if [ $status = 2 ]; then
+    printf -v plan ' %q' "$python" "$here/models.py" --max-bytes $((limit * 95 / 100)) --widest "$data"
+    printf -v teach ' %q' "${teachers[@]}"
+    echo "hw7_train.sh: if the file is too large, repeat the command with$teach, another --runs and the --set options of:$plan" >&2
+fi
+exit $status

@@ -144,7 +144,8 @@ def main(argv=None):
         return 0
     record = read_record(options.out / "record.json", options.resume)
     check_output(options.out / "record.json")
-    unused = sorted(options.chosen.keys() - {field.name for field in fields(Pruning)})
+    used = {"view_size", "augment", *(field.name for field in fields(Pruning))}
+    unused = sorted(options.chosen.keys() - used)
     if options.mode == "none" and unused:
         tell(f"note: --mode none trains nothing, so these are not used: {', '.join(unused)}")
     with locked(options.out):

@@ -156,7 +156,7 @@ def class_names_of(options, model=None):
 
 
 def validation_photos(options, model, log=tell):
-    """(validation photos of the data for a trained Model, whose classes they have)."""
+    """(PhotoSet of the validation photos for a trained Model, what has its class names for an error)."""
     names, share, whose = classes_of(options, model)
     listing = list_labelled(options.data, "validation", names, share, whose, log)
     return load_photos(listing, model.description.preprocessing, cache_folder(options), log), whose

@@ -85,12 +85,10 @@ def test_the_advice_after_a_loss_that_is_not_finite_works(toy, call, tmp_path, m
     assert torch.load(tmp_path / "run/last.pt", weights_only=True)["run"]["epoch"] == 1
 
 
-def test_the_command_after_a_training_of_a_teacher_distils_from_it(toy, call, tmp_path):
+def test_after_the_training_of_a_teacher_comes_its_student(toy, call, tmp_path):
     network = "--network student --set widths=512,512,512,512,512,512,512,512 --size 16 --epochs 1"
-    done = call("train_student.py", toy, network, "--device cpu --cache none --out", tmp_path / "teacher")
-    python, script, *rest = shlex.split(done.stdout.rpartition("next: ")[2])
-    assert (python, script, rest[0]) == ("python", "train_kd.py", str(toy))
-    assert rest[1:3] == ["--teacher", str(tmp_path / "teacher/best.pt")]
+    done = call("train_student.py", toy, network, "--device cpu --cache none --out", tmp_path / "a teacher")
+    assert f"next: train_kd.py with --teacher '{tmp_path}/a teacher/best.pt'" in done.stdout
 
 
 def test_distilling_without_a_teacher_says_where_to_get_one(toy, refused, tmp_path):

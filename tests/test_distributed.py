@@ -146,9 +146,7 @@ def test_a_run_goes_on_after_a_process_was_killed(toy, tmp_path):
 def test_restarts_need_resume(toy, refused, tmp_path, monkeypatch):
     """Or a restarted command would be refused for the folder that it has begun itself."""
     monkeypatch.setattr(distributed, "MAY_RESTART", True)
-    assert "only continues the run with --resume" in refused(
-        "train_student.py", toy, "--out", tmp_path / "run"
-    )
+    assert "add --resume after" in refused("train_student.py", toy, "--out", tmp_path / "run")
 
 
 def test_a_signal_stops_all_with_the_run_saved_and_any_number_goes_on(toy, tmp_path):

@@ -459,7 +459,7 @@ def test_hw7_train_refuses_what_it_sets_itself(option):
     assert done.returncode == 2 and f"{option.partition('=')[0]} is set by this script" in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--techer=x", "--dry-run"])
+@pytest.mark.parametrize("option", ["--techer=x", "--dry-run", "-x", "lr"])
 def test_hw7_train_refuses_other_options_before_it_trains(option):
     done = bash("hw7_train.sh", "data", "model.bin", option, python=sys.executable)
     assert done.returncode == 2 and f"there is no option {option.partition('=')[0]} here" in done.stderr
@@ -471,6 +471,8 @@ def test_hw7_train_refuses_other_options_before_it_trains(option):
 def test_hw7_train_says_what_to_do_when_a_script_refuses(tmp_path, failing, advice):
     (tmp_path / "python").write_text(f"#!/bin/sh\ncase $1 in */{failing}) exit 2 ;; esac\n")
     (tmp_path / "python").chmod(0o755)
+    (tmp_path / "runs/student").mkdir(parents=True)
+    (tmp_path / "runs/student/last.pt").touch()
     options = ("food", "out.bin", "--teacher", "a.pt", "--runs", tmp_path / "runs")
     done = bash("hw7_train.sh", *options, python=tmp_path / "python")
     assert done.returncode == 2 and advice in done.stderr

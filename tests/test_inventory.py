@@ -151,7 +151,7 @@ def test_a_folder_one_level_off_is_told_the_right_one(tmp_path, wrong, right):
     photo(tmp_path / "above/food-11/training/0_0.jpg", 0)
     with pytest.raises(UserError) as caught:
         list_labelled(tmp_path / wrong, "training")
-    assert str(caught.value).endswith(f"; name {tmp_path / right}, which holds one")
+    assert str(caught.value).endswith(f"; use {tmp_path / right} instead, which has a folder training/")
     assert len(list_labelled(tmp_path / right, "training")) == 1
 
 

@@ -351,6 +351,15 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path):
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
+def test_a_run_killed_before_the_best_checkpoint_was_written_writes_it(tmp_path):
+    start(tmp_path, small(epochs=1))
+    before = (tmp_path / "best.pt").read_bytes()
+    for name in ("best.pt", "record.json"):  # in the order of writing, behind last.pt
+        (tmp_path / name).unlink()
+    start(tmp_path, small(epochs=1), resume=True)
+    assert (tmp_path / "best.pt").read_bytes() == before
+
+
 def test_what_is_left_of_a_run_is_not_overwritten_either(tmp_path):
     start(tmp_path, small(epochs=1))
     best, last = ((tmp_path / name).read_bytes() for name in ("best.pt", "last.pt"))
@@ -359,9 +368,7 @@ def test_what_is_left_of_a_run_is_not_overwritten_either(tmp_path):
         start(tmp_path, small(epochs=1), resume=True)
     (tmp_path / "best.pt").write_bytes(best)
     (tmp_path / "last.pt").write_bytes(last[:1000])
-    with pytest.raises(
-        UserError, match=r"last.pt is damaged .*; start from --init .*best.pt and choose another"
-    ):
+    with pytest.raises(UserError, match=r"last.pt is damaged .*; choose another --out$"):
         start(tmp_path, small(epochs=1), resume=True)
     (tmp_path / "last.pt").unlink()
     with pytest.raises(UserError, match="holds best.pt and no last.pt to continue"):

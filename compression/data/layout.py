@@ -54,9 +54,12 @@ def check_layout(root, split):
         return
     holds = counted(folders, "folder") if folders else counted(files, "file")
     above = os.path.dirname(os.path.abspath(root))
-    for other in (*(os.path.join(root, one) for one in folders), above):
-        if os.path.isdir(os.path.join(other, split)):
-            raise UserError(f"there is no folder {os.path.join(root, split)}; name {other}, which holds one")
+    for other in () if "training" in folders else (*(os.path.join(root, one) for one in folders), above):
+        if os.path.isdir(os.path.join(other, "training")):
+            missing = os.path.join(root, split)
+            raise UserError(
+                f"there is no folder {missing}; use {other} instead, which has a folder training/"
+            )
     advice = (
         "rename its folders to training/ and validation/, or move the photos, in a folder per class, into "
         "training/ and train with --validation-share 0.2"

@@ -39,7 +39,7 @@ class Attempt:
 
 def folded(model):
     """The model with BN folded into the layers before it, and into the scales of rounded weights."""
-    network = copy.deepcopy(model.build())  # which shares its tensors with the model
+    network = copy.deepcopy(model.build())  # build() shares its tensors with the model
     if not foldable_pairs(network):
         return model
     scales = fold_into_scales(network, model.scales)

@@ -14,7 +14,7 @@ from compression.training.initialisation import origin_of_init, read_init, take_
 from compression.training.loop import check_run_folder, fit, quantize_command
 from compression.training.qat import fake_quantize, finish, scheme_of
 
-LARGEST = 300_000  # bytes of a model file; a network that needs more at 2 bits is taken for a teacher
+LARGEST = 300_000  # bytes of a model file; a network that needs more at 2 bits is a teacher
 
 
 def prepare(options):
@@ -67,10 +67,7 @@ def train(options, init, arguments, loaded, origin, loss_of=None, details=None):
     if settings.qat_bits:
         record["reestimated"] = finish(options.out, training, validation, settings, device)
         write_record(options.out / "record.json", record)
-    command = quantize_command(options.out)
     if predicted_file_bytes(description, Scheme(2)) > LARGEST:
-        teacher = str(options.out / "best.pt")
-        command = shlex.join(
-            ["python", "train_kd.py", str(options.data), "--teacher", teacher, "--out", "runs/kd"]
-        )
-    print(f"next: {command}")
+        print(f"next: train_kd.py with --teacher {shlex.quote(str(options.out / 'best.pt'))}")
+    else:
+        print(f"next: {quantize_command(options.out)}")

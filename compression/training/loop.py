@@ -126,14 +126,17 @@ def fit(
         return row
 
     out = Path(out)
-    last, finished = out / "last.pt", out / "record.json"
+    best, last, finished = out / "best.pt", out / "last.pt", out / "record.json"
     check_run_folder(out, resume)
     distributed.wait()  # until all have looked into the folder
     with locked(out), StopRequest() as stop:
         distributed.wait()
         if last.exists():
             run.resume(last)
-            if run.history and not (out / "best.pt").exists():
+            newest_is_best = run.step == 0 and run.history and run.best() is run.history[-1]
+            if newest_is_best and not finished.exists():  # it may have been killed before this
+                run.save(best, complete=False)
+            elif run.history and not best.exists():
                 raise UserError(f"{out} has no best.pt any more; put it back, or choose another --out")
         if run.epoch == settings.last_epoch and finished.exists():
             print(f"the run in {out} is finished already")
@@ -150,12 +153,12 @@ def fit(
             run.end_epoch(row)
             if run.epoch == settings.keep_epoch:
                 run.save(out / f"epoch{run.epoch}.pt", complete=False)
-            if run.best() is row:
-                run.save(out / "best.pt", complete=False)
             # an older run's first rows may have fewer columns
             table = pd.DataFrame(run.history, columns=list(row))
             write_text(out / "log.csv", table.to_csv(index=False, lineterminator="\n"))
             run.save(last, complete=True)
+            if run.best() is row:
+                run.save(best, complete=False)
             seen = "" if row["train_accuracy"] is None else f"train {row['train_accuracy']:.4f}  "
             print(
                 f"epoch {run.epoch:3}/{settings.epochs}  loss {row['train_loss']:.3f}  {seen}"
@@ -178,8 +181,8 @@ def fit(
         }
         write_record(finished, record)
         distributed.wait()  # until the files are there for all
-        best = run.best()
-        print(f"best {run.measure.replace('_', ' ')} {best[run.measure]:.4f} in epoch {best['epoch']}")
+        row = run.best()
+        print(f"best {run.measure.replace('_', ' ')} {row[run.measure]:.4f} in epoch {row['epoch']}")
         if stopped := stop.agreed():  # after the last step: the run is complete, and nothing more must start
             raise SystemExit(128 + stopped)
     return record

@@ -147,7 +147,8 @@ def finish(out, training, validation, settings, device):
     chosen = max(accuracies, key=accuracies.get)  # the best epoch among equals
     shown = ", ".join(f"{accuracy:.4f} of the {name} epoch" for name, accuracy in accuracies.items())
     measure = settings.measure.replace("_", " ")
-    print(f"validation {measure} with re-estimated BN statistics: {shown}; best.pt is the {chosen}")
+    stored = f"; best.pt is the {chosen} epoch" * (len(models) > 1)
+    print(f"validation {measure} with re-estimated BN statistics: {shown}{stored}")
     distributed.wait()  # until all have read it
     description, weights, scales = finished[chosen]
     result = {"accuracies": accuracies, "chosen": chosen}

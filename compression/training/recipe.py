@@ -191,10 +191,10 @@ def read_recipe(parser, argv=None):
         if flag.startswith("--") and key in known_fields:
             raise UserError(f"{flag} is a setting of the recipe; write --recipe {key}=VALUE")
     options = parser.parse_args(words)
-    if distributed.MAY_RESTART and not options.resume:
+    if distributed.MAY_RESTART and not (options.resume or options.dry_run):
         raise UserError(
-            "torchrun --max-restarts starts this command again, which only continues the run with --resume; "
-            "add it after the script's name"
+            "torchrun may start this command again (--max-restarts); add --resume after the script's name, "
+            "so that it then continues the run"
         )
     for text in options.recipe:
         key, _, value = text.partition("=")

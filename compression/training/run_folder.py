@@ -236,8 +236,11 @@ class Run:
 
     def resume(self, path):
         """Continue from a checkpoint; UserError if it is damaged or belongs to a different run."""
-        best = shlex.quote(str(path.parent / "best.pt"))
-        content = read_torch(path, "checkpoint", f"start from --init {best} and choose another --out")
+        best, advice = path.parent / "best.pt", "choose another --out"
+        trains = str(self.description.training.get("script")).startswith("train_")  # has --init
+        if trains and best.exists():
+            advice += f", and --init {shlex.quote(str(best))} to start from there"
+        content = read_torch(path, "checkpoint", advice)
         kind = [content.get(key) for key in ("format", "version")] if isinstance(content, dict) else None
         if kind != [CHECKPOINT_FORMAT, VERSION] or "run" not in content:
             raise UserError(f"{path} is no checkpoint of a run that can be continued; choose another --out")
@@ -248,12 +251,11 @@ class Run:
         now |= {"data": self.data, "steps_per_epoch": self.steps_per_epoch}
         if list(map(canonical, before["class_names"])) == list(map(canonical, now["class_names"])):
             before["class_names"] = now["class_names"]  # of folders: another spelling of Food-11's own
-        trains = str(self.description.training.get("script")).startswith("train_")  # has --init
         epochs, wanted = before["settings"]["epochs"], self.settings.epochs
         if trains and run.get("epoch") == epochs != wanted:
             raise UserError(
                 f"the run in {path.parent} has finished its {epochs} epochs; to train on, start a "
-                f"new run from it: --init {best} --epochs {wanted} --out NEW"
+                f"new run from it: --init {shlex.quote(str(best))} --epochs {wanted} --out NEW"
             )
         check_same(before, now, path)
         try:
