@@ -169,9 +169,11 @@ def list_testing(folder, by_name=False):
     if os.path.isdir(folder / "testing"):
         folder = folder / "testing"
     files, folders = list_entries(folder)
-    text = "beside photos; photos in folders are not predicted: move them out, or the folders away"
+    text = "beside its files; photos in folders are not predicted: move them out, or the folders away"
     if not files:
-        text = "and no photos; name the folder that holds testing/, or one that holds photos directly"
+        text = "and no photos; name a folder that holds photos directly"
+    if holding := [one for one in folders if os.path.isdir(folder / one / "testing")]:
+        text = f"and no testing/; use {folder / holding[0]} instead, which has one"
     refuse(folders, folder, "folder", text)
     check_photos(folder, files)
     found, unnumbered = {}, []

@@ -7,6 +7,7 @@
 set -euo pipefail
 here=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
+case ${1:-} in -h | --help) sed -n '1d; s/^# \{0,1\}//p; /^set/q' "$0" && exit ;; esac
 if [ $# -lt 2 ]; then
     echo "usage: bash hw7_test.sh <data directory> <prediction csv> [options of inference.py]" >&2
     exit 2

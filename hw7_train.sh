@@ -17,6 +17,7 @@ usage() {
     echo "usage: bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--max-bytes N] [--epochs N] [--store-size N] [--runs DIR] [options of train_kd.py]" >&2
     exit 2
 }
+case ${1:-} in -h | --help) sed -n '1d; s/^# \{0,1\}//p; /^set/q' "$0" && exit ;; esac
 [[ $# -ge 2 && $1 != --* && $2 != --* ]] || usage
 data=$1 model=$2 runs=$here/runs/hw7 epochs= limit=300000 widest=yes
 teachers=() widths=() network=() everywhere=() trainings=() options=() stored=()
@@ -61,8 +62,13 @@ python=${PYTHON:-python3}
 photos=$({ find -L "$data/training" -type f 2>/dev/null || true; } | wc -l)
 [ "$photos" -gt 0 ] || photos=9866 # a CSV, or an error that the first script reports
 epochs=${epochs:-$(((6300000 + photos / 2) / photos))}
-if ! [[ $epochs =~ ^[1-9][0-9]*$ && $limit =~ ^[1-9][0-9]*$ ]]; then
-    echo "hw7_train.sh: error: --epochs $epochs or --max-bytes $limit is not a whole number above 0; correct it" >&2
+for given in "--epochs $epochs" "--max-bytes $limit" "--store-size ${stored[1]:-96}"; do
+    [[ $given =~ ^--[a-z-]+\ [1-9][0-9]*$ ]] && continue
+    echo "hw7_train.sh: error: $given is not a whole number above 0; correct it" >&2
+    exit 2
+done
+if [ -d "$model" ]; then
+    echo "hw7_train.sh: error: $model is a folder, and the model file is to be written there; name a file" >&2
     exit 2
 fi
 stop=$((epochs * 2 / 3 + 1)) tuning=$(((epochs + 2) / 3))
@@ -94,7 +100,7 @@ echo "hw7_train.sh: 3 of 3, the model file"
 "$python" "$here/quantize.py" "$runs/rounded/best.pt" "$model" --data "$data" --record "$runs/model.json" --max-bytes "$limit" \
     "${stored[@]}" "${everywhere[@]}" && exit
 status=$?
-if [ $status = 2 ]; then
+if [ $status = 2 ] && [ -n "$widest" ]; then
     printf -v plan ' %q' "$python" "$here/models.py" --max-bytes $((limit * 95 / 100)) --widest "$data"
     printf -v teach ' %q' "${teachers[@]}"
     echo "hw7_train.sh: if the file is too large, repeat the command with$teach, another --runs and the --set options of:$plan" >&2

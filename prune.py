@@ -127,7 +127,7 @@ def main(argv=None):
     device = pick_device(options.device)
     model, teachers = load_model(options.checkpoint), []
     early = read_early(options, model)
-    if options.teacher and options.data:
+    if options.data:
         names, channels = class_names_of(options, model), model.description.preprocessing.channels
         teachers = read_teachers(options, names, channels, device)
     accuracy_of = validation_accuracy(options, device) if options.data else None

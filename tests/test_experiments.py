@@ -459,6 +459,18 @@ def test_hw7_train_refuses_what_it_sets_itself(option):
     assert done.returncode == 2 and f"{option.partition('=')[0]} is set by this script" in done.stderr
 
 
+@pytest.mark.parametrize("script", ["hw7_train.sh", "hw7_test.sh"])
+def test_shell_scripts_show_their_help(script):
+    done = bash(script, "--help", python=sys.executable)
+    assert done.returncode == 0 and done.stderr == ""
+    assert f"bash {script} <data directory>" in done.stdout and "set -e" not in done.stdout
+
+
+def test_hw7_train_refuses_a_folder_in_place_of_the_model_file_before_it_trains(tmp_path):
+    done = bash("hw7_train.sh", "data", tmp_path, python=sys.executable)
+    assert done.returncode == 2 and "name a file" in done.stderr
+
+
 @pytest.mark.parametrize("option", ["--techer=x", "--dry-run", "-x", "lr"])
 def test_hw7_train_refuses_other_options_before_it_trains(option):
     done = bash("hw7_train.sh", "data", "model.bin", option, python=sys.executable)
@@ -478,7 +490,7 @@ def test_hw7_train_says_what_to_do_when_a_script_refuses(tmp_path, failing, advi
     assert done.returncode == 2 and advice in done.stderr
 
 
-WRONG = ("--epochs", "--epochs few", "--teacher", "--max-bytes 90kB --network student")
+WRONG = ("--epochs", "--epochs few", "--store-size big", "--teacher", "--max-bytes 90kB --network student")
 
 
 @pytest.mark.parametrize("wrong", [[], *(["model.bin", *words.split()] for words in WRONG)], ids=str)

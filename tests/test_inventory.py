@@ -155,6 +155,15 @@ def test_a_folder_one_level_off_is_told_the_right_one(tmp_path, wrong, right):
     assert len(list_labelled(tmp_path / right, "training")) == 1
 
 
+def test_a_folder_above_testing_is_told_the_right_one(tmp_path):
+    photo(tmp_path / "food-11/testing/0.jpg", 0)
+    (tmp_path / "food-11.zip").touch()
+    right = tmp_path / "food-11"
+    with pytest.raises(UserError, match=f"no testing/; use {right} instead, which has one"):
+        list_testing(tmp_path)
+    assert len(list_testing(right)) == 1
+
+
 def test_a_link_to_itself_is_one_sentence(tmp_path):
     for name in ("soup", "tea"):
         photo(tmp_path / f"training/{name}/0.jpg", 0)
@@ -203,5 +212,7 @@ def test_what_other_programs_leave_is_passed_over(tmp_path):
 
 def test_photos_beside_folders_in_testing_are_not_passed_over_in_silence(tmp_path):
     photo(tmp_path / "testing/1.jpg", 0), photo(tmp_path / "testing/more/2.jpg", 1)
-    with pytest.raises(UserError, match=r"holds 1 folder \(more\) beside photos; photos in folders are not"):
+    with pytest.raises(
+        UserError, match=r"holds 1 folder \(more\) beside its files; photos in folders are not"
+    ):
         list_testing(tmp_path)

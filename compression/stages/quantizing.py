@@ -198,10 +198,10 @@ def write_export(model, output, kind, max_bytes):
     bits = EXPORTS[kind]
     packed = export(model.state_dict, bits)
     if len(packed) > max_bytes:
-        fewer_bits = "" if bits == 8 else "use --export course8, "
+        smaller = bits > 8 and len(export(model.state_dict, 8)) <= max_bytes
         raise UserError(
             f"{output} would have {len(packed):,} bytes and at most {max_bytes:,} are allowed, so nothing "
-            f"was written; {fewer_bits}use a smaller network or raise --max-bytes"
+            f"was written; {'use --export course8, ' * smaller}use a smaller network or raise --max-bytes"
         )
     for sentence in export_warnings(model.description):
         tell(f"warning: {sentence}")
