@@ -4,10 +4,9 @@
     python export.py runs/kd/best.pt best.onnx --input uint8
 
 The ONNX file holds the weights of a model file in as many bits, but without entropy coding, and those of a
-checkpoint in 32 bits. It takes any
-number of photos at once, in the network's input size, and returns logits. Class names and preprocessing are
-in its metadata, so that `train_kd.py --teacher model.onnx` can read it (float input only). Needs
-`pip install onnx`.
+checkpoint in 32 bits. It takes any number of photos at once, in the network's input size, and returns logits.
+Class names and preprocessing are in its metadata, so that `train_kd.py --teacher model.onnx` can read it
+(float input only). Needs `pip install onnx`.
 """
 
 from pathlib import Path

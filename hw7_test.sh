@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Predict the photos of <data directory>/testing with model.bin and write the Kaggle CSV:
 #     bash hw7_test.sh <data directory> <prediction csv> [options of inference.py]
-# Predictions are averaged over two sizes and mirror images (--tta); the option --no-tta uses one view.
+# Predictions are averaged over two sizes and mirror images (--tta), or mirror images only for grey faces and the
+# course's files; the option --no-tta uses one view.
 # Uses .venv beside this script or the python3 on the PATH, whichever has the packages (PYTHON=... names
 # another). If neither has them, .venv is set up from requirements.txt first, which needs the internet.
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the shipped model again, with the same commands:
+# Train a model as the shipped one was trained (README.md names its own options, such as --size 96; default: 128):
 #     bash hw7_train.sh <data directory> <model out> [--teacher FILE]... [--max-bytes N] [--epochs N] [--store-size N]
 #                       [--runs DIR] [options of train_kd.py: --size 96, --recipe detail=64 view_size=72, --unlabeled DIR, ...]
 # A student is distilled from the teachers for two thirds of its learning rate schedule. Quantization-aware training at
@@ -103,6 +103,6 @@ status=$?
 if [ $status = 2 ] && [ -n "$widest" ]; then
     printf -v plan ' %q' "$python" "$here/models.py" --max-bytes $((limit * 95 / 100)) --widest "$data"
     printf -v teach ' %q' "${teachers[@]}"
-    echo "hw7_train.sh: if the file is too large, repeat the command with$teach, another --runs and the --set options of:$plan" >&2
+    echo "hw7_train.sh: if the file is too large, run quantize.py with an option that it names above, or repeat this command with$teach, another --runs and the --set options of:$plan" >&2
 fi
 exit $status

@@ -1,9 +1,9 @@
 """Predict photos with a model file and write the Kaggle CSV.
 
     python inference.py food-11 prediction.csv
-    python inference.py my-photos prediction.csv --ids names --top-k 3 probabilities.csv
+    python inference.py some-folder prediction.csv --ids names --top-k 3 probabilities.csv
     python inference.py food-11 prediction.csv --tta
-    python inference.py my-photos prediction.csv --ids names --html gallery.html
+    python inference.py some-folder prediction.csv --ids names --html gallery.html
 
 The data directory holds testing/<id>.jpg, or the photos themselves. Rows are `Id,label`, ascending;
 `id,label` where the data is the 2019 homework's test.csv of faces. The label is the class number of
