@@ -18,6 +18,7 @@ from PIL import Image
 
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
+from compression.files.photo_cache import PhotoSet, join
 from dataset import FOOD11_CLASSES, default_cache, list_labelled, list_testing, load_photos
 from experiments.toy_food11 import draw_data
 
@@ -451,6 +452,7 @@ BUILD_TOGETHER = """
 import hashlib, os, sys, time
 from dataset import list_labelled, load_photos
 from compression.data.preprocessing import Preprocessing
+from compression.files.photo_cache import PhotoSet, join
 root, cache, mine, other = sys.argv[1:]
 listing = list_labelled(root, "training")
 open(mine, "w").close()
@@ -545,3 +547,36 @@ def test_another_version_of_pillow_decodes_again(load, cache, monkeypatch):
     monkeypatch.setattr("compression.files.photo_cache.PIL.__version__", "99.0")
     load()
     assert {path.name for path in cache.iterdir()} - before
+
+
+def test_every_detail_has_a_cache_of_its_own(tmp_path):
+    (tmp_path / "training").mkdir()
+    for label in range(2):
+        Image.effect_noise((64, 64), 90).save(tmp_path / f"training/{label}_0.png")
+    listing, cache = list_labelled(tmp_path, "training"), tmp_path / "cache"
+    whole, reduced = (
+        load_photos(listing, Preprocessing(32, detail=detail), cache).photos.clone() for detail in (None, 16)
+    )
+    assert not torch.equal(whole, reduced)
+
+
+def test_joined_photos_are_found_where_some_are_left_out():
+    def photos(*shades, rows):
+        values = torch.tensor(shades, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 2, 2, 3)
+        labels = torch.zeros(len(rows), dtype=torch.int64)
+        return PhotoSet(values, torch.tensor(rows), labels, ("a", "b"), "fingerprint")
+
+    both = join(photos(1, 2, 3, rows=[0, 2]), photos(4, 5, rows=[1]))
+    found, _ = both.batch(torch.arange(3), torch.device("cpu"))
+    assert found[:, 0, 0, 0].tolist() == [1, 3, 5]
+
+
+def test_a_sample_is_the_same_each_time_and_keeps_labels_and_random_numbers():
+    rows = torch.arange(0, 60, 2)
+    photos = PhotoSet(
+        torch.zeros(60, 2, 2, 3, dtype=torch.uint8), rows, rows % 7, tuple("abcdefg"), "fingerprint"
+    )
+    before = torch.get_rng_state()
+    one, two = photos.sample(10), photos.sample(10)
+    assert torch.equal(before, torch.get_rng_state()) and torch.equal(one.rows, two.rows) and len(one) == 10
+    assert torch.equal(one.labels, one.rows % 7) and one.rows.tolist() != rows[:10].tolist()

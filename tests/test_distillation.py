@@ -583,3 +583,35 @@ def test_unlabelled_photos_may_have_any_name(toy, tmp_path):
     (tmp_path / "any name.jpg").write_bytes(next((toy / "testing").iterdir()).read_bytes())
     photos = load_photos(list_testing(tmp_path, by_name=True), Preprocessing(SIZE), cache=False)
     assert photos.labels.tolist() == [-1]
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 3.0}, {"view_size": 24}, {"augment": "strong"}], ids=str)
+def test_other_views_or_temperatures_find_no_cached_outputs(tmp_path, changes):
+    preprocessing, labels = Preprocessing(SIZE), torch.zeros(4, dtype=torch.int64)
+    batch = Batch(preprocessing.normalise(TRAINING.photos[:4]), labels, torch.arange(4), 1)
+
+    def loss(teacher, temperature=2.0, **changes):
+        options = SimpleNamespace(alpha=1.0, temperature=temperature, dry_run=False)
+        records, tuned = [{"sha256": "a"}], small(views=2, **changes)
+        return build_distillation(options, [teacher], records, preprocessing, tuned, TRAINING, tmp_path)
+
+    loss(oracle()).targets(batch)
+    with pytest.raises(AssertionError, match="was asked"):
+        loss(replace(mute(), preprocessing=oracle().preprocessing), **changes).targets(batch)
+
+
+def test_a_smaller_teacher_sees_every_pixel():
+    seen, own = [], Preprocessing(32, mean=(0.0,) * 3, std=(1.0,) * 3)
+    teacher = Teacher(lambda images: seen.append(images) or torch.zeros(len(images), 2), own, None)
+    stripes = torch.zeros(1, 3, 96, 96)
+    stripes[..., 1::3] = 1  # all that bilinear interpolation without antialiasing would read
+    teacher.logits(stripes, own)
+    assert seen[0][..., 4:-4].max() < 0.5
+
+
+def test_a_size_given_for_a_teacher_replaces_its_view_size(tmp_path):
+    save_model(tmp_path / "teacher.pt")
+    content = torch.load(tmp_path / "teacher.pt", weights_only=True)
+    torch.save({**content, "training": {"view_size": 24}}, tmp_path / "teacher.pt")
+    assert read_teacher(tmp_path / "teacher.pt", CLASSES, CPU).view_size == 24
+    assert read_teacher(tmp_path / "teacher.pt", CLASSES, CPU, size=48).view_size is None

@@ -178,3 +178,14 @@ def test_predictions_and_evaluations_are_those_of_one_process(toy, small_model, 
     pd.testing.assert_frame_equal(one, two, atol=1e-5)
     one, two = (json.loads((tmp_path / f"record{processes}").read_text()) for processes in (1, 2))
     assert two["processes"] == 2 and all(one[key] == two[key] for key in ("accuracy", "confusion"))
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_shares_come_back_in_their_order(monkeypatch, count):
+    whole, shares = list(range(count)), []
+    monkeypatch.setattr(distributed, "SIZE", 2)
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "RANK", rank)
+        shares.append(distributed.share(whole))
+    monkeypatch.setattr(distributed, "gather", lambda own: shares)
+    assert distributed.unshare(shares[0]) == whole

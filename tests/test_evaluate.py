@@ -9,6 +9,7 @@ import torch
 from conftest import read_json, write_model
 from PIL import Image
 
+from compression.files.loading import load_model
 from compression.stages.evaluating import calibration, confusion, shorter_sides
 from dataset import list_testing
 
@@ -97,3 +98,20 @@ def test_a_class_without_photos_has_no_accuracy(toy, small_model, ok, tmp_path):
     told = ok("evaluate.py", small_model, tmp_path / "data", options).stdout
     assert "none    Rice (0 photos)" in told
     assert read_json(tmp_path / "record.json")["class_accuracy"]["Rice"] is None
+
+
+def test_sizes_are_those_of_the_photos_that_were_read(toy, small_model, ok, tmp_path):
+    shutil.copytree(toy / "validation", tmp_path / "data/validation")
+    size = load_model(small_model).description.preprocessing.size
+    paths = sorted(
+        (tmp_path / "data/validation").iterdir(), key=lambda path: [*map(int, path.stem.split("_"))]
+    )
+    paths[0].write_bytes(b"no photo")
+    for path, pixels in zip(paths[1:], (size, size - 1)):
+        Image.new("RGB", (pixels, pixels)).save(path)
+    sides = []
+    for path in paths[1:]:
+        with Image.open(path) as image:
+            sides.append(min(image.size))
+    ok("evaluate.py", small_model, tmp_path / "data", f"--cache none --record {tmp_path}/record.json")
+    assert read_json(tmp_path / "record.json")["small_photos"] == sum(side < size for side in sides)

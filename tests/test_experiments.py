@@ -499,3 +499,23 @@ def test_hw7_train_with_wrong_arguments_tells_its_usage(wrong):
     assert done.returncode == 2 and re.search("usage|is not a whole number above 0", done.stderr)
     done = bash("hw7_train.sh", "--epochs", "3", "data", *wrong, python=sys.executable)
     assert done.returncode == 2 and "usage" in done.stderr
+
+
+def test_parameters_are_met_within_5_percent_and_never_exceeded():
+    assert [experiments.same("parameters", "1000", value) for value in (940, 950, 1000, 1001)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_a_run_older_than_what_it_builds_on_is_not_finished(tmp_path):
+    need = replace(job_of(VARIANT), out=tmp_path / "need")
+    job = replace(job_of(VARIANT), out=tmp_path / "job", needs=(need,))
+    for one, date in ((need, "2026-01-02"), (job, "2026-01-03")):
+        one.out.mkdir()
+        (one.out / "record.json").write_text(json.dumps({**RECORD, "date": date}))
+    assert job.finished({})
+    (job.out / "record.json").write_text(json.dumps({**RECORD, "date": "2026-01-01"}))
+    assert not job.finished({})

@@ -24,7 +24,7 @@ from compression.command_line import UserError
 from compression.data.decoding import decode_photo
 from compression.data.preprocessing import Preprocessing
 from compression.files.description import Description
-from compression.files.foreign import COURSE_PREPROCESSING, export
+from compression.files.foreign import COURSE_PREPROCESSING, export, read_tensors
 from compression.files.loading import load_model
 from compression.files.restricted_pickle import read_pickle
 from compression.training.run_folder import write_checkpoint
@@ -769,3 +769,16 @@ def test_thousands_of_random_mutations_are_refused_or_harmless(student, small_mo
     assert sum(counts["refused"] + counts["loaded"] for counts, _, _ in results.values()) == 240 * 9 >= 2000
     assert all(counts["refused"] > 100 for counts, _, _ in results.values()), results
     assert max(grown for _, grown, _ in results.values()) <= 64 * 1024, results
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_an_array_in_fortran_order_keeps_its_places(protocol):
+    array = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+    found, _ = read_tensors(pickle.dumps({"w": array}, protocol), "it")
+    assert torch.equal(found["w"], torch.arange(6.0).view(2, 3))
+
+
+@pytest.mark.parametrize("protocol", range(2, 5))
+def test_numbers_in_another_byte_order_are_refused(protocol):
+    with pytest.raises(ValueError, match="order of bytes"):
+        read_tensors(pickle.dumps({"w": np.ones(3, ">f4")}, protocol), "it")

@@ -14,7 +14,7 @@ from PIL import Image
 from compression.command_line import UserError
 from compression.data.inventory import check_photos, find_copies
 from compression.data.preprocessing import Preprocessing
-from dataset import PhotoSet, list_labelled, list_testing, load_photos, split_off
+from dataset import Listing, PhotoSet, list_labelled, list_testing, load_photos, split_off
 
 SMALL = Preprocessing(size=16)
 
@@ -216,3 +216,10 @@ def test_photos_beside_folders_in_testing_are_not_passed_over_in_silence(tmp_pat
         UserError, match=r"holds 1 folder \(more\) beside its files; photos in folders are not"
     ):
         list_testing(tmp_path)
+
+
+def test_the_photos_set_apart_are_drawn_and_not_the_first_ones(tmp_path):
+    paths = tuple(tmp_path / f"{index:02}.jpg" for index in range(40))
+    listing = Listing(tmp_path, paths, (0,) * 20 + (1,) * 20, ("a", "b"))
+    taken = split_off(listing, 0.25)["validation"].paths
+    assert set(taken) != {*paths[:5], *paths[20:25]} and any(path in taken for path in paths[10:20])

@@ -777,3 +777,22 @@ def test_balanced_class_weights_are_for_labels_with_a_teacher_too(call, toy, tmp
     done = call(*command, *SHORT, "--recipe", "class_weights=balanced")
     assert done.returncode == 0, done.stderr
     assert seen and all(torch.allclose(weights, torch.ones(11)) for weights in seen)  # the toy is balanced
+
+
+def test_a_depthwise_layer_behind_a_grouped_one_keeps_the_unit():
+    layers = []
+    for conv in (nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 8, 1, groups=8)):
+        layers += [conv, nn.BatchNorm2d(8)]
+    assert Coupling(nn.Sequential(*layers, nn.Conv2d(8, 2, 1)).eval()).sets[0].unit == 4
+
+
+def test_a_unit_is_ranked_by_the_mean_of_its_channels():
+    network = build("group1mb_4")
+    coupling = Coupling(network)
+    channels = next(one for one in coupling.sets if one.unit > 1 and not one.stays)
+    gammas = torch.ones(channels.count)
+    gammas[0], gammas[channels.unit + 1 : 2 * channels.unit] = 3, 2
+    for name in channels.norms:
+        network.get_submodule(name).weight.data = gammas
+    found = scores(coupling, network, "abs-gamma")[channels]
+    assert found[1] > found[0] > found[2]

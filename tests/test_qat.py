@@ -547,3 +547,13 @@ def test_damaged_scales_are_refused(refused, checkpoint, tmp_path, scales):
 def test_a_dry_run_writes_nothing(call, checkpoint, toy, tmp_path):
     done = call(*command(checkpoint, tmp_path / "run", toy, "--dry-run"))
     assert done.returncode == 0 and "dry run" in done.stdout and not list(tmp_path.iterdir()), done
+
+
+@pytest.mark.parametrize("augment, size", [("light", 24), ("none", 0)])
+def test_bn_is_reestimated_over_full_batches_of_views_as_in_training(floats, augment, size):
+    network, shapes, batch = load_model(floats).build(), [], len(TRAINING) - 1
+    network.stem[0].register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
+    tuned = settings(batch_size=batch, augment=augment, view_size=size)
+    reestimate_bn(network, TRAINING, DESCRIPTION.preprocessing, tuned, CPU)
+    side = size or DESCRIPTION.preprocessing.size
+    assert shapes == [(batch, 3, side, side)]

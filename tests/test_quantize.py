@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -17,6 +18,7 @@ from compression.data.preprocessing import Preprocessing
 from compression.files.description import Description
 from compression.files.loading import load_model
 from compression.quantization.folding import fold
+from compression.stages import quantizing
 from compression.training.run_folder import write_checkpoint
 from dataset import FOOD11_CLASSES, list_labelled
 from models import build, count_parameters
@@ -285,3 +287,15 @@ def test_another_input_size_is_stored_and_used(small_model, toy, ok, output, tmp
     before, after = load_model(small_model).description, load_model(output).description
     assert after.preprocessing.size == 48 and after.arguments == {**before.arguments, "folded": True}
     assert read_json(record)["model"]["preprocessing"]["size"] == 48
+
+
+def test_of_two_grids_that_fit_the_one_of_the_smaller_error_is_taken(monkeypatch):
+    def attempt(model, scheme, accuracy_of):
+        return SimpleNamespace(scheme=scheme, file=b"1", rms={"mse": 2.0, "minmax": 1.0}[scheme.scale])
+
+    monkeypatch.setattr(quantizing, "encode_and_measure", attempt)
+    monkeypatch.setattr(quantizing, "predicted_data_bytes", lambda *arguments: 1)
+    monkeypatch.setattr(quantizing, "SEARCHED_BITS", (8,))
+    options = SimpleNamespace(scale=None, max_bytes=9, override=[], granularity="tensor", vectors=16)
+    best, _ = quantizing.search(SimpleNamespace(description=None), options)
+    assert best.scheme.scale == "minmax"

@@ -31,6 +31,7 @@ from compression.training.recipe import (
     MovingAverage,
     Settings,
     build_optimizer,
+    optimise,
     parameter_groups,
     warmup_cosine,
 )
@@ -351,13 +352,21 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path):
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
-def test_a_run_killed_before_the_best_checkpoint_was_written_writes_it(tmp_path):
-    start(tmp_path, small(epochs=1))
-    before = (tmp_path / "best.pt").read_bytes()
-    for name in ("best.pt", "record.json"):  # in the order of writing, behind last.pt
-        (tmp_path / name).unlink()
-    start(tmp_path, small(epochs=1), resume=True)
-    assert (tmp_path / "best.pt").read_bytes() == before
+def test_a_run_killed_between_its_two_checkpoints_goes_on(tmp_path, monkeypatch):
+    save = Run.save
+
+    def dies(run, path, complete):
+        if path.name == "best.pt":
+            raise RuntimeError("killed")
+        save(run, path, complete)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(Run, "save", dies)
+        start(tmp_path / "killed", small(epochs=1))
+    for name, resume in (("killed", True), ("whole", False)):
+        start(tmp_path / name, small(epochs=1), resume=resume)
+    killed, whole = ((tmp_path / name / "best.pt").read_bytes() for name in ("killed", "whole"))
+    assert killed == whole
 
 
 def test_what_is_left_of_a_run_is_not_overwritten_either(tmp_path):
@@ -836,3 +845,41 @@ def test_stop_epoch_ends_a_run_within_its_schedule(toy, call, tmp_path):
     assert done.returncode == 2 and "keep_epoch=3 is after the last epoch, 2" in done.stderr
     done = call(*command, "qat_granularity=tensor", "--resume")
     assert done.returncode == 2 and "qat_granularity goes with --qat-bits" in done.stderr
+
+
+def test_gradients_are_clipped_at_their_own_scale():
+    network, scaler = nn.Linear(1, 1, bias=False), torch.amp.GradScaler("cpu", 2.0**10)
+    optimizer, before = torch.optim.SGD(network.parameters(), lr=0.1), network.weight.item()
+    optimise(network(torch.ones(1, 1)).sum(), network, optimizer, scaler, Settings(clip=5.0))
+    assert before - network.weight.item() == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_every_epoch_and_every_view_shows_other_crops(tmp_path, views):
+    same = replace(TRAINING, photos=TRAINING.photos[:1].expand_as(TRAINING.photos).clone())
+    loss, shown = Watching(), []
+    start(tmp_path, small(epochs=2, views=views), training=same, loss=loss)
+    half = len(loss.batches) // 2
+    for part in (loss.batches[:half], loss.batches[half:]):
+        positions = torch.cat([batch.positions for batch in part]).tolist()
+        shown.append(dict(zip(positions, torch.cat([batch.images for batch in part]))))
+    both = sorted(shown[0].keys() & shown[1].keys())  # an epoch leaves out what is less than a batch
+    first, second = (torch.stack([images[position] for position in both]) for images in shown)
+    assert not torch.allclose(first, second)
+
+
+def test_all_processes_evaluate_with_rank_0s_bn_statistics(monkeypatch):
+    run, given = first_run(small()), []
+    monkeypatch.setattr(distributed, "SIZE", 2)
+    monkeypatch.setattr(distributed, "total", torch.tensor)
+    monkeypatch.setattr(distributed, "spread", given.extend)
+    run.end_steps()
+    assert given and all(map(torch.equal, given, run.evaluated.buffers()))
+
+
+def test_the_ema_warms_up_once_and_not_in_every_epoch(monkeypatch):
+    run, decays = first_run(small(ema=0.9), steps=5), []
+    monkeypatch.setattr(run.ema, "update", decays.append)
+    run.epoch = 3
+    run.train_step(some_batch())
+    assert decays == [16 / 25]
