@@ -296,3 +296,16 @@ def test_named_augmentations_grow_stronger():
     for part in ("degrees", "brightness", "contrast", "saturation", "hue"):
         assert getattr(light, part) <= getattr(standard, part) <= getattr(strong, part)
     assert light.scale[0] > standard.scale[0] > strong.scale[0]
+
+
+def test_corners_beyond_the_photo_are_reflected_and_not_black():
+    grey = torch.full((8, 16, 16, 3), 120, dtype=torch.uint8)
+    same(only(degrees=45.0)(grey, PLAIN, seeded()), PLAIN.normalise(grey))
+
+
+def test_hue_is_shifted_either_way():
+    _, colour, _, _ = only(hue=0.1).draw(2000, seeded())
+    shifts = colour[:, 0, 1] - colour[:, 0, 2]  # odd about no shift but for a constant
+    least, most = (matrix[0, 1] - matrix[0, 2] for matrix in _hue_matrix(torch.tensor([-0.1, 0.1])))
+    low, high = sorted((least.item(), most.item()))
+    assert low - 1e-4 < shifts.min() < low + 0.02 and high - 0.02 < shifts.max() < high + 1e-4

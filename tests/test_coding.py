@@ -149,3 +149,11 @@ def test_damaged_blobs_are_errors_or_codes_in_their_range():
 def test_an_unknown_coding_is_an_error(coding):
     with pytest.raises(ValueError):
         unpack(coding, b"", [])
+
+
+@pytest.mark.parametrize("bits", (2, 4, 8))
+def test_codes_that_nearly_all_agree_come_back(bits):
+    for share in np.geomspace(1e-4, 0.3, 40):
+        codes = (np.random.default_rng(0).random(20_000) < share).astype(np.uint8)
+        coding, data = pack([(bits, codes)])
+        assert np.array_equal(unpack(coding, data, [(bits, len(codes))])[0], codes), share

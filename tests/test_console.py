@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 
 from compression import command_line
+from compression.command_line import parser
 from compression.training.losses import CrossEntropy
 
 
@@ -114,3 +115,10 @@ def test_a_folder_that_cannot_be_continued_is_not_to_be_resumed(toy, refused, tm
     (tmp_path / "run" / name).touch()
     sentence = refused(*train(toy, tmp_path / "run"))
     assert f"already holds a run ({name}); choose another --out" in sentence and "--resume" not in sentence
+
+
+def test_flags_cannot_be_abbreviated():
+    options = parser("")
+    options.add_argument("--epochs")
+    with pytest.raises(SystemExit):
+        options.parse_args(["--epo", "3"])

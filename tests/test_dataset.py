@@ -19,7 +19,15 @@ from PIL import Image
 from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
 from compression.files.photo_cache import PhotoSet, join
-from dataset import FOOD11_CLASSES, default_cache, list_labelled, list_testing, load_photos
+from dataset import (
+    FOOD11_CLASSES,
+    Listing,
+    default_cache,
+    list_labelled,
+    list_testing,
+    load_photos,
+    split_off,
+)
 from experiments.toy_food11 import draw_data
 
 SMALL = Preprocessing(size=16)
@@ -580,3 +588,13 @@ def test_a_sample_is_the_same_each_time_and_keeps_labels_and_random_numbers():
     one, two = photos.sample(10), photos.sample(10)
     assert torch.equal(before, torch.get_rng_state()) and torch.equal(one.rows, two.rows) and len(one) == 10
     assert torch.equal(one.labels, one.rows % 7) and one.rows.tolist() != rows[:10].tolist()
+
+
+def test_a_share_takes_its_photos_from_the_training_and_leaves_every_class_some():
+    paths = tuple(Path(f"{row}.jpg") for row in range(12))
+    parts = split_off(Listing(Path(), paths, (0,) * 10 + (1,) * 2, ("a", "b")), 0.8)
+    training, validation = parts["training"], parts["validation"]
+    assert not set(training.paths) & set(validation.paths) and {*training.paths, *validation.paths} == {
+        *paths
+    }
+    assert set(training.labels) == set(validation.labels) == {0, 1}

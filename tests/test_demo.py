@@ -1,5 +1,6 @@
 """demo.py and toy_food11.py: the commands of the demo exist, its table reads what they leave."""
 
+import json
 import re
 import shlex
 
@@ -47,3 +48,18 @@ def test_a_score_counts_by_id_and_not_by_row(tmp_path):
     assert score(tmp_path / "toy", tmp_path / "all.csv") == (1.0, 22)
     (tmp_path / "half.csv").write_text("\n".join(truth[:12]))
     assert score(tmp_path / "toy", tmp_path / "half.csv") == (0.5, 22)
+
+
+def test_the_table_shows_the_last_round_of_a_pruning(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "OUT", tmp_path)
+    (tmp_path / "pruned").mkdir()
+    rounds = [{"parameters": 9, "after_training": 0.9}, {"parameters": 5, "after_training": 0.8}]
+    (tmp_path / "pruned/record.json").write_text(json.dumps({"rounds": rounds}))
+    assert demo.measured("pruned") == (20, 0.8)
+
+
+def test_the_demo_stops_where_a_command_fails(tmp_path):
+
+    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
+    with pytest.raises(SystemExit, match="3"):
+        demo.perform(f"python {tmp_path / 'fails.py'}")

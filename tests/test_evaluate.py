@@ -3,12 +3,14 @@
 import copy
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import read_json, write_model
 from PIL import Image
 
+import evaluate
 from compression.files.loading import load_model
 from compression.stages.evaluating import calibration, confusion, shorter_sides
 from dataset import list_testing
@@ -115,3 +117,22 @@ def test_sizes_are_those_of_the_photos_that_were_read(toy, small_model, ok, tmp_
             sides.append(min(image.size))
     ok("evaluate.py", small_model, tmp_path / "data", f"--cache none --record {tmp_path}/record.json")
     assert read_json(tmp_path / "record.json")["small_photos"] == sum(side < size for side in sides)
+
+
+def test_the_class_most_often_taken_for_another_is_never_itself(capsys):
+
+    result = {
+        "photos": 9,
+        "accuracy": 0.5,
+        "balanced_accuracy": 0.5,
+        "cross_entropy": 1.0,
+        "calibration_error": 0.1,
+        "small_photos": 0,
+        "class_accuracy": {"a": 0.5, "b": 1.0, "c": None},
+        "confusion": [[5, 1, 2], [0, 1, 0], [0, 0, 0]],
+    }
+    description = SimpleNamespace(preprocessing=SimpleNamespace(size=32), architecture="student")
+    evaluate.print_result(description, result, SimpleNamespace(reduce=None))
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines[0].endswith("a (8 photos; most often predicted as c, 2 times)")
+    assert lines[1].endswith("b (1 photos)") and lines[2].endswith("none    c (0 photos)")

@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 
 from compression.command_line import UserError, number, pick_device, run
+from compression.files import records
 from compression.files.atomic import atomic_path, check_output, locked, read_torch, write_bytes, write_text
 
 SCRIPTS = ("models", "train_student", "quantize", "inference")
@@ -353,3 +354,24 @@ def test_contents_are_on_disk_before_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *paths: order.append("replace") or replace(*paths))
     write_text(tmp_path / "file", "text")
     assert order == ["fsync", "replace"]
+
+
+def test_the_commit_of_a_record_says_whether_a_script_was_changed(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    for name in ("a.py", "b.sh", "notes.md"):
+        (tmp_path / name).write_text("1")
+    for command in (["init"], ["add", "."], ["commit", "-m", "all"]):
+        git(*command)
+    commit = records._commit()
+    assert len(commit) == 12
+    for name in ("notes.md", "new.py"):
+        (tmp_path / name).write_text("2")
+    assert records._commit() == commit
+    for name in ("a.py", "b.sh"):
+        (tmp_path / name).write_text("2")
+        assert records._commit() == f"{commit}+changes"
+        (tmp_path / name).write_text("1")

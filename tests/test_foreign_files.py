@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -782,3 +783,9 @@ def test_an_array_in_fortran_order_keeps_its_places(protocol):
 def test_numbers_in_another_byte_order_are_refused(protocol):
     with pytest.raises(ValueError, match="order of bytes"):
         read_tensors(pickle.dumps({"w": np.ones(3, ">f4")}, protocol), "it")
+
+
+def test_the_bits_of_a_dict_are_those_of_its_smallest_numbers():
+    codes = (np.float64(-1), np.float64(1), np.zeros((2, 3), np.uint8))
+    content = {"fc.weight": codes, "fc.bias": np.zeros(2, np.float16), "fc.count": np.float64(3)}
+    assert read_tensors(pickle.dumps(content, protocol=3), Path("x.pkl"))[1] == 8

@@ -60,6 +60,7 @@ def test_a_folded_file_gives_a_network_with_bn_that_computes_the_same(folded):
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     with torch.no_grad():
         assert torch.allclose(network.eval()(images), original(images), atol=1e-3)
+    assert not torch.equal(network.cnn[0][1].running_var, torch.ones(len(network.cnn[0][1].running_var)))
 
 
 def test_calibrated_statistics_are_those_of_the_photos():
@@ -247,3 +248,13 @@ def test_a_run_of_before_class_weights_resumes(toy, call, tmp_path):
     done = call(*command, "--resume")
     assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "run/record.json").read_text())["history"]) == 2
+
+
+def test_the_detail_of_the_file_is_kept(call, small_network, toy, tmp_path):
+    description, network = small_network
+    description = replace(description, preprocessing=replace(description.preprocessing, detail=24))
+    write_checkpoint(tmp_path / "start.pt", description, network.state_dict())
+    more = ("--epochs 1 --cache none --device cpu --out", tmp_path / "run")
+    done = call("train_student.py", toy, "--init", tmp_path / "start.pt", *more)
+    assert done.returncode == 0, done.stderr
+    assert load_model(tmp_path / "run/best.pt").description.preprocessing.detail == 24

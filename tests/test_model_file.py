@@ -23,6 +23,7 @@ from compression.files.model_file import (
     checksum,
     decode,
     encode,
+    layout_checksum,
     packed,
     restored,
     shapes_of,
@@ -532,3 +533,13 @@ def test_a_description_holds_every_argument_of_the_network():
     assert Description.of("fer_cnn", {}, ("a", "b"), Preprocessing(48)).arguments["widths"] == (64, 128, 256)
     narrow = Description.of("student", {"widths": (8,) * 8}, ("a", "b"), Preprocessing(32))
     assert narrow.arguments["widths"] == (8,) * 8
+
+
+def test_the_layout_checksum_tells_shapes_names_and_orders_apart():
+    layouts = (
+        {"a": (2, 3), "b": (4,)},
+        {"a": (3, 2), "b": (4,)},
+        {"b": (4,), "a": (2, 3)},
+        {"a": (2, 3), "c": (4,)},
+    )
+    assert len({layout_checksum(layout) for layout in layouts}) == len(layouts)

@@ -417,3 +417,9 @@ def test_widest_prints_options_that_training_takes(toy, ok, refused, tmp_path):
     assert "raise it" in refused("models.py", "--max-bytes 3000 --widest", toy)
     assert "lower --max-bytes" in refused("models.py", f"--max-bytes {10**20} --widest", toy)
     assert "there is no folder" in refused("models.py", "--widest", tmp_path / "none")
+
+
+@pytest.mark.parametrize("arguments", [{"head": 0}, {"stem": (16, 0)}])
+def test_a_network_with_an_empty_layer_is_refused(arguments):
+    with pytest.raises(UserError, match="cannot be built with"):
+        build("residual6", **arguments)

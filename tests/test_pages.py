@@ -34,8 +34,9 @@ from compression.pages.report import (
     training_history,
     wilson,
 )
+from compression.training.run_folder import write_checkpoint
 from dataset import FOOD11_CLASSES, list_labelled, list_testing, load_photos
-from models import build
+from models import build, count_parameters
 
 HOSTILE = ("</script><script>hacked=1</script>", "\"><img src=x onerror='hacked=1'>", "{{ 1 }} & 'co'")
 
@@ -399,3 +400,17 @@ def test_the_gallery_filters_sorts_and_turns_pages(visit, toy, tmp_path):
     assert f"{50 + expected[-1] / 10:.1f}" in items.first.inner_text()
     page.get_by_label("probability from").fill("99")
     assert items.count() == 0 and told.inner_text() == "0 of 300 photos"
+
+
+def test_a_report_counts_the_parameters_of_a_folded_file_with_bn(toy, small_network, ok, tmp_path):
+
+    write_checkpoint(tmp_path / "best.pt", small_network[0], small_network[1].state_dict())
+    ok("quantize.py", tmp_path / "best.pt", tmp_path / "8.bin", "--bits 8")
+    ok("evaluate.py", tmp_path / "8.bin", toy, "--cache none --html", tmp_path / "page.html")
+    assert load_model(tmp_path / "8.bin").description.arguments["folded"]
+    assert f"{count_parameters(small_network[1]):,} parameters" in read(tmp_path / "page.html").text
+
+
+def test_the_interval_of_a_mean_takes_the_limits_of_each_share():
+
+    assert abs(interval_of_mean([0.2, 0.8], [(0.1, 0.4), (0.5, 0.9)])[0] - (0.5 - 0.1**0.5 / 2)) < 1e-9

@@ -231,3 +231,12 @@ def test_teachers_are_read_before_photos_are_decoded(toy, small_model, refused, 
             ("evaluate.py", small_model, toy),
         ):
             assert teacher.name in refused(*command, "--teacher", teacher), command
+
+
+def test_what_validation_photos_choose_travels_with_the_file(toy, ok, tmp_path):
+    torch.save(state(), tmp_path / "bare.pt")
+    measured = ok(
+        "quantize.py", tmp_path / "bare.pt", tmp_path / "8.bin", "--bits 8 --cache none --data", toy
+    )
+    assert "by validation accuracy" in measured.stderr
+    assert not load_model(tmp_path / "8.bin").description.assumes_normalisation

@@ -2,6 +2,7 @@
 end to end.
 """
 
+import argparse
 import copy
 import json
 import os
@@ -17,8 +18,10 @@ from compression.command_line import UserError
 from compression.data.preprocessing import Preprocessing
 from compression.files.description import Description
 from compression.files.loading import load_model
+from compression.networks.registry import count_macs
 from compression.pruning.channels import choose, compact, scores
 from compression.pruning.coupling import NORMS, Coupling
+from compression.pruning.methods import ByGamma
 from compression.training import losses, teachers
 from compression.training.losses import Batch, CrossEntropy
 from compression.training.recipe import Settings, build_optimizer
@@ -796,3 +799,93 @@ def test_a_unit_is_ranked_by_the_mean_of_its_channels():
         network.get_submodule(name).weight.data = gammas
     found = scores(coupling, network, "abs-gamma")[channels]
     assert found[1] > found[0] > found[2]
+
+
+def test_every_round_to_a_target_keeps_the_same_share(call, tmp_path):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    shown = call("prune.py", path, "--target parameters=1500 --rounds 3 --dry-run").stdout
+    kept = [float(share) for share in re.findall(r"^ +[0-3] +([01]\.\d{4}) ", shown, re.MULTILINE)]
+    assert kept == pytest.approx([kept[3] ** (index / 3) for index in range(4)], abs=2e-4) and kept[3] < 0.9
+
+
+def test_random_channels_follow_from_the_seed_and_the_round(tmp_path):
+    model = load_model(checkpoint(tmp_path, arguments=SMALL))
+
+    def cut(seed, index):
+        options = argparse.Namespace(scope="all", criterion="random", ranking="layer", floor=1, seed=seed)
+        _, network = ByGamma(model, model.build(), options).cut(model, 0.5, index)
+        return network.state_dict()["cnn.0.0.weight"]
+
+    assert torch.equal(cut(0, 1), cut(0, 1))
+    assert not torch.equal(cut(0, 1), cut(1, 1)) and not torch.equal(cut(0, 1), cut(0, 2))
+
+
+def test_the_plan_shows_macs_at_the_size_it_prunes_for(call, tmp_path):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    for size in (32, 48):
+        shown = call("prune.py", path, f"--rate 0.5 --size {size} --dry-run").stdout
+        macs = int(re.search(r"^ +0 +1\.0000 .* ([\d,]+)$", shown, re.MULTILINE)[1].replace(",", ""))
+        assert macs == count_macs("student", size, **load_model(path).description.arguments)
+
+
+def test_a_target_of_global_ranking_is_met_to_the_channel(call, tmp_path):
+    path = checkpoint(tmp_path, arguments=SMALL)
+    model = load_model(path)
+    options = argparse.Namespace(scope="all", criterion="abs-gamma", ranking="global", floor=1, seed=0)
+    method = ByGamma(model, model.build(), options)
+    total = sum(channels.count for channels in method.coupling.sets if not channels.stays)
+
+    def plan(*choice):
+        shown = call("prune.py", path, *choice, "--recipe ranking=global --dry-run").stdout
+        share, parameters = re.search(r"^ +1 +([01]\.\d{4}) +([\d,]+) ", shown, re.MULTILINE).groups()
+        return float(share), int(parameters.replace(",", ""))
+
+    for target in range(1400, 1700, 150):
+        share, parameters = plan(f"--target parameters={target}")
+        assert parameters <= target < plan("--rate", (round(share * total) + 1) / total + 1e-9)[1]
+
+
+def test_a_resumed_rewinding_needs_the_same_early_weights(call, refused, toy, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    path, other = (checkpoint(tmp_path / name, arguments=SMALL, training={"script": name}) for name in "ab")
+    command = [
+        "prune.py",
+        path,
+        toy,
+        "--rate 0.5 --mode rewind",
+        *SHORT,
+        "--out",
+        tmp_path / "out",
+        "--rewind-to",
+    ]
+    assert call(*command, path).returncode == 0
+    assert call(*command, path, "--resume").returncode == 0
+    refused(*command, other, "--resume", late=True)
+
+
+def test_a_pruned_network_keeps_the_share_and_says_that_its_teacher_was_transductive(
+    call, toy, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("compression.training.teachers.check_teacher", lambda *arguments, **more: 0.5)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    path = checkpoint(tmp_path / "a", arguments=SMALL, training={"validation_share": 0.25})
+    teacher = checkpoint(tmp_path / "b", arguments=SMALL, training={"transductive": True})
+    done = call("prune.py", path, toy, "--rate 0.5", *SHORT, "--teacher", teacher, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    description = load_model(tmp_path / "out/round1/best.pt").description
+    assert description.training["transductive"] is True and description.validation_share == 0.25
+
+
+def test_a_resumed_round_starts_from_the_accuracy_of_the_round_before(call, toy, tmp_path):
+    command = ["prune.py", checkpoint(tmp_path, arguments=SMALL), toy, "--rate 0.6 --rounds 2 --mode none"]
+    command += [*SHORT, "--out", tmp_path / "out"]
+    assert call(*command).returncode == 0
+    path = tmp_path / "out/record.json"
+    record = json.loads(path.read_text())
+    record["rounds"].pop()
+    record["rounds"][0]["after_training"] = 0.123
+    path.write_text(json.dumps(record))
+    assert call(*command, "--resume").returncode == 0
+    assert json.loads(path.read_text())["rounds"][1]["before_cut"] == 0.123

@@ -299,3 +299,9 @@ def test_of_two_grids_that_fit_the_one_of_the_smaller_error_is_taken(monkeypatch
     options = SimpleNamespace(scale=None, max_bytes=9, override=[], granularity="tensor", vectors=16)
     best, _ = quantizing.search(SimpleNamespace(description=None), options)
     assert best.scheme.scale == "minmax"
+
+
+def test_the_errors_are_the_largest_and_the_root_mean_square_of_all_weights():
+    before = {"a": torch.zeros(3), "b": torch.zeros(1), "empty": torch.zeros(0)}
+    after = {"a": torch.tensor([0.0, -3, 1]), "b": torch.tensor([2.0]), "empty": torch.zeros(0)}
+    assert quantizing.differences(before, after) == ((3.0, "a"), pytest.approx((14 / 4) ** 0.5))
