@@ -176,7 +176,7 @@ def add_recipe(parser, script, *groups, without=()):
 
 def read_recipe(parser, argv=None):
     """The parsed options of a parser with `add_recipe`: every key of the recipe is an attribute, and `chosen`
-    holds the keys that were given.
+    holds the keys that were given, with `epochs` if --epochs was.
 
     `--recipe help` prints the table and exits; it needs no other argument.
     """
